@@ -1,0 +1,84 @@
+# Everything from a bare checkout: `make demo`, `make test`. Needs Python 3.11 (or 3.13) with pip; no Blender.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first Python that the bpy module is made for and that really starts.
+SUITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 13)))
+PYTHON ?= $(shell for p in python3.11 python3.13 python3; do \
+	$$p -c '$(SUITS)' 2>/dev/null && { echo $$p; break; }; done)
+
+# What the bpy module is linked with: Debian's package, and the library in it.
+LIBRARIES := libx11-6:libX11.so.6 libxrender1:libXrender.so.1 libxfixes3:libXfixes.so.3 libxi6:libXi.so.6 \
+	libxxf86vm1:libXxf86vm.so.1 libxkbcommon0:libxkbcommon.so.0 libsm6:libSM.so.6 libice6:libICE.so.6 \
+	libgl1:libGL.so.1 libegl1:libEGL.so.1
+
+# Blender's side, in the oldest Python that it must run in.
+INSIDE := asyncblend/__init__.py asyncblend/_lazy.py asyncblend/errors.py asyncblend/launch.py asyncblend/payload.py \
+	asyncblend/protocol.py asyncblend/ring.py asyncblend/blender blender_scripts
+
+# $(call apt,packages): install them, or say what to type.
+define apt
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1); \
+else \
+	echo "Debian packages are missing here. Type this, then make again:"; \
+	echo "  sudo apt-get install $(1)"; \
+	exit 1; \
+fi
+endef
+
+.PHONY: help demo test lint install libraries clean
+
+help:
+	@echo "make demo    render random cubes with what is here, and write figures with their keypoints"
+	@echo "make test    run the tests; ARGS='-k name' goes to pytest, -n 2 uses two processes"
+	@echo "make lint    ruff, and mypy for both sides"
+	@echo "make clean   remove all that was made here, $(VENV) too"
+
+demo: install libraries
+	$(BIN)/asyncblend demo $(ARGS)
+
+test: install libraries
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --follow-imports=silent $(INSIDE)
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bpy,dev]"
+	@touch $@
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Python 3.11 or 3.13 is needed: Blender's module bpy is made for no other."; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.11"; \
+		exit 1; \
+	fi
+	@$(PYTHON) -c '$(SUITS)' || { echo "PYTHON=$(PYTHON) is not Python 3.11 or 3.13."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		venv=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		$(call apt,$$venv); \
+	}
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+libraries: | $(BIN)/python
+	@if [ "$$(uname)" = Linux ]; then \
+		missing=; \
+		for pair in $(LIBRARIES); do \
+			$(BIN)/python -c "import ctypes; ctypes.CDLL('$${pair#*:}')" 2>/dev/null \
+				|| missing="$$missing $${pair%:*}"; \
+		done; \
+		if [ -n "$$missing" ]; then $(call apt,$${missing# }); fi; \
+	fi
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,82 @@
+"""asyncblend: live synthetic data from Blender for PyTorch.
+
+This module runs in Blender's own Python too (3.10 and up), so it imports nothing but the standard library;
+each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
+
+if TYPE_CHECKING:
+    from .config import RestartPolicy as RestartPolicy
+    from .config import StreamConfig as StreamConfig
+    from .config import Timeouts as Timeouts
+    from .dataset import BlenderDataset as BlenderDataset
+    from .errors import AsyncblendError as AsyncblendError
+    from .errors import BlenderNotFound as BlenderNotFound
+    from .errors import ConfigError as ConfigError
+    from .errors import CrashLoop as CrashLoop
+    from .errors import FrameTimeout as FrameTimeout
+    from .errors import InstanceError as InstanceError
+    from .errors import InstanceExited as InstanceExited
+    from .errors import ProtocolError as ProtocolError
+    from .errors import SampleError as SampleError
+    from .errors import StartTimeout as StartTimeout
+    from .errors import StreamClosed as StreamClosed
+    from .stream.frame import Frame as Frame
+    from .stream.stats import StreamStats as StreamStats
+    from .stream.stream import BlenderStream as BlenderStream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncblendError",
+    "BlenderDataset",
+    "BlenderNotFound",
+    "BlenderStream",
+    "ConfigError",
+    "CrashLoop",
+    "Frame",
+    "FrameTimeout",
+    "InstanceError",
+    "InstanceExited",
+    "ProtocolError",
+    "RestartPolicy",
+    "SampleError",
+    "StartTimeout",
+    "StreamClosed",
+    "StreamConfig",
+    "StreamStats",
+    "Timeouts",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "config": ["RestartPolicy", "StreamConfig", "Timeouts"],
+        "dataset": ["BlenderDataset"],
+        "errors": [
+            "AsyncblendError",
+            "BlenderNotFound",
+            "ConfigError",
+            "CrashLoop",
+            "FrameTimeout",
+            "InstanceError",
+            "InstanceExited",
+            "ProtocolError",
+            "SampleError",
+            "StartTimeout",
+            "StreamClosed",
+        ],
+        "stream.frame": ["Frame"],
+        "stream.stats": ["StreamStats"],
+        "stream.stream": ["BlenderStream"],
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

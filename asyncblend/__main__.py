@@ -1,0 +1,5 @@
+"""`python -m asyncblend` is the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,29 @@
+"""What a scene script uses inside Blender: `from asyncblend import blender as bl`.
+
+Needs Python 3.10 and numpy (in a fleet pyzmq too), and imports without bpy, so that scripts can be checked and
+tested anywhere. Names are loaded at their first use: what starts a Blender runs before numpy is known to be there.
+"""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .camera import Camera as Camera
+    from .capture import RenderInfo as RenderInfo
+    from .capture import last_render as last_render
+    from .capture import render as render
+    from .serving import serve as serve
+    from .task import Task as Task
+
+__all__ = ["Camera", "RenderInfo", "Task", "last_render", "render", "serve"]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "camera": ["Camera"],
+        "capture": ["RenderInfo", "last_render", "render"],
+        "serving": ["serve"],
+        "task": ["Task"],
+    },
+)

@@ -1,0 +1,60 @@
+"""What this Blender renders on: how many threads, and which GPU."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+
+__all__ = ["render_on"]
+
+_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")  # the fastest first, of those that are for one card
+
+
+def render_on(threads: int | None, *, gpu: bool) -> None:
+    """Set it for every scene that there is, and for those of each file that the script opens later.
+
+    Args:
+        threads: for rendering on the CPU; None: as the scene has it.
+        gpu: let Cycles render on the GPUs that can be seen.
+
+    Raises:
+        ConfigError: there is no GPU that Cycles can use.
+    """
+    import bpy
+    from bpy.app.handlers import persistent
+
+    @persistent  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def apply(*_: object) -> None:
+        if gpu:
+            _enable_gpu()  # a script's read_factory_settings undoes it
+        for scene in bpy.data.scenes:
+            if threads is not None:
+                scene.render.threads_mode, scene.render.threads = "FIXED", threads
+            if gpu:
+                scene.cycles.device = "GPU"
+
+    apply()
+    bpy.app.handlers.load_post.append(apply)
+
+
+def _enable_gpu() -> None:
+    """Background Blenders start with no device chosen. The choice is of this process, and not saved."""
+    import bpy
+
+    preferences = bpy.context.preferences.addons["cycles"].preferences
+    seen = []
+    for kind in _KINDS:
+        try:
+            preferences.compute_device_type = kind
+        except TypeError:  # this build has no such kind
+            continue
+        seen.append(kind)
+        preferences.get_devices()
+        devices = [device for device in preferences.devices if device.type == kind]
+        if devices:
+            for device in preferences.devices:
+                device.use = device.type == kind
+            return
+    raise ConfigError(
+        f"gpus are given, but Cycles of Blender {bpy.app.version_string} finds no GPU that it can use "
+        f"(it looked for {', '.join(seen) or 'none: this build is for the CPU'}); leave gpus out to render on the CPU"
+    )

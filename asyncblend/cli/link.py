@@ -1,0 +1,93 @@
+"""`asyncblend link`: let a Blender's own Python import asyncblend, for writing scripts in Blender itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+
+from ..aio import loop_factory
+from ..errors import InstanceError, InstanceExited
+from ..fleet import packages
+from ..fleet.discovery import Blender, find_blender
+from ..fleet.process import output_of
+from ..launch import Report
+
+__all__ = ["Linkable", "link", "prepare"]
+
+_BOOTSTRAP = Path(__file__).parents[1] / "blender" / "bootstrap.py"
+_LIMIT = 120.0  # seconds for Blender to answer
+_ANSWER = "asyncblend: "
+_ASK = """\
+import bpy, dataclasses, json, runpy
+runpy.run_path({bootstrap!r})["load_asyncblend"]()
+from asyncblend.blender import requirements
+modules = bpy.utils.user_resource("SCRIPTS", path="addons/modules", create=True)
+print({answer!r} + json.dumps([modules, dataclasses.asdict(requirements.look({cache!r}))]))
+"""
+# The host's site-packages must never be on Blender's path: this module loads the package alone, and becomes it.
+_STUB = """\
+# Written by `asyncblend link`; delete this file to undo it.
+import runpy, sys
+sys.path.append({packages!r})  # what this Python lacks
+runpy.run_path({bootstrap!r})["load_asyncblend"]()
+"""
+
+
+class Linkable(NamedTuple):
+    """A Blender that has all it needs to import asyncblend, but knows not where it is."""
+
+    modules: Path
+    """Its folder for the user's modules."""
+    packages: str
+    """Where what its Python lacks is, to go last on sys.path."""
+
+
+def link(
+    blender: Annotated[
+        str | None, typer.Option(help="Blender's executable, or its folder; default: what is found.")
+    ] = None,
+) -> None:
+    """Let scripts that are started in Blender itself (its text editor, `blender -b --python`) import asyncblend.
+
+    A fleet does not need this. Writes one small file into Blender's folder for the user's modules, and says where.
+    Installs numpy and pyzmq for a Blender whose Python has none, as a fleet does.
+    """
+    console = Console()
+    found = find_blender(blender)
+    if found.kind == "module":
+        console.print("This is the bpy module: `python script.py` needs no link.")
+        return
+    with console.status("Asking Blender ..."), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        ready = runner.run(prepare(found))
+    path = ready.modules / "asyncblend.py"
+    path.write_text(_STUB.format(bootstrap=str(_BOOTSTRAP), packages=ready.packages), encoding="utf-8")
+    console.print(f"Wrote {path}", soft_wrap=True)
+    console.print("Try it: blender -b --python script.py", style="dim")
+
+
+async def prepare(blender: Blender) -> Linkable:
+    """Ask an executable about itself, and install what its Python lacks.
+
+    Raises:
+        InstanceError: it does not answer, or the packages could not be installed.
+    """
+    ask = _ASK.format(bootstrap=str(_BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
+    command = [blender.path, "--background", "--factory-startup", "--python-expr", ask]
+    try:
+        status, output = await output_of(command, os.environ, limit=_LIMIT)
+    except TimeoutError:
+        raise InstanceError(f"{blender.path} did not answer within {_LIMIT:g} s") from None
+    for line in output.splitlines():
+        if line.startswith(_ANSWER):
+            modules, about = json.loads(line.removeprefix(_ANSWER))
+            report = Report(**about)
+            if report.packages is not None:
+                await packages.install(report.packages, report.python, Path(report.folder))
+            return Linkable(Path(modules), report.folder)
+    raise InstanceExited(f"{blender.path} did not say where its modules are:\n{output}", returncode=status)

@@ -1,0 +1,1 @@
+"""Blender processes: found, started, watched, restarted, stopped."""

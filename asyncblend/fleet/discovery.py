@@ -1,0 +1,161 @@
+"""Where the Blenders of this machine are. Looks at files only; starts and imports none."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import BlenderNotFound
+from .embedded import embedded_pythons, pythons_for_it
+
+__all__ = ["VARIABLE", "Blender", "all_blenders", "find_blender"]
+
+VARIABLE = "ASYNCBLEND_BLENDER"
+"""Environment variable that says which Blender to use when no option does; it takes the same forms."""
+
+_MODULE = "bpy"
+_MODULE_PYTHONS = {(3, 11): "bpy 4.2 to 5.0", (3, 13): "bpy 5.1 and up"}
+
+
+@dataclass(frozen=True)
+class Blender:
+    """A Blender that can be started."""
+
+    kind: Literal["module", "executable"]
+    path: str
+    """Absolute path of the executable; for a module, of the Python that imports it: this one, or the embedded
+    Blender's."""
+
+    found: str = field(default="", compare=False)
+    """Where it was found, in words, for people."""
+
+
+def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
+    """The Blender that an option asks for.
+
+    Args:
+        blender: path of an executable, or of a folder that holds one, or of the embedded Blender's Python; or "bpy"
+            for the pip module in this Python, else the embedded Blender (see `make_embedded`).
+            None: $ASYNCBLEND_BLENDER in the same forms, else `blender` on the PATH, else as for "bpy".
+
+    Raises:
+        BlenderNotFound: nothing usable is there; the message says where we looked and what to do. A wrong
+            option or variable is an error; no other Blender is taken instead.
+    """
+    if blender is not None:
+        return _named(os.fspath(blender), f"blender={os.fspath(blender)!r}")
+    if named := os.environ.get(VARIABLE):
+        return _named(named, f"${VARIABLE}={named!r}")
+    for found in (_on_path(), _module("the bpy module"), *_embedded("the embedded Blender")):
+        if found is not None:
+            return found
+    raise BlenderNotFound(
+        f"No Blender found: ${VARIABLE} is not set, there is no `blender` on the PATH "
+        f"({os.environ.get('PATH', '')}), and {sys.executable} has no module {_MODULE}.\n"
+        f"Install Blender, or give its path as the option blender=... or in ${VARIABLE}, or use the module: "
+        f"{_how_to_get_module()}"
+    )
+
+
+def all_blenders() -> list[Blender]:
+    """Each Blender found on this machine, once, the one that `find_blender(None)` takes first.
+
+    A wrong $ASYNCBLEND_BLENDER is left out here; `find_blender(None)` raises what is wrong with it.
+    """
+    found: list[Blender | None] = []
+    if named := os.environ.get(VARIABLE):
+        with contextlib.suppress(BlenderNotFound):
+            found.append(_named(named, f"${VARIABLE}"))
+    found += [_on_path(), _module("the bpy module"), *_embedded("the embedded Blender")]
+    return list(dict.fromkeys(one for one in found if one is not None))
+
+
+def _named(name: str, given: str) -> Blender:
+    """The Blender at a path, or the module; `given` is who named it, for messages."""
+    if name == _MODULE:
+        for module in (_module(given), *_embedded(given)):
+            if module is not None:
+                return module
+        raise BlenderNotFound(
+            f"{given}: {sys.executable} has no module {_MODULE}. {_how_to_get_module()}\n"
+            f"(A file or folder of that name: ./{_MODULE})"
+        )
+    path = os.path.abspath(os.path.expanduser(name))
+    if (embedded := Blender("module", path, given)) in _embedded(given):
+        return embedded
+    if os.path.isdir(path):
+        return _in_folder(path, given)
+    if not os.path.exists(path):
+        hint = ""
+        if os.path.basename(name) == name and (on_path := shutil.which(name)):
+            hint = f" Did you mean {on_path}, which is on the PATH?"
+        raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_forms()}")
+    if not _executable(path):
+        raise BlenderNotFound(f"{given}: {path} is not an executable file. {_forms()}")
+    return Blender("executable", path, given)
+
+
+def _in_folder(folder: str, given: str) -> Blender:
+    names = _names_in_folder()
+    for name in names:
+        path = os.path.join(folder, name)
+        if _executable(path):
+            return Blender("executable", path, given)
+    raise BlenderNotFound(
+        f"{given}: there is no Blender in the folder {folder}: looked for {', '.join(names)} there, "
+        f"as an executable file. {_forms()}"
+    )
+
+
+def _names_in_folder() -> tuple[str, ...]:
+    """Where an executable is, seen from the folder that people call Blender's. The one place that asks the platform."""
+    if sys.platform == "win32":
+        return ("blender.exe",)
+    if sys.platform == "darwin":
+        return ("Blender.app/Contents/MacOS/Blender", "Contents/MacOS/Blender", "Blender", "blender")
+    return ("blender",)
+
+
+def _executable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _on_path() -> Blender | None:
+    path = shutil.which("blender")
+    # An entry of PATH may be relative, and the fleet's working directory may change.
+    return Blender("executable", os.path.abspath(path), "`blender` on the PATH") if path else None
+
+
+def _module(found: str) -> Blender | None:
+    try:
+        spec = importlib.util.find_spec(_MODULE)  # importing it takes seconds, and is never for the host
+    except ValueError:  # something without a spec stands in its place in sys.modules
+        spec = None
+    # No origin: a mere folder of that name, somewhere on sys.path.
+    return Blender("module", sys.executable, found) if spec is not None and spec.origin else None
+
+
+def _embedded(found: str) -> list[Blender]:
+    return [Blender("module", python, found) for python in embedded_pythons()]
+
+
+def _forms() -> str:
+    return f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module."
+
+
+def _how_to_get_module() -> str:
+    python = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    wheels = _MODULE_PYTHONS.get(sys.version_info[:2])
+    if wheels is not None:
+        return (
+            f'pip install "asyncblend[bpy]" ({wheels} is for {python}), or in an environment of its own: '
+            f"asyncblend doctor --fix"
+        )
+    others = ", ".join(f"{name} is for Python {a}.{b}" for (a, b), name in _MODULE_PYTHONS.items())
+    there = next((f"it takes {path}" for _, path in pythons_for_it()), "with one of them on the PATH")
+    return f"There is none for {python}, which runs here: {others}. Or {there}: asyncblend doctor --fix"

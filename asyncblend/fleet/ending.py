@@ -1,0 +1,69 @@
+"""Ending: how a Blender's life ended, as an error for the caller, and whether another life may do better."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..config import Timeouts
+from ..errors import FrameTimeout, InstanceError, InstanceExited, StartTimeout
+from ..launch import Report
+from .instance import Cause, Instance
+
+__all__ = ["Ending", "cannot_start", "still_missing", "why_it_ended"]
+
+
+class Ending(NamedTuple):
+    """Of one life."""
+
+    cause: Cause
+    error: InstanceError
+    """What to raise if it is the last."""
+    report: Report = Report()
+
+
+def why_it_ended(
+    instance: Instance, status: int, log_tail: str, report: Report, timeouts: Timeouts
+) -> Ending:
+    """From its exit status (negative is a signal), and what it left."""
+    cause: Cause = "death"
+    if report.packages is not None:
+        cause = "blameless"
+    elif report.script_failed and instance.condemned is None:
+        cause = "hopeless"
+    return Ending(cause, _error(instance, status, log_tail, timeouts), report)
+
+
+def cannot_start(number: int, error: OSError) -> Ending:
+    """The operating system refused a process: out of descriptors, processes, memory or disk. That may pass."""
+    return Ending("death", InstanceError(f"Blender {number} could not be started: {error}", instance=number))
+
+
+def still_missing(number: int, ending: Ending) -> Ending:
+    """Its packages were installed, and it does not find them."""
+    report, tail = ending.report, ending.error.log_tail
+    text = (
+        f"{' and '.join(report.packages or ())} for Blender's Python {report.python} are in {report.folder}, "
+        f"but Blender {number} does not find them there; is it shut off from that folder?"
+    )
+    return Ending("hopeless", InstanceError(text, instance=number, log_tail=tail), report)
+
+
+def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -> InstanceError:
+    name, number = f"Blender {instance.number}", instance.number
+    output = f"\nIts last output:\n{log_tail}" if log_tail else "\nIt wrote nothing."
+    if instance.condemned == "start":
+        text = f"{name} did not call serve within {timeouts.start:g} s (timeouts.start).{output}"
+        return StartTimeout(text, instance=number, log_tail=log_tail)
+    if instance.condemned in ("beat", "frame"):
+        what = "sent no heartbeat" if instance.condemned == "beat" else "made no frame"
+        limit = getattr(timeouts, instance.condemned)
+        text = f"{name} {what} for {limit:g} s (timeouts.{instance.condemned}) and was killed.{output}"
+        return FrameTimeout(text, instance=number, log_tail=log_tail)
+    if instance.condemned is not None:
+        text = f"{name} {instance.condemned} and was killed.{output}"
+        return InstanceError(text, instance=number, log_tail=log_tail)
+    how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+    when = "while it served" if instance.served else "before it was ready"
+    return InstanceExited(
+        f"{name} {how} {when}.{output}", instance=number, log_tail=log_tail, returncode=status
+    )

@@ -1,0 +1,256 @@
+"""Fleet: keeps the instances alive. Starts them, watches them, restarts what dies, and stops them all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from ..aio import finish
+from ..config import StreamConfig
+from ..errors import BlenderNotFound, CrashLoop, InstanceError
+from ..launch import Life, Report
+from . import packages
+from .ending import Ending, cannot_start, still_missing, why_it_ended
+from .instance import Instance
+from .log import Log
+
+__all__ = ["Child", "Fleet"]
+
+_log = logging.getLogger("asyncblend")
+
+
+class Child(Protocol):
+    """A launched Blender: a `ChildProcess`."""
+
+    log: Log
+
+    async def wait(self) -> int:
+        """Its exit status; negative is the signal that killed it."""
+
+    def report(self) -> Report:
+        """What it left for us."""
+
+    def kill(self) -> None:
+        """End it and all that it started, at once."""
+
+    async def stop(self, ask: Callable[[], None], grace: float) -> None:
+        """Ask it to end, give it `grace` seconds, then kill; return when nothing is left of it."""
+
+
+class Fleet:
+    """All the instances of one run. `run` is their supervisor; the other methods tell it what came over the wire.
+
+    What to do about an instance is decided by its `Instance`; here it is done.
+
+    Args:
+        config: the options.
+        spawn: launches the Blender of a life.
+        send_stop: asks a Blender to end, if there is a connection.
+        clock, sleep, chance: time in seconds, monotonic; waiting; random numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        spawn: Callable[[Life], Awaitable[Child]],
+        send_stop: Callable[[Life], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._config, self._spawn, self._send_stop = config, spawn, send_stop
+        self._clock, self._sleep = clock, sleep
+        numbers = range(config.first_instance, config.first_instance + config.instances)
+        self._instances = {number: Instance(number, config, chance) for number in numbers}
+        self._children: dict[int, Child] = {}
+        self._first_ready = asyncio.Event()
+        self._installing = asyncio.Lock()
+        self._installed: set[int] = set()
+
+    @property
+    def states(self) -> dict[int, str]:
+        """By instance: new, starting, ready (has a lease), idle (waits for one), backoff, stopping, stopped, failed."""
+        return {number: instance.state for number, instance in self._instances.items()}
+
+    @property
+    def restarts(self) -> int:
+        """Lives begun because the one before had died."""
+        return sum(instance.restarts for instance in self._instances.values())
+
+    @property
+    def recycled(self) -> int:
+        """Lives begun because the one before had served its time."""
+        return sum(instance.recycled for instance in self._instances.values())
+
+    def ready_lives(self) -> list[Life]:
+        """The lives that may be given leases, by instance number."""
+        return [instance.life for instance in self._instances.values() if instance.serves]
+
+    async def first_ready(self) -> None:
+        """Wait until any instance serves."""
+        await self._first_ready.wait()
+
+    # -- what came over the wire. A life that is over is ignored. -----------------------------------------------
+
+    def _current(self, life: Life) -> Instance | None:
+        instance = self._instances.get(life.instance)
+        return instance if instance is not None and instance.alive and instance.life == life else None
+
+    def is_current(self, life: Life) -> bool:
+        """Whether this is the present life of one of our instances."""
+        return self._current(life) is not None
+
+    def beat(self, life: Life, rss: int) -> None:
+        """A HELLO or BEAT came; `rss`: its resident memory in bytes, 0 for unknown."""
+        if instance := self._current(life):
+            instance.beat(self._clock(), rss)
+            self._replace_if_worn(instance)
+
+    def ready(self, life: Life) -> None:
+        """It serves."""
+        if instance := self._current(life):
+            self._first_ready.set()
+            instance.ready(self._clock())
+
+    def leased(self, life: Life) -> None:
+        """It was given a lease."""
+        if instance := self._current(life):
+            instance.leased(self._clock())
+
+    def answered(self, life: Life, *, more: bool) -> None:
+        """It answered a lease, with `more` to do."""
+        if instance := self._current(life):
+            instance.answered(self._clock(), more=more)
+            self._replace_if_worn(instance)
+
+    def expel(self, life: Life, why: str) -> None:
+        """Kill it for what it did; its supervisor starts the next life."""
+        child = self._children.get(life.instance)  # none while it is launched, and when it has ended
+        if child is not None and (instance := self._current(life)) and instance.condemn(why):
+            child.kill()
+
+    def _replace_if_worn(self, instance: Instance) -> None:
+        # One at a time, so that the others keep the stream going.
+        if instance.worn and not any(other.being_replaced for other in self._instances.values()):
+            _log.info("Replacing Blender %d: it has served its time", instance.number)
+            instance.retire(self._clock())
+        if instance.leaving:
+            self._send_stop(instance.life)
+
+    # -- supervision --------------------------------------------------------------------------------------------
+
+    async def run(self, on_death: Callable[[Life], None]) -> None:
+        """Supervise until cancelled; then stop every Blender. `on_death` is called when nothing of a life is left.
+
+        Raises (in an ExceptionGroup):
+            InstanceExited, StartTimeout: a Blender died, and none was ever ready; or its script does not load.
+            CrashLoop: one died more often than the policy allows.
+            BlenderNotFound: it cannot be executed.
+        """
+        async with asyncio.TaskGroup() as group:
+            for number, instance in self._instances.items():
+                group.create_task(self._supervise(instance, on_death), name=f"asyncblend instance {number}")
+            group.create_task(self._watch(), name="asyncblend watch")
+
+    async def _supervise(self, instance: Instance, on_death: Callable[[Life], None]) -> None:
+        """One life after another."""
+        while True:
+            life = instance.start(self._clock())
+            try:
+                ending = self._considered(instance, await self._live(instance))
+            except BaseException:
+                instance.close()
+                on_death(life)
+                raise
+            delay = instance.ended(self._clock(), ending.cause)
+            on_death(life)
+            if delay is None:
+                self._give_up(instance, ending)
+                return
+            if ending.cause == "blameless":
+                await self._install(instance, ending.report)
+            elif instance.state == "backoff":
+                about = str(ending.error).partition("\n")[0]
+                _log.warning("Restarting Blender %d in %.2g s. %s", instance.number, delay, about)
+                await self._sleep(delay)
+
+    async def _live(self, instance: Instance) -> Ending:
+        """One life, until nothing is left of it."""
+        try:
+            child = await self._spawn(instance.life)
+        except BlenderNotFound:
+            raise
+        except OSError as error:
+            return cannot_start(instance.number, error)
+        self._children[instance.number] = child
+        try:
+            status = await child.wait()
+            return why_it_ended(instance, status, child.log.tail(), child.report(), self._config.timeouts)
+        finally:
+            # Before it serves there is nothing to end gracefully, and nobody to hear the request.
+            grace = self._config.timeouts.stop if instance.served else 0
+            life = instance.life
+            instance.stopping()
+            del self._children[instance.number]
+            await finish(child.stop(lambda: self._send_stop(life), grace))
+            child.log.trim()
+
+    def _considered(self, instance: Instance, ending: Ending) -> Ending:
+        """The same, in the light of what was before."""
+        if ending.cause == "blameless" and instance.number in self._installed:
+            return still_missing(instance.number, ending)
+        if ending.cause == "death" and not self._first_ready.is_set():
+            return ending._replace(cause="hopeless")
+        return ending
+
+    def _give_up(self, instance: Instance, ending: Ending) -> None:
+        """It has failed: go on with the others, or raise."""
+        policy, number = self._config.restart, instance.number
+        left = sum(other.state != "failed" for other in self._instances.values())
+        if self._first_ready.is_set() and policy.min_instances is not None and left >= policy.min_instances:
+            _log.error("Going on with %d Blenders, without %d. %s", left, number, str(ending.error))
+            return
+        if ending.cause == "hopeless":
+            raise ending.error
+        raise CrashLoop(
+            f"Blender {number} died more than {policy.max_restarts} times in {policy.window:g} s, "
+            f"the last time: {ending.error}",
+            instance=number,
+            log_tail=ending.error.log_tail,
+        ) from ending.error
+
+    async def _install(self, instance: Instance, report: Report) -> None:
+        """What this Blender's Python lacks; once for all instances."""
+        async with self._installing:
+            try:
+                await packages.install(list(report.packages or ()), report.python, Path(report.folder))
+            except InstanceError as error:
+                error.instance = instance.number
+                raise
+        self._installed.add(instance.number)
+
+    async def _watch(self) -> None:
+        """Kill what overran a budget; its supervisor sees the exit."""
+        timeouts = self._config.timeouts
+        interval = min(1.0, timeouts.start / 4, timeouts.beat / 4, timeouts.frame / 4)
+        last = self._clock()
+        while True:
+            await self._sleep(interval)
+            now = self._clock()
+            stalled, last = now - last - interval, now
+            for number, child in self._children.items():
+                instance = self._instances[number]
+                child.log.trim()
+                if stalled > interval:
+                    instance.stalled(stalled)
+                if instance.overdue(now):
+                    child.kill()
+                if instance.leaving:
+                    # It was asked when it became free; a second request does no harm, a lost one is made good.
+                    self._send_stop(instance.life)

@@ -1,0 +1,69 @@
+"""Liveness: whether a Blender still makes progress. Pure: the caller has the clock."""
+
+from __future__ import annotations
+
+from ..config import Timeouts
+
+__all__ = ["Liveness"]
+
+
+class Liveness:
+    """Three separate budgets of one life: start (until READY), beat (the process lives), frame (the script gets on).
+
+    Waiting for a lease is never a hang. All times are seconds of one monotonic clock.
+    """
+
+    def __init__(self, timeouts: Timeouts, now: float) -> None:
+        self._timeouts = timeouts
+        self._started = now
+        self._beat: float | None = None
+        self._progress: float | None = None  # when it got its lease, or gave its last frame with more to do
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """The script has called serve."""
+        return self._ready
+
+    @property
+    def working(self) -> bool:
+        """It holds a lease."""
+        return self._progress is not None
+
+    def beat_at(self, now: float) -> None:
+        """A sign of life came."""
+        self._beat = now
+
+    def ready_at(self, now: float) -> None:
+        """It called serve."""
+        self._ready = True
+        self._beat = now
+
+    def leased_at(self, now: float) -> None:
+        """It was given a lease; the frame budget runs if it had none."""
+        if self._progress is None:
+            self._progress = now
+
+    def answered_at(self, now: float, *, more: bool) -> None:
+        """It answered a lease; `more`: it holds another."""
+        self._beat = now
+        self._progress = now if more else None
+
+    def stalled(self, gap: float) -> None:
+        """The host itself stood still (suspended, debugged) for `gap` seconds: they do not count."""
+        self._started += gap
+        if self._beat is not None:
+            self._beat += gap
+        if self._progress is not None:
+            self._progress += gap
+
+    def overdue(self, now: float) -> str | None:
+        """Which budget is spent: "start", "beat" or "frame"; None while all is well."""
+        if not self._ready and now - self._started > self._timeouts.start:
+            return "start"
+        # Before it serves, Blender and the scene are loaded, which may hold the interpreter lock: no thread can beat.
+        if self._ready and self._beat is not None and now - self._beat > self._timeouts.beat:
+            return "beat"
+        if self._progress is not None and now - self._progress > self._timeouts.frame:
+            return "frame"
+        return None

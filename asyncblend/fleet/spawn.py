@@ -1,0 +1,141 @@
+"""Spawner: launches one Blender. Its command line, its environment, its folder and its log."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from ..config import StreamConfig
+from ..errors import BlenderNotFound
+from ..launch import RUN, Launch, Life, Report
+from ..ring import Ring
+from . import packages
+from .discovery import Blender
+from .log import Log
+from .process import ChildProcess
+from .workspace import Workspace
+
+__all__ = ["Address", "BlenderProcess", "Spawner"]
+
+_REPORT = "report.json"
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+"""Environment variables that show a process one GPU only."""
+_BOOTSTRAP = Path(__file__).parents[1] / "blender" / "bootstrap.py"
+
+
+class Address(Protocol):
+    """Where a Blender finds its host."""
+
+    endpoint: str
+    token: str
+
+    def ring(self, life: Life) -> Ring | None:
+        """Memory to share with this life, if there is any. Its descriptor is the caller's to close."""
+
+
+class BlenderProcess(ChildProcess):
+    """A Blender of the fleet."""
+
+    def report(self) -> Report:
+        """What it left for us."""
+        return Report.read(self._folder / _REPORT)
+
+
+class Spawner:
+    """Calling it with a life launches that life's Blender.
+
+    Raises (the call):
+        BlenderNotFound: it cannot be executed.
+        OSError: the operating system refused for another reason.
+    """
+
+    def __init__(
+        self, config: StreamConfig, blender: Blender, workspace: Workspace, address: Address
+    ) -> None:
+        self._config, self._blender, self._workspace, self._address = config, blender, workspace, address
+
+    async def __call__(self, life: Life) -> BlenderProcess:
+        folder = self._workspace.life_folder(*life)
+        log = self._kept_log(life)
+        ring = self._address.ring(life)
+        shared = None if ring is None else ring.descriptor
+        inherited = [one for one in (self._workspace.lifeline, shared) if one is not None]
+        try:
+            return await BlenderProcess.start(
+                self._command(life),
+                self._environment(life, folder, shared),
+                folder,
+                log=log,
+                inherit=inherited,
+                cwd=self._workspace.cwd,
+            )
+        except OSError as error:
+            about = error.filename in (None, self._blender.path)  # not the log's, or the working directory's
+            if about and error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+                raise BlenderNotFound(f"cannot execute {self._blender.path}: {error.strerror}") from error
+            raise
+        finally:
+            if ring is not None:
+                ring.close_descriptor()
+                ring = None  # the traceback of a failed start has this frame, and would keep its memory
+
+    def _command(self, life: Life) -> list[str]:
+        # What follows "--" is for people who look at the process list.
+        about = ["--", f"instance={life.instance}", os.fspath(self._config.script)]
+        if self._blender.kind == "module":
+            return [self._blender.path, str(_BOOTSTRAP), *about]
+        startup = ["--factory-startup"] if self._config.factory_startup else []
+        if (threads := self._config.threads_each()) is not None:
+            startup += ["--threads", str(threads)]
+        # The exit code must come before --python to have an effect.
+        return [
+            self._blender.path, "--background", *startup,
+            "--python-exit-code", "1", "--python", str(_BOOTSTRAP), *about,
+        ]  # fmt: skip
+
+    def _environment(self, life: Life, folder: Path, shared: int | None) -> dict[str, str]:
+        config, workspace = self._config, self._workspace
+        environment = dict(os.environ)
+        if self._blender.path != sys.executable:
+            # They are meant for the host's Python; Blender's is another build, or an environment of its own.
+            for name in ("PYTHONPATH", "PYTHONHOME"):
+                environment.pop(name, None)
+        # Blender writes its temporary files and crash reports there: no two instances share a folder.
+        environment.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)))
+        if (gpu := config.gpu_of(life.instance)) is not None:
+            environment.update(dict.fromkeys(_VISIBLE, gpu))
+        environment[RUN] = workspace.folder.name
+        Launch(
+            endpoint=self._address.endpoint,
+            token=self._address.token,
+            instance=life.instance,
+            epoch=life.epoch,
+            beat=min(1.0, config.timeouts.beat / 4),
+            kind=self._blender.kind,
+            script=os.fspath(config.script),
+            script_args=list(config.args_of(life.instance)),
+            scene=None if config.scene is None else os.fspath(config.scene),
+            factory_startup=config.factory_startup,
+            threads=config.threads_each(),
+            gpu=gpu is not None,
+            lifeline=workspace.lifeline,
+            ring=shared,
+            scratch=str(workspace.folder),
+            packages=str(packages.cache_folder()),
+            report=str(folder / _REPORT),
+        ).put(environment)
+        return environment
+
+    def _kept_log(self, life: Life) -> Log | None:
+        """The instance's file in the user's folder for logs: its lives one after another."""
+        if self._config.logs is None:
+            return None
+        folder = Path(self._workspace.cwd, self._config.logs)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = Log(folder / f"instance-{life.instance}.log")
+        with log.open() as file:
+            file.write(f"--- Blender {life.instance}, start {life.epoch}\n".encode())
+        return log

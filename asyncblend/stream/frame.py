@@ -1,0 +1,66 @@
+"""Frame: one sample, as it comes out of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Frame"]
+
+
+class Frame(Mapping[str, Any]):
+    """What the script's `sample` returned, by name. Arrays are numpy, and read-only: copy one to write into it."""
+
+    __slots__ = ("_values", "index", "instance", "params")
+
+    def __init__(
+        self, values: Mapping[str, Any], *, index: int, instance: int, params: Mapping[str, Any] | None = None
+    ) -> None:
+        self._values = values
+        self.index = index
+        """Index of the sample in the stream."""
+        self.instance = instance
+        """Number of the Blender that made it."""
+        self.params: Mapping[str, Any] = {} if params is None else params
+        """What it was made with; {} for none."""
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise KeyError(
+                f"{name!r}; this frame has {', '.join(map(repr, self._values)) or 'nothing'}"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    # Mapping's equality would compare arrays, which have no truth value.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={_brief(value)}" for name, value in self._values.items())
+        return f"<Frame {self.index} from instance {self.instance}: {values}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (dict(self._values), self.index, self.instance, dict(self.params))
+
+
+def _remake(values: dict[str, Any], index: int, instance: int, params: dict[str, Any]) -> Frame:
+    return Frame(values, index=index, instance=instance, params=params)
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

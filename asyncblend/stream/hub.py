@@ -1,0 +1,272 @@
+"""Hub: the host's end of the wire. One ROUTER socket, bound for one run, that every Blender connects to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import zmq
+import zmq.asyncio
+
+from .. import payload, protocol
+from ..errors import ProtocolError
+from ..launch import Life
+from ..protocol import Message
+from ..ring import Ring
+
+__all__ = ["Hub", "Receiver"]
+
+_log = logging.getLogger("asyncblend")
+_LONGEST_IPC_PATH = 100  # bytes; the limit is 107 on Linux, 103 on macOS
+_MESSAGES_A_TURN = 64
+_DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a send
+_MORE = _DONTWAIT | int(zmq.SNDMORE)
+_TOLERATED = 16  # messages of one connection that cannot be read, until it is not listened to any more
+_SUSPECTS = 1024  # connections whose bad messages are counted; the memory of a host that strangers talk to
+
+
+class Receiver(Protocol):
+    """What the hub tells of authenticated messages. None of these may block."""
+
+    def knows(self, life: Life) -> bool:
+        """Whether this life is going on."""
+
+    def beat(self, life: Life, rss: int = 0) -> None:
+        """It lives, with so many bytes of resident memory; 0: it does not say."""
+
+    def ready(self, life: Life) -> None:
+        """It serves."""
+
+    def reconnected(self, life: Life, holding: Sequence[int]) -> None:
+        """It came back on another connection, and has the leases with these serials."""
+
+    def frame(self, life: Life, serial: int, index: int, values: dict[str, Any]) -> None:
+        """A frame came."""
+
+    def sample_failed(self, life: Life, serial: int, index: int, error: str, traceback: str) -> None:
+        """The script's sample function raised."""
+
+    def misbehaved(self, life: Life, how: str) -> None:
+        """It keeps sending what cannot be read, and is not listened to any more."""
+
+    def dropped_frame(self) -> None:
+        """A frame came from a connection that belongs to no life."""
+
+    def fail(self, error: BaseException) -> None:
+        """The run cannot go on."""
+
+
+class Hub:
+    """Binds its socket when made; a context manager that closes it. `serve` receives.
+
+    Args:
+        folder: private folder (0700) for the ipc socket. Where ipc cannot be used, it is loopback tcp on a free port.
+        seed: of the stream; each Blender is told.
+        share: memory with each Blender, where that is possible.
+    """
+
+    def __init__(self, folder: Path, seed: int, *, share: bool = False) -> None:
+        self.token = secrets.token_hex(16)
+        """The run's secret: each Blender's first message must have it."""
+        self.bad_messages = 0
+        """Messages dropped because they could not be read, or because their sender had sent too many such."""
+        self._seed, self._share = seed, share
+        self._rings: dict[Life, Ring] = {}
+        self._life_of: dict[bytes, Life] = {}  # by the socket's identity
+        self._identity_of: dict[Life, bytes] = {}
+        self._draining = False
+        self._bad: dict[bytes, int] = {}  # messages by identity, the latest offender last
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._now: zmq.Socket[bytes] = zmq.Socket.shadow(
+            self._socket.underlying
+        )  # the same socket, for calls that never wait
+        # Without it a message to a connection that is gone vanishes in silence.
+        self._socket.router_mandatory = True
+        # Leases bound what is in flight; high-water marks would drop (ROUTER) or block instead.
+        self._socket.sndhwm = self._socket.rcvhwm = 0
+        self._socket.linger = 0
+        self._socket.maxmsgsize = payload.MAX_PART
+        path = folder / "hub"
+        if zmq.has("ipc") and len(bytes(path)) <= _LONGEST_IPC_PATH:
+            self._socket.bind(f"ipc://{path}")
+        else:
+            self._socket.bind("tcp://127.0.0.1:*")
+        endpoint = self._socket.get(zmq.LAST_ENDPOINT)
+        assert isinstance(endpoint, bytes)
+        self.endpoint = endpoint.decode().rstrip("\0")
+
+    def __enter__(self) -> Hub:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.destroy(linger=0)
+
+    async def serve(self, receiver: Receiver) -> None:
+        """Receive until cancelled. The only task that does: a cancelled recv may lose its message."""
+        while True:
+            message = await self._socket.recv_multipart(copy=False)
+            self._draining = True
+            # One wait, then many receives that cannot wait: several times as fast as awaiting each.
+            for left in reversed(range(_MESSAGES_A_TURN)):
+                identity, *parts = message
+                self._handle(receiver, identity.bytes, parts)
+                if not left:
+                    await asyncio.sleep(0)
+                elif following := self._received():
+                    message = following
+                else:
+                    break
+            self._draining = False
+
+    def _received(self) -> list[zmq.Frame]:
+        """A message that is here already; empty if there is none."""
+        try:
+            part = self._now.recv(_DONTWAIT, copy=False)
+        except zmq.Again:
+            return []
+        parts = [part]
+        while part.more:  # recv_multipart asks the socket instead, which costs more than the receive
+            part = self._now.recv(_DONTWAIT, copy=False)
+            parts.append(part)
+        return parts
+
+    def ring(self, life: Life) -> Ring | None:
+        """Memory to share with this life, if there is any. Its descriptor is the caller's to close."""
+        ring = Ring.create() if self._share else None
+        if ring is not None:
+            self._rings[life] = ring
+        return ring
+
+    # -- to Blender ---------------------------------------------------------------------------------------------
+
+    def send_lease(self, life: Life, serial: int, index: int, since: int, params: Sequence[Any]) -> bool:
+        """Lease an index. `since`: leases with a lower serial are no longer wanted. False: there is no connection."""
+        fields = {"lease": serial, "index": index, "since": since}
+        return self._send(life, protocol.encode(protocol.LEASE, fields, params))
+
+    def send_stop(self, life: Life) -> None:
+        """Ask it to end, if there is a connection."""
+        self._send(life, protocol.encode(protocol.STOP, {"reason": ""}))
+
+    def forget(self, life: Life) -> None:
+        """This life is over."""
+        self._rings.pop(life, None)
+        if (identity := self._identity_of.pop(life, None)) is not None:
+            del self._life_of[identity]
+            self._bad.pop(identity, None)
+
+    def _send(self, life: Life, parts: Sequence[Any]) -> bool:
+        identity = self._identity_of.get(life)
+        return identity is not None and self._send_to(identity, parts)
+
+    def _send_to(self, identity: bytes, parts: Sequence[Any]) -> bool:
+        try:
+            self._now.send(
+                identity, _MORE
+            )  # not send_multipart, which checks and combines flags for each part
+            for part in parts[:-1]:
+                self._now.send(part, _MORE)
+            self._now.send(parts[-1], _DONTWAIT)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        if not self._draining:
+            # A send takes in what has come, and nobody is told of that again. This asks, and has it received.
+            self._socket.get(zmq.EVENTS)
+        return True
+
+    # -- from Blender -------------------------------------------------------------------------------------------
+
+    def _handle(self, receiver: Receiver, identity: bytes, parts: Sequence[Any]) -> None:
+        if self._bad.get(identity, 0) > _TOLERATED:
+            self.bad_messages += 1
+            return
+        try:
+            life = self._life_of.get(identity)
+            ring = None if life is None else self._rings.get(life)
+            hold = None if ring is None else ring.hold
+            message = protocol.decode([part.buffer for part in parts], hold, values=life is not None)
+            if message.kind == protocol.HELLO:
+                self._hello(receiver, identity, message)
+            elif message.kind == protocol.BEAT:
+                sender = protocol.life_of(message.fields, self.token)
+                receiver.beat(sender, protocol.field({"rss": 0, **message.fields}, "rss", int))
+            elif life is not None:
+                self._from_known(receiver, life, message)
+            else:
+                if message.kind == protocol.FRAME:
+                    receiver.dropped_frame()
+                self._send_to(identity, protocol.encode(protocol.HELLO, {}))
+        except ProtocolError as error:
+            self._dropped(receiver, identity, error)
+
+    def _dropped(self, receiver: Receiver, identity: bytes, error: ProtocolError) -> None:
+        """Count a bad message, and turn away who keeps sending them: a cheap way to keep a host busy."""
+        self.bad_messages += 1
+        own = self._bad[identity] = self._bad.pop(identity, 0) + 1
+        if len(self._bad) > _SUSPECTS:
+            del self._bad[next(iter(self._bad))]
+        life = self._life_of.get(identity)
+        sender = "a connection that is no Blender's" if life is None else f"Blender {life.instance}"
+        if self.bad_messages & (self.bad_messages - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...: never a flood
+            _log.warning("Dropped a message of %s (%d so far): %s", sender, self.bad_messages, error)
+        if own == _TOLERATED + 1:
+            _log.warning("Not listening any more to %s: %d messages could not be read", sender, own)
+            if life is not None:
+                receiver.misbehaved(
+                    life, f"sent {own} messages that cannot be read, the last one because: {error};"
+                )
+
+    def _hello(self, receiver: Receiver, identity: bytes, message: Message) -> None:
+        try:
+            life = protocol.life_of(message.fields, self.token)
+        except ProtocolError as error:
+            self._send_to(identity, protocol.encode(protocol.STOP, {"reason": str(error)}))
+            if message.fields.get("token") == self.token:
+                receiver.fail(error)  # one of ours: it will not get better
+            raise
+        if not receiver.knows(life):
+            self._send_to(identity, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
+            return
+        receiver.beat(life)
+        before = self._identity_of.get(life)
+        if before == identity:
+            return
+        holding = protocol.field(message.fields, "holding", list)
+        ready = protocol.field(message.fields, "ready", bool)
+        if before is not None:
+            del self._life_of[before]
+        if (other := self._life_of.get(identity)) is not None:
+            del self._identity_of[other]
+        self._identity_of[life], self._life_of[identity] = identity, life
+        self._send_to(
+            identity, protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": self._seed})
+        )
+        if ready:
+            receiver.reconnected(
+                life, holding
+            )  # first, so that what it asks for again is not also what is new
+            receiver.ready(life)
+
+    def _from_known(self, receiver: Receiver, life: Life, message: Message) -> None:
+        kind, fields = message.kind, message.fields
+        if kind == protocol.FRAME:
+            assert message.values is not None  # decode saw to it
+            receiver.frame(life, fields["lease"], fields["index"], message.values)
+        elif kind == protocol.READY:
+            receiver.ready(life)
+        elif kind == protocol.FAILED:
+            receiver.sample_failed(
+                life, fields["lease"], fields["index"], fields["error"], fields["traceback"]
+            )
+        elif kind != protocol.BYE:
+            raise ProtocolError(f"Blender {life.instance} sent a {kind}, which only the host sends")

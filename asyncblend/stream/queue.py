@@ -1,0 +1,86 @@
+"""FrameQueue: arrived frames, between the hub and the consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["EndOfStream", "FrameQueue"]
+
+T = TypeVar("T")
+
+
+class EndOfStream(Exception):
+    """The queue is closed and empty. Never leaves the package."""
+
+
+class FrameQueue(Generic[T]):
+    """Bounded FIFO between tasks of one event loop.
+
+    It never makes the sender wait: who puts has a place already (a lease), so running over is a bug.
+    `get` is atomic with regard to cancellation: it gives an item or leaves the queue unchanged. After `close`,
+    queued items are still given, then the error or EndOfStream.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._items: deque[T] = deque()
+        self._getters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self._error: BaseException | None = None
+
+    @property
+    def closed(self) -> bool:
+        """No more items will come."""
+        return self._closed
+
+    def put(self, item: T) -> None:
+        """Append an item. After `close` it is dropped."""
+        if self._closed:
+            return
+        assert len(self._items) < self._maxsize, "a frame without a place"
+        self._items.append(item)
+        self._wake_one()
+
+    async def get(self) -> T:
+        """Remove and return the first item.
+
+        Raises:
+            EndOfStream: closed, and all items are gone.
+            BaseException: the error that `close` was given, once all items are gone.
+        """
+        while not self._items and not self._closed:
+            getter = asyncio.get_running_loop().create_future()
+            self._getters.append(getter)
+            try:
+                await getter
+            except asyncio.CancelledError:
+                if getter in self._getters:
+                    self._getters.remove(getter)
+                elif not getter.cancelled():
+                    self._wake_one()  # woken and cancelled at once: the next one must not sleep on
+                raise
+        if self._items:
+            return self._items.popleft()
+        raise self._error or EndOfStream
+
+    def clear(self) -> None:
+        """Drop what is queued."""
+        self._items.clear()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """No more items. Only the first call counts."""
+        if not self._closed:
+            self._closed, self._error = True, error
+            for getter in self._getters:
+                if not getter.done():
+                    getter.set_result(None)
+            self._getters.clear()
+
+    def _wake_one(self) -> None:
+        while self._getters:
+            getter = self._getters.popleft()
+            if not getter.done():
+                getter.set_result(None)
+                return

@@ -1,0 +1,269 @@
+"""BlenderStream: the public way to a fleet's frames from asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..aio import finish, the_one_error
+from ..batch import Batch
+from ..config import StreamConfig, check_whole, resolve
+from ..errors import ConfigError, StreamClosed
+from ..fleet.discovery import Blender, find_blender
+from ..fleet.fleet import Fleet
+from ..fleet.spawn import Spawner
+from ..fleet.workspace import Workspace
+from .dispatcher import Dispatcher, new_book
+from .frame import Frame
+from .hub import Hub
+from .queue import EndOfStream
+from .stats import StreamStats
+
+__all__ = ["BlenderStream"]
+
+
+class BlenderStream:
+    """Frames from a fleet of Blenders, as an asynchronous iterator:
+
+        async with BlenderStream(script="cube.py", instances=2) as stream:
+            async for frame in stream:
+                ...
+
+    Entering starts the fleet and returns when the first instance is ready; leaving stops it, on every path, within
+    `timeouts.stop` and a little. A stream is entered once, in one event loop, and is not thread-safe; several tasks
+    may iterate it, and each frame goes to one of them.
+
+    Args:
+        config: the options.
+        options: StreamConfig's fields; they override the config's.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+
+    def __init__(self, config: StreamConfig | None = None, **options: Any) -> None:
+        self._running: asyncio.Task[None] | None = None  # first: a wrong option leaves the rest unmade
+        self.config = resolve(config, options)
+        self._book = new_book(self.config, self.config.start)
+        self._dispatcher: Dispatcher | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._pid = os.getpid()
+
+    async def __aenter__(self) -> BlenderStream:
+        """Start the fleet.
+
+        Raises:
+            ConfigError: script or scene do not exist.
+            BlenderNotFound: there is no Blender.
+            InstanceExited, StartTimeout: a Blender died, or was not ready in time; nothing is left running.
+            StreamClosed: it was entered before.
+        """
+        if self._running is not None or self._closing is not None:
+            raise StreamClosed("a stream can be entered only once; make another one")
+        _check_file("script", self.config.script)
+        if self.config.scene is not None:
+            _check_file("scene", self.config.scene)
+        blender = find_blender(self.config.blender)
+        self._pid = os.getpid()
+        self._started = asyncio.get_running_loop().create_future()
+        self._running = asyncio.create_task(self._run(blender), name="asyncblend stream")  # aclose awaits it
+        try:
+            await self._started
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> BlenderStream:
+        return self
+
+    async def __anext__(self) -> Frame:
+        """The next frame; its place is free for another.
+
+        Raises:
+            StopAsyncIteration: all of a finite stream has been delivered.
+            AsyncblendError: why there are no more frames, after all good ones.
+            StreamClosed: the stream is not open.
+        """
+        try:
+            frame = await self.receive()
+        except EndOfStream:
+            raise StopAsyncIteration from None
+        self.take(frame)
+        return frame
+
+    async def receive(self) -> Frame:
+        """The next frame, which keeps its place and counts as queued until `take`. For consumers in other threads.
+
+        Raises:
+            EndOfStream: all of a finite stream has been delivered.
+        """
+        return await self._open().queue.get()
+
+    def take(self, frame: Frame) -> None:
+        """The consumer has this frame of `receive`."""
+        self._open().take(frame)
+
+    async def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """The stream in batches: dicts of arrays with a first axis of `size`, and "index" (int64).
+
+        Each frame is copied once, into memory of its batch's own, which is yours and writable. Numbers are stacked
+        too; strings and None come as lists. The last batch is shorter, or left out with `drop_last`.
+
+        Raises:
+            ConfigError: `size` is not a whole number from 1 on.
+            SampleError: the samples differ in their names, shapes or dtypes.
+            Also all that iterating over the frames raises.
+        """
+        check_whole("size", size, 1)
+        batch = Batch(size)
+        async for frame in self:
+            batch.add(frame, frame.index)
+            if batch.full:
+                yield batch.finish()
+                batch = Batch(size)
+        if len(batch) and not drop_last:
+            yield batch.finish()
+
+    def rewind(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> None:
+        """Begin again at index `start` (default: the config's), with the same warm Blenders; or, before the stream is
+        entered, begin there.
+
+        Frames on their way or queued are dropped. An iteration that waits for a frame ends; one that does not goes on
+        with the new pass. With `state`, from `state_dict` of
+        a stream with the same `start`, go on where that was.
+
+        Raises:
+            ConfigError: the state does not fit.
+            StreamClosed: the stream was closed.
+        """
+        start = self.config.start if start is None else start
+        dispatcher = None if self._running is None and self._closing is None else self._open()
+        book = new_book(self.config, start, 0 if dispatcher is None else dispatcher.book.next_serial)
+        if state is not None:
+            if not isinstance(state, Mapping) or state.get("seed") != self.config.seed:
+                raise ConfigError(
+                    f"not a saved state of this stream, which has seed={self.config.seed}: {state!r:.200}"
+                )
+            book.load_state_dict(state)
+        self._book = book
+        if dispatcher is not None:
+            dispatcher.begin(book)
+
+    def stats(self) -> StreamStats:
+        """A snapshot. Also after the end."""
+        if self._dispatcher is not None:
+            return self._dispatcher.stats()
+        numbers = range(self.config.first_instance, self.config.first_instance + self.config.instances)
+        return StreamStats(
+            delivered=0, rendering=0, queued=0, restarts=0, recycled=0, duplicates=0, stale=0, bad_messages=0, skipped=0,
+            frames=dict.fromkeys(numbers, 0), state=dict.fromkeys(numbers, "new"),
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which indices have been taken: plain data, for `load_state_dict` of a stream that goes on from here."""
+        return {"seed": self.config.seed, **self._book.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was saved. Before the stream is entered.
+
+        Raises:
+            ConfigError: the state is of another stream (seed, start, length or shard differ), or no state.
+            StreamClosed: the stream was entered already.
+        """
+        if self._running is not None:
+            raise StreamClosed("load_state_dict comes before the stream is entered")
+        if state is None:
+            raise ConfigError("not a saved state: None")
+        self.rewind(state=state)
+
+    @property
+    def broken(self) -> bool:
+        """The fleet has ended by itself: `rewind` will not help."""
+        return self._running is not None and self._running.done()
+
+    async def aclose(self) -> None:
+        """Stop the fleet. May be called at any time, also twice; returns when nothing is left."""
+        if self._pid != os.getpid():
+            return  # a forked copy: nothing here is ours
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await finish(_wait_for(self._closing))
+
+    async def _close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(StreamClosed("the stream was closed"))  # for who is entering it
+        if self._dispatcher is not None:
+            self._dispatcher.queue.close(StreamClosed("the stream was closed"))
+            self._dispatcher.queue.clear()  # frames that nobody can take any more, with the memory that they hold
+
+    async def _run(self, blender: Blender) -> None:
+        """The fleet and the hub, until cancelled or until they cannot go on. Its own errors go to the consumer."""
+        assert self._started is not None
+        try:
+            with (
+                Workspace() as workspace,
+                Hub(workspace.folder, self.config.seed, share=self.config.shared_memory) as hub,
+            ):
+                spawn = Spawner(self.config, blender, workspace, hub)
+                fleet = Fleet(self.config, spawn, hub.send_stop)
+                self._dispatcher = Dispatcher(self.config, hub, fleet, self._book)
+                # The hub outlives the fleet: who comes back on another connection while it is stopped is heard.
+                async with asyncio.TaskGroup() as outer:
+                    serving = outer.create_task(hub.serve(self._dispatcher), name="asyncblend hub")
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(fleet.run(self._dispatcher.life_over), name="asyncblend fleet")
+                        await fleet.first_ready()
+                        if not self._started.done():
+                            self._started.set_result(None)
+                    serving.cancel()
+        except BaseException as error:
+            cause = the_one_error(error)
+            if isinstance(cause, asyncio.CancelledError):
+                raise
+            if self._dispatcher is not None:
+                self._dispatcher.fail(cause)
+                cause = self._dispatcher.end or cause  # why it began to fail
+            if not self._started.done():
+                self._started.set_exception(cause)
+            if not isinstance(cause, Exception):
+                raise
+
+    def _open(self) -> Dispatcher:
+        if self._pid != os.getpid():
+            raise StreamClosed(
+                "this stream belongs to another process, from which this one was forked; make a new one here"
+            )
+        if self._dispatcher is None or self._closing is not None:
+            how = "has been closed" if self._closing is not None else "is not open; use it as `async with`"
+            raise StreamClosed(f"the stream {how}")
+        return self._dispatcher
+
+    def __del__(self) -> None:
+        if self._running is not None and not self._running.done() and self._pid == os.getpid():
+            warnings.warn(f"{self!r} was not closed; use it as `async with`", ResourceWarning, stacklevel=1)
+
+
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    await asyncio.wait([future])
+    future.result()
+
+
+def _check_file(name: str, path: str | os.PathLike[str]) -> None:
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise ConfigError(f"{name} {os.fspath(path)!r} {what} (looked in {Path.cwd()})")

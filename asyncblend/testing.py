@@ -1,0 +1,192 @@
+"""A fake Blender: test a pipeline in milliseconds, and its faults on purpose, with no Blender at hand.
+
+    fake = fake_blender(tmp_path, values={"image": ("uint8", (480, 640, 3))}, crash_after=3)
+    async with ab.BlenderStream(script="scene.py", blender=fake) as stream:
+        ...
+
+The fake is a small real process: it is launched as a Blender executable is, runs the real worker loop and speaks the
+real protocol. It has no bpy. Faults happen where they would in Blender, on the thread that makes the samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import ConfigError
+from .launch import Launch
+
+if TYPE_CHECKING:
+    from .blender.worker import Worker
+
+__all__ = ["fake_blender"]
+
+_BOOTSTRAP = Path(__file__).parent / "blender" / "bootstrap.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Faults:
+    crash_after: int | None = None
+    crash_status: int | None = None
+    exit_at_start: int | None = None
+    never_ready: bool = False
+    hang_after: int | None = None
+    freeze_after: int | None = None
+    garbage_after: int | None = None
+    garbage_messages: int = 1
+    slow: float = 0.0
+    ignore_stop: bool = False
+    lives: int | None = None
+    instances: Sequence[int] | None = None
+
+
+def fake_blender(
+    folder: str | os.PathLike[str],
+    *,
+    values: Mapping[str, tuple[str, Sequence[int]]] | None = None,
+    **faults: Any,
+) -> Path:
+    """Write a fake Blender into `folder` (made if missing), and return its executable: the stream's `blender`.
+
+    Args:
+        folder: where to; one fake a folder.
+        values: by name, dtype and shape of the arrays of each sample, filled with random numbers that depend on
+            seed and index alone: integers of their whole range, floats in [0, 1). Then the stream's script is not run, only its file must exist. None: it is run, so
+            it must not import bpy.
+        faults: of each life, counted in the samples that it has made before:
+            crash_after (int): it dies in the next sample, by SIGKILL, or with exit status `crash_status` (int).
+            exit_at_start (int): it exits with that status before it says anything.
+            never_ready (bool): it starts, beats, and never serves.
+            hang_after (int): the next sample never ends; heartbeats go on.
+            freeze_after (int): the whole process stops (SIGSTOP).
+            garbage_after (int): it sends bytes that are no message, `garbage_messages` (int) times, and goes on.
+            slow (float): each sample takes so many seconds more.
+            ignore_stop (bool): it goes on when the host asks it to stop, and ignores SIGTERM.
+            lives (int): only an instance's first so many lives have faults.
+            instances (list of int): only these instances have faults.
+
+    Raises:
+        ConfigError: there is no such fault.
+    """
+    names = {field.name for field in dataclasses.fields(_Faults)}
+    if unknown := faults.keys() - names:
+        raise ConfigError(
+            f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}"
+        )
+    try:
+        as_json = json.dumps(faults)
+    except TypeError as error:
+        raise ConfigError(f"faults must be plain numbers, booleans and lists; got {faults!r}") from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    script = None
+    if values is not None:
+        script = folder / "synthetic.py"
+        script.write_text(
+            _SYNTHETIC.format(spec={name: (d, tuple(shape)) for name, (d, shape) in values.items()})
+        )
+    main = folder / "main.py"
+    main.write_text(_MAIN.format(bootstrap=str(_BOOTSTRAP), faults=as_json, script=script and str(script)))
+    executable = folder / "blender"
+    executable.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(main))} "$@"\n')
+    executable.chmod(executable.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return executable
+
+
+_MAIN = """\
+import runpy
+runpy.run_path({bootstrap!r})["load_asyncblend"]()
+from asyncblend.testing import _run
+_run({faults!r}, {script!r})
+"""
+
+_SYNTHETIC = """\
+import numpy as np
+from asyncblend import blender as bl
+SPEC = {spec!r}
+
+def numbers(rng, dtype, shape):
+    kind = np.dtype(dtype).kind
+    if kind == "b":
+        return rng.random(shape) < 0.5
+    if kind in "iu":
+        ends = np.iinfo(dtype)
+        return rng.integers(ends.min, ends.max, shape, dtype, endpoint=True)
+    values = rng.random(shape)
+    return (values + 1j * rng.random(shape) if kind == "c" else values).astype(dtype)
+
+def sample(task):
+    return {{name: numbers(task.rng, *spec) for name, spec in SPEC.items()}}
+
+bl.serve(sample)
+"""
+
+
+def _run(faults: str, script: str | None) -> NoReturn:
+    """The fake's main."""
+    launch = Launch.take(os.environ)
+    launch = dataclasses.replace(launch, kind="fake", script=script or launch.script)
+    launch.put(os.environ)
+    own = _Faults(**json.loads(faults))
+    spared = (own.lives is not None and launch.epoch >= own.lives) or (
+        own.instances is not None and launch.instance not in own.instances
+    )
+    if spared:
+        own = _Faults()
+    if own.exit_at_start is not None:
+        sys.stdout.write("fake Blender: exits at its start\n")
+        sys.stdout.flush()
+        os._exit(own.exit_at_start)
+    if own.ignore_stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from .blender import child
+
+    child.main(lambda launch: _faulty_worker(launch, own))
+    raise AssertionError("child.main does not return")
+
+
+def _faulty_worker(launch: Launch, faults: _Faults) -> Worker:
+    from .blender.worker import Worker
+    from .protocol import STOP
+
+    class FaultyWorker(Worker):
+        made = 0
+
+        def run(self, sample: Any) -> None:
+            if faults.never_ready:
+                threading.Event().wait()
+            super().run(sample)
+
+        def make(self, sample: Any, task: Any) -> Any:
+            if self.made == faults.crash_after:
+                if faults.crash_status is not None:
+                    os._exit(faults.crash_status)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.made == faults.hang_after:
+                threading.Event().wait()
+            if self.made == faults.freeze_after:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if self.made == faults.garbage_after:
+                for _ in range(faults.garbage_messages):
+                    self._socket.send_multipart([b"\xff garbage", b"", b"\0" * 100])
+            self.made += 1
+            if faults.slow:
+                threading.Event().wait(faults.slow)
+            return super().make(sample, task)
+
+        def _receive(self, message: Any) -> bool:
+            if faults.ignore_stop and message.kind == STOP:
+                threading.Event().wait()
+            return super()._receive(message)
+
+    return FaultyWorker(launch)

@@ -1,0 +1,25 @@
+"""`python -m benchmarks`: one command a question. Each prints what it measured, beside its limit, in one run."""
+
+from __future__ import annotations
+
+import typer
+
+from benchmarks.dataloader import dataloader
+from benchmarks.latency import latency
+from benchmarks.memory import memory
+from benchmarks.origin import origin
+from benchmarks.render import render
+from benchmarks.results import everything
+from benchmarks.soak.command import soak
+from benchmarks.startup import startup
+from benchmarks.transport import transport
+from benchmarks.tune import tune
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+for _command in (transport, latency, render, origin, dataloader, startup, memory, tune, soak):
+    app.command()(_command)
+app.command("all")(everything)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,35 @@
+"""The cube that all Blenders render, whoever asks: runs inside Blender."""
+
+import colorsys
+from typing import Any
+
+import bpy
+
+cube = bpy.data.objects["Cube"]
+scene = bpy.context.scene
+_paint = cube.active_material.node_tree.nodes["Principled BSDF"].inputs["Base Color"]
+
+
+def prepare() -> None:
+    """As blender_scripts/cube.py has it, but one sample a pixel."""
+    scene.cycles.samples, scene.cycles.use_denoising = 1, False
+    scene.display.render_aa = "OFF"
+    scene.view_settings.view_transform = "Standard"
+    scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.5, 0.55, 0.6, 1)
+    cube.rotation_mode = "QUATERNION"
+
+
+def choose(width: int, height: int, engine: str) -> None:
+    """Size and engine, where they change."""
+    render = scene.render
+    if (render.resolution_x, render.resolution_y, render.engine) != (width, height, engine):
+        render.resolution_x, render.resolution_y, render.engine = width, height, engine
+        render.resolution_percentage = 100
+
+
+def turn(rng: Any) -> None:
+    """Another rotation and colour."""
+    quaternion = rng.normal(size=4)
+    cube.rotation_quaternion = quaternion / (quaternion @ quaternion) ** 0.5
+    cube.active_material.diffuse_color = (*colorsys.hsv_to_rgb(rng.random(), 0.9, 0.7), 1)
+    _paint.default_value = cube.active_material.diffuse_color

@@ -1,0 +1,20 @@
+"""The cube by asyncblend. Size and engine come with each lease."""
+
+from typing import Any
+
+import cube_scene  # type: ignore[import-not-found]
+
+from asyncblend import blender as bl
+
+cube_scene.prepare()
+camera = bl.Camera()
+
+
+def sample(task: bl.Task) -> dict[str, Any]:
+    cube_scene.choose(*task.params["scene"])
+    cube_scene.turn(task.rng)
+    corners = [vertex.co for vertex in cube_scene.cube.data.vertices]
+    return {"image": bl.render()["image"], "xy": camera.project(corners, cube_scene.cube)}
+
+
+bl.serve(sample)

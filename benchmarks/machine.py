@@ -1,0 +1,53 @@
+"""The machine and the versions that figures belong to."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from asyncblend import __version__
+from asyncblend.fleet.discovery import find_blender
+
+__all__ = ["blender_name", "machine"]
+
+
+def machine() -> dict[str, str]:
+    """What figures cannot be understood without, by name."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "CPU": f"{_cpu()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.release()}",
+        "asyncblend": __version__,
+        "Python": platform.python_version(),
+        **{name: _version(name) for name in ("bpy", "torch", "numpy", "pyzmq", "uvloop")},
+    }
+
+
+def blender_name(blender: str | None) -> str:
+    """What the stream's option `blender` stands for, with its version."""
+    found = find_blender(blender)
+    if found.kind == "module":
+        return f"bpy {_version('bpy')}"
+    done = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=False, timeout=60)
+    return next((line.strip() for line in done.stdout.splitlines() if line.startswith("Blender")), "Blender")
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,114 @@
+"""Blenders that are launched plainly, and told what to render. The other end is benchmarks/inside/told.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from asyncblend.fleet.discovery import find_blender
+from asyncblend.fleet.packages import cache_folder
+
+__all__ = ["INSIDE", "PlainBlenders", "Scene"]
+
+INSIDE = Path(__file__).parents[1] / "inside"
+"""What runs inside Blender."""
+
+Scene = tuple[int, int, str]
+"""Width, height, engine."""
+
+_PATIENCE = 120.0  # seconds for an answer
+
+
+class PlainBlenders:
+    """So many Blenders that run a script of benchmarks/inside. A context manager: they end with it.
+
+    Where Blender's Python lacks numpy or pyzmq, asyncblend must have installed them before.
+    """
+
+    def __init__(self, script: str, blender: str | None, count: int, folder: Path) -> None:
+        found = find_blender(blender)
+        command = [found.path, str(INSIDE / script)]
+        if found.kind == "executable":
+            command = [found.path, "--background", "--factory-startup", "--python", command[1], "--"]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._pipes: list[IO[bytes]] = []
+        self._folder = folder
+        for number in range(count):
+            own, its = os.pipe()
+            about = {"id": number, "folder": str(folder), "packages": str(cache_folder()), "pipe": its}
+            with open(folder / f"{script}-{number}.log", "wb") as log:
+                process = subprocess.Popen(
+                    [*command, json.dumps(about)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[its],
+                    cwd=folder,
+                    env=_environment(found.path),
+                )
+            os.close(its)
+            self._processes.append(process)
+            self._pipes.append(os.fdopen(own, "rb", 0))
+
+    def __enter__(self) -> PlainBlenders:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.kill()  # not `wait` for its own end: it may write to a socket that nobody reads
+            process.wait()
+        for pipe in self._pipes:
+            pipe.close()
+
+    def go(self, scene: Scene) -> None:
+        """Begin to render; all have rendered one frame when this returns."""
+        self.tell(scene=scene)
+        self.answers()
+
+    def stop(self) -> list[dict[str, Any]]:
+        """Stop rendering; how many frames each has rendered since its first one, and in how many seconds."""
+        self.tell(stop=True)
+        return self.answers()
+
+    def tell(self, **words: Any) -> None:
+        """Tell all."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(words).encode() + b"\n")
+            process.stdin.flush()
+
+    def answers(self) -> list[dict[str, Any]]:
+        """One answer of each."""
+        return [self._answer(number) for number in range(len(self._processes))]
+
+    def _answer(self, number: int) -> dict[str, Any]:
+        pipe, line, end = self._pipes[number], b"", time.monotonic() + _PATIENCE
+        while not line.endswith(b"\n"):
+            there, _, _ = select.select([pipe], [], [], max(0.0, end - time.monotonic()))
+            more = pipe.read(1) if there else b""
+            if not more:
+                logs = sorted(self._folder.glob(f"*-{number}.log"))
+                tail = "\n".join(log.read_text(errors="replace")[-2000:] for log in logs)
+                raise RuntimeError(f"a Blender {'died' if there else 'does not answer'}; its log:\n{tail}")
+            line += more
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _environment(path: str) -> dict[str, str]:
+    environment = dict(os.environ)
+    if path != sys.executable:
+        for name in ("PYTHONPATH", "PYTHONHOME"):
+            environment.pop(name, None)
+    return environment

@@ -1,0 +1,47 @@
+"""Producers: Python processes that run one of these modules, and end with the process that started them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["end_with_parent", "producers", "task"]
+
+_ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def producers(module: str, count: int, **about: Any) -> Iterator[None]:
+    """Run `python -m module` so many times; each finds `about` by `task`."""
+    command = [sys.executable, "-m", module, json.dumps(about)]
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=_ROOT)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        yield
+
+
+def task() -> dict[str, Any]:
+    """In a producer: what it is to do. From here on it ends when its parent does."""
+    end_with_parent()
+    about: dict[str, Any] = json.loads(sys.argv[1])
+    return about
+
+
+def end_with_parent() -> None:
+    """End this process at the end of its standard input."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

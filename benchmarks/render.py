@@ -1,0 +1,147 @@
+"""`python -m benchmarks render`: images that are really rendered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncblend as ab
+from asyncblend.aio import loop_factory
+
+from .machine import blender_name
+from .measuring import Effort, Timed, Way, in_turn, timed_async
+from .options import (
+    BlenderOption,
+    JsonOption,
+    OutOption,
+    QuickOption,
+    RoundsOption,
+    SecondsOption,
+    effort,
+    show,
+)
+from .peers.bare import bare
+from .peers.origin import origin
+from .peers.plain import INSIDE, Scene
+from .report import Metric, Report
+from .streams import PATIENT
+
+__all__ = ["CYCLES", "NAMES", "WORKBENCH", "engines", "measure", "render", "rendered"]
+
+CYCLES, WORKBENCH = "CYCLES", "BLENDER_WORKBENCH"
+NAMES = {CYCLES: "Cycles, 1 sample", WORKBENCH: "Workbench"}
+_METHOD = (
+    "A cube of random rotation and colour, with the pixel coordinates of its corners. *asyncblend*: `async for`. "
+    "*PNG, pickle, PUB/SUB*: what blendtorch's first version did: each Blender renders into a file, reads it, pickles "
+    "and publishes it. *bare render*: as many processes that call `bpy.ops.render.render(write_still=False)` in a loop, "
+    "and send nothing."
+)
+
+
+def render(
+    blender: BlenderOption = None,
+    quick: QuickOption = False,
+    rounds: RoundsOption = None,
+    seconds: SecondsOption = None,
+    json_: JsonOption = None,
+    out: OutOption = None,
+) -> None:
+    """Images/s of a cube, with 1, 2 and 4 Blenders, against the origin's method: a file, pickle, PUB/SUB.
+
+    The limit is as many Blenders that render and send nothing. Workbench only where Blender can render with it
+    without a display.
+    """
+    with effort(quick, rounds, seconds, default=(3, 1.0)) as how:
+        report = measure(how, blender)
+    show(report, out, json_)
+
+
+def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> Report:
+    """Two sizes, one, two and four instances, each engine. `small`: 640x480 with Cycles only."""
+    sizes = [(128, 96)] if how.quick else [(640, 480)] if small else [(640, 480), (128, 96)]
+    kinds = [CYCLES] if how.quick or small else engines(blender)
+    metrics = [
+        Metric("images/s", lambda timed: timed.rate, 1),
+        Metric("ms/image", lambda timed: 1000 / timed.rate, 1),
+    ]
+    report = Report(
+        "render", f"Render: a cube, by {blender_name(blender)}", _METHOD, metrics, "asyncblend", columns=3
+    )
+    counts = (1,) if how.quick else (1, 2, 4)
+    found: dict[tuple[Scene, int], dict[str, list[Timed]]] = {}
+    for instances in counts:
+        now: list[Scene] = [(*sizes[0], CYCLES)]
+        how.say(f"{instances} Blenders of each kind start")
+        with _ways(blender, instances, lambda now=now: now[0]) as ways:  # type: ignore[misc]
+            for engine in kinds:
+                for width, height in sizes:
+                    now[0] = (width, height, engine)
+                    how.say(_case(now[0], instances))
+                    found[now[0], instances] = in_turn(ways, how)
+    for engine in kinds:
+        for width, height in sizes:
+            for instances in counts:
+                scene = (width, height, engine)
+                report.add(_case(scene, instances), found[scene, instances])
+    return report
+
+
+def _case(scene: Scene, instances: int) -> str:
+    width, height, engine = scene
+    return f"{NAMES[engine]}, {width}x{height}, {instances} instance{'s' * (instances > 1)}"
+
+
+@contextlib.contextmanager
+def _ways(blender: str | None, instances: int, scene: Callable[[], Scene]) -> Iterator[dict[str, Way]]:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, contextlib.ExitStack() as stack:
+        # The first one, since it installs what Blender's Python lacks.
+        ours = stack.enter_context(rendered(blender, instances, scene))
+        yield {
+            "asyncblend": ours,
+            "PNG, pickle, PUB/SUB": stack.enter_context(origin(blender, instances, Path(folder), scene)),
+            "bare render (limit)": stack.enter_context(bare(blender, instances, Path(folder), scene)),
+        }
+
+
+@contextlib.contextmanager
+def rendered(blender: str | None, instances: int, scene: Callable[[], Scene]) -> Iterator[Way]:
+    """Frames of asyncblend. `scene` says what to render now."""
+    stream = ab.BlenderStream(
+        script=INSIDE / "cube_stream.py",
+        blender=blender,
+        instances=instances,
+        queue_size=max(4, 2 * instances),
+        params=lambda index: {"scene": list(scene())},
+        timeouts=PATIENT,
+    )
+
+    async def take(seconds: float) -> Timed:
+        left = stream.config.queue_size + 2 * instances  # made ahead, or of the case before
+        while left:
+            frame = await anext(stream)
+            left -= frame.params["scene"] == list(scene())
+        done = await timed_async(stream.__anext__, seconds)
+        while stream.stats().rendering:  # else it would take from the next way's turn
+            await asyncio.sleep(0.002)
+        return done
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            runner.run(stream.__aenter__())
+            yield lambda seconds: runner.run(take(seconds))
+        finally:
+            runner.run(stream.aclose())
+
+
+def engines(blender: str | None) -> list[str]:
+    """What this Blender can render with here: Workbench needs a display, or EGL."""
+    stream = rendered(blender, 1, lambda: (64, 48, WORKBENCH))
+    try:
+        with stream as way:
+            way(0.01)
+    except ab.AsyncblendError:
+        return [CYCLES]
+    return [CYCLES, WORKBENCH]

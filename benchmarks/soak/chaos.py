@@ -1,0 +1,133 @@
+"""Chaos: injects faults at random times, from the consumer's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import zmq
+
+import asyncblend as ab
+
+from .faults import GARBAGE, KILL, KINDS, SLOW, STOP, Recoveries
+from .garbage import message
+from .processes import BlenderProcess, blenders, endpoint
+
+__all__ = ["Chaos"]
+
+_SERVING = {"idle", "ready", "rendering"}  # states of an instance
+
+
+class Chaos:
+    """Faults for one stream, `between` seconds apart on average."""
+
+    def __init__(
+        self, rng: random.Random, between: float, stream: ab.BlenderStream, recoveries: Recoveries
+    ) -> None:
+        self._rng, self._between, self._stream, self._recoveries = rng, between, stream, recoveries
+        self._endpoint: str | None = None
+        self._pause = 0.0
+        self.times: list[tuple[float, str]] = []
+        """Of each fault: seconds since the start, and its kind."""
+        self.messages = 0
+        """Of garbage, that were sent."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Faults, by kind."""
+        counts = Counter(kind for _, kind in self.times)
+        return {kind: counts[kind] for kind in KINDS}
+
+    async def run(self, seconds: float) -> None:
+        """Go on for so long."""
+        began = time.monotonic()
+        context = zmq.Context()  # another one than the stream's, as another program would have
+        inject: dict[str, Callable[[], bool]] = {
+            KILL: self._kill,
+            STOP: self._stop,
+            GARBAGE: functools.partial(self._talk_garbage, context),
+            SLOW: self._slow_down,
+        }
+        try:
+            while True:
+                wait = min(self._rng.expovariate(1 / self._between), 3 * self._between)
+                if time.monotonic() + wait > began + seconds:
+                    return
+                await asyncio.sleep(wait)
+                kind = self._rng.choice(KINDS)
+                if inject[kind]():
+                    self.times.append((time.monotonic() - began, kind))
+        finally:
+            context.destroy(linger=0)
+
+    async def hold_up(self) -> None:
+        """Hold up the consumer, who calls this after each frame, if it is time to."""
+        pause, self._pause = self._pause, 0.0
+        if pause > 0:
+            await asyncio.sleep(pause)
+        elif pause < 0:
+            _block(-pause)
+
+    def _slow_down(self) -> bool:
+        # Below 0, the event loop is to be blocked too.
+        self._pause = self._rng.uniform(0.05, 1.0) * self._rng.choice((1, -1))
+        return True
+
+    def _kill(self) -> bool:
+        """At any moment of its life, its start included."""
+        return self._signal(KILL, signal.SIGKILL, blenders())
+
+    def _stop(self) -> bool:
+        # Before it serves, only the long start budget would find it.
+        states = self._stream.stats().state
+        serving = [blender for blender in blenders() if states[blender.instance] in _SERVING]
+        return self._signal(STOP, signal.SIGSTOP, serving)
+
+    def _signal(self, kind: str, number: int, among: list[BlenderProcess]) -> bool:
+        fresh = [one for one in among if not self._recoveries.was_hit(one.instance, one.process.pid)]
+        if not fresh:
+            return False
+        instance, process = self._rng.choice(fresh)
+        try:
+            process.send_signal(number)
+        except psutil.Error:  # it died by itself meanwhile
+            return False
+        self._recoveries.hit(instance, kind, process.pid)
+        return True
+
+    def _talk_garbage(self, context: zmq.Context[Any]) -> bool:
+        self._endpoint = self._endpoint or endpoint()
+        if self._endpoint is None:
+            return False
+        if self._endpoint.startswith("ipc://") and self._rng.random() < 0.25:
+            self._talk_no_zeromq(self._endpoint.removeprefix("ipc://"))
+            return True
+        with context.socket(zmq.DEALER) as peer:
+            peer.linger = 1000  # milliseconds for it to leave
+            peer.connect(self._endpoint)
+            for _ in range(self._rng.randint(1, 40)):
+                with contextlib.suppress(zmq.Again):
+                    peer.send_multipart(message(self._rng), zmq.DONTWAIT)
+                    self.messages += 1
+        return True
+
+    def _talk_no_zeromq(self, path: str) -> None:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as plain:
+            plain.settimeout(0.2)
+            plain.connect(path)
+            plain.sendall(self._rng.randbytes(self._rng.randint(1, 5000)))
+            self.messages += 1
+
+
+def _block(seconds: float) -> None:
+    """As a training step does that runs in the event loop's thread."""
+    time.sleep(seconds)

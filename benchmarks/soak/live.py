@@ -1,0 +1,55 @@
+"""The lines that show how far a run is."""
+
+from __future__ import annotations
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from .run import Run
+
+__all__ = ["live"]
+
+
+def live(run: Run, console: Console) -> Live:
+    """To be entered around the run; leaves nothing on the screen."""
+    spinner = Spinner("dots")
+
+    def lines() -> RenderableType:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column()
+        grid.add_column(no_wrap=True)  # a narrow terminal cuts the end off
+        if run.began is None:
+            grid.add_row(spinner, "waiting for the first Blender")
+            return grid
+        grid.add_row(spinner, _frames(run))
+        if run.with_chaos:
+            grid.add_row("", _faults(run))
+        return grid
+
+    return Live(console=console, get_renderable=lines, refresh_per_second=8, transient=True)
+
+
+def _frames(run: Run) -> Text:
+    ledger, passed = run.ledger, run.passed
+    minutes, seconds = divmod(max(0, round(run.seconds - passed)), 60)
+    line = Text()
+    line.append(f"{minutes}:{seconds:02} left", style="bold")
+    line.append(f"  {ledger.delivered:,} frames  {ledger.delivered / max(passed, 1e-9):,.0f}/s")
+    for name, count in (
+        ("lost", ledger.lost),
+        ("duplicates", ledger.duplicates),
+        ("wrong", ledger.wrong),
+    ):
+        line.append(f"  {name} {count}", style="bold red" if count else "green")
+    return line
+
+
+def _faults(run: Run) -> Text:
+    line = Text("faults")
+    for kind, count in run.chaos.counts.items():
+        line.append(f"  {kind} {count}", style="yellow")
+    line.append(f"  recovering {run.recoveries.open}")
+    return line

@@ -1,0 +1,159 @@
+"""What was measured: figures for programs, a table for people, a row for a README; and what must not be."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from rich.table import Table
+
+from .faults import GARBAGE, KILL, STOP
+from .run import Run
+
+__all__ = ["figures", "markdown", "problems", "table", "title"]
+
+
+def title(run: Run) -> str:
+    """What ran, and how long it was to."""
+    return f"{_fleet(run)}, {run.seconds / 60:g} min"
+
+
+def _fleet(run: Run) -> str:
+    """How many of which kind and version."""
+    count, name = run.config.instances, run.fleet.name
+    if run.version is not None:
+        return f"{count} {name} {run.version}"
+    return f"{count} {name}{'s' if count > 1 and name != 'bpy' else ''}"
+
+
+def problems(run: Run, left: list[str]) -> list[str]:
+    """What must not be, in words. Empty: all is well."""
+    ledger = run.ledger
+    found = [] if run.failure is None else [run.failure]
+    for name, count in (
+        ("frames lost", ledger.lost),
+        ("duplicates", ledger.duplicates),
+        ("frames with wrong content", ledger.wrong),
+        ("faults after which the instance did not come back", run.recoveries.open),
+    ):
+        if count:
+            found.append(f"{count} {name}")
+    found += ledger.details
+    if not ledger.delivered:
+        found.append("no frame at all")
+    for name, trend in run.memory.trends().items():
+        if not trend.flat:
+            found.append(f"the memory of {name} grew from {trend.early:.0f} to {trend.late:.0f} MiB")
+    return found + [f"left behind: {what}" for what in left]
+
+
+def figures(run: Run, left: list[str]) -> dict[str, Any]:
+    """All that was measured, as JSON has it."""
+    ledger, stats, samples = run.ledger, run.stream.stats(), run.memory.samples
+    return {
+        "fleet": _fleet(run),
+        "kind": run.fleet.name,
+        "version": run.version,
+        "instances": run.config.instances,
+        "seed": run.config.seed,
+        "minutes": round(run.took / 60, 1),
+        "seconds": round(run.took, 1),
+        "closing_seconds": round(run.closing, 2),
+        "frames": ledger.delivered,
+        "frames_per_second": round(ledger.delivered / max(run.took, 1e-9), 1),
+        "passes": ledger.passes,
+        "frames_in_a_pass": run.length,
+        "broken_off": run.broken_off,
+        "lost": ledger.lost,
+        "duplicates": ledger.duplicates,
+        "wrong": ledger.wrong,
+        "faults": run.chaos.counts,
+        "garbage_messages": run.chaos.messages,
+        "recovery_seconds": {
+            kind: {
+                "count": len(seconds),
+                "median": round(statistics.median(seconds), 2),
+                "worst": round(max(seconds), 2),
+            }
+            for kind, seconds in run.recoveries.seconds.items()
+            if seconds
+        },
+        "hit_again": run.recoveries.hit_again,
+        "not_recovered": run.recoveries.open,
+        "restarts": stats.restarts,
+        "stale": stats.stale,
+        "bad_messages": stats.bad_messages,
+        "memory_mib": {
+            name: {
+                "second_quarter": round(trend.early, 1),
+                "last_quarter": round(trend.late, 1),
+                "flat": trend.flat,
+            }
+            for name, trend in run.memory.trends().items()
+        },
+        "memory_over_time": {
+            "seconds": [round(sample.at, 1) for sample in samples],
+            "host_mib": [round(sample.host, 1) for sample in samples],
+            "fleet_mib": [round(sample.fleet, 1) for sample in samples],
+        },
+        "left": left,
+    }
+
+
+def markdown(f: dict[str, Any]) -> list[str]:
+    """Heading, rule and row of a Markdown table: how reliable that fleet was. `f`: the figures."""
+    host = f["memory_mib"]["the host"]
+    cells = {
+        "fleet": f["fleet"],
+        "minutes": f"{f['minutes']:g}",
+        "frames": f"{f['frames']:,}",
+        **{kind: str(count) for kind, count in f["faults"].items()},
+        **{name: str(f[name]) for name in ("lost", "duplicates", "wrong")},
+        **{f"recovery after {kind}: median, worst": _recovery(f, kind) for kind in (KILL, STOP)},
+        "host memory, second and last quarter": f"{host['second_quarter']:.0f} → {host['last_quarter']:.0f} MiB",
+    }
+    return [f"| {' | '.join(cells)} |", f"|{'---|' * len(cells)}", f"| {' | '.join(cells.values())} |"]
+
+
+def _recovery(f: dict[str, Any], kind: str) -> str:
+    own = f["recovery_seconds"].get(kind)
+    return f"{own['median']:.1f} s, {own['worst']:.1f} s" if own else "none"
+
+
+def table(f: dict[str, Any], title: str) -> Table:
+    """The figures for people."""
+    table = Table(title=f"Soak of {title}", show_header=False, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("frames delivered", f"{f['frames']:,} ({f['frames_per_second']:,.0f}/s)")
+    table.add_row(
+        "passes", f"{f['passes']} of {f['frames_in_a_pass']:,} frames, {f['broken_off']} broken off"
+    )
+    for name in ("lost", "duplicates", "wrong"):
+        label = "wrong content" if name == "wrong" else name
+        table.add_row(label, str(f[name]), style="bold red" if f[name] else "bold green")
+    for kind, count in f["faults"].items():
+        more = f" ({f['garbage_messages']} messages)" if kind == GARBAGE else ""
+        table.add_row(f"faults: {kind}", f"{count}{more}")
+    for kind, own in f["recovery_seconds"].items():
+        table.add_row(
+            f"recovery after {kind}",
+            f"median {own['median']:.2f} s, worst {own['worst']:.2f} s of {own['count']}",
+        )
+    if f["hit_again"]:
+        table.add_row("hit again before", str(f["hit_again"]))
+    table.add_row("not recovered", str(f["not_recovered"]))
+    more = f["restarts"] - f["faults"][KILL] - f["faults"][STOP]
+    table.add_row("restarts", f"{f['restarts']}{f', {more} without a fault' if more > 0 else ''}")
+    table.add_row("stale frames dropped", str(f["stale"]))
+    table.add_row("bad messages dropped", str(f["bad_messages"]))
+    for name, own in f["memory_mib"].items():
+        table.add_row(
+            f"memory of {name}",
+            f"{own['second_quarter']:.0f} MiB in the second quarter, {own['last_quarter']:.0f} in the last: "
+            f"{'flat' if own['flat'] else 'NOT FLAT'}",
+            style="" if own["flat"] else "bold red",
+        )
+    table.add_row("closed in", f"{f['closing_seconds']:.2f} s")
+    table.add_row("left behind", ", ".join(f["left"]) or "nothing")
+    return table

@@ -1,0 +1,111 @@
+"""`python -m benchmarks startup`: from nothing to the first frame."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncblend as ab
+from asyncblend.aio import loop_factory
+from asyncblend.errors import BlenderNotFound
+from asyncblend.fleet.discovery import find_blender
+from asyncblend.testing import fake_blender
+
+from .measuring import Effort, Timed, Way, in_turn
+from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
+from .peers.plain import INSIDE, PlainBlenders
+from .render import CYCLES
+from .report import Metric, Report
+
+__all__ = ["measure", "startup"]
+
+_METHOD = (
+    "One instance, a 128x96 image with Cycles. *asyncblend*: from entering the stream to the first frame. *plain "
+    "launch*: from launching the same Blender with a script to its first image rendered; for the fake, which renders "
+    "nothing, a Python that imports numpy and zmq."
+)
+_SCENE = (128, 96, CYCLES)
+
+
+def startup(
+    quick: QuickOption = False,
+    rounds: RoundsOption = None,
+    seconds: SecondsOption = None,
+    json_: JsonOption = None,
+    out: OutOption = None,
+) -> None:
+    """Seconds from entering the stream to the first frame, for each kind of Blender that is here, and for the fake.
+
+    The limit is to launch the same Blender plainly.
+    """
+    with effort(quick, rounds, seconds, default=(3, 0.0)) as how:
+        report = measure(how)
+    show(report, out, json_)
+
+
+def measure(how: Effort) -> Report:
+    """The fake, the bpy module, and the executable, as far as they are here."""
+    metrics = [Metric("seconds to the first frame", lambda timed: timed.seconds, 2, less_is_better=True)]
+    report = Report("startup", "Start: from nothing to the first frame", _METHOD, metrics, "asyncblend")
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        folder = Path(name)
+        kinds = {"fake": str(fake_blender(folder / "fake", values={"image": ("uint8", (96, 128, 3))}))}
+        if not how.quick:
+            kinds |= _real()
+        for kind, blender in kinds.items():
+            how.say(kind)
+            limit = _once(_python) if kind == "fake" else _once(lambda b=blender: _plain(b, folder))  # type: ignore[misc]
+            ways = {"asyncblend": _once(lambda b=blender: _ours(b)), "plain launch (limit)": limit}  # type: ignore[misc]
+            report.add(kind, in_turn(ways, how))
+    return report
+
+
+def _real() -> dict[str, str]:
+    found = {}
+    with contextlib.suppress(BlenderNotFound):
+        find_blender("bpy")
+        found["bpy module"] = "bpy"
+    if path := shutil.which("blender"):
+        found["Blender executable"] = path
+    return found
+
+
+def _once(work: Callable[[], float]) -> Way:
+    """A way that does its work once, however long it takes. `work` says how long."""
+    return lambda seconds: Timed(1, work())
+
+
+def _ours(blender: str) -> float:
+    async def first() -> float:
+        began = time.perf_counter()
+        stream = ab.BlenderStream(
+            script=INSIDE / "cube_stream.py", blender=blender, instances=1, params={"scene": list(_SCENE)}
+        )
+        async with stream:
+            await anext(stream)
+            return time.perf_counter() - began
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(first())
+
+
+def _plain(blender: str, folder: Path) -> float:
+    began = time.perf_counter()
+    with PlainBlenders("cube_bare.py", blender, 1, folder) as blenders:
+        blenders.tell(scene=_SCENE)
+        blenders.answers()  # ready
+        blenders.answers()  # and rendered
+        return time.perf_counter() - began
+
+
+def _python() -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import numpy, zmq"], check=True)
+    return time.perf_counter() - began

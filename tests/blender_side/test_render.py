@@ -1,0 +1,182 @@
+"""render: what Blender would save, as an array."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.blender
+
+SCRIPT = """
+import os
+from asyncblend.blender.capture import render
+
+scene = bpy.context.scene
+options, image = scene.render, scene.render.image_settings
+options.engine = "CYCLES"
+options.resolution_x, options.resolution_y = 64, 48
+scene.cycles.samples = 2
+results = {"errors": {}}
+
+def settings():
+    found = {"dither": options.dither_intensity, "path": options.filepath, "extension": options.use_file_extension}
+    for name in image.bl_rna.properties.keys():
+        if not image.is_property_readonly(name):
+            found[name] = getattr(image, name)
+    return {name: str(value) for name, value in found.items()}
+
+def attempt(name):
+    before = settings()
+    try:
+        render()
+        results["errors"][name] = None
+    except RuntimeError as error:
+        results["errors"][name] = str(error)
+    assert settings() == before, name
+
+attempt("denoiser")
+results["denoising"] = scene.cycles.use_denoising
+scene.cycles.use_denoising = False
+
+def png(name):  # what Blender itself saves
+    image.file_format, image.color_mode, image.color_depth = "PNG", "RGB", "8"
+    options.dither_intensity, options.filepath = 0, str(OUT / f"{name}.png")
+    bpy.ops.render.render(write_still=True)
+
+def same(name):
+    png(name)
+    options.dither_intensity = 1  # as it is from the factory
+    np.save(OUT / f"{name}.npy", render()["image"])
+
+for name, transform in [("plain", "Standard"), ("filmic", "Filmic")]:
+    scene.view_settings.view_transform = transform
+    same(name)
+options.film_transparent = True
+same("transparent")
+options.film_transparent = False
+options.use_border = options.use_crop_to_border = True
+options.border_min_x, options.border_max_x, options.border_min_y, options.border_max_y = 0.13, 0.71, 0.2, 0.77
+same("crop")
+options.use_border = False
+options.resolution_percentage = 33
+same("percentage")
+options.resolution_percentage = 100
+options.engine = "BLENDER_WORKBENCH"
+same("workbench")
+options.engine = "CYCLES"
+
+scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.5, 0.5, 0.5, 1)
+first, again = render()["image"], render()["image"]
+results["repeatable"] = bool((first == again).all())
+results["contiguous"] = bool(first.flags.c_contiguous and first.flags.writeable)
+
+other = bpy.data.scenes.new("Other")
+other.render.resolution_x, other.render.resolution_y, other.render.engine = 16, 8, "CYCLES"
+other.cycles.use_denoising, other.cycles.samples, other.camera = False, 1, scene.camera
+if bpy.context.window:
+    bpy.context.window.scene = other
+    results["other"] = render()["image"].shape
+    bpy.context.window.scene = scene
+
+results["restored"] = {}
+for file_format, mode, depth in [("OPEN_EXR", "RGBA", "32"), ("JPEG", "BW", "8"), ("PNG", "RGBA", "16")]:
+    image.file_format, image.color_mode, image.color_depth = file_format, mode, depth
+    options.filepath, options.dither_intensity, options.use_file_extension = "//my_frames_", 0.75, True
+    before = settings()
+    render()
+    results["restored"][file_format] = (before, settings())
+image.file_format = "PNG"
+descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+for _ in range(3):
+    render()
+results["leaked"] = (len(os.listdir("/proc/self/fd")) if descriptors else 0) - descriptors
+
+options.use_multiview = True
+attempt("stereo")
+options.use_multiview = False
+scene.camera = None
+attempt("camera")
+results["files"] = sorted(path.name for path in OUT.iterdir())
+(OUT / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def out(in_blender: Callable[[str], Path]) -> Path:
+    return in_blender(SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def results(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "results.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("plain", (48, 64, 3)),
+        ("filmic", (48, 64, 3)),
+        ("transparent", (48, 64, 3)),
+        ("crop", (27, 37, 3)),
+        ("percentage", (15, 21, 3)),
+        ("workbench", (48, 64, 3)),
+    ],
+)
+def test_is_what_blender_saves(out: Path, name: str, shape: tuple[int, ...]) -> None:
+    """To the bit by a file, within 1/255 by Cycles' memory."""
+    image = np.load(out / f"{name}.npy")
+    assert image.shape == shape
+    assert image.dtype == np.uint8
+    assert image.std() > 0
+    saved = np.asarray(Image.open(out / f"{name}.png"))
+    assert np.abs(image.astype(int) - saved).max() <= (1 if name == "plain" else 0)
+
+
+@pytest.mark.parametrize("file_format", ["OPEN_EXR", "JPEG", "PNG"])
+def test_puts_all_settings_back(results: dict[str, Any], file_format: str) -> None:
+    before, after = results["restored"][file_format]
+    assert before["file_format"] == file_format
+    assert before["path"] == "//my_frames_"
+    assert after == before
+
+
+def test_same_scene_gives_the_same_bytes(results: dict[str, Any]) -> None:
+    assert results["repeatable"]
+
+
+def test_array_is_contiguous_and_writable(results: dict[str, Any]) -> None:
+    assert results["contiguous"]
+
+
+def test_follows_the_current_scene(results: dict[str, Any]) -> None:
+    if "other" not in results:
+        pytest.skip("no window here, so the scene cannot be switched")
+    assert results["other"] == [8, 16, 3]
+
+
+def test_leaves_neither_files_nor_descriptors(results: dict[str, Any]) -> None:
+    assert {name for name in results["files"] if not name.endswith((".npy", ".png"))} == {"script.py"}
+    assert results["leaked"] == 0
+
+
+def test_says_which_setting_to_change_where_there_is_no_denoiser(results: dict[str, Any]) -> None:
+    message = results["errors"]["denoiser"]
+    assert message is None or ("use_denoising = False" in message and "OpenImageDenoise" in message)
+    assert results["denoising"], "the user's setting was changed"
+
+
+def test_says_that_there_is_no_camera(results: dict[str, Any]) -> None:
+    assert "camera" in results["errors"]["camera"]
+    assert "set scene.camera" in results["errors"]["camera"]
+
+
+def test_says_that_stereo_is_not_supported(results: dict[str, Any]) -> None:
+    assert "use_multiview = False" in results["errors"]["stereo"]

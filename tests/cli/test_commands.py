@@ -1,0 +1,206 @@
+"""The commands demo, stream and link, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asyncblend.cli.config_file import load_config
+from asyncblend.cli.demo import figure
+from asyncblend.config import Timeouts
+from asyncblend.errors import ConfigError
+from asyncblend.testing import fake_blender
+
+VALUES = {"image": ("uint8", (48, 64, 3)), "xy": ("float32", (8, 2))}
+
+
+def asyncblend(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "asyncblend", *args],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
+    """Pictures of an earlier demo go, other files stay, and the summary names what came."""
+    fake = str(fake_blender(tmp_path / "fake", values=VALUES))
+    options = ("--blender", fake, "--instances", "2", "--batch-size", "3", "--seed", "4")
+    done = asyncblend("demo", *options, "--batches", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("time to the first frame", "frames/s", "frames by instance +0: ", r"output_##\.png \(3\)"):
+        assert re.search(word, done.stdout)
+    (tmp_path / "tmp" / "notes.txt").touch()
+    again = asyncblend("demo", *options, "--batches", "2", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    names = sorted(path.name for path in (tmp_path / "tmp").iterdir())
+    assert names == ["notes.txt", "output_00.png", "output_01.png"]
+    with Image.open(tmp_path / "tmp" / "output_00.png") as picture:
+        assert picture.size == (128, 96)  # three frames in a 2x2 figure
+
+
+@pytest.mark.blender
+def test_demo_on_real_blender_draws_corners_on_the_corners(real: Any, tmp_path: Path) -> None:
+    """The projected corners span the pixels of the cube, which differ from the plain background."""
+    done = asyncblend(
+        "demo",
+        "--blender",
+        real.blender,
+        "--batches",
+        "1",
+        "--instances",
+        "1",
+        "--out",
+        "figures",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "figures" / "output_00.png") as picture:
+        assert picture.size == (1280, 960)
+
+
+@pytest.mark.blender
+def test_the_corners_of_the_demo_scene_bound_the_cube(real: Any) -> None:
+    """In each frame of cube.py the box of the projected corners is the box of the pixels that are not background."""
+    from asyncblend.bridge import Bridge
+    from asyncblend.config import StreamConfig
+    from asyncblend.scripts import script
+
+    bridge = Bridge(StreamConfig(script=script("cube.py"), blender=real.blender, instances=1, length=4))
+    try:
+        for frame in bridge.open():
+            image, corners = frame["image"].astype(int), frame["xy"]
+            assert image.shape == (480, 640, 3)
+            ys, xs = np.nonzero(np.abs(image - image[0, 0]).sum(axis=2) > 24)
+            found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            expected = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+            np.testing.assert_allclose(found, expected, atol=2.5)
+    finally:
+        bridge.close()
+
+
+def test_a_figure_marks_each_keypoint_at_its_place() -> None:
+    """A dot covers the pixel whose area holds the keypoint, in the right tile."""
+    batch = {
+        "image": torch.zeros((4, 40, 50, 3), dtype=torch.uint8),
+        "xy": torch.tensor([[[20.5, 10.5]]] * 4),
+    }
+    sheet = np.asarray(figure(batch))
+    assert sheet.shape == (80, 100, 3)
+    for top in (0, 40):
+        for left in (0, 50):
+            tile = sheet[top : top + 40, left : left + 50]
+            ys, xs = np.nonzero(tile.sum(axis=2))
+            assert (xs.min() + xs.max()) / 2 == 20
+            assert (ys.min() + ys.max()) / 2 == 10
+
+
+def test_stream_takes_a_script_or_a_toml_file(tmp_path: Path) -> None:
+    """Both print the first frame and a summary; options override the file."""
+    fake_blender(tmp_path / "fake", values=VALUES)
+    (tmp_path / "scene.py").touch()
+    (tmp_path / "job.toml").write_text(
+        'script = "scene.py"\ninstances = 2\nlength = 50\n[timeouts]\nstart = 60\n'
+    )
+    for config in ("scene.py", "job.toml"):
+        done = asyncblend(
+            "stream", config, "--length", "7", cwd=tmp_path, ASYNCBLEND_BLENDER=str(tmp_path / "fake")
+        )
+        assert done.returncode == 0, done.stderr
+        assert "image=uint8[48, 64, 3]" in done.stdout
+        assert re.search(r"^frames +7 *$", done.stdout, re.MULTILINE)
+
+
+def test_config_file_reads_paths_beside_itself_and_tables(tmp_path: Path) -> None:
+    """All of StreamConfig can be written in TOML."""
+    path = tmp_path / "job.toml"
+    path.write_text(
+        'script = "a.py"\nscene = "b.blend"\nshard = [1, 2]\n[timeouts]\nstop = 1\n[params]\nlevel = 3\n'
+    )
+    config = load_config(path, seed=5)
+    assert (config.script, config.scene) == (tmp_path / "a.py", tmp_path / "b.blend")
+    assert (config.shard, config.seed, config.params) == ((1, 2), 5, {"level": 3})
+    assert config.timeouts == Timeouts(stop=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('script = "a.py"\ninstanses = 2', "did you mean 'instances'"),
+        ("script = ", "cannot be read"),
+        ("", "needs script"),
+    ],
+)
+def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
+    """A wrong file is a ConfigError that says what is wrong."""
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("demo", "--instances", "0"), "ConfigError instances must be a whole number, at least 1; got 0"),
+        (("demo", "--blender", "no-such-folder"), "BlenderNotFound blender='no-such-folder'"),
+        (("stream", "nowhere.py", "--blender", "bpy"), "ConfigError script 'nowhere.py' does not exist"),
+        (("stream", "nowhere.toml"), "ConfigError config 'nowhere.toml' does not exist"),
+    ],
+)
+def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    """No Python traceback of ours: the error's own words, on standard error."""
+    done = asyncblend(*args, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.blender
+def test_link_lets_blender_itself_run_a_script(tmp_path: Path) -> None:
+    """After it, `blender -b --python script.py` shows sample 0 and saves the image beside the script."""
+    blender = shutil.which("blender")
+    if blender is None:
+        pytest.skip("there is no Blender executable here")
+    home = {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "home" / ".config")}
+    linked = asyncblend("link", "--blender", blender, cwd=tmp_path, **home)
+    assert linked.returncode == 0, linked.stderr
+    script = tmp_path / "scene.py"
+    script.write_text("""
+import bpy
+from asyncblend import blender as bl
+scene = bpy.context.scene
+scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES", 1, False
+scene.render.resolution_x, scene.render.resolution_y = 64, 48
+def sample(task): return {"image": bl.render()["image"], "index_was": task.index}
+bl.serve(sample)
+print("serve returned")
+""")
+    done = subprocess.run(
+        [blender, "--background", "--factory-startup", "--python", str(script)],
+        env={**os.environ, **home},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "image: uint8, shape (48, 64, 3)" in done.stdout, done.stdout + done.stderr
+    assert "index_was: int, 0" in done.stdout
+    assert "serve returned" in done.stdout
+    with Image.open(tmp_path / "scene.png") as picture:
+        assert picture.size == (64, 48)

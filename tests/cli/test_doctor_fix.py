@@ -1,0 +1,236 @@
+"""`asyncblend doctor --fix`: the embedded Blender for real, installed once, from the package index."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import asyncblend as ab
+from asyncblend.cli.doctor import doctor
+from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
+from asyncblend.fleet.embedded import MODULES, embedded_pythons, site_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.blender,
+    pytest.mark.skipif(sys.version_info[:2] not in MODULES, reason="there is no module bpy for this Python"),
+]
+
+EXECUTABLE = shutil.which("blender")
+
+
+def fix(*arguments: str) -> tuple[int, str]:
+    """Exit status and standard output of `asyncblend doctor --fix`."""
+    app = typer.Typer()
+    app.command()(doctor)
+    result = CliRunner().invoke(app, ["--fix", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout
+
+
+def hide_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this Python have no bpy."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, package=None: None if name == "bpy" else real(name, package)
+    )
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Blender at all, and an empty cache."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    hide_module(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache in which a first `--fix` has put the embedded Blender, and has touched nothing else."""
+    cache = tmp_path_factory.mktemp("cache")
+    before = own_packages()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(VARIABLE, raising=False)
+        patch.setenv("ASYNCBLEND_CACHE", str(cache))
+        patch.setenv("PATH", "")
+        hide_module(patch)
+        code, text = fix("--json")
+    found = json.loads(text)
+    assert code == 0, found
+    (fixed,) = found["fixed"]
+    assert fixed["what"].startswith("The embedded Blender, bpy ")
+    assert fixed["path"] == found["blenders"][0]["path"]
+    assert own_packages() == before
+    yield cache
+    shutil.rmtree(cache)  # a gigabyte
+
+
+@pytest.fixture
+def inside(made: Path, monkeypatch: pytest.MonkeyPatch) -> Blender:
+    """The embedded Blender, the only one on this machine."""
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(made))
+    (blender,) = all_blenders()
+    return blender
+
+
+def own_packages() -> dict[str, tuple[str, float]]:
+    """What is installed in the Python that runs here, and when it was."""
+    found = {}
+    for one in importlib.metadata.distributions():
+        record = Path(str(one.locate_file("")), f"{one.metadata['Name']}-{one.version}.dist-info", "RECORD")
+        found[one.metadata["Name"]] = (one.version, record.stat().st_mtime if record.exists() else 0.0)
+    return found
+
+
+async def test_a_stream_on_it_renders(inside: Blender, write_script: Callable[..., Path]) -> None:
+    """It is taken when there is no other, with packages of its own."""
+    assert find_blender(None) == find_blender("bpy") == inside
+    script = write_script(
+        "import bpy, sys, zmq\n"
+        "scene = bpy.context.scene\n"
+        "scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = 'CYCLES', 1, False\n"
+        "scene.render.resolution_x, scene.render.resolution_y = 64, 48\n"
+        "def sample(task):\n"
+        "    return {**bl.render(), 'prefix': sys.prefix, 'files': [np.__file__, zmq.__file__, bpy.__file__]}\n"
+    )
+    async with ab.BlenderStream(script=script, instances=1, length=2) as stream:
+        frames = [frame async for frame in stream]
+    assert [frame.index for frame in frames] == [0, 1]
+    for frame in frames:
+        assert frame["image"].shape == (48, 64, 3)
+        assert frame["image"].any()
+        assert frame["prefix"] == str(Path(inside.path).parents[1])
+        assert all(file.startswith(str(site_packages(inside.path))) for file in frame["files"])
+
+
+def test_its_numpy_is_its_own(inside: Blender) -> None:
+    """What bpy pins holds there; here nothing has changed (as the fixture checks)."""
+    versions = {
+        one.metadata["Name"]: one.version
+        for one in importlib.metadata.distributions(path=[str(site_packages(inside.path))])
+    }
+    assert {"bpy", "numpy", "pyzmq"} <= set(versions)
+    if sys.version_info[:2] == (3, 11):
+        assert versions["numpy"].startswith("1.")
+    assert not {"torch", "asyncblend"} & set(versions)
+
+
+def test_a_second_fix_is_quick_and_changes_nothing(inside: Blender) -> None:
+    """It renders a frame with what is there."""
+    before = os.stat(inside.path), os.listdir(Path(inside.path).parents[2])
+    start = time.perf_counter()
+    code, page = fix()
+    assert time.perf_counter() - start < 10
+    assert code == 0, page
+    assert "(embedded bpy module, taken by default)" in page
+    assert "pyzmq" in page
+    assert "Fixed" not in page
+    assert page.splitlines()[-1] == "Ready: type asyncblend demo"
+    assert (os.stat(inside.path), os.listdir(Path(inside.path).parents[2])) == before
+
+
+def test_json_tells_of_it(inside: Blender) -> None:
+    """With its facts, as any other."""
+    code, text = fix("--json")
+    found = json.loads(text)
+    assert code == 0, found
+    assert found["ready"] is True
+    assert found["default"] == "bpy"
+    (blender,) = found["blenders"]
+    assert blender["path"] == inside.path
+    assert (blender["kind"], blender["embedded"], blender["default"]) == ("module", True, True)
+    assert blender["facts"]["pyzmq_origin"] == "own"
+    assert blender["version"].startswith(("4.5.", "5."))
+
+
+def test_beside_the_own_module_it_is_the_last(
+    inside: Blender, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has a name by which it can be taken."""
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(Path(inside.path).parents[3]))
+    assert all_blenders() == [Blender("module", sys.executable), inside]
+    code, text = fix("--json", "--blender", inside.path)
+    assert code == 0, text
+    (blender,) = json.loads(text)["blenders"]
+    assert blender["option"] == inside.path
+    assert blender["default"] is False
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")
+@pytest.mark.parametrize("arguments", [(), ("--blender", "bpy")])
+def test_without_a_network_the_command_is_told(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The installer's last words, the command to type, and other ways to a Blender; exit status 1."""
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_CONFIG_FILE", os.devnull)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    code, text = fix("--json", *arguments)
+    found = json.loads(text)
+    assert code == 1
+    assert found["ready"] is False
+    failed, absent = found["problems"]
+    assert failed["title"] == "The embedded Blender could not be installed"
+    assert "No matching distribution found for bpy" in failed["details"]
+    assert " install " in failed["commands"][0]
+    assert MODULES[sys.version_info[:2]] in failed["commands"][0]
+    assert found["commands"] == failed["commands"]
+    assert absent["title"].startswith("No ")
+    assert "asyncblend doctor --fix" not in absent["commands"]
+    assert list(embedded_pythons()) == []
+
+
+def test_no_python_that_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the page, with what to install first."""
+    monkeypatch.setattr(sys, "version_info", (3, 12))
+    code, page = fix()
+    assert code == 1
+    assert "There is no module bpy for Python 3.12, which runs here" in page
+    assert "Type: asyncblend doctor --fix    (with Python 3.11 or 3.13 on the PATH)" in page
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason="there is no Blender executable here")
+def test_a_named_executable_gets_pyzmq_and_nothing_else(tmp_path: Path) -> None:
+    """Ahead of time, and it is said. The embedded Blender was not asked for."""
+    code, page = fix("--blender", str(EXECUTABLE))
+    assert code == 0, page
+    assert not list((tmp_path / "cache").glob("bpy-*"))
+    if "(its own)" in page:
+        pytest.skip("this Blender's Python brings pyzmq along")
+    assert re.search(r"installed +(numpy \S+ and )?pyzmq \d\S* for its Python, just now", page)
+    code, text = fix("--json", "--blender", str(EXECUTABLE))
+    (blender,) = json.loads(text)["blenders"]
+    assert code == 0
+    assert blender["facts"]["pyzmq_origin"] == "cache"
+    assert blender["installed"] == []
+
+
+async def test_the_hosts_pythonpath_does_not_reach_it(
+    inside: Blender, write_script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the host's Python is given is another build."""
+    (tmp_path / "poison").mkdir()
+    (tmp_path / "poison" / "numpy.py").write_text("raise ImportError('leaked')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "poison"))
+    script = write_script("def sample(task): return {'numpy': np.__file__}")
+    async with ab.BlenderStream(script=script, blender=inside.path, instances=1, length=1) as stream:
+        frames = [frame async for frame in stream]
+    assert frames[0]["numpy"].startswith(str(site_packages(inside.path)))

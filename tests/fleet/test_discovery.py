@@ -1,0 +1,261 @@
+"""Which Blender is taken, from files and variables made for the test."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncblend.errors import BlenderNotFound
+from asyncblend.fleet import embedded
+from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
+
+NAME = "blender.exe" if sys.platform == "win32" else "blender"
+
+
+def make_executable(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def set_module(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
+    spec = importlib.machinery.ModuleSpec("bpy", None, origin="bpy/__init__.so") if there else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+
+
+def set_embedded(home: Path, name: str = "env-1234") -> Blender:
+    """Files like those of an environment with the embedded Blender."""
+    if sys.platform == "win32":
+        python, packages = "Scripts/python.exe", "Lib/site-packages"
+    else:
+        python, packages = "bin/python", "lib/python3.11/site-packages"
+    (home / name / packages / "bpy").mkdir(parents=True)
+    path = make_executable(home / name / python)
+    (home / "current").write_text(f"{name}\n")
+    return Blender("module", path)
+
+
+def home_of(version: tuple[int, int]) -> Path:
+    return embedded._home(version)
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with no Blender at all; the folder is the working directory."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    set_module(monkeypatch, there=False)
+    return tmp_path
+
+
+def test_executable_is_taken_by_its_path(tmp_path: Path) -> None:
+    path = make_executable(tmp_path / "blender-9.9")
+    assert find_blender(path) == Blender("executable", path)
+    assert find_blender(Path(path)) == Blender("executable", path)
+
+
+def test_relative_path_and_home_become_absolute(tmp_path: Path) -> None:
+    path = make_executable(tmp_path / "apps" / "blender-9.9")
+    assert find_blender("apps/blender-9.9").path == path
+    assert find_blender("~/apps/blender-9.9").path == path
+
+
+def test_folder_that_holds_one(tmp_path: Path) -> None:
+    path = make_executable(tmp_path / "blender-9.9-linux-x64" / NAME)
+    assert find_blender("blender-9.9-linux-x64") == Blender("executable", path)
+
+
+@pytest.mark.parametrize(
+    ("platform", "folder", "executable"),
+    [
+        ("linux", "opt", "opt/blender"),
+        ("win32", "Blender 9.9", "Blender 9.9/blender.exe"),
+        ("darwin", "Applications", "Applications/Blender.app/Contents/MacOS/Blender"),
+        ("darwin", "Blender.app", "Blender.app/Contents/MacOS/Blender"),
+    ],
+)
+def test_folder_on_each_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, folder: str, executable: str
+) -> None:
+    path = make_executable(tmp_path / executable)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert find_blender(tmp_path / folder).path == path
+
+
+def test_variable_then_path_then_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_module(monkeypatch, there=True)
+    module = Blender("module", sys.executable)
+    assert find_blender(None) == module
+
+    on_path = Blender("executable", make_executable(tmp_path / "bin" / NAME))
+    assert find_blender(None) == on_path
+
+    named = Blender("executable", make_executable(tmp_path / "mine"))
+    monkeypatch.setenv(VARIABLE, "mine")
+    assert find_blender(None) == named
+    assert all_blenders() == [named, on_path, module]
+
+    monkeypatch.setenv(VARIABLE, "bpy")
+    assert find_blender(None) == module
+    assert all_blenders() == [module, on_path]
+
+
+def test_embedded_blender_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the own interpreter's module, which "bpy" means first too."""
+    inside = set_embedded(home_of((3, 11)))
+    assert find_blender(None) == find_blender("bpy") == inside
+    assert find_blender(None).found == "the embedded Blender"
+
+    set_module(monkeypatch, there=True)
+    module = Blender("module", sys.executable)
+    assert find_blender(None) == find_blender("bpy") == module
+    assert all_blenders() == [module, inside]
+
+    on_path = Blender("executable", make_executable(tmp_path / "bin" / NAME))
+    assert find_blender(None) == on_path
+    assert all_blenders() == [on_path, module, inside]
+
+    monkeypatch.setenv(VARIABLE, inside.path)  # so it can be had before the others
+    assert find_blender(None) == inside
+    assert all_blenders() == [inside, on_path, module]
+
+
+def test_embedded_blender_of_this_python_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another Python will do."""
+    older, newer = set_embedded(home_of((3, 11))), set_embedded(home_of((3, 13)))
+    for here, found in (((3, 11), older), ((3, 12), older), ((3, 13), newer)):
+        monkeypatch.setattr(sys, "version_info", here)
+        assert find_blender(None) == found
+        assert len(all_blenders()) == 2
+
+
+@pytest.mark.parametrize(
+    "remove", ["current", "env-1234/bin/python", "env-1234/lib/python3.11/site-packages/bpy"]
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="other folders")
+def test_embedded_blender_that_is_not_whole_is_not_found(remove: str) -> None:
+    """Half made, or its Python was removed."""
+    home = home_of((3, 11))
+    set_embedded(home)
+    (home / remove).rename(home / "away")
+    assert all_blenders() == []
+    with pytest.raises(BlenderNotFound):
+        find_blender("bpy")
+
+
+def test_relative_entry_of_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_executable(tmp_path / "bin" / NAME)
+    monkeypatch.setenv("PATH", "bin")
+    assert find_blender(None).path == path
+
+
+def test_option_goes_before_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, make_executable(tmp_path / "one"))
+    other = make_executable(tmp_path / "other")
+    assert find_blender(other).path == other
+
+
+def test_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_executable(tmp_path / "bin" / NAME)
+    monkeypatch.setenv(VARIABLE, "")
+    assert find_blender(None).path == path
+
+
+def test_wrong_variable_is_an_error_even_with_a_blender_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = make_executable(tmp_path / "bin" / NAME)
+    monkeypatch.setenv(VARIABLE, "nowhere")
+    with pytest.raises(BlenderNotFound, match=r"ASYNCBLEND_BLENDER='nowhere'.*does not exist"):
+        find_blender(None)
+    assert all_blenders() == [Blender("executable", on_path)]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ("nowhere", "nowhere does not exist"),
+        ("empty", "no Blender in the folder"),
+        ("scene.blend", "not an executable file"),
+        ("bpy", "no module bpy"),
+    ],
+)
+def test_wrong_option_says_what_was_given_and_what_to_do(tmp_path: Path, given: str, what: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "scene.blend").touch(0o644)
+    with pytest.raises(BlenderNotFound) as caught:
+        find_blender(given)
+    message = str(caught.value)
+    assert f"blender={given!r}" in message
+    assert what in message
+    assert "bpy" in message
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message
+
+
+def test_bare_name_that_is_on_the_path_gets_a_hint(tmp_path: Path) -> None:
+    path = make_executable(tmp_path / "bin" / NAME)
+    with pytest.raises(BlenderNotFound, match="Did you mean") as caught:
+        find_blender("blender")
+    assert path in str(caught.value)
+
+
+def test_no_blender_at_all_says_where_we_looked(tmp_path: Path) -> None:
+    with pytest.raises(BlenderNotFound) as caught:
+        find_blender(None)
+    for part in (
+        VARIABLE,
+        str(tmp_path / "bin"),
+        sys.executable,
+        "Install Blender",
+        "asyncblend doctor --fix",
+    ):
+        assert part in str(caught.value)
+    assert all_blenders() == []
+
+
+@pytest.mark.parametrize(
+    ("python", "advice"),
+    [
+        (
+            (3, 11),
+            r'pip install "asyncblend\[bpy\]" \(bpy 4.2 to 5.0 is for Python 3.11\).*asyncblend doctor --fix',
+        ),
+        ((3, 12), r"There is none for Python 3.12, which runs here: .*3.11.*3.13.*asyncblend doctor --fix"),
+        (
+            (3, 13),
+            r'pip install "asyncblend\[bpy\]" \(bpy 5.1 and up is for Python 3.13\).*asyncblend doctor --fix',
+        ),
+    ],
+)
+def test_advice_fits_the_running_python(
+    monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], advice: str
+) -> None:
+    monkeypatch.setattr(sys, "version_info", python)
+    with pytest.raises(BlenderNotFound, match=advice):
+        find_blender("bpy")
+
+
+def test_advice_names_another_python_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = make_executable(tmp_path / "bin" / "python3.13")
+    monkeypatch.setattr(sys, "version_info", (3, 12))
+    with pytest.raises(BlenderNotFound) as caught:
+        find_blender(None)
+    assert f"it takes {python}: asyncblend doctor --fix" in str(caught.value)
+
+
+def test_folder_named_bpy_is_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = importlib.machinery.ModuleSpec("bpy", None, origin=None, is_package=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: namespace)
+    with pytest.raises(BlenderNotFound):
+        find_blender("bpy")
+    path = make_executable(tmp_path / "bpy" / NAME)
+    assert find_blender("./bpy").path == path

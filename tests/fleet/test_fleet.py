@@ -1,0 +1,415 @@
+"""Fleet, on hand-made timelines: its clock, its waiting, its chance and its processes are the test's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncblend.aio import the_one_error
+from asyncblend.config import RestartPolicy, StreamConfig, Timeouts
+from asyncblend.errors import (
+    AsyncblendError,
+    BlenderNotFound,
+    CrashLoop,
+    FrameTimeout,
+    InstanceExited,
+    StartTimeout,
+)
+from asyncblend.fleet.fleet import Fleet
+from asyncblend.fleet.log import Log
+from asyncblend.launch import Life, Report
+
+POLICY = RestartPolicy(max_restarts=2, window=60, backoff=1, max_backoff=4, jitter=0)
+
+
+class Time:
+    """A clock that moves only when it is told to, and whoever sleeps by it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.now + seconds, woken))
+        await woken
+
+    async def go(self, seconds: float) -> None:
+        """Let this time pass, and everything happen that is due in it, in its order."""
+        end = self.now + seconds
+        while True:
+            await settled()
+            self._sleepers = [entry for entry in self._sleepers if not entry[1].done()]
+            due = min(
+                (entry for entry in self._sleepers if entry[0] <= end), key=lambda e: e[0], default=None
+            )
+            if due is None:
+                break
+            self.now = max(self.now, due[0])
+            due[1].set_result(None)
+        self.now = end
+
+    def jump(self, seconds: float) -> None:
+        """As when the host is suspended: it passes, and nobody is woken in time."""
+        self.now += seconds
+
+
+async def settled() -> None:
+    """Let all tasks do what they can without time."""
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+class Process:
+    """A Blender that lives until it is killed, asked to stop, or told to `exit`."""
+
+    def __init__(self, folder: Path, life: Life) -> None:
+        self.life = life
+        self.log = Log(folder / f"{life.instance}.{life.epoch}.txt")
+        self.killed = False
+        self.left = Report()
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def exit(self, status: int, output: str = "", report: Report | None = None) -> None:
+        self.log.path.write_text(output)
+        self.left = report or self.left
+        if not self._exit.done():
+            self._exit.set_result(status)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._exit)
+
+    def report(self) -> Report:
+        return self.left
+
+    def kill(self) -> None:
+        self.killed = True
+        self.exit(-9)
+
+    async def stop(self, ask: Callable[[], None], grace: float) -> None:
+        ask()
+        self.kill()
+
+
+class Stage:
+    """A fleet with hand-made processes."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.time = Time()
+        self.spawned: list[tuple[float, Life]] = []
+        self.over: list[Life] = []
+        self.asked: list[Life] = []
+        self.refuse: OSError | None = None
+        self._folder = folder
+        self._processes: dict[int, Process] = {}
+        config = StreamConfig(script="x.py", **{"restart": POLICY, "instances": 1, **options})
+        self.fleet = Fleet(
+            config, self._spawn, self.asked.append, clock=lambda: self.time.now, sleep=self.time.sleep
+        )
+        self.running = asyncio.ensure_future(self.fleet.run(self.over.append))
+
+    async def _spawn(self, life: Life) -> Process:
+        self.spawned.append((self.time.now, life))
+        if self.refuse is not None:
+            raise self.refuse
+        process = self._processes[life.instance] = Process(self._folder, life)
+        return process
+
+    def process(self, number: int = 0) -> Process:
+        """Its latest."""
+        return self._processes[number]
+
+    async def serve(self, *numbers: int) -> None:
+        """These get as far as serving."""
+        await settled()
+        for number in numbers:
+            self.fleet.beat(self.process(number).life, 0)
+            self.fleet.ready(self.process(number).life)
+
+    async def live(self, seconds: int, *numbers: int, more: bool = False) -> None:
+        """So many seconds in which these beat once a second."""
+        for _ in range(seconds):
+            for number in numbers:
+                self.fleet.beat(self.process(number).life, 0)
+            await self.time.go(1)
+
+    async def error(self) -> AsyncblendError:
+        """What the fleet ended with."""
+        await settled()
+        assert self.running.done()
+        error = self.running.exception()
+        assert error is not None
+        cause = the_one_error(error)
+        assert isinstance(cause, AsyncblendError)
+        return cause
+
+
+Make = Callable[..., Stage]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Make]:
+    stages: list[Stage] = []
+
+    def make(**options: Any) -> Stage:
+        stages.append(Stage(tmp_path, **options))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.running.cancel()
+        await asyncio.wait([stage.running])
+
+
+async def test_a_crash_loop_has_exact_start_times(make: Make) -> None:
+    """Each backoff to the second, and after the last allowed restart the error, with the output's tail."""
+    stage = make()
+    await stage.serve(0)
+    for delay in (1, 2):
+        stage.process().exit(139, "a crash")
+        await stage.time.go(delay - 0.01)
+        assert stage.fleet.states == {0: "backoff"}
+        await stage.time.go(0.01)
+        assert stage.fleet.states == {0: "starting"}
+        await stage.serve(0)
+    stage.process().exit(139, "the last crash")
+    error = await stage.error()
+    assert isinstance(error, CrashLoop)
+    assert "died more than 2 times in 60 s" in str(error)
+    assert (error.instance, error.log_tail) == (0, "the last crash")
+    assert isinstance(error.__cause__, InstanceExited)
+    assert [when for when, _ in stage.spawned] == [0, 1, 3]
+    assert stage.over == [Life(0, 0), Life(0, 1), Life(0, 2)]
+    assert stage.fleet.states == {0: "failed"}
+
+
+async def test_an_occasional_crash_goes_on_for_ever(make: Make) -> None:
+    """The window forgets, and the delay starts small again."""
+    stage = make()
+    for second in range(0, 20 * 100, 100):
+        await stage.serve(0)
+        stage.fleet.leased(stage.process().life)
+        stage.fleet.answered(stage.process().life, more=False)
+        await stage.live(99, 0)
+        stage.process().exit(1)
+        await stage.time.go(1)
+        assert stage.spawned[-1][0] == second + 100
+    assert stage.fleet.restarts == 20
+
+
+async def test_a_death_before_any_was_ready_is_the_end(make: Make) -> None:
+    """Without a second try: it is the script, most likely."""
+    stage = make(instances=2)
+    await settled()
+    stage.process(1).exit(3, "no such module")
+    error = await stage.error()
+    assert isinstance(error, InstanceExited)
+    assert (error.instance, error.returncode, error.log_tail) == (1, 3, "no such module")
+    assert len(stage.spawned) == 2
+    assert stage.process(0).killed
+
+
+async def test_a_script_that_does_not_load_is_not_tried_again(make: Make) -> None:
+    """Also when others serve, and also when an earlier life could load it."""
+    stage = make(instances=2)
+    await stage.serve(0, 1)
+    stage.process(1).exit(139)
+    await stage.time.go(1)
+    stage.process(1).exit(1, "SyntaxError", Report(script_failed=True))
+    error = await stage.error()
+    assert isinstance(error, InstanceExited)
+    assert error.log_tail == "SyntaxError"
+    assert [life for _, life in stage.spawned] == [Life(0, 0), Life(1, 0), Life(1, 1)]
+
+
+async def test_the_others_go_on_where_that_is_allowed(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Down to `min_instances`; the next one that fails is one too many."""
+    stage = make(instances=3, restart=RestartPolicy(max_restarts=0, min_instances=2))
+    await stage.serve(0, 1, 2)
+    stage.process(2).exit(1, "out of memory")
+    await stage.live(200, 0, 1)
+    assert stage.fleet.states == {0: "idle", 1: "idle", 2: "failed"}
+    assert [
+        m
+        for m in caplog.messages
+        if m.startswith("Going on with 2 Blenders, without 2.") and "out of memory" in m
+    ]
+    stage.process(0).exit(1)
+    assert isinstance(await stage.error(), CrashLoop)
+
+
+async def test_a_blender_that_cannot_be_executed_is_not_tried_again(make: Make) -> None:
+    """What is not there does not come by waiting."""
+    stage = make()
+    stage.refuse = BlenderNotFound("cannot execute x")
+    assert isinstance(await stage.error(), BlenderNotFound)
+    assert len(stage.spawned) == 1
+
+
+async def test_a_shortage_of_the_system_may_pass(make: Make) -> None:
+    """Out of descriptors at a restart: backed off like a death, and then it works."""
+    stage = make(instances=2)
+    await stage.serve(0, 1)
+    stage.refuse = OSError(24, "Too many open files")
+    stage.process(0).exit(1)
+    await stage.time.go(1)
+    assert stage.fleet.states[0] == "backoff"
+    stage.refuse = None
+    await stage.time.go(2)
+    await stage.serve(0)
+    assert stage.fleet.states[0] == "idle"
+
+
+async def test_a_slow_start_is_no_hang_and_an_endless_one_is(make: Make) -> None:
+    """Until `timeouts.start`, though heartbeats would be overdue long before."""
+    stage = make(timeouts=Timeouts(start=90, beat=10, frame=50))
+    await stage.time.go(89)
+    assert stage.fleet.states == {0: "starting"}
+    await stage.time.go(3)
+    assert stage.process().killed
+    assert isinstance(await stage.error(), StartTimeout)
+
+
+@pytest.mark.parametrize("budget", ["beat", "frame"])
+async def test_a_hang_is_killed_and_its_instance_started_again(budget: str, make: Make) -> None:
+    """No heartbeat, or a heartbeat and no progress; the other instance never notices."""
+    stage = make(
+        instances=2,
+        timeouts=Timeouts(beat=10, frame=50),
+        restart=RestartPolicy(max_restarts=0, min_instances=1),
+    )
+    await stage.serve(0, 1)
+    if budget == "frame":
+        stage.fleet.leased(stage.process(0).life)
+    limit = 10 if budget == "beat" else 50
+    beating = (1,) if budget == "beat" else (0, 1)
+    await stage.live(limit, *beating)
+    assert not stage.process(0).killed
+    await stage.live(2, *beating)
+    assert stage.process(0).killed
+    assert stage.fleet.states == {0: "failed", 1: "idle"}
+
+
+async def test_the_error_of_a_hang_names_its_budget(make: Make) -> None:
+    """And is a FrameTimeout below the CrashLoop."""
+    stage = make(timeouts=Timeouts(beat=10), restart=RestartPolicy(max_restarts=0))
+    await stage.serve(0)
+    await stage.time.go(12)
+    error = await stage.error()
+    assert isinstance(error.__cause__, FrameTimeout)
+    assert "sent no heartbeat for 10 s (timeouts.beat)" in str(error)
+
+
+async def test_a_host_that_stood_still_kills_nobody(make: Make) -> None:
+    """Suspended for an hour, in any state: all get a fresh deadline, and then it holds again."""
+    stage = make(instances=3, timeouts=Timeouts(start=90, beat=10, frame=50))
+    await stage.serve(0, 1)
+    stage.fleet.leased(stage.process(1).life)
+    await stage.live(2, 0, 1)
+    stage.time.jump(3600)
+    await stage.live(2, 0, 1)
+    assert stage.fleet.states == {0: "idle", 1: "ready", 2: "starting"}
+    await stage.live(95, 0, 1)
+    assert [life for _, life in stage.spawned[3:]] == [Life(1, 1), Life(2, 1)]
+
+
+async def test_worn_instances_are_replaced_one_at_a_time(make: Make) -> None:
+    """The next one goes when the one before serves again; what they hold is answered first."""
+    stage = make(instances=3, max_frames_per_instance=1)
+    await stage.serve(0, 1, 2)
+    for number in range(3):
+        life = stage.process(number).life
+        stage.fleet.leased(life)
+        stage.fleet.leased(life)
+        stage.fleet.answered(life, more=True)
+    assert [life.instance for life in stage.fleet.ready_lives()] == [1, 2]
+    assert stage.asked == []
+    stage.fleet.answered(stage.process(0).life, more=False)
+    assert stage.asked == [Life(0, 0)]
+    stage.process(0).exit(0)
+    await settled()
+    assert stage.spawned[-1] == (0, Life(0, 1))
+    stage.fleet.answered(stage.process(1).life, more=True)
+    assert [life.instance for life in stage.fleet.ready_lives()] == [1, 2]
+    await stage.serve(0)
+    stage.fleet.answered(stage.process(1).life, more=True)
+    assert [life.instance for life in stage.fleet.ready_lives()] == [0, 2]
+    assert (stage.fleet.recycled, stage.fleet.restarts) == (1, 0)
+
+
+async def test_a_lost_request_to_end_is_made_good(make: Make) -> None:
+    """A connection may be gone for a moment."""
+    stage = make(instances=2, max_rss=100)
+    await stage.serve(0, 1)
+    stage.fleet.leased(stage.process(0).life)
+    stage.fleet.answered(stage.process(0).life, more=False)
+    stage.fleet.beat(stage.process(0).life, 101)
+    await stage.live(3, 0, 1)
+    assert stage.asked.count(Life(0, 0)) >= 3
+
+
+async def test_who_is_expelled_is_killed_and_started_again(make: Make) -> None:
+    """The reason is in the log, and in the error if it is the last."""
+    stage = make()
+    for _ in range(3):
+        await stage.serve(0)
+        stage.fleet.expel(stage.process().life, "sent garbage")
+        stage.fleet.expel(stage.process().life, "sent more")
+        assert stage.process().killed
+        await stage.time.go(2)
+    error = await stage.error()
+    assert "Blender 0 sent garbage and was killed." in str(error)
+
+
+async def test_who_is_expelled_while_it_ends_is_gone_anyway(make: Make) -> None:
+    """Its last messages may be bad ones, too."""
+    stage = make(instances=2)
+    await stage.serve(0, 1)
+    ending = asyncio.Event()
+
+    async def stop(ask: Callable[[], None], grace: float) -> None:
+        await ending.wait()
+
+    stage.process().stop = stop  # type: ignore[method-assign]
+    life = stage.process().life
+    stage.process().exit(1)
+    await settled()
+    assert stage.fleet.states[0] == "stopping"
+    stage.fleet.expel(life, "sent garbage")
+    ending.set()
+    await settled()
+    assert stage.fleet.states[0] == "backoff"
+
+
+async def test_a_life_that_is_over_says_nothing(make: Make) -> None:
+    """Late messages of an earlier life change nothing about the next."""
+    stage = make()
+    await stage.serve(0)
+    late = stage.process().life
+    stage.process().exit(1)
+    await stage.time.go(1)
+    fleet = stage.fleet
+    fleet.ready(late)
+    fleet.beat(late, 1)
+    fleet.leased(late)
+    fleet.answered(late, more=False)
+    fleet.expel(late, "sent garbage")
+    fleet.beat(Life(9, 0), 1)
+    assert fleet.states == {0: "starting"}
+    assert not stage.process().killed
+
+
+async def test_cancelled_it_stops_everybody(make: Make) -> None:
+    """Those that serve are asked first; nothing is started again."""
+    stage = make(instances=2)
+    await stage.serve(0)
+    stage.running.cancel()
+    await asyncio.wait([stage.running])
+    assert all(stage.process(number).killed for number in range(2))
+    assert Life(0, 0) in stage.asked
+    assert stage.fleet.states == {0: "stopped", 1: "stopped"}
+    assert sorted(stage.over) == [Life(0, 0), Life(1, 0)]

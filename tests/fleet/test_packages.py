@@ -1,0 +1,258 @@
+"""Packages for Blender's Python: the real pip, mostly with wheels made here instead of a package index."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import logging
+import shutil
+import sys
+import textwrap
+import zipfile
+from base64 import urlsafe_b64encode
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from asyncblend.errors import InstanceError
+from asyncblend.fleet import packages
+from asyncblend.fleet.packages import cache_folder, install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOST_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")
+
+
+def children() -> list[psutil.Process]:
+    """Ours; without multiprocessing's helpers, which live as long as this process does."""
+    own = psutil.Process().children()
+    return [process for process in own if "multiprocessing" not in " ".join(process.cmdline())]
+
+
+def make_wheel(index: Path, name: str) -> None:
+    """A wheel with one module, that can be installed for any Python."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}/__init__.py": f"name = {name!r}\n",
+        f"{name}.libs/lib{name}.so": "",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-to-be-installed\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+    }
+    record = [f"{info}/RECORD,,"]
+    for path, text in files.items():
+        digest = urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        record.append(f"{path},sha256={digest},{len(text)}")
+    with zipfile.ZipFile(index / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, text in {**files, f"{info}/RECORD": "\n".join(record) + "\n"}.items():
+            wheel.writestr(path, text)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels, the only one that pip sees."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in ("alpha", "beta"):
+        make_wheel(folder, name)
+    for variable in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where to install; nothing but it and its lock may be left beside it."""
+    folder = tmp_path / "cache" / "packages" / "cpython-311-linux"
+    yield folder
+    assert {path.name for path in folder.parent.iterdir()} <= {folder.name, f"{folder.name}.lock"}
+    assert children() == []
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"bin", "Scripts"}
+
+
+ALPHA = {"alpha", "alpha.libs", "alpha-1.0.dist-info"}
+BETA = {"beta", "beta.libs", "beta-1.0.dist-info"}
+
+
+@needs_pip
+async def test_installs_once_and_without_dependencies(
+    index: Path, folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "asyncblend")
+    await install(["alpha"], "3.10", folder)
+    assert names(folder) == ALPHA
+    await install(["alpha"], "3.10", folder)
+    assert caplog.messages == [f"Installing alpha for Blender's Python 3.10 into {folder} (once)"]
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_pip
+async def test_second_package_goes_beside_the_first(index: Path, folder: Path) -> None:
+    await install(["alpha"], HOST_PYTHON, folder)
+    seen = (folder / "alpha" / "__init__.py").stat()
+    await install(["alpha", "beta"], HOST_PYTHON, folder)
+    assert names(folder) == ALPHA | BETA
+    assert (folder / "alpha" / "__init__.py").stat().st_ino == seen.st_ino
+
+
+@needs_pip
+async def test_what_a_killed_installer_left_is_mended(index: Path, folder: Path) -> None:
+    await install(["alpha", "beta"], HOST_PYTHON, folder)
+    (folder / "alpha" / "__init__.py").unlink()
+    (folder / "alpha").rmdir()
+    (folder / "alpha.libs" / "old").touch()
+    (folder.with_name(f"{folder.name}.new-1234") / "alpha").mkdir(parents=True)
+    await install(["alpha"], HOST_PYTHON, folder)
+    assert names(folder) == ALPHA | BETA
+    assert not (folder / "alpha.libs" / "old").exists()
+
+
+@needs_pip
+async def test_tasks_that_ask_at_once_install_once(
+    index: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "asyncblend")
+    await asyncio.gather(*(install(["alpha"], HOST_PYTHON, folder) for _ in range(3)))
+    assert names(folder) == ALPHA
+    assert len(caplog.messages) == 1
+
+
+@needs_pip
+@pytest.mark.slow
+async def test_processes_that_ask_at_once_install_once(index: Path, folder: Path) -> None:
+    code = textwrap.dedent(f"""
+        import asyncio, logging, pathlib
+        from asyncblend.fleet.packages import install
+        logging.basicConfig(level=logging.INFO)
+        asyncio.run(install(["alpha", "beta"], {HOST_PYTHON!r}, pathlib.Path({str(folder)!r})))
+    """)
+    children = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
+        for _ in range(3)
+    ]
+    logs = [(await child.communicate())[1].decode() for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], logs
+    assert "".join(logs).count("Installing alpha and beta") == 1
+    assert names(folder) == ALPHA | BETA
+
+
+@needs_pip
+async def test_failure_has_pips_words_and_the_command(index: Path, folder: Path) -> None:
+    with pytest.raises(InstanceError) as caught:
+        await install(["no-such-package"], "3.10", folder)
+    message = str(caught.value)
+    assert "No matching distribution found for no-such-package" in message
+    command = message.splitlines()[-1]
+    assert command.startswith(f"{sys.executable} -m pip install")
+    assert f"--target {folder}" in command
+    assert "--python-version 3.10" in command
+    assert command.endswith(" no-such-package")
+    assert "No matching distribution" in caught.value.log_tail
+    assert not folder.exists()
+
+
+@needs_pip
+async def test_cancelling_ends_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()  # until pip's end of the connection closes
+        gone.set()
+        writer.close()
+
+    async with asyncio.timeout(60), await asyncio.start_server(never_answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+        monkeypatch.setenv("PIP_FIND_LINKS", "")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        task = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert children() == []  # reaped too
+        await gone.wait()
+    assert not folder.exists()
+
+
+@needs_pip
+async def test_cancelled_while_waiting_for_the_lock(index: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    async with packages._locked(folder):
+        task = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
+        for _ in range(3):  # let it find the lock taken
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await install(["alpha"], HOST_PYTHON, folder)
+    assert names(folder) == ALPHA
+
+
+async def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with pytest.raises(InstanceError, match="ASYNCBLEND_CACHE"):
+        await install(["alpha"], HOST_PYTHON, tmp_path / "cache" / "packages" / "cpython-311")
+
+
+async def test_no_pip_and_no_uv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InstanceError, match="-m ensurepip"):
+        await install(["alpha"], HOST_PYTHON, folder)
+
+
+def test_uv_stands_in_for_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.parent.mkdir(parents=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    command = packages._command(["alpha"], "3.10", folder)
+    assert command[:3] == ["/bin/uv", "pip", "install"]
+    assert command[-1] == "alpha"
+
+
+@needs_pip
+@pytest.mark.slow
+async def test_pyzmq_from_the_index_is_built_for_blenders_python(folder: Path) -> None:
+    python = "3.10" if HOST_PYTHON != "3.10" else "3.11"  # not the one that runs here
+    await install(["pyzmq"], python, folder)
+    assert not (folder / "numpy").exists()
+    tag = f"cp{python.replace('.', '')}"
+    wheel = next(folder.glob("pyzmq-*.dist-info/WHEEL")).read_text()
+    assert f"Tag: {tag}-" in wheel
+
+
+@pytest.mark.parametrize(
+    ("platform", "env", "expected"),
+    [
+        ("linux", {}, "home/.cache/asyncblend/packages"),
+        ("linux", {"XDG_CACHE_HOME": "{}/xdg"}, "xdg/asyncblend/packages"),
+        ("linux", {"XDG_CACHE_HOME": "relative"}, "home/.cache/asyncblend/packages"),
+        ("darwin", {}, "home/Library/Caches/asyncblend/packages"),
+        ("win32", {"LOCALAPPDATA": "{}/local"}, "local/asyncblend/packages"),
+        ("linux", {"ASYNCBLEND_CACHE": "{}/own", "XDG_CACHE_HOME": "{}/xdg"}, "own/packages"),
+        ("linux", {"ASYNCBLEND_CACHE": "~/own"}, "home/own/packages"),
+    ],
+)
+def test_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, env: dict[str, str], expected: str
+) -> None:
+    for variable in ("ASYNCBLEND_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value.format(tmp_path))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert cache_folder() == tmp_path / expected

@@ -1,0 +1,289 @@
+"""FrameQueue: order, its two ends, and cancellation at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from asyncblend.errors import InstanceExited
+from asyncblend.stream.queue import EndOfStream, FrameQueue
+
+LIMIT = 10  # seconds for anything at all
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def getting(queue: FrameQueue[int]) -> asyncio.Task[int]:
+    return asyncio.ensure_future(queue.get())
+
+
+def has_item(queue: FrameQueue[int]) -> bool:
+    """Whether a get would not have to wait. It takes the item."""
+    get = queue.get()
+    try:
+        get.send(None)
+    except StopIteration:
+        return True
+    get.close()
+    return False
+
+
+async def all_of(queue: FrameQueue[int]) -> list[int]:
+    """What is left of a closed queue."""
+    items = []
+    while True:
+        try:
+            items.append(await queue.get())
+        except EndOfStream:
+            return items
+
+
+async def test_items_come_in_order() -> None:
+    """First in, first out; also around a wait."""
+    queue: FrameQueue[int] = FrameQueue(4)
+    for i in range(4):
+        queue.put(i)
+    assert [await queue.get() for _ in range(4)] == [0, 1, 2, 3]
+    waiting = getting(queue)
+    await settle()
+    queue.put(4)
+    queue.put(5)
+    async with asyncio.timeout(LIMIT):
+        assert [await waiting, await queue.get()] == [4, 5]
+
+
+async def test_get_waits_for_an_item() -> None:
+    """An empty queue gives nothing until something is put."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    waiting = getting(queue)
+    await settle()
+    assert not waiting.done()
+    queue.put(7)
+    async with asyncio.timeout(LIMIT):
+        assert await waiting == 7
+
+
+async def test_get_gives_what_is_there_at_once() -> None:
+    """Without a turn of the event loop: an item that is there never waits."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    queue.put(7)
+    get = queue.get()
+    with pytest.raises(StopIteration) as done:
+        get.send(None)
+    assert done.value.value == 7
+
+
+async def test_a_frame_without_a_place_is_a_bug() -> None:
+    """The leases bound the queue; running over is noticed at once."""
+    queue: FrameQueue[int] = FrameQueue(2)
+    queue.put(0)
+    queue.put(1)
+    with pytest.raises(AssertionError, match="without a place"):
+        queue.put(2)
+
+
+async def test_items_come_before_the_end() -> None:
+    """Closing loses nothing; after the last item it is the end, every time."""
+    queue: FrameQueue[int] = FrameQueue(4)
+    queue.put(0)
+    queue.put(1)
+    assert not queue.closed
+    queue.close()
+    assert queue.closed
+    assert [await queue.get(), await queue.get()] == [0, 1]
+    for _ in range(2):
+        with pytest.raises(EndOfStream):
+            await queue.get()
+
+
+async def test_items_come_before_the_error() -> None:
+    """The very error, after the last item, every time."""
+    queue: FrameQueue[int] = FrameQueue(4)
+    error = InstanceExited("gone", instance=1)
+    queue.put(0)
+    queue.close(error)
+    assert await queue.get() == 0
+    for _ in range(2):
+        with pytest.raises(InstanceExited) as caught:
+            await queue.get()
+        assert caught.value is error
+
+
+async def test_only_the_first_close_counts() -> None:
+    """An error after the end, or a second error, changes nothing."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    queue.close()
+    queue.close(InstanceExited("late"))
+    with pytest.raises(EndOfStream):
+        await queue.get()
+    first = InstanceExited("first")
+    queue = FrameQueue(1)
+    queue.close(first)
+    queue.close()
+    queue.close(InstanceExited("second"))
+    with pytest.raises(InstanceExited, match="first"):
+        await queue.get()
+
+
+async def test_what_comes_after_the_close_is_dropped() -> None:
+    """A frame of a pass that is over."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    queue.put(0)
+    queue.close()
+    queue.put(1)
+    queue.put(2)
+    assert await all_of(queue) == [0]
+
+
+@pytest.mark.parametrize("error", [None, InstanceExited("gone")])
+async def test_close_wakes_all_who_wait(error: InstanceExited | None) -> None:
+    """Each getter sees the end."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    waiting = [getting(queue) for _ in range(3)]
+    await settle()
+    queue.close(error)
+    async with asyncio.timeout(LIMIT):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+    if error is None:
+        assert [type(end) for end in ends] == [EndOfStream] * 3
+    else:
+        assert ends == [error] * 3
+
+
+async def test_several_getters_are_served_in_turn() -> None:
+    """Each item goes to one of them, to whoever waited longest first."""
+    queue: FrameQueue[int] = FrameQueue(3)
+    waiting = [getting(queue) for _ in range(3)]
+    await settle()
+    for i in range(3):
+        queue.put(i)
+    async with asyncio.timeout(LIMIT):
+        assert await asyncio.gather(*waiting) == [0, 1, 2]
+
+
+async def test_items_and_the_end_are_shared_out() -> None:
+    """Two items and a close for three who wait: two get an item, one the end."""
+    queue: FrameQueue[int] = FrameQueue(3)
+    waiting = [getting(queue) for _ in range(3)]
+    await settle()
+    queue.put(0)
+    queue.put(1)
+    queue.close()
+    async with asyncio.timeout(LIMIT):
+        got = await asyncio.gather(*waiting, return_exceptions=True)
+    assert got[:2] == [0, 1]
+    assert isinstance(got[2], EndOfStream)
+
+
+async def test_a_cancelled_getter_takes_nothing() -> None:
+    """The next item goes to the next getter."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    first, second = getting(queue), getting(queue)
+    await settle()
+    first.cancel()
+    await settle()
+    assert first.cancelled()
+    queue.put(7)
+    async with asyncio.timeout(LIMIT):
+        assert await second == 7
+
+
+async def test_cancelled_just_before_the_item() -> None:
+    """The cancellation has not been delivered yet when the item comes."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    first, second = getting(queue), getting(queue)
+    await settle()
+    first.cancel()
+    queue.put(7)
+    async with asyncio.timeout(LIMIT):
+        assert await second == 7
+    assert first.cancelled()
+
+
+async def test_cancelled_just_after_the_item() -> None:
+    """The first getter is woken and cancelled at once: the next one is woken in its place."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    first, second = getting(queue), getting(queue)
+    await settle()
+    queue.put(7)
+    first.cancel()
+    async with asyncio.timeout(LIMIT):
+        assert await second == 7
+    assert first.cancelled()
+
+
+async def test_cancelled_just_after_the_item_with_nobody_else() -> None:
+    """The item stays where it is."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    waiting = getting(queue)
+    await settle()
+    queue.put(7)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(LIMIT):
+        assert await queue.get() == 7
+
+
+async def test_cancelled_while_it_closes() -> None:
+    """The others still see the end."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    first, second = getting(queue), getting(queue)
+    await settle()
+    queue.close()
+    first.cancel()
+    async with asyncio.timeout(LIMIT):
+        ends = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(ends[0], asyncio.CancelledError)
+    assert isinstance(ends[1], EndOfStream)
+
+
+async def test_a_woken_getter_that_comes_too_late_waits_on() -> None:
+    """Another took the item in between; the next item is its own."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    waiting = getting(queue)
+    await settle()
+    queue.put(7)
+    assert await queue.get() == 7  # without a turn of the loop
+    await settle()
+    assert not waiting.done()
+    queue.put(8)
+    async with asyncio.timeout(LIMIT):
+        assert await waiting == 8
+
+
+async def test_no_order_of_events_loses_an_item() -> None:
+    """Whatever happens between two turns of the loop: each item is got once or is left, and nobody sleeps on."""
+    events = ["put", "put", "cancel first", "cancel last"]
+    orders = {*itertools.permutations(events), *itertools.permutations([*events, "close"])}
+    for order in sorted(orders):
+        for turns in itertools.product([False, True], repeat=len(order)):
+            queue: FrameQueue[int] = FrameQueue(4)
+            waiting = [getting(queue) for _ in range(3)]
+            await settle()
+            put = 0
+            for event, turn in zip(order, turns, strict=True):
+                if event == "put":
+                    put += not queue.closed
+                    queue.put(put)
+                elif event == "close":
+                    queue.close()
+                else:
+                    waiting[0 if event == "cancel first" else -1].cancel()
+                if turn:
+                    await asyncio.sleep(0)
+            await settle()
+            if not all(task.done() for task in waiting):
+                assert not has_item(queue), "a getter sleeps on though there is an item"
+            queue.close()
+            async with asyncio.timeout(LIMIT):
+                got = await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(isinstance(end, int | EndOfStream | asyncio.CancelledError) for end in got)
+            items = [item for item in got if isinstance(item, int)]
+            assert sorted(items + await all_of(queue)) == list(range(1, put + 1))

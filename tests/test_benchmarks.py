@@ -1,0 +1,189 @@
+"""The benchmarks: that each command measures something, writes it down and draws it. How fast is no test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncblend.cli.tuning import Setting, Trial, best, settings
+from asyncblend.errors import ConfigError
+from asyncblend.testing import fake_blender
+from benchmarks.measuring import Effort, Timed, in_turn
+from benchmarks.report import Metric, Report, Row
+from benchmarks.results import write
+
+_ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=_ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def measured(folder: Path, *command: str) -> dict[str, Any]:
+    """The figures of a quick run, which must all be positive; and a picture must be there."""
+    file = folder / "figures.json"
+    run("benchmarks", *command, "--quick", "--json", str(file), "--out", str(folder))
+    assert (folder / f"{command[0]}.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["machine"]["CPU"]
+    assert found["machine"]["date"]
+    cases: dict[str, Any] = found["cases"]
+    for case, ways in cases.items():
+        for way, figures in ways.items():
+            for name, figure in figures.items():
+                value = figure if name == "ours_is_times" else figure["median"]
+                # A round may be shorter than a tick of the processor's clock.
+                assert value > 0 or "CPU" in name, (case, way, name)
+    return cases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "ways"),
+    [
+        (
+            "transport",
+            {"asyncblend", "over the socket", "pickled", "raw multipart", "torch queue", "memcpy (limit)"},
+        ),
+        (
+            "latency",
+            {
+                "async for",
+                "bridge thread",
+                "async for, 64x64 image",
+                "bridge, 64x64 image",
+                "bare echo (limit)",
+            },
+        ),
+        ("dataloader", {"DataLoader", "own batches", "in memory (limit)"}),
+        ("startup", {"asyncblend", "plain launch (limit)"}),
+        ("memory", {"the host", "one Blender"}),
+    ],
+)
+def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_path: Path) -> None:
+    """All ways of every case."""
+    cases = measured(tmp_path, command)
+    assert cases
+    assert all(case.keys() == ways for case in cases.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "ways"),
+    [
+        ("render", {"asyncblend", "PNG, pickle, PUB/SUB", "bare render (limit)"}),
+        ("origin", {"asyncblend", "blendtorch's method"}),
+        ("tune", {"1 x 1 thread"}),
+    ],
+)
+@pytest.mark.blender
+def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path, bpy_kind: Any) -> None:
+    """All ways of every case."""
+    cases = measured(tmp_path, command, "--blender", bpy_kind.blender)
+    assert cases
+    assert all(case.keys() == ways for case in cases.values())
+
+
+@pytest.mark.slow
+@pytest.mark.blender
+def test_the_peers_run_in_an_executable(tmp_path: Path, executable: Any) -> None:
+    """Whose Python may have neither numpy nor pyzmq nor Pillow."""
+    assert measured(tmp_path, "render", "--blender", executable.blender)
+
+
+@pytest.mark.slow
+def test_bench_tries_settings(tmp_path: Path) -> None:
+    """`asyncblend bench` on a user's script: a row for each setting, the best one, figures and a picture."""
+    script, figures = tmp_path / "scene.py", tmp_path / "figures.json"
+    script.write_text("from asyncblend import blender as bl\nbl.serve(lambda task: {'n': task.index})\n")
+    config = tmp_path / "config.toml"
+    config.write_text('script = "scene.py"\nlength = 3\n')
+    fake = str(fake_blender(tmp_path / "fake"))
+    options = ["--instances", "1,2", "--threads", "1", "--seconds", "0.1", "--blender", fake]
+    printed = run(
+        "asyncblend", "bench", str(config), *options, "--json", str(figures), "--out", str(tmp_path)
+    )
+    assert "Best: instances = " in printed
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert [trial["instances"] for trial in found["trials"]] == [1, 2]
+    assert all(trial["frames_per_second"] > 0 for trial in found["trials"])
+    assert found["best"] in ({"instances": 1, "threads": 1}, {"instances": 2, "threads": 1})
+
+
+def test_settings_share_the_cores_out() -> None:
+    """Each number of instances with its share of the cores, and with all of them; or just what was asked for."""
+    assert settings(cores=2) == [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2)]
+    assert settings([3], [1, 5], cores=2) == [(3, 1), (3, 5)]
+    with pytest.raises(ConfigError, match="at least 1"):
+        settings([0])
+
+
+def test_the_best_setting_is_the_smallest_of_the_fast_ones() -> None:
+    """Within a twentieth: more Blenders take more memory."""
+    trials = [Trial(Setting(n, 1), [rate], 1.0) for n, rate in ((1, 50.0), (2, 96.0), (4, 100.0), (8, 90.0))]
+    assert best(trials).setting == (2, 1)
+
+
+def test_ways_have_their_turns() -> None:
+    """A round is every way once; one more round before warms up and does not count."""
+    turns = []
+
+    def way(name: str) -> Any:
+        def turn(seconds: float) -> Timed:
+            turns.append(name)
+            return Timed(len(turns), seconds)
+
+        return turn
+
+    found = in_turn({"a": way("a"), "b": way("b")}, Effort(rounds=2, seconds=1.0))
+    assert turns == ["a", "b"] * 3
+    assert {name: [one.done for one in rounds] for name, rounds in found.items()} == {
+        "a": [3, 5],
+        "b": [4, 6],
+    }
+
+
+@pytest.mark.parametrize(("less", "times"), [(False, 2.0), (True, 0.5)])
+def test_ratios_say_how_many_times_as_good_ours_is(less: bool, times: float) -> None:
+    """Of medians, within a case, and the other way round where less is better."""
+    report = a_report(less)
+    ours, other = report.rows[:2]
+    assert report.ratio(ours) is None
+    assert report.ratio(other) == times
+    assert report.json()["cases"]["one"]["other"] == {
+        "x/s": {"median": 10, "low": 1, "high": 12, "rounds": [1, 10, 12]},
+        "ours_is_times": times,
+    }
+
+
+def test_results_have_every_report(tmp_path: Path) -> None:
+    """Tables, pictures, and what machine it was."""
+    write(tmp_path, [a_report(), a_report(name="again-and-again")], {"CPU": "abacus"}, tmp_path / "all.json")
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| CPU | abacus |" in text
+    assert "| **one** | **ours** | **20** | **19 to 21** |  |" in text
+    assert "|  | other | 10 | 1 to 12 | 2.0x |" in text
+    assert "`python -m benchmarks again`. How." in text
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"report.png", "again-and-again.png"}
+    assert len(json.loads((tmp_path / "all.json").read_text())["reports"]) == 2
+
+
+def a_report(less: bool = False, name: str = "report") -> Report:
+    metric = Metric("x/s", lambda timed: timed.rate, less_is_better=less)
+    report = Report(name, "Title", "How.", [metric], "ours", columns=2)
+    report.rows = [
+        Row(case, way, {"x/s": values})
+        for case in ("one", "two")
+        for way, values in (("ours", [19, 20, 21]), ("other", [1, 10, 12]))
+    ]
+    return report

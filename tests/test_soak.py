@@ -1,0 +1,117 @@
+"""The soak: that it would notice what it looks for, and that it finds nothing wrong in a few seconds of faults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import asyncblend as ab
+from benchmarks.soak import scene
+from benchmarks.soak.faults import KILL, STOP, Recoveries
+from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.memory import Trend
+
+_ROOT = Path(__file__).parents[1]
+
+
+def a_frame(index: int, **instead: Any) -> ab.Frame:
+    """As a real Blender makes it for seed 0, but for what is given."""
+    rng = np.random.default_rng([0, index])
+    values = {
+        "draw": rng.random(4),
+        "noise": rng.integers(0, 256, 100_000, np.uint8),
+        "image": np.full(scene.IMAGE, index, np.uint8),
+        **scene.params(index),
+    }
+    return ab.Frame(values | instead, index=index, instance=0, params=scene.params(index))
+
+
+@pytest.mark.parametrize(
+    ("frames", "lost", "duplicates", "wrong"),
+    [
+        pytest.param([a_frame(3), a_frame(4), a_frame(5)], 0, 0, 0, id="all is well"),
+        pytest.param([a_frame(5), a_frame(3)], 1, 0, 0, id="lost"),
+        pytest.param([a_frame(3), a_frame(4), a_frame(4), a_frame(5)], 0, 1, 0, id="twice"),
+        pytest.param([a_frame(3), a_frame(4), a_frame(5), a_frame(6)], 0, 0, 1, id="of another pass"),
+        pytest.param([a_frame(3), a_frame(4, draw=np.zeros(4)), a_frame(5)], 0, 0, 1, id="content"),
+        pytest.param([a_frame(3), a_frame(4, tag=0), a_frame(5)], 0, 0, 1, id="params"),
+        pytest.param([a_frame(3, image=np.zeros((1, 1, 3)))], 2, 0, 1, id="shape"),
+    ],
+)
+def test_the_ledger_notices(frames: list[ab.Frame], lost: int, duplicates: int, wrong: int) -> None:
+    """A frame that is missing, comes twice, or is not what seed and index make of it."""
+    ledger = Ledger(seed=0)
+    ledger.begin(range(3, 6))
+    for frame in frames:
+        ledger.frame(frame)
+    ledger.end()
+    assert (ledger.lost, ledger.duplicates, ledger.wrong) == (lost, duplicates, wrong)
+    assert bool(ledger.details) == (lost + duplicates + wrong > 0)
+
+
+def test_an_image_must_be_the_same_in_the_pass_that_repeats() -> None:
+    """Whoever renders it."""
+    ledger = Ledger(seed=0)
+    for image in (np.zeros(scene.IMAGE, np.uint8), np.ones(scene.IMAGE, np.uint8)):
+        ledger.begin(range(1))
+        ledger.frame(a_frame(0, image=image))
+        ledger.end()
+    assert (ledger.lost, ledger.duplicates, ledger.wrong) == (0, 0, 1)
+
+
+def test_a_recovery_ends_with_a_frame_of_the_next_life() -> None:
+    """A late frame of the one that was hit is none, and only the last of several faults is timed."""
+    recoveries = Recoveries()
+    recoveries.hit(0, STOP, 10)
+    recoveries.frame(0, 10)
+    recoveries.frame(1, 11)
+    assert recoveries.open == 1
+    recoveries.hit(0, KILL, 12)
+    assert recoveries.was_hit(0, 12)
+    recoveries.frame(0, 13)
+    assert (recoveries.open, recoveries.hit_again) == (0, 1)
+    assert {kind: len(seconds) for kind, seconds in recoveries.seconds.items()} == {KILL: 1, STOP: 0}
+
+
+def test_memory_that_grows_is_not_flat() -> None:
+    """After the first quarter, in which everything warms up."""
+    assert Trend.of([0.0, *[100.0] * 7]).flat
+    assert not Trend.of([100.0 + 10 * i for i in range(8)]).flat
+
+
+@pytest.mark.slow
+def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
+    """Some seconds of faults: every figure that must be 0 is, there is a plot, and a row for a README."""
+    figures = tmp_path / "soak.json"
+    command = [sys.executable, "-m", "benchmarks", "soak", "--minutes", "0.1", "--chaos"]
+    done = subprocess.run(
+        [*command, "--json", str(figures), "--out", str(tmp_path)],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert found["frames"] > 0
+    assert found["lost"] == found["duplicates"] == found["wrong"] == found["not_recovered"] == 0
+    assert sum(found["faults"].values()) > 0
+    assert found["left"] == found["problems"] == []
+    assert (found["fleet"], found["kind"], found["version"], found["instances"]) == (
+        "3 fakes",
+        "fake",
+        None,
+        3,
+    )
+    heading, rule, row = found["markdown"]
+    assert heading.count("|") == rule.count("|") == row.count("|")
+    assert row.startswith("| 3 fakes | 0.")
+    assert f"| {found['frames']:,} |" in row
+    assert (tmp_path / "soak.png").stat().st_size > 0

@@ -1,0 +1,414 @@
+"""The house's rules, read off the syntax tree of every file, and what each import pulls in."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import asyncblend
+from asyncblend import blender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "asyncblend"
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
+
+BOTTOM = {"errors", "launch"}
+ENGINE = BOTTOM | {"payload", "protocol", "ring", "batch", "config", "leases", "aio", "fleet", "stream"}
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"_lazy"},  # everything else only by name, at its first use
+    "__main__": {"cli"},
+    "_lazy": set(),
+    "errors": set(),
+    "launch": {"errors"},
+    "payload": {"errors"},
+    "protocol": BOTTOM | {"payload"},
+    "ring": set(),
+    "batch": {"errors"},
+    "config": {"errors"},
+    "leases": {"errors"},
+    "aio": {"errors"},
+    "scripts": {"errors"},
+    "blender": BOTTOM | {"payload", "protocol", "ring", "_lazy"},
+    "fleet": BOTTOM | {"config", "aio", "ring"},
+    "stream": ENGINE - {"stream"},
+    "bridge": {"errors", "config", "aio", "stream"},
+    "dataset": {"errors", "config", "batch", "bridge"},
+    "blendtorch": ENGINE | {"bridge", "dataset"},
+    "cli": ENGINE | {"bridge", "dataset", "blendtorch", "scripts", "__init__"},
+    "testing": ENGINE | {"bridge", "dataset", "blendtorch", "blender"},
+}
+"""The table of the design: what each room may import. `launch` is what both sides agree on before a socket."""
+
+INSIDE = [
+    *(
+        f"asyncblend/{name}.py"
+        for name in ("__init__", "_lazy", "errors", "launch", "payload", "protocol", "ring")
+    ),
+    *(file for file in FILES if file.startswith("asyncblend/blender/")),
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "blender_scripts").glob("*.py")),
+]
+"""What runs in Blender's Python."""
+
+BLENDERS = {"bpy", "bpy_extras", "mathutils", "gpu", "gpu_extras", "cycles", "_cycles"}
+SINCE_310 = {"tomllib"}
+
+
+def tree_of(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"), file)
+
+
+def imported(file: str, tree: ast.AST | None = None) -> Iterator[str]:
+    """Every module that is imported anywhere in it, in a function or for type checking too, by its full name."""
+    parts = Path(file).with_suffix("").parts
+    for node in ast.walk(tree or tree_of(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*parts[: len(parts) - node.level]] if node.level else []
+            base += (node.module or "").split(".") if node.module else []
+            for alias in node.names:
+                full = [*base, alias.name]
+                yield ".".join(full if is_module(full) else base)
+
+
+def is_module(parts: list[str]) -> bool:
+    path = ROOT.joinpath(*parts)
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def room_of(module: str) -> str:
+    """The room of one of our own modules; "__init__" is the package itself."""
+    return [*module.split("."), "__init__"][1]
+
+
+def at_run_time(tree: ast.Module) -> ast.Module:
+    """Without what only a type checker sees."""
+
+    class Drop(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+            if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                return node.orelse
+            return self.generic_visit(node)
+
+    return ast.fix_missing_locations(Drop().visit(tree))  # type: ignore[no-any-return]
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c`, as it is written; "" for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (base := dotted(node.value)):
+        return f"{base}.{node.attr}"
+    return ""
+
+
+def child(code: str) -> Any:
+    """What a fresh Python prints, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def pulled_in(statement: str) -> set[str]:
+    """The modules that a fresh Python loads for this."""
+    code = f"import sys, json; before = set(sys.modules); {statement}; print(json.dumps(list(set(sys.modules) - before)))"
+    return set(child(code))
+
+
+# -- layers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_point_down_only(file: str) -> None:
+    """Each room imports only what the design's table allows, wherever in the file."""
+    parts = Path(file).with_suffix("").parts
+    room = parts[1]
+    tree = tree_of(file)
+    if parts[-1] == "__init__":
+        tree = at_run_time(tree)  # its names are typed, but loaded at their first use
+    used = {room_of(module) for module in imported(file, tree) if module.split(".")[0] == "asyncblend"}
+    assert used - {room} <= ALLOWED[room], f"{file} imports {sorted(used - ALLOWED[room])}"
+
+
+def test_the_table_knows_every_room() -> None:
+    """A new room has to be put somewhere."""
+    assert {Path(file).with_suffix("").parts[1] for file in FILES} == set(ALLOWED)
+
+
+def test_the_table_has_no_circle() -> None:
+    """From any room, down is down."""
+    below: set[str] = set()
+    left = {room: needs - {"__init__"} for room, needs in ALLOWED.items()}
+    while left:
+        free = {room for room, needs in left.items() if needs <= below}
+        assert free, f"a circle among {sorted(left)}"
+        below |= free
+        left = {room: needs for room, needs in left.items() if room not in free}
+
+
+def test_the_check_sees_every_kind_of_import() -> None:
+    """Plain, relative, of the package, inside a function, and for type checking."""
+    code = """
+import os.path
+from . import queue, nothing
+from .. import errors
+from ..stream.hub import Hub
+from asyncblend import config as c
+def f():
+    import torch
+    from ..fleet.fleet import Fleet
+if TYPE_CHECKING:
+    from asyncblend.leases import LeaseBook
+"""
+    assert sorted(imported("asyncblend/stream/x.py", ast.parse(code))) == [
+        "asyncblend.config",
+        "asyncblend.errors",
+        "asyncblend.fleet.fleet",
+        "asyncblend.leases",
+        "asyncblend.stream",
+        "asyncblend.stream.hub",
+        "asyncblend.stream.queue",
+        "os.path",
+        "torch",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "home"), [("torch", "asyncblend/dataset.py"), ("uvloop", "asyncblend/aio.py")]
+)
+def test_each_heavy_module_has_one_importer(module: str, home: str) -> None:
+    """torch is the dataset's alone, and uvloop the loop factory's."""
+    users = [file for file in FILES if any(name.split(".")[0] == module for name in imported(file))]
+    assert users == [home]
+
+
+@pytest.mark.parametrize(
+    ("file", "allowed"),
+    [
+        ("errors.py", {"__future__", "typing"}),
+        ("leases.py", {"__future__", "typing", "collections", "dataclasses", "heapq"}),
+        (
+            "config.py",
+            {"__future__", "typing", "collections", "dataclasses", "difflib", "functools", "math", "os"},
+        ),
+        ("fleet/restart.py", {"__future__", "collections"}),
+        ("fleet/liveness.py", {"__future__"}),
+        ("fleet/instance.py", {"__future__", "typing", "collections"}),
+        ("fleet/ending.py", {"__future__", "typing"}),
+        ("stream/queue.py", {"__future__", "typing", "collections", "asyncio"}),
+    ],
+)
+def test_what_is_pure_stays_pure(file: str, allowed: set[str]) -> None:
+    """No I/O and no clock where the design says so."""
+    assert {name.split(".")[0] for name in imported(f"asyncblend/{file}")} - {"asyncblend"} <= allowed
+
+
+def test_the_wire_format_knows_no_sockets() -> None:
+    """It is bytes only."""
+    for file in ("asyncblend/protocol.py", "asyncblend/payload.py"):
+        assert not {name.split(".")[0] for name in imported(file)} & {"zmq", "socket", "asyncio"}
+
+
+# -- what is never done ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_unpickled_or_evaluated(file: str) -> None:
+    """No bytes that come from anywhere become code."""
+    pickling = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+    assert not {name.split(".")[0] for name in imported(file)} & pickling
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"recv_pyobj", "send_pyobj", "pickle"}, f"line {node.lineno}"
+            assert dotted(node) not in {"np.load", "numpy.load", "torch.load"}, f"line {node.lineno}"
+        if isinstance(node, ast.Call):
+            assert dotted(node.func) not in {"eval", "exec", "builtins.eval", "builtins.exec"}, (
+                f"line {node.lineno}"
+            )
+            assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}, f"line {node.lineno}"
+        if isinstance(node, ast.Name):
+            assert node.id not in pickling | {"eval", "exec"}, f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_processes_start_in_one_way(file: str) -> None:
+    """`asyncio.create_subprocess_exec`: no shell, nothing that blocks the loop or forks it."""
+    assert not {"subprocess", "pty", "multiprocessing.process", "popen2"} & set(imported(file))
+    banned = (
+        "os.system",
+        "os.popen",
+        "os.spawn",
+        "os.exec",
+        "os.posix_spawn",
+        "os.fork",
+        "pty.",
+        "subprocess.",
+    )
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Attribute):
+            assert not dotted(node).startswith(banned), f"line {node.lineno}: {dotted(node)}"
+            assert node.attr not in {"Popen", "create_subprocess_shell", "subprocess_shell"}, (
+                f"line {node.lineno}"
+            )
+        if isinstance(node, ast.Name):
+            assert node.id not in {"Popen", "create_subprocess_shell"}, f"line {node.lineno}"
+
+
+# -- Blender's side ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", INSIDE)
+def test_the_blender_side_is_python_310(file: str) -> None:
+    """No newer syntax, and nothing imported but the standard library, numpy, zmq, Blender's own and ours."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    tree = at_run_time(ast.parse(text, file, feature_version=(3, 10)))
+    allowed = set(sys.stdlib_module_names) - SINCE_310 | BLENDERS | {"numpy", "zmq", "asyncblend"}
+    assert {name.split(".")[0] for name in imported(file, tree)} <= allowed
+
+
+MODULES = [
+    Path(file).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+    for file in FILES
+    if file.startswith("asyncblend/blender/")
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_blender_side_imports_without_bpy(module: str) -> None:
+    """Each module by itself, and it pulls in nothing of Blender, of the host, or that Blender may not have."""
+    got = pulled_in(f"import {module}")
+    roots = {name.split(".")[0] for name in got}
+    assert not roots & (BLENDERS | {"torch", "uvloop", "asyncio", "rich", "typer", "PIL"})
+    ours = {room_of(name) for name in got if name.startswith("asyncblend")}
+    assert ours <= ALLOWED["blender"] | {"blender", "__init__"}
+
+
+def test_the_names_of_the_blender_side_import_without_bpy() -> None:
+    """A script can be imported, and its functions be tested, anywhere."""
+    got = pulled_in("from asyncblend.blender import *")
+    assert not {name.split(".")[0] for name in got} & (BLENDERS | {"torch", "uvloop", "asyncio"})
+
+
+def test_what_starts_a_blender_needs_nothing() -> None:
+    """The bootstrap, and what reports missing packages, run before numpy and pyzmq are known to be there."""
+    got = pulled_in(
+        "import asyncblend.blender.child, asyncblend.blender.requirements, asyncblend.blender.bootstrap"
+    )
+    assert not {name.split(".")[0] for name in got} & {"numpy", "zmq"}
+
+
+# -- the public names --------------------------------------------------------------------------------------------
+
+
+def lazy_table(file: str) -> dict[str, list[str]]:
+    """The second argument of `lazy(__name__, {...})`."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Call) and dotted(node.func) == "lazy":
+            table: dict[str, list[str]] = ast.literal_eval(node.args[1])
+            return table
+    raise AssertionError("no lazy table")
+
+
+def typed_table(file: str) -> dict[str, list[str]]:
+    """What a type checker is told: the imports under TYPE_CHECKING, as a lazy table."""
+    table: dict[str, list[str]] = {}
+    for node in tree_of(file).body:
+        if isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                assert isinstance(line, ast.ImportFrom)
+                assert line.module is not None
+                assert all(alias.name == alias.asname for alias in line.names)
+                table.setdefault(line.module, []).extend(alias.name for alias in line.names)
+    return table
+
+
+@pytest.mark.parametrize("package", [asyncblend, blender], ids=lambda package: package.__name__)
+def test_public_names_are_one_list(package: Any) -> None:
+    """`__all__` is sorted, and it is exactly what is loaded lazily and what a type checker sees, from the same homes."""
+    file = Path(package.__file__).relative_to(ROOT).as_posix()
+    assert sorted(package.__all__) == package.__all__
+    table = lazy_table(file)
+    assert sorted(name for names in table.values() for name in names) == package.__all__
+    assert {home: sorted(names) for home, names in typed_table(file).items()} == {
+        home: sorted(names) for home, names in table.items()
+    }
+    for home, names in table.items():
+        module = importlib.import_module(f"{package.__name__}.{home}")
+        for name in names:
+            assert getattr(package, name) is getattr(module, name)
+            assert name in module.__all__
+            assert name in dir(package)
+
+
+@pytest.mark.parametrize("package", [asyncblend, blender], ids=lambda package: package.__name__)
+def test_no_public_name_is_a_submodule(package: Any) -> None:
+    """Importing that submodule would put it in the name's place."""
+    folder = Path(package.__file__).parent
+    assert not {path.stem for path in folder.iterdir()} & set(package.__all__)
+
+
+@pytest.mark.parametrize("package", [asyncblend, blender], ids=lambda package: package.__name__)
+def test_an_unknown_name_is_an_attribute_error(package: Any) -> None:
+    """As of any module, so that hasattr works."""
+    assert not hasattr(package, "BlenderLauncher")
+    with pytest.raises(AttributeError, match=rf"module '{package.__name__}' has no attribute 'nonsense'"):
+        package.nonsense  # noqa: B018
+
+
+def test_the_public_names_are_as_pinned() -> None:
+    """The public API of the design."""
+    assert set(asyncblend.__all__) == {
+        *("AsyncblendError", "BlenderNotFound", "ConfigError", "CrashLoop", "FrameTimeout", "InstanceError"),
+        *("InstanceExited", "ProtocolError", "SampleError", "StartTimeout", "StreamClosed"),
+        *(
+            "BlenderDataset",
+            "BlenderStream",
+            "Frame",
+            "RestartPolicy",
+            "StreamConfig",
+            "StreamStats",
+            "Timeouts",
+        ),
+    }
+    assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """It loads nothing but itself and a little of the standard library; Blender's own Python does it too."""
+    got = pulled_in("import asyncblend")
+    assert {name for name in got if name.startswith("asyncblend")} == {"asyncblend", "asyncblend._lazy"}
+    others = {name.split(".")[0] for name in got} - {"asyncblend"}
+    assert not others & {"torch", "zmq", "numpy", "rich", "typer", "uvloop", "asyncio", "PIL", "bpy"}
+    assert others <= set(sys.stdlib_module_names)
+    assert len(got) < 60
+
+
+@pytest.mark.parametrize("name", ["StreamConfig", "RestartPolicy", "Timeouts", "ConfigError"])
+def test_data_are_cheap_too(name: str) -> None:
+    """A config is made without torch, zmq or numpy."""
+    others = {module.split(".")[0] for module in pulled_in(f"from asyncblend import {name}")} - {"asyncblend"}
+    assert others <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", ["BlenderStream", "Frame"])
+def test_a_stream_needs_no_torch(name: str) -> None:
+    """Only the dataset does."""
+    got = {module.split(".")[0] for module in pulled_in(f"from asyncblend import {name}")}
+    assert not got & {"torch", "typer", "rich", "uvloop", "bpy"}
