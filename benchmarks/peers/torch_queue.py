@@ -46,8 +46,10 @@ def torch_queue(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
         # Not killed: between making a tensor's file and taking its name away, that would leave it behind.
         stop.set()
         while any(process.is_alive() for process in processes):
-            with contextlib.suppress(Empty):
-                queue.get(timeout=0.05)  # whoever waits for room goes on, and sees that it is over
+            # Whoever waits for room goes on, and sees that it is over. A tensor that was still in the queue when
+            # its producer ended has no descriptor left to fetch: a connection refused, a socket gone.
+            with contextlib.suppress(Empty, OSError, EOFError):
+                queue.get(timeout=0.05)
         for process in processes:
             process.join()
         queue.close()
