@@ -1,13 +1,16 @@
-"""asyncio helpers: cleanup that finishes under cancellation, and the choice of event loop."""
+"""asyncio helpers: cleanup that finishes under cancellation or signals, and the choice of event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["abandon_loop", "finish", "loop_factory", "run_in_thread", "the_one_error"]
+if TYPE_CHECKING:
+    import zmq
+
+__all__ = ["abandon_loop", "end_context", "finish", "loop_factory", "run_in_thread", "the_one_error"]
 
 T = TypeVar("T")
 
@@ -54,6 +57,22 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 def _somebody_handles_sigchld() -> bool:
     return hasattr(signal, "SIGCHLD") and callable(signal.getsignal(signal.SIGCHLD))
+
+
+def end_context(context: zmq.Context[Any]) -> None:
+    """Close all sockets of a ZeroMQ context at once, and end its threads.
+
+    A signal during `zmq_ctx_term`, such as SIGCHLD of the Blenders that end just then, interrupts it. pyzmq takes that
+    for done, and a thread and five descriptors stay for ever. So this thread hears of signals a moment later.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        context.destroy(linger=0)
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        context.destroy(linger=0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _abandoned: list[asyncio.AbstractEventLoop] = []

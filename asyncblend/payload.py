@@ -63,6 +63,8 @@ _DTYPES = {
     )
 }
 
+_NAMES = {np.dtype(name): name for name in _DTYPES}  # dtype.name is Python that puts it together at each call
+
 dumps = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder at each call
 
 
@@ -102,7 +104,7 @@ def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> li
         raise Unsendable(
             f"{len(arrays)} arrays in one sample, at most {MAX_PARTS - 2} can travel; stack them"
         )
-    described: list[list[Any]] = [[a.dtype.name, a.shape] for a in arrays]
+    described: list[list[Any]] = [[_NAMES[a.dtype], a.shape] for a in arrays]
     whole: dict[str, Any] = {"arrays": described, "values": tree}
     if arrays and shared is not None and (taken := shared.put(arrays)) is not None:
         whole["slot"], offsets = taken
@@ -120,6 +122,8 @@ def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> li
 
 def _plain(value: Any, key: str, arrays: list[np.ndarray[Any, Any]], depth: int) -> Any:
     """`value` as what JSON has; its arrays go to `arrays`."""
+    if isinstance(value, np.ndarray):
+        return {"$": _array(value, key, arrays)}
     if value is None or isinstance(value, (bool, str)):
         return str.__str__(value) if isinstance(value, str) else value  # an Enum's own str is its name
     if isinstance(value, np.generic):
@@ -137,8 +141,6 @@ def _plain(value: Any, key: str, arrays: list[np.ndarray[Any, Any]], depth: int)
     if isinstance(value, float):
         return float(value)
     if isinstance(value, complex):
-        return {"$": _array(value, key, arrays)}
-    if isinstance(value, np.ndarray):
         return {"$": _array(value, key, arrays)}
     if _of_mathutils(value):
         return {"$": _array(np.array(value, np.float32), key, arrays)}  # their own precision
@@ -171,7 +173,8 @@ def _of_mathutils(value: Any) -> bool:
 
 def _array(value: Any, key: str, arrays: list[np.ndarray[Any, Any]]) -> int:
     array = np.asarray(value)
-    if array.dtype.name not in _DTYPES or array.ndim > MAX_RANK:
+    name = _NAMES.get(array.dtype) or array.dtype.name  # the latter for the other byte order
+    if name not in _DTYPES or array.ndim > MAX_RANK:
         raise Unsendable(
             f"{_at(key)} is an array of dtype {array.dtype} and rank {array.ndim}, which cannot travel; "
             f"dtypes: {', '.join(_DTYPES)}; rank at most {MAX_RANK}"
@@ -179,7 +182,7 @@ def _array(value: Any, key: str, arrays: list[np.ndarray[Any, Any]]) -> int:
     if array.nbytes > MAX_PART:
         raise Unsendable(f"{_at(key)} has {array.nbytes} bytes, at most {MAX_PART} can travel in one array")
     shape = array.shape  # ascontiguousarray makes a 0-d array 1-d
-    array = np.ascontiguousarray(array, dtype=_DTYPES[array.dtype.name]).reshape(shape)
+    array = np.ascontiguousarray(array, dtype=_DTYPES[name]).reshape(shape)
     arrays.append(array)
     return len(arrays) - 1
 

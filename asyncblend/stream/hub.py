@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from .. import payload, protocol
+from ..aio import end_context
 from ..errors import ProtocolError
 from ..launch import Life
 from ..protocol import Message
@@ -25,6 +27,7 @@ _log = logging.getLogger("asyncblend")
 _LONGEST_IPC_PATH = 100  # bytes; the limit is 107 on Linux, 103 on macOS
 _MESSAGES_A_TURN = 64
 _DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a send
+_POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
 _TOLERATED = 16  # messages of one connection that cannot be read, until it is not listened to any more
 _SUSPECTS = 1024  # connections whose bad messages are counted; the memory of a host that strangers talk to
@@ -80,12 +83,10 @@ class Hub:
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
         self._identity_of: dict[Life, bytes] = {}
         self._draining = False
+        self._wake: Callable[[], object] | None = None  # has what is here received
         self._bad: dict[bytes, int] = {}  # messages by identity, the latest offender last
-        self._context = zmq.asyncio.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        self._now: zmq.Socket[bytes] = zmq.Socket.shadow(
-            self._socket.underlying
-        )  # the same socket, for calls that never wait
         # Without it a message to a connection that is gone vanishes in silence.
         self._socket.router_mandatory = True
         # Leases bound what is in flight; high-water marks would drop (ROUTER) or block instead.
@@ -107,34 +108,67 @@ class Hub:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._context.destroy(linger=0)
+        end_context(self._context)
 
     async def serve(self, receiver: Receiver) -> None:
-        """Receive until cancelled. The only task that does: a cancelled recv may lose its message."""
-        while True:
-            message = await self._socket.recv_multipart(copy=False)
-            self._draining = True
-            # One wait, then many receives that cannot wait: several times as fast as awaiting each.
-            for left in reversed(range(_MESSAGES_A_TURN)):
+        """Receive until cancelled."""
+        loop = asyncio.get_running_loop()
+        broken: asyncio.Future[None] = loop.create_future()
+
+        def drain() -> None:
+            if broken.done():
+                return
+            try:
+                if self._drain(receiver):
+                    loop.call_soon(drain)
+            except Exception as error:
+                broken.set_exception(error)
+
+        # The socket's own descriptor: pyzmq's asyncio layer makes futures and timers for each wait, a tenth of a
+        # millisecond of a round trip.
+        descriptor = self._socket.fileno()
+        self._wake = lambda: loop.call_soon(drain)
+        try:
+            loop.add_reader(descriptor, drain)
+            drain()  # nobody is told again of what came before
+            await broken
+        except NotImplementedError:  # Windows' loop
+            await self._poll(drain, broken)
+        finally:
+            self._wake = None
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_reader(descriptor)
+
+    async def _poll(self, drain: Callable[[], None], broken: asyncio.Future[None]) -> None:
+        """Where a loop cannot watch a descriptor: pyzmq knows another way."""
+        socket = zmq.asyncio.Socket.shadow(self._socket.underlying)
+        while not broken.done():
+            drain()
+            await socket.poll()
+        broken.result()
+
+    def _drain(self, receiver: Receiver) -> bool:
+        """Handle what has come: many messages a turn, but not so many that nothing else has one. True: there is more."""
+        self._draining = True
+        try:
+            for _ in range(_MESSAGES_A_TURN):
+                if not (message := self._received()):
+                    return False
                 identity, *parts = message
                 self._handle(receiver, identity.bytes, parts)
-                if not left:
-                    await asyncio.sleep(0)
-                elif following := self._received():
-                    message = following
-                else:
-                    break
+            return True
+        finally:
             self._draining = False
 
     def _received(self) -> list[zmq.Frame]:
         """A message that is here already; empty if there is none."""
         try:
-            part = self._now.recv(_DONTWAIT, copy=False)
+            part = self._socket.recv(_DONTWAIT, copy=False)
         except zmq.Again:
             return []
         parts = [part]
         while part.more:  # recv_multipart asks the socket instead, which costs more than the receive
-            part = self._now.recv(_DONTWAIT, copy=False)
+            part = self._socket.recv(_DONTWAIT, copy=False)
             parts.append(part)
         return parts
 
@@ -169,19 +203,19 @@ class Hub:
 
     def _send_to(self, identity: bytes, parts: Sequence[Any]) -> bool:
         try:
-            self._now.send(
+            self._socket.send(
                 identity, _MORE
             )  # not send_multipart, which checks and combines flags for each part
             for part in parts[:-1]:
-                self._now.send(part, _MORE)
-            self._now.send(parts[-1], _DONTWAIT)
+                self._socket.send(part, _MORE)
+            self._socket.send(parts[-1], _DONTWAIT)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False
             raise
-        if not self._draining:
-            # A send takes in what has come, and nobody is told of that again. This asks, and has it received.
-            self._socket.get(zmq.EVENTS)
+        # A send takes in what has come, and the descriptor does not tell of that again.
+        if not self._draining and self._wake is not None and int(self._socket.get(zmq.EVENTS)) & _POLLIN:
+            self._wake()
         return True
 
     # -- from Blender -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import psutil
 import zmq
 
 import asyncblend as ab
+from asyncblend.aio import end_context
 
 from .faults import GARBAGE, KILL, KINDS, SLOW, STOP, Recoveries
 from .garbage import message
@@ -67,7 +68,7 @@ class Chaos:
                 if inject[kind]():
                     self.times.append((time.monotonic() - began, kind))
         finally:
-            context.destroy(linger=0)
+            end_context(context)
 
     async def hold_up(self) -> None:
         """Hold up the consumer, who calls this after each frame, if it is time to."""
