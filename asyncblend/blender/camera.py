@@ -78,7 +78,7 @@ class Camera:
 
         Changes `lens` (of an orthographic camera `ortho_scale`), `shift_x` and `shift_y` of the camera's data, which
         other camera objects may share, and `pixel_aspect_x` and `pixel_aspect_y` of the scene, to 1 for square pixels
-        and else so that their ratio is fx / fy. The sensor keeps its fit and size, unless the lens would be shorter
+        and else so that x / y is fy / fx. The sensor keeps its fit and size, unless the lens would be shorter
         than 1 mm: then the lens is 1 mm, and the sensor larger.
 
         Args:
