@@ -326,16 +326,24 @@ def lazy_table(file: str) -> dict[str, list[str]]:
     raise AssertionError("no lazy table")
 
 
+def lazy_modules(file: str) -> list[str]:
+    """The argument `modules` of `lazy(...)`: submodules that are public names themselves."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Call) and dotted(node.func) == "lazy":
+            found = [ast.literal_eval(each.value) for each in node.keywords if each.arg == "modules"]
+            return [name for names in found for name in names]
+    raise AssertionError("no lazy table")
+
+
 def typed_table(file: str) -> dict[str, list[str]]:
-    """What a type checker is told: the imports under TYPE_CHECKING, as a lazy table."""
+    """What a type checker is told: the imports under TYPE_CHECKING, as a lazy table; "" has the modules."""
     table: dict[str, list[str]] = {}
     for node in tree_of(file).body:
         if isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING":
             for line in node.body:
                 assert isinstance(line, ast.ImportFrom)
-                assert line.module is not None
                 assert all(alias.name == alias.asname for alias in line.names)
-                table.setdefault(line.module, []).extend(alias.name for alias in line.names)
+                table.setdefault(line.module or "", []).extend(alias.name for alias in line.names)
     return table
 
 
@@ -344,11 +352,15 @@ def test_public_names_are_one_list(package: Any) -> None:
     """`__all__` is sorted, and it is exactly what is loaded lazily and what a type checker sees, from the same homes."""
     file = Path(package.__file__).relative_to(ROOT).as_posix()
     assert sorted(package.__all__) == package.__all__
-    table = lazy_table(file)
-    assert sorted(name for names in table.values() for name in names) == package.__all__
-    assert {home: sorted(names) for home, names in typed_table(file).items()} == {
+    table, modules = lazy_table(file), lazy_modules(file)
+    assert sorted([*modules, *(name for names in table.values() for name in names)]) == package.__all__
+    typed = typed_table(file)
+    assert sorted(typed.pop("", [])) == sorted(modules)
+    assert {home: sorted(names) for home, names in typed.items()} == {
         home: sorted(names) for home, names in table.items()
     }
+    for name in modules:
+        assert getattr(package, name) is importlib.import_module(f"{package.__name__}.{name}")
     for home, names in table.items():
         module = importlib.import_module(f"{package.__name__}.{home}")
         for name in names:
@@ -359,9 +371,10 @@ def test_public_names_are_one_list(package: Any) -> None:
 
 @pytest.mark.parametrize("package", [asyncblend, blender], ids=lambda package: package.__name__)
 def test_no_public_name_is_a_submodule(package: Any) -> None:
-    """Importing that submodule would put it in the name's place."""
-    folder = Path(package.__file__).parent
-    assert not {path.stem for path in folder.iterdir()} & set(package.__all__)
+    """Importing that submodule would put it in the name's place. Unless it is that name."""
+    file = Path(package.__file__)
+    names = set(package.__all__) - set(lazy_modules(file.relative_to(ROOT).as_posix()))
+    assert not {path.stem for path in file.parent.iterdir()} & names
 
 
 @pytest.mark.parametrize("package", [asyncblend, blender], ids=lambda package: package.__name__)

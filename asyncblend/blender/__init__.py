@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from . import randomise as randomise
     from .camera import Camera as Camera
     from .capture import RenderInfo as RenderInfo
     from .capture import last_render as last_render
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .serving import serve as serve
     from .task import Task as Task
 
-__all__ = ["Camera", "RenderInfo", "Task", "last_render", "render", "serve"]
+__all__ = ["Camera", "RenderInfo", "Task", "last_render", "randomise", "render", "serve"]
 
 __getattr__ = lazy(
     __name__,
@@ -26,4 +27,5 @@ __getattr__ = lazy(
         "serving": ["serve"],
         "task": ["Task"],
     },
+    modules=["randomise"],
 )

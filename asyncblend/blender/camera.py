@@ -210,7 +210,7 @@ class Camera:
         else:
             target = vector(point, "point")
         axes = facing(target - at, vector(up, "up"))
-        turn(camera, axes, depsgraph)
+        turn(camera, axes)
 
         turned = _world_to_camera(camera, bpy.context.evaluated_depsgraph_get())
         if turned[2, :3] @ axes[:, 2] > -1 + 1e-6:

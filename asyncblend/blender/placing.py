@@ -79,14 +79,15 @@ def facing(direction: _Array, up: _Array) -> _Array:
     return np.stack([x, np.cross(z, x), z], axis=1)
 
 
-def turn(obj: Any, axes: _Array, depsgraph: Any) -> None:
+def turn(obj: Any, axes: _Array) -> None:
     """Turn the object so that its axes in the world are the columns of `axes`, by its own rotation.
 
-    Where a parent's uneven scale lets no rotation do that, the z axis is as asked, and y as near as can be.
+    Where a parent's uneven scale lets no rotation do that, the z axis is as asked, and y as near as can be. What was
+    before has no part in the result, not even in its last digit.
     """
     from mathutils import Matrix
 
-    wanted = np.linalg.solve(_parent_axes(obj, depsgraph), axes)
+    wanted = np.linalg.solve(_parent_space(obj)[:3, :3], axes)
     z = wanted[:, 2] / np.linalg.norm(wanted[:, 2])
     x = np.cross(wanted[:, 1], z)
     x /= np.linalg.norm(x)
@@ -96,18 +97,31 @@ def turn(obj: Any, axes: _Array, depsgraph: Any) -> None:
     obj.location, obj.scale = location, scale
 
 
-def move(obj: Any, by: _Array, depsgraph: Any) -> None:
-    """Move the object by a vector of the world, by its own location."""
-    local = np.linalg.solve(_parent_axes(obj, depsgraph), by)
-    obj.location = [float(each) for each in np.array(obj.location, dtype=np.float64) + local]
+def move(obj: Any, to: _Array) -> None:
+    """Move the object's origin to a point of the world, by its own location; also to the last digit."""
+    space = _parent_space(obj)
+    basis: _Array = np.linalg.solve(space[:3, :3], to - space[:3, 3])
+    obj.location = (basis - np.array(obj.delta_location, dtype=np.float64)).tolist()
 
 
-def _parent_axes(obj: Any, depsgraph: Any) -> _Array:
-    """3 x 3: from what the object's own location, rotation and scale give to the world."""
+def _parent_space(obj: Any) -> _Array:
+    """4 x 4: from what the object's own location, rotation and scale give to the world.
+
+    Raises:
+        ConfigError: a parent has a scale of 0.
+    """
     if obj.parent is None:
-        return np.eye(3)
-    own = np.array(obj.matrix_basis, dtype=np.float64)[:3, :3]
-    world = world_matrix(obj, depsgraph)[:3, :3]
-    if abs(np.linalg.det(own)) < 1e-30 or abs(np.linalg.det(world)) < 1e-30:
-        raise ConfigError(f"{obj.name!r} or a parent of it has a scale of 0, so it cannot be placed")
-    return world @ np.linalg.inv(own)
+        return np.eye(4)
+    import bpy
+    from mathutils import Matrix
+
+    names = "location", "rotation_euler", "rotation_quaternion", "rotation_axis_angle", "scale"
+    saved = [(name, list(getattr(obj, name))) for name in names]
+    # Parents may be bones, vertices or curves. Blender knows what they do to an object that itself does nothing.
+    obj.matrix_basis = Matrix()
+    space = world_matrix(obj, bpy.context.evaluated_depsgraph_get())
+    for name, value in saved:
+        setattr(obj, name, value)
+    if abs(np.linalg.det(space[:3, :3])) < 1e-30:
+        raise ConfigError(f"a parent of {obj.name!r} has a scale of 0, so it cannot be placed")
+    return space

@@ -186,7 +186,7 @@ def test_set_K_changes_what_it_says(
     """Lens or scale, shift and pixel aspect; the sensor only where the lens would be too short."""
     changed, after, got = results[name]
     fx, fy, cx, cy = K
-    np.testing.assert_allclose(got, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], atol=1e-3)
+    np.testing.assert_allclose(got, [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], atol=1e-3)
     shifts_and_aspect = {"data.shift_x", "data.shift_y", "render.pixel_aspect_x", "render.pixel_aspect_y"}
     assert set(changed) - shifts_and_aspect == set(changes)
     np.testing.assert_allclose(

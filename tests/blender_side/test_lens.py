@@ -11,7 +11,7 @@ import pytest
 from asyncblend import ConfigError
 from asyncblend.blender.lens import Frame, checked_intrinsics, frame_of, lens_settings, to_camera, to_pixels
 
-GOOD = [[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]
+GOOD = [[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]]
 
 
 def changed(row: int, column: int, value: float) -> list[list[float]]:
@@ -62,7 +62,7 @@ def test_skew_of_rounding_is_none() -> None:
 def test_settings_by_hand(fit: str, fx: float, fy: float, expected: tuple[Any, ...]) -> None:
     """Simple cases that can be reckoned without a computer."""
     K = np.array([[fx, 0, 320], [0, fy, 240], [0, 0, 1.0]])
-    found = lens_settings(K, Frame(640, 480, 0, 0, 640, 480), fit, 36.0)
+    found: tuple[Any, ...] = lens_settings(K, Frame(640, 480, 0, 0, 640, 480), fit, 36.0)
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(got, wanted)
 

@@ -1,0 +1,264 @@
+"""bl.randomise: the random things that most scenes want, in a line each. The rest is Blender's own API.
+
+    def sample(task: bl.Task) -> dict:
+        bl.randomise.camera_on_shell(task.rng, cube, radius=(4, 9))
+        bl.randomise.material(cube, task.rng)
+        bl.randomise.light(lamp, task.rng, target=cube)
+        bl.randomise.background("pictures", task.rng)
+        return bl.render()
+
+What each does is a function of the generator alone, not of what was there before: with `task.rng` samples are
+reproducible. All numbers are drawn uniformly from ranges (lo, hi). Lengths are in Blender units, angles in radians.
+
+Raises, in every function:
+    ConfigError: an argument is wrong; the message says what would be right.
+    RuntimeError: Blender does not keep the transform of an object up to date, because it is disabled in viewports or
+        not in the view layer.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+from . import backdrop
+from .camera import Camera
+from .lens import frame_of
+from .placing import facing, middle, move, turn, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["background", "camera_on_shell", "light", "material", "pose"]
+
+_Array = npt.NDArray[np.float64]
+_Range = tuple[float, float]
+
+_RIGHT = math.pi / 2
+_ENERGY = {"SUN": (1.0, 5.0)}  # watts per square metre; other lights have watts
+_OWNER = "asyncblend_material_of"
+
+
+def pose(
+    obj: Any, rng: np.random.Generator, camera: Any = None, distance: _Range = (4, 12), margin: float = 0.1
+) -> None:
+    """Turn an object at random, uniformly over all rotations, and put its middle at a random place of the image.
+
+    The middle is that of its bounding box, or the origin of what has no geometry. It is uniform over the image and over
+    the distances; parts of the object may be outside the image. Sets location and rotation; the scale stays.
+
+    Args:
+        obj: any object. Its parents are respected.
+        rng: `task.rng`.
+        camera: a camera object or a `Camera`; None for the scene's.
+        distance: from the camera, along its axis.
+        margin: how much of the image's width and height stays free of the middle at each edge, in [0, 0.5).
+    """
+    if not 0 <= margin < 0.5:
+        raise ConfigError(f"margin must be at least 0 and below 0.5 of the image, got {margin!r}")
+    far = _drawn(rng, distance, "distance", least=0)
+    across = rng.uniform(margin, 1 - margin, 2)
+    axes = _rotation(rng)
+
+    frame = frame_of(_scene().render)
+    place = _camera(camera).unproject(across[None] * (frame.width, frame.height), far)[0]
+    turn(obj, axes)
+    move(obj, np.zeros(3))  # so that where it was has no part in rounding
+    move(obj, place - middle(obj, _depsgraph()))
+
+
+def light(
+    obj: Any,
+    rng: np.random.Generator,
+    energy: _Range | None = None,
+    radius: _Range = (3, 8),
+    target: Any = (0, 0, 0),
+) -> None:
+    """Put a light at a random place above a target, shining at it, with a random energy.
+
+    Directions are uniform over the upper half of the sphere. The light's data get the energy: copies of the object that
+    share them share it.
+
+    Args:
+        obj: a light object.
+        rng: `task.rng`.
+        energy: watts, or watts per square metre for a sun; None for (100, 1000), and (1, 5) for a sun.
+        radius: distance from the target.
+        target: three numbers in world space, or an object, for its middle.
+    """
+    if obj.type != "LIGHT":
+        raise ConfigError(f"object {obj.name!r} is not a light but of type {obj.type}")
+    power = _drawn(rng, energy or _ENERGY.get(obj.data.type, (100.0, 1000.0)), "energy", least=0)
+    offset = _on_shell(rng, radius, (0, _RIGHT))
+    obj.data.energy = power
+    move(obj, _place(target) + offset)
+    turn(obj, facing(-offset, np.array([0.0, 0, 1])))
+
+
+def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> None:
+    """Give an object a random colour, uniform in hue, and a random roughness.
+
+    Its first time, the object gets a material of its own in all its slots; later calls change that one, so that memory
+    does not grow. The slots are linked to the object: others that share its mesh keep theirs. Saturation is from 0.5 to
+    1 and value from 0.2 to 1.
+
+    Args:
+        obj: an object that can have materials: a mesh, curve, text, surface or metaball.
+        rng: `task.rng`.
+        roughness: of the Principled BSDF, within [0, 1].
+    """
+    if not hasattr(obj.data, "materials"):
+        raise ConfigError(f"object {obj.name!r} of type {obj.type} cannot have a material")
+    rough = _drawn(rng, roughness, "roughness", least=0, most=1)
+    hue, saturation, value = rng.uniform((0, 0.5, 0.2), (1, 1, 1))
+    colour = (*colorsys.hsv_to_rgb(hue, saturation, value), 1.0)
+
+    found = _own_material(obj)
+    shader = next(node for node in found.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    shader.inputs["Base Color"].default_value = colour
+    shader.inputs["Roughness"].default_value = rough
+    found.diffuse_color, found.roughness = colour, rough  # what Workbench shows
+
+
+def camera_on_shell(
+    rng: np.random.Generator,
+    target: Any,
+    radius: _Range = (4, 12),
+    elevation: _Range = (0, _RIGHT),
+    camera: Any = None,
+) -> None:
+    """Put a camera at a random place on a shell around a target, looking at it.
+
+    Uniform over the shell's area between the two elevations.
+
+    Args:
+        rng: `task.rng`.
+        target: three numbers in world space, or an object, for its middle.
+        radius: distance from the target.
+        elevation: angle above the horizon, in radians within [-pi/2, pi/2].
+        camera: a camera object or a `Camera`; None for the scene's.
+    """
+    offset = _on_shell(rng, radius, elevation)
+    chosen, at = _camera(camera), _place(target)
+    move(chosen.obj, at + offset)
+    chosen.look_at(at)
+
+
+def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
+    """Show a random picture of a folder behind everything, as the camera sees it.
+
+    Only the camera sees it: light and reflections come from the world as it was. It fills the image, and is cut where
+    its shape is another. Nodes for it are put into the scene's world, once; what else is in it is kept. A picture is
+    loaded once, and kept until newer ones need the memory (256 MiB in all). The folder is listed once: pictures that
+    come later are not seen. A view transform such as Filmic changes the picture too; Standard shows it as it is.
+
+    Args:
+        folder: with files of the kinds that Blender reads (PNG, JPEG, TIFF, WebP, BMP, TGA, OpenEXR, HDR); folders in it
+            are not searched.
+        rng: `task.rng`.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ConfigError: there is no such folder, or no picture in it, or it cannot be read; the film is transparent, or
+            the engine is Workbench, so that it would not be seen.
+    """
+    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
+    path = pictures[rng.integers(len(pictures))]
+    backdrop.show(_scene(), path)
+    return path
+
+
+def _scene() -> Any:
+    import bpy
+
+    return bpy.context.scene
+
+
+def _depsgraph() -> Any:
+    import bpy
+
+    return bpy.context.evaluated_depsgraph_get()  # updates the view layer
+
+
+def _camera(camera: Any) -> Camera:
+    return camera if isinstance(camera, Camera) else Camera(camera)
+
+
+def _place(target: Any) -> _Array:
+    import bpy
+
+    if isinstance(target, bpy.types.Object):
+        return middle(target, _depsgraph())
+    return vector(target, "target")
+
+
+def _drawn(
+    rng: np.random.Generator, limits: Iterable[float], name: str, least: float, most: float = math.inf
+) -> float:
+    low, high = _limits(limits, name, least, most)
+    return float(rng.uniform(low, high))
+
+
+def _limits(limits: Iterable[float], name: str, least: float, most: float) -> _Range:
+    try:
+        low, high = (float(each) for each in limits)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (least <= low <= high <= most and math.isfinite(high)):
+        upper = f" and at most {most:.4g}" if math.isfinite(most) else ""
+        raise ConfigError(
+            f"{name} must be (lo, hi), two numbers of at least {least:.4g}{upper}; got {limits!r}"
+        )
+    return low, high
+
+
+def _on_shell(rng: np.random.Generator, radius: Iterable[float], elevation: Iterable[float]) -> _Array:
+    """A vector from the shell's middle to it. A shell's area between two heights grows with their difference alone."""
+    low, high = _limits(elevation, "elevation (in radians)", -_RIGHT, _RIGHT)
+    length = _drawn(rng, radius, "radius", least=1e-6)
+    up = rng.uniform(math.sin(low), math.sin(high))
+    around = rng.uniform(0, 2 * math.pi)
+    flat = math.sqrt(1 - up * up)
+    return length * np.array([flat * math.cos(around), flat * math.sin(around), up])
+
+
+def _rotation(rng: np.random.Generator) -> _Array:
+    """3 x 3, uniform over all rotations: a normally distributed quaternion has no preferred direction."""
+    from mathutils import Quaternion
+
+    return np.array(Quaternion(rng.normal(size=4).tolist()).normalized().to_matrix(), dtype=np.float64)
+
+
+def _own_material(obj: Any) -> Any:
+    """The object's own material, in all its slots. Found by the object's name, so that it is made once.
+
+    A copy of the object has another name, and gets another one; an object that is made anew for each sample gets that
+    of the one before it.
+    """
+    import bpy
+
+    slots = obj.material_slots
+    first = slots[0].material if len(slots) else None
+    ours = (each for each in (first, *bpy.data.materials) if each is not None)
+    found = next((each for each in ours if each.get(_OWNER) == obj.name), None)
+    if found is None:
+        found = bpy.data.materials.new(f"{obj.name} at random")
+        if not found.use_nodes:
+            found.use_nodes = True
+        found[_OWNER] = obj.name
+    if not len(slots):
+        obj.data.materials.append(None)
+    for slot in slots:
+        if slot.link != "OBJECT":
+            slot.link = "OBJECT"
+        if slot.material != found:
+            slot.material = found
+    return found
