@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from . import cycles
+from . import cycles, labels
 from .display import display_table
 from .imagefile import render_result, save_exr, save_tiff
-from .passes import enabled, find, unknown, wanted
+from .passes import find, missing
+from .steps import has_compositor, has_strips, only_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from .display import DisplayTable
-    from .passes import Pass
 
 __all__ = ["RenderInfo", "last_render", "render"]
 
@@ -49,7 +49,7 @@ def last_render() -> RenderInfo | None:
 
 def render(
     passes: Sequence[str] = (), *, color: str = "display", channels: str = "RGB", dtype: Any = None
-) -> dict[str, _Array]:
+) -> dict[str, Any]:
     """Render `bpy.context.scene` as it is now, with its own engine and settings.
 
     A Cycles frame is read from the engine's memory. Where Blender would save something else than that (compositor
@@ -65,11 +65,37 @@ def render(
     `obj["name"] = x` without `obj.update_tag()`, `mesh.vertices.foreach_set` without `mesh.update()`, new pixels of an
     image even with `image.update()`. A new seed of Cycles is taken care of.
 
+    Labels are exact: one value of the surface that is seen through the pixel's centre, not mixed with what is beside it
+    (with depth of field or motion blur, through the pixel's first ray). A surface is what Cycles shades: glass, but
+    not what is behind it, and no volume and no holdout. One whose alpha is below the view layer's
+    `pass_alpha_threshold` is seen in that share of its pixels. Where no surface is seen is the background:
+
+    - "depth": H x W float32, Blender units along the camera's axis; background +inf. (For a panoramic camera, which has
+      no axis, the distance.)
+    - "distance": H x W float32, from the camera's centre; background +inf. For an orthographic camera the depth.
+    - "normal": H x W x 3 float32 of length 1, in the world's space; background 0. The shading normal, with smoothing
+      and bump maps, that looks to the camera; the mean of the pixel's samples, so that it is mixed on edges.
+    - "normal_camera": the same in the camera's space: x right, y down, z forward, as in OpenCV.
+    - "instance": H x W int32, ids of objects; background 0. The view layer's objects that have a surface, also those
+      that are hidden, have 1 to N in order of name. What an instance shows (of a collection, of particles, of geometry
+      nodes) has the id of its source object; sources outside the view layer come after N, if they are seen.
+    - "semantic": H x W int32, the objects' custom property `class_id`, a whole number from 1 on; 0 without one, and for
+      the background.
+    - "flow_forward", "flow_backward": H x W x 2 float32, pixels, x right, y down: where what the pixel shows will be in
+      the next frame of the scene, and where it was in the one before, minus where it is; background 0. The mean of the
+      pixel's samples. Blender evaluates both frames for it, and their handlers are called: what a script moves without
+      keyframes or handlers stands still. Needs Cycles, without motion blur.
+    - "albedo": H x W x 3 float32, the diffuse colour, scene-linear, smooth on edges as the image is; background 0, and
+      so are metals and glass.
+
+    With "instance" or "semantic" each object has its id as `pass_index` during the render, which only the Object Index
+    of a material's Object Info node and the compositor's ID masks could see.
+
     Args:
-        passes: names of passes of the view layer: "depth", "normal", "vector", "object_index", "material_index",
-            "albedo", "emission", "position", "uv", "mist", "combined" and others, or Blender's own ("DiffCol",
-            "CryptoObject00"), also of AOVs. They are switched on for this render. With several view layers those of
-            `bpy.context.view_layer`.
+        passes: names of labels, as above, and of passes of the view layer as Blender has them: "vector",
+            "object_index", "material_index", "emission", "position", "uv", "mist", "combined" and others, or Blender's
+            own names ("Depth", "Normal", "DiffCol", "CryptoObject00"), also of AOVs. They are switched on for this
+            render. With several view layers those of `bpy.context.view_layer`.
         color: "display" for what Blender would save as an 8 bit PNG with dither off; "linear" for scene-linear
             values, without the view transform.
         channels: "RGB", over black where the film is transparent, or "RGBA". Alpha is straight for "display", as in
@@ -77,13 +103,20 @@ def render(
         dtype: of a linear image: float32 (None means it) or float16. A display image is uint8.
 
     Returns:
-        `{"image": H x W x C, ...}` and each pass by the name that was asked for: float32 H x W, or H x W x C with
-        C > 1, in Blender's own units and with its own values for the background (a depth of 1e10 in Cycles). All have
-        the top row first, and are new, contiguous and writable. A display image from memory is within 1/255 of what
-        Blender would save; all others are to the bit.
+        `{"image": H x W x C, ...}`, and each label and pass by the name that was asked for; a pass is float32 H x W, or
+        H x W x C with C > 1, in Blender's own units and with its own values for the background (a "Depth" of 1e10 in
+        Cycles). All have the top row first, and are new, contiguous and writable. A display image from memory is within
+        1/255 of what Blender would save; all others are to the bit. With "instance" or "semantic" there is also
+        "instances", a list with a `{"id": 1, "name": "Cube", "class_id": 2, "class_name": "cube"}` for each id, in
+        order, also of objects that are not seen. `class_name` is another custom property; without it `str(class_id)`,
+        and without a class 0 and "".
 
     Raises:
-        ConfigError: an argument is wrong, or there is no such pass; the message says which there are.
+        ConfigError: an argument is wrong, or there is no such pass; the message says which there are, or which engine
+            has it. A class_id is no whole number from 1 on, or there are more objects than Blender can number (32767).
+            Flow is asked for with motion blur, or with a camera whose movement Cycles leaves out of it: an animated
+            shift or orthographic scale, in older Blenders an animated lens, in newer ones an orthographic camera that
+            moves.
         RuntimeError: Blender could not render (no camera, no denoiser, ...) or wrote no image. The message holds
             Blender's own and says what to change.
     """
@@ -91,19 +124,18 @@ def render(
     import bpy
 
     start = time.perf_counter()
-    asked = wanted(passes)
+    asked = labels.request(passes)
     kind = _image_dtype(color, channels, dtype)
     scene = bpy.context.scene
     layer = scene.view_layers[0] if len(scene.view_layers) == 1 else bpy.context.view_layer
-    steps = _has_compositor(scene), _has_strips(scene)
+    steps = has_compositor(scene), has_strips(scene)
     way = _way(scene, color, channels, *steps)
 
     with contextlib.ExitStack() as stack:
-        if asked:
-            stack.enter_context(enabled(layer, asked))
-        stack.enter_context(_only_steps(scene.render, *steps))
-        own = _own_names(scene, layer, asked) if way.readable and asked else {}
-        names = [*own.values()] + (["Combined"] if way.complete else [])
+        session = stack.enter_context(labels.session(asked, scene, layer))
+        stack.enter_context(only_steps(scene.render, *steps))
+        own = _own_names(asked, scene, cycles.pass_names(scene, layer)) if way.readable else {}
+        names = list(dict.fromkeys(own.values())) + (["Combined"] if way.complete else [])
         caught = stack.enter_context(cycles.catching(layer.name, names)) if names else cycles.Caught()
         seconds_render = -time.perf_counter()
         _blender_renders(scene)
@@ -118,11 +150,11 @@ def render(
         else:
             opaque = way.complete and bool((caught.passes["Combined"][..., 3] == 1).all())
             image = _saved_image(scene, color, channels, opaque)
-        result = {"image": np.require(image, kind, ["C", "W"])}
         if way.readable:
-            result |= {name: _pass(caught.passes[own[name]][::-1]) for name in own}
-        elif asked:
-            result |= _saved_passes(scene, layer.name, asked)
+            read = {name: caught.passes[own[name]][::-1] for name in own}
+        else:
+            read = _saved_passes(asked, scene, layer.name) if asked.passes else {}
+        result = {"image": np.require(image, kind, ["C", "W"])} | session.values(read)
 
     seconds_capture = time.perf_counter() - start - seconds_render
     _last = RenderInfo("file" if way.reason else "memory", way.reason, seconds_render, seconds_capture)
@@ -176,49 +208,13 @@ def _image_dtype(color: str, channels: str, dtype: Any) -> np.dtype[Any]:
     return kind
 
 
-def _has_compositor(scene: Any) -> bool:
-    """Whether there are compositor nodes that Blender would use."""
-    if not scene.render.use_compositing:
-        return False
-    import bpy
-
-    if bpy.app.version >= (5, 0):
-        tree = scene.compositing_node_group
-    else:
-        tree = scene.node_tree if scene.use_nodes else None
-    return tree is not None and len(tree.nodes) > 0
-
-
-def _has_strips(scene: Any) -> bool:
-    """Whether there are sequencer strips that Blender would use."""
-    editor = scene.sequence_editor
-    if editor is None or not scene.render.use_sequencer:
-        return False
-    strips = (
-        editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all
-    )  # Blender 4.4 and up
-    return len(strips) > 0
-
-
-@contextlib.contextmanager
-def _only_steps(render: Any, compositing: bool, sequencing: bool) -> Iterator[None]:
-    """Have Blender skip the steps that would only copy the image: a quarter of a fast frame in 4.5."""
-    before = render.use_compositing, render.use_sequencer
-    render.use_compositing, render.use_sequencer = compositing, sequencing
-    try:
-        yield
-    finally:
-        render.use_compositing, render.use_sequencer = before
-
-
-def _own_names(scene: Any, layer: Any, asked: Sequence[Pass]) -> dict[str, str]:
-    """What Cycles calls the passes, by the name that was asked for."""
-    there = cycles.pass_names(scene, layer)
+def _own_names(asked: labels.Request, scene: Any, there: Collection[str]) -> dict[str, str]:
+    """What the engine calls the passes, by the name of the request."""
     found = {}
-    for each in asked:
+    for each in asked.passes:
         own = find(each, there)
         if own is None:
-            raise unknown(each, layer.name, there)
+            raise missing(asked.reasons[each.name], each, scene.render.engine, there, labels.LABELS)
         found[each.name] = own
     return found
 
@@ -255,17 +251,11 @@ def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
     return _first(3, saved, saved.dtype)
 
 
-def _saved_passes(scene: Any, layer: str, asked: Sequence[Pass]) -> dict[str, _Array]:
+def _saved_passes(asked: labels.Request, scene: Any, layer: str) -> dict[str, _Array]:
     start = f"{layer}."
     saved = save_exr(scene, render_result(), layers=True)
     there = {name.removeprefix(start): array for name, array in saved.items() if name.startswith(start)}
-    found = {}
-    for each in asked:
-        own = find(each, there)
-        if own is None:
-            raise unknown(each, layer, there)
-        found[each.name] = _pass(there[own])
-    return found
+    return {name: there[own] for name, own in _own_names(asked, scene, there).items()}
 
 
 def _first(count: int, array: _Array, kind: np.dtype[Any]) -> _Array:
@@ -274,11 +264,6 @@ def _first(count: int, array: _Array, kind: np.dtype[Any]) -> _Array:
     for channel in range(count):  # several times faster than copying array[..., :count]
         image[..., channel] = array[..., channel]
     return image
-
-
-def _pass(array: _Array) -> _Array:
-    """A copy: H x W x C, or H x W for one channel."""
-    return np.array(array[..., 0] if array.shape[2] == 1 else array, np.float32, order="C")
 
 
 def _explain(scene: Any, message: str) -> str:

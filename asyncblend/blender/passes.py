@@ -10,7 +10,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["FRIENDLY", "Pass", "enabled", "find", "unknown", "wanted"]
+__all__ = ["FRIENDLY", "Pass", "enabled", "find", "missing", "wanted"]
 
 
 class _Kind(NamedTuple):
@@ -95,11 +95,28 @@ def find(asked: Pass, there: Collection[str]) -> str | None:
     return next((own for own in asked.own if own in there), None)
 
 
-def unknown(asked: Pass, layer: str, there: Collection[str]) -> ConfigError:
-    """The error for a pass that is not there even after all switches are on."""
-    own = sorted(name for name in there if name not in _BY_OWN)
+def missing(
+    name: str, asked: Pass, engine: str, there: Collection[str], labels: Collection[str]
+) -> ConfigError:
+    """The error for a pass that is not there even after all switches are on.
+
+    Args:
+        name: what the user asked for: the pass, or a label that is made of it.
+        asked: the pass.
+        engine: the scene's render engine.
+        there: what passes there are, by Blender's own names.
+        labels: all names of labels.
+    """
+    if name in labels or asked.switch:
+        if engine != "CYCLES":
+            return ConfigError(
+                f"engine {engine} has no pass {name!r}; Cycles has it: set scene.render.engine = 'CYCLES'"
+            )
+        return ConfigError(f"the Cycles of this Blender has no pass {name!r}")
+    own = sorted(pass_name for pass_name in there if pass_name not in _BY_OWN)
+    raw = [friendly for friendly in FRIENDLY if friendly not in labels]
     return ConfigError(
-        f"no pass {asked.name!r} in view layer {layer!r}. Passes of most engines are {', '.join(FRIENDLY)}"
+        f"no pass {name!r}. Labels are {', '.join(labels)}; passes of Cycles are {', '.join(raw)}"
         + (f"; this view layer also has {', '.join(own)}" if own else "")
         + ". An AOV must be added to the view layer first"
     )
