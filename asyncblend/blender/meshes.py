@@ -11,7 +11,10 @@ import numpy.typing as npt
 from ..errors import ConfigError
 from .silhouette import Edges, edges_of
 
-__all__ = ["Mesh", "edges_for", "mesh_of"]
+__all__ = ["WITH_MESH", "Mesh", "edges_for", "mesh_of"]
+
+WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
+"""The types of objects that have one."""
 
 _KEPT_TRIANGLES = 1_000_000
 """Edges are kept for at most so many triangles: about 80 MB."""
@@ -31,29 +34,19 @@ class Mesh(NamedTuple):
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:
     """The mesh of an object as Blender evaluates it for its viewport: modifiers have their viewport's settings.
 
-    Curves, texts, surfaces and metaballs have one too.
-
     Args:
-        obj: the object, for messages.
+        obj: the object, of a type in WITH_MESH.
         evaluated: the same, evaluated.
 
     Raises:
-        ConfigError: the object has no mesh, an empty one, or one with coordinates that are not finite.
+        ConfigError: the mesh is empty, or has coordinates that are not finite.
     """
     import bpy
 
     # Only to_mesh knows of subdivision by the GPU, which there is with a user interface; the other way copies nothing.
     if obj.type == "MESH" and bpy.app.background:
         return _arrays(obj, evaluated.data)
-    try:
-        mesh = evaluated.to_mesh()
-    except RuntimeError:
-        mesh = None
-    if mesh is None:
-        raise ConfigError(
-            f"object {obj.name!r} is of type {obj.type} and has no mesh, so it has no boxes, mask and pose: annotate "
-            "meshes, curves, texts, surfaces and metaballs; empties and bones can be keypoints of these"
-        )
+    mesh = evaluated.to_mesh()
     try:
         return _arrays(obj, mesh)
     finally:
