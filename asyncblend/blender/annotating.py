@@ -96,9 +96,8 @@ def annotate(
     view = _view(bpy.context.scene, bpy.context.evaluated_depsgraph_get())
     ids = rendered_ids()
     depsgraph = bpy.context.evaluated_depsgraph_get()  # anew: a render may have changed it
-    rows = {
-        row["name"]: row for row in reversed(ids.table)
-    }  # the view layer's first: linked ones may share a name
+    # The first of a name counts, that of the view layer: linked ones behind it may share it.
+    rows = {row["name"]: row for row in reversed(ids.table)}
     each = [_seen(obj, rows[obj.name], view, depsgraph) for obj in found]
 
     boxes, pixels = boxes_of(ids.mask, len(ids.table))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import instances
+from .capture import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +28,7 @@ def rendered_ids() -> Any:
     if last is not None and last.still_true():
         return last
     with _ids_only(bpy.context.scene):
-        layer = bpy.context.view_layer
-        with instances.numbered(layer) as numbers:
-            from .capture import render
-
-            found = render(("object_index",))["object_index"]
-        instances.remember(*numbers.read(np.rint(found)), bpy.context.scene.camera)
+        render(("instance",))
     return instances.last()
 
 
