@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from .serving import serve as serve
     from .task import Task as Task
 
-__all__ = ["Camera", "RenderInfo", "Task", "annotate", "box_of", "last_render", "randomise", "render", "serve"]
+__all__ = [
+    "Camera",
+    "RenderInfo",
+    "Task",
+    "annotate",
+    "box_of",
+    "last_render",
+    "randomise",
+    "render",
+    "serve",
+]
 
 __getattr__ = lazy(
     __name__,

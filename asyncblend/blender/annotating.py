@@ -71,11 +71,11 @@ def annotate(
           silhouette is that of the object alone, in an image extended to three times its width and height around its
           middle. What lies further out is not counted, nor what is nearer than the camera's `clip_start`. At most 1:
           visible pixels are of one random place in each, the silhouette's of the centres.
-        - "truncated": N bool, whether a part lies outside the image, or before the camera's `clip_start`.
+        - "truncated": N bool, whether a part lies outside the image, or is nearer than the camera's `clip_start`.
         - "keypoints", unless keypoints is None: N x K x 3 float32, x y v, with COCO's visibility v: 2 visible; 1
-          in the image but hidden; 0 outside the image, behind the camera's `clip_start` plane, or of an object that is
-          hidden from renders, and then x and y are 0 too. K is the largest one, and rows past an object's own number
-          are 0 0 0.
+          in the image but hidden, or further than `clip_end`; 0 outside the image, nearer than `clip_start`, or of an
+          object that is hidden from renders, and then x and y are 0 too. K is the largest one, and rows past an
+          object's own number are 0 0 0.
 
         A keypoint is hidden by any surface on its way to the camera, save within 1e-4 of its distance, where it is
         the surface it lies on. Glass hides, too. Rays meet what Blender's viewport has: an object that is hidden there

@@ -53,7 +53,8 @@ def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Po
         elif isinstance(entry, numbers.Integral) and not isinstance(entry, bool):
             if not 0 <= int(entry) < len(vertices):
                 raise ConfigError(
-                    f"keypoint {number} of {obj.name!r} is vertex {entry}, but its mesh, modifiers applied, has the vertices 0 to {len(vertices) - 1}"
+                    f"keypoint {number} of {obj.name!r} is vertex {entry}, but its mesh, modifiers applied, has the "
+                    f"vertices 0 to {len(vertices) - 1}"
                 )
             points[number] = vertices[int(entry)]
         else:
@@ -70,8 +71,8 @@ def _numbers(entry: Any, number: int, obj: Any) -> tuple[float, ...]:
         point = ()
     if len(point) != 3 or not all(map(math.isfinite, point)):
         raise ConfigError(
-            f"keypoint {number} of {obj.name!r} must be three finite numbers in the object's own space, the index of a vertex, the name of a "
-            f"bone, or an object or its name; got {entry!r}"
+            f"keypoint {number} of {obj.name!r} must be three finite numbers in the object's own space, the "
+            f"index of a vertex, the name of a bone, or an object or its name; got {entry!r}"
         )
     return point
 
