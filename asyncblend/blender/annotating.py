@@ -53,7 +53,8 @@ def annotate(
             as visible, in Blender units: for joints, which lie within. Other objects hide it all the same.
 
     Returns:
-        All arrays of N in the order of `objects`; pixel coordinates have (0, 0) at the outer corner of the top-left pixel.
+        All arrays of N in the order of `objects`. Pixel coordinates have (0, 0) at the outer corner of the top-left
+        pixel.
 
         - "id": N int32, that of the pass "instance".
         - "name": list of N str. "class_id": N int32, 0 for none. "class_name": list of N str, "" for none.
@@ -84,8 +85,8 @@ def annotate(
     Raises:
         ConfigError: an object or name is unknown, there twice, not in the view layer, or without a mesh; a keypoint
             is wrong; the message says which, and what there is.
-        ValueError, TypeError, RuntimeError: as `Camera`, where there is no camera that can be projected, or an object is
-            disabled in viewports; as `render`, where the ids could not be rendered.
+        ValueError, TypeError, RuntimeError: as `Camera`, where there is no camera that can be projected, or an
+            object is disabled in viewports; as `render`, where the ids could not be rendered.
     """
     import bpy
 

@@ -26,7 +26,7 @@ class Mesh(NamedTuple):
     """A mesh in its object's own space."""
 
     points: npt.NDArray[np.float64]
-    """N x 3, N > 0, finite. One column after the other in memory (Fortran's order), which makes all that follows faster."""
+    """N x 3, N > 0, finite. One column after the other in memory (Fortran's order): what follows is faster so."""
     triangles: npt.NDArray[np.int32]
     """M x 3 indices of points. M is 0 for a mesh without faces."""
 
@@ -68,8 +68,8 @@ def _arrays(obj: Any, mesh: Any) -> Mesh:
     points = np.empty(len(mesh.vertices) * 3, np.float32)
     if len(points) == 0:
         raise ConfigError(
-            f"the mesh of {obj.name!r} has no vertices once its modifiers are applied, so there is nothing to annotate. "
-            "Instances, of geometry nodes too, are no part of it: realize them, or leave the object out"
+            f"the mesh of {obj.name!r} has no vertices once its modifiers are applied, so there is nothing to "
+            "annotate. Instances, of geometry nodes too, are no part of it: realize them, or leave the object out"
         )
     if "position" in mesh.attributes:  # Blender 3.5 and up, where reading "co" is slow
         mesh.attributes["position"].data.foreach_get("vector", points)

@@ -1,11 +1,12 @@
 """Which pixels a mesh covers, whatever stands before it: pure arithmetic, no bpy.
 
-A pixel is covered when its centre lies in a triangle of the mesh. Walking along a row of pixels, the number of triangles
-that cover a centre changes by one at each crossing with an edge of a triangle: up where the row enters that triangle, down
-where it leaves. At an edge between two triangles that both face the camera, or both face away from it, the row leaves one
-and enters the other, so nothing changes. What remains are the edges of the outline: some hundred of ten thousand. Their
-crossings, sorted, are the spans of covered pixels. The crossings of an edge are the same numbers for whoever shares it,
-so no pixel between two triangles is missed, and the result is exact.
+A pixel is covered when its centre lies in a triangle of the mesh. Walking along a row of pixels, the number
+of triangles that cover a centre changes by one at each crossing with an edge of a triangle: up where the row
+enters that triangle, down where it leaves. At an edge between two triangles that both face the camera, or
+both face away from it, the row leaves one and enters the other, so nothing changes. What remains are the
+edges of the outline: some hundred of ten thousand. Their crossings, sorted, are the spans of covered pixels.
+The crossings of an edge are the same numbers for whoever shares it, so no pixel between two triangles is
+missed, and the result is exact.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Spans(NamedTuple):
 
 
 def edges_of(triangles: _Indices) -> Edges:
-    """The edges of M x 3 triangles. It sorts, so it takes longer than all the rest: keep it while the triangles stay."""
+    """The edges of M x 3 triangles. Sorting takes longer than all the rest: keep them while the triangles stay."""
     a = triangles.ravel().astype(np.int64)
     b = np.roll(triangles, -1, axis=1).ravel().astype(np.int64)
     size = int(triangles.max(initial=0)) + 1
@@ -82,7 +83,8 @@ def spans_of(xy: _Floats, triangles: _Indices, edges: Edges, window: tuple[int, 
     x, y = xy[:, 0] - left, xy[:, 1] - top
     ya, yb = y[ends[:, 0]], y[ends[:, 1]]
     down = ya < yb
-    # From here on, a is the upper end; a row that enters a triangle through an edge that goes up, leaves it when it goes down.
+    # From here on, a is the upper end. A row that enters a triangle through an edge that goes up leaves it through
+    # the same edge when that goes down.
     a, b = np.where(down, ends[:, 0], ends[:, 1]), np.where(down, ends[:, 1], ends[:, 0])
     gain = np.where(down, -gain, gain)
     first, behind = _rows(np.minimum(ya, yb), height), _rows(np.maximum(ya, yb), height)
