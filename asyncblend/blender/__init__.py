@@ -10,6 +10,8 @@ from .._lazy import lazy
 
 if TYPE_CHECKING:
     from . import randomise as randomise
+    from .annotating import annotate as annotate
+    from .boxes import box_of as box_of
     from .camera import Camera as Camera
     from .capture import RenderInfo as RenderInfo
     from .capture import last_render as last_render
@@ -17,11 +19,23 @@ if TYPE_CHECKING:
     from .serving import serve as serve
     from .task import Task as Task
 
-__all__ = ["Camera", "RenderInfo", "Task", "last_render", "randomise", "render", "serve"]
+__all__ = [
+    "Camera",
+    "RenderInfo",
+    "Task",
+    "annotate",
+    "box_of",
+    "last_render",
+    "randomise",
+    "render",
+    "serve",
+]
 
 __getattr__ = lazy(
     __name__,
     {
+        "annotating": ["annotate"],
+        "boxes": ["box_of"],
         "camera": ["Camera"],
         "capture": ["RenderInfo", "last_render", "render"],
         "serving": ["serve"],
