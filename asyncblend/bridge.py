@@ -64,6 +64,18 @@ class Pass:
             item = self._items.get(timeout=timeout)
         except Empty:
             raise TimeoutError(f"no frame came within {timeout:g} s") from None
+        return self._taken(item)
+
+    def poll(self) -> Frame | None:
+        """The next frame if it is here already, else None. Raises what `get` does."""
+        self._bridge.check_process()
+        try:
+            item = self._items.get_nowait()
+        except Empty:
+            return None
+        return self._taken(item)
+
+    def _taken(self, item: Frame | _End) -> Frame:
         if self._dropped and not isinstance(item, _End):
             raise StreamClosed("the stream was closed")  # a frame that nobody would count as taken
         if isinstance(item, _End):

@@ -142,6 +142,13 @@ class ItemDataset(IterableDataset[Any]):
         # A spawned worker is not part of torch.distributed: it takes the rank along.
         return {**self.__dict__, "_copying": None, "_rank": self._distributed()}
 
+    def _place(self) -> tuple[int, int]:
+        """(k, n): of what is there already, this process takes each n-th one from the k-th on. Equally many a rank."""
+        worker = get_worker_info()
+        w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        rank, ranks = self._distributed()
+        return rank + ranks * w, ranks * workers
+
     def _distributed(self) -> tuple[int, int]:
         """(rank, ranks)."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from .bridge import Frame, Pass, StreamStats
+from .bridge import Frame, StreamStats
 from .config import check_whole
 from .dataset import BlenderDataset
 from .errors import ConfigError
@@ -30,9 +30,8 @@ class RecordedDataset(ItemDataset):
 
         loader = DataLoader(RecordedDataset("cubes"), batch_size=8, num_workers=2)
 
-    Items come in order of index; those of images recorded as JPEG have what JPEG left of them. Worker w of W in rank r
-    of R takes each R * W-th one from the (r * W + w)-th on, so that ranks have equally many where R * W divides the
-    number of samples.
+    Items come in order of index; those of images recorded as JPEG have what JPEG left of them. Rank r of R takes each
+    R-th sample from the r-th on, and its workers share those in the same way.
 
     Args:
         folder: of the recording, which must be there. What is recorded into it later is not seen.
@@ -79,7 +78,7 @@ class RecordedDataset(ItemDataset):
         return self._recording.about
 
     def __len__(self) -> int:
-        """Items of one epoch in this rank; exact without workers, or where ranks times workers divide the samples."""
+        """Items of one epoch in this rank. Of batches, where workers make more than one short one, it is a little less."""
         rank, ranks = self._distributed()
         return self._length(len(range(rank, len(self._recording), ranks)))
 
@@ -140,10 +139,7 @@ class RecordedDataset(ItemDataset):
         """Nothing is open. For scripts that close a BlenderDataset."""
 
     def _own(self, epoch: int, done: int) -> Iterator[Frame]:
-        worker = get_worker_info()
-        w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        rank, ranks = self._distributed()
-        k, n = rank * workers + w, ranks * workers
+        k, n = self._place()
         self._progress = (epoch, done)
         for frame in self.samples(epoch, (k + done * n, n)):
             self._progress = (epoch, self._progress[1] + 1)
@@ -256,12 +252,10 @@ class MixedDataset(ItemDataset):
         self._live.close()
 
     def _mixed(self) -> Iterator[tuple[ItemDataset, Frame]]:
-        worker = get_worker_info()
-        w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        rank, ranks = self._distributed()
-        k, n = rank * workers + w, ranks * workers
+        k, n = self._place()
         left = None if self._samples is None else len(range(k, self._samples, n))
-        counts = self._counts[w % _WORKERS]
+        worker = get_worker_info()
+        counts = self._counts[0 if worker is None else worker.id % _WORKERS]
         live = self._live.begin(wait=False) if left != 0 else None
         recorded = self._recorded.again_and_again(int(self._epoch), (k, n))
         due = 0.0  # live ones that have not come
@@ -270,7 +264,7 @@ class MixedDataset(ItemDataset):
             frame = None
             if live is not None and due > 1.0 - 1e-9:
                 try:
-                    frame = _ready(live)
+                    frame = live.poll()
                 except EndOfStream:
                     live = None
                     continue
@@ -283,14 +277,6 @@ class MixedDataset(ItemDataset):
                 counts[0] += 1
             left = None if left is None else left - 1
             yield part, frame
-
-
-def _ready(live: Pass) -> Frame | None:
-    """The next live frame, if it is here."""
-    try:
-        return live.get(timeout=0)
-    except TimeoutError:
-        return None
 
 
 def _check_parts(live: object, recorded: object, *, batched: bool) -> None:

@@ -152,7 +152,7 @@ def _by_table(path: Path, size: int) -> Shard | None:
         whole = table["size"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if good and whole > size:
+    if type(whole) is int and whole > size:
         raise RecordingError(
             f"{path} is cut off: it has {size} bytes, its table says {whole}. Copy it again; or remove both, to go on "
             f"without its samples and have the next `record` make them again",
