@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from .errors import InstanceError as InstanceError
     from .errors import InstanceExited as InstanceExited
     from .errors import ProtocolError as ProtocolError
+    from .errors import RecordingError as RecordingError
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
+    from .recorded import MixedDataset as MixedDataset
+    from .recorded import RecordedDataset as RecordedDataset
     from .stream.frame import Frame as Frame
     from .stream.stats import StreamStats as StreamStats
     from .stream.stream import BlenderStream as BlenderStream
@@ -43,7 +46,10 @@ __all__ = [
     "FrameTimeout",
     "InstanceError",
     "InstanceExited",
+    "MixedDataset",
     "ProtocolError",
+    "RecordedDataset",
+    "RecordingError",
     "RestartPolicy",
     "SampleError",
     "StartTimeout",
@@ -67,10 +73,12 @@ __getattr__ = lazy(
             "InstanceError",
             "InstanceExited",
             "ProtocolError",
+            "RecordingError",
             "SampleError",
             "StartTimeout",
             "StreamClosed",
         ],
+        "recorded": ["MixedDataset", "RecordedDataset"],
         "stream.frame": ["Frame"],
         "stream.stats": ["StreamStats"],
         "stream.stream": ["BlenderStream"],

@@ -64,6 +64,18 @@ class Pass:
             item = self._items.get(timeout=timeout)
         except Empty:
             raise TimeoutError(f"no frame came within {timeout:g} s") from None
+        return self._taken(item)
+
+    def poll(self) -> Frame | None:
+        """The next frame if it is here already, else None. Raises what `get` does."""
+        self._bridge.check_process()
+        try:
+            item = self._items.get_nowait()
+        except Empty:
+            return None
+        return self._taken(item)
+
+    def _taken(self, item: Frame | _End) -> Frame:
         if self._dropped and not isinstance(item, _End):
             raise StreamClosed("the stream was closed")  # a frame that nobody would count as taken
         if isinstance(item, _End):
@@ -131,8 +143,13 @@ class Bridge:
         """Open, of this process, and with nothing that ended its fleet."""
         return self._pid == os.getpid() and self._thread.is_alive() and not self._stream.broken
 
-    def open(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> Pass:
+    def open(
+        self, start: int | None = None, state: Mapping[str, Any] | None = None, *, wait: bool = True
+    ) -> Pass:
         """Start the thread and the fleet, and the first pass; return when the first Blender is ready.
+
+        Args:
+            wait: False: return at once; what entering a BlenderStream would raise, the pass raises.
 
         Raises:
             AsyncblendError: as entering a BlenderStream does.
@@ -141,6 +158,8 @@ class Bridge:
         self._pass = Pass(self)
         _close_at_exit(self)
         self._thread.start()
+        if not wait:
+            return self._pass
         try:
             self._started.result()
         except BaseException:
@@ -151,6 +170,7 @@ class Bridge:
     def begin(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> Pass:
         """Begin another pass, at index `start` or where `state` was saved. The last one ends with StreamClosed."""
         self.check_process()
+        self._started.result()
         return self._call(lambda: self._begin(start, state))
 
     def stats(self) -> StreamStats:

@@ -8,6 +8,7 @@ from benchmarks.dataloader import dataloader
 from benchmarks.latency import latency
 from benchmarks.memory import memory
 from benchmarks.origin import origin
+from benchmarks.record import record
 from benchmarks.render import render
 from benchmarks.results import everything
 from benchmarks.soak.command import soak
@@ -16,7 +17,7 @@ from benchmarks.transport import transport
 from benchmarks.tune import tune
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-for _command in (transport, latency, render, origin, dataloader, startup, memory, tune, soak):
+for _command in (transport, latency, render, origin, dataloader, record, startup, memory, tune, soak):
     app.command()(_command)
 app.command("all")(everything)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from asyncblend.fleet.discovery import find_blender
 
-from . import dataloader, latency, memory, origin, render, startup, transport, tune
+from . import dataloader, latency, memory, origin, record, render, startup, transport, tune
 from .machine import machine
 from .measuring import Effort
 from .options import BlenderOption, JsonOption, QuickOption
@@ -69,6 +69,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("origin", lambda how: origin.measure(how, blender), (3, 1.0)),
         ("render", lambda how: render.measure(how, blender), (3, 0.7)),
         ("dataloader", dataloader.measure, (5, 0.4)),
+        ("record", lambda how: record.measure(how, blender), (5, 1.0)),
         ("startup", startup.measure, (3, 0.0)),
         ("tune", lambda how: tune.measure(how, blender=blender), (1, 2.0)),
     ]

@@ -65,6 +65,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
             },
         ),
         ("dataloader", {"DataLoader", "own batches", "in memory (limit)"}),
+        ("record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}),
         ("startup", {"asyncblend", "plain launch (limit)"}),
         ("memory", {"the host", "one Blender"}),
     ],

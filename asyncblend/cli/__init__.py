@@ -14,6 +14,7 @@ from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .link import link
+from .record import record
 from .stream import stream
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _command in (bench, demo, doctor, link, stream):
+for _command in (bench, demo, doctor, link, record, stream):
     app.command()(_command)
 
 

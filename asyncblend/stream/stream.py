@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 import os
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..aio import finish, the_one_error
 from ..batch import Batch
@@ -24,7 +26,12 @@ from .hub import Hub
 from .queue import EndOfStream
 from .stats import StreamStats
 
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
 __all__ = ["BlenderStream"]
+
+_log = logging.getLogger("asyncblend")
 
 
 class BlenderStream:
@@ -53,6 +60,8 @@ class BlenderStream:
         self._dispatcher: Dispatcher | None = None
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._recorder: Recorder | None = None
+        self._unheard: BaseException | None = None  # of a recording, when its loop had been left already
         self._pid = os.getpid()
 
     async def __aenter__(self) -> BlenderStream:
@@ -64,7 +73,7 @@ class BlenderStream:
             InstanceExited, StartTimeout: a Blender died, or was not ready in time; nothing is left running.
             StreamClosed: it was entered before.
         """
-        if self._running is not None or self._closing is not None:
+        if self.entered:
             raise StreamClosed("a stream can be entered only once; make another one")
         _check_file("script", self.config.script)
         if self.config.scene is not None:
@@ -84,6 +93,8 @@ class BlenderStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+        if self._unheard is not None and error is None:
+            raise self._unheard
 
     def __aiter__(self) -> BlenderStream:
         return self
@@ -136,6 +147,50 @@ class BlenderStream:
         if len(batch) and not drop_last:
             yield batch.finish()
 
+    def record(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        length: int | None = None,
+        image_format: str = "png",
+        quality: int | None = None,
+        shard_size: int | str = 100,
+    ) -> Recorder:
+        """Record the samples into a folder of WebDataset shards:
+
+            async with BlenderStream(script="cube.py", length=1000) as stream:
+                await stream.record("cubes")
+
+        or train and record at once, with `async for frame in stream.record("cubes")`: leaving the loop early, and
+        then the stream, makes the shard at hand whole. A stream that is not entered is entered, and closed at the end.
+
+        If the folder has a part of the samples already, the others are rendered. (To have none of them rendered again,
+        do not enter the stream before: else up to `queue_size` of the first ones are on their way already.) A crash
+        costs the samples of the shard at hand, which are rendered again.
+
+        Args:
+            folder: made if it is missing.
+            length: samples in all, those that are there included; None: the stream's.
+            image_format: "png", or "jpeg" for `image` and values whose name begins with that. Other images, with three
+                or four channels of uint8, are PNG, all other arrays npy.
+            quality: of JPEG, 1 to 100; None: 95.
+            shard_size: samples in a shard; or bytes, as "500MB".
+
+        Raises:
+            ConfigError: an option is wrong. Whether the folder has a recording of something else, and what else can go
+                wrong there, says the iteration.
+        """
+        from ..recording.codec import Images
+        from ..recording.writer import ShardSize
+        from .recorder import Recorder  # not above: most streams are not recorded
+
+        images = Images(image_format, quality)
+        recorder = Recorder(self, folder, length=length, images=images, shard_size=ShardSize(shard_size))
+        if self._recorder is not None and not self._recorder.closed:
+            raise ConfigError("the stream is being recorded already; close that recording with its aclose()")
+        self._recorder = recorder
+        return recorder
+
     def rewind(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> None:
         """Begin again at index `start` (default: the config's), with the same warm Blenders; or, before the stream is
         entered, begin there.
@@ -149,7 +204,7 @@ class BlenderStream:
             StreamClosed: the stream was closed.
         """
         start = self.config.start if start is None else start
-        dispatcher = None if self._running is None and self._closing is None else self._open()
+        dispatcher = self._open() if self.entered else None
         book = new_book(self.config, start, 0 if dispatcher is None else dispatcher.book.next_serial)
         if state is not None:
             if not isinstance(state, Mapping) or state.get("seed") != self.config.seed:
@@ -160,6 +215,28 @@ class BlenderStream:
         self._book = book
         if dispatcher is not None:
             dispatcher.begin(book)
+
+    @property
+    def entered(self) -> bool:
+        """Whether it has been entered; it may be closed again."""
+        return self._running is not None or self._closing is not None
+
+    def go_on_after(self, indices: Iterable[int], length: int | None) -> bool:
+        """Begin a pass of this length without these indices, unless that is what is going on. False: none is left.
+
+        Raises:
+            StreamClosed: the stream was closed.
+        """
+        config = dataclasses.replace(self.config, length=length)
+        dispatcher = self._open() if self.entered else None
+        book = new_book(config, config.start, 0 if dispatcher is None else dispatcher.book.next_serial)
+        book.leave_out(indices)
+        if dispatcher is None:
+            self._book = book
+        elif book.state_dict() != dispatcher.book.state_dict():
+            self._book = book
+            dispatcher.begin(book)
+        return not book.done
 
     def stats(self) -> StreamStats:
         """A snapshot. Also after the end."""
@@ -189,6 +266,11 @@ class BlenderStream:
         self.rewind(state=state)
 
     @property
+    def blender_version(self) -> str:
+        """Of the Blenders, once one is ready; "" before, and where there is none."""
+        return "" if self._dispatcher is None else self._dispatcher.blender_version
+
+    @property
     def broken(self) -> bool:
         """The fleet has ended by itself: `rewind` will not help."""
         return self._running is not None and self._running.done()
@@ -210,6 +292,9 @@ class BlenderStream:
         if self._dispatcher is not None:
             self._dispatcher.queue.close(StreamClosed("the stream was closed"))
             self._dispatcher.queue.clear()  # frames that nobody can take any more, with the memory that they hold
+        if self._recorder is not None and (error := await self._recorder.stream_closed()) is not None:
+            self._unheard = error
+            _log.error("%s", error)
 
     async def _run(self, blender: Blender) -> None:
         """The fleet and the hub, until cancelled or until they cannot go on. Its own errors go to the consumer."""

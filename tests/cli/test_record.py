@@ -1,0 +1,114 @@
+"""The command record, as a user types it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from asyncblend.recording import Recording
+from asyncblend.testing import fake_blender
+
+VALUES = {"image": ("uint8", (48, 64, 3)), "xy": ("float32", (8, 2))}
+
+
+def command(cwd: Path, *args: str, **faults: object) -> list[str]:
+    """`asyncblend record scene.py --out cubes` with a fake Blender, in this folder."""
+    (cwd / "scene.py").touch()
+    fake = str(fake_blender(cwd / "fake", values=VALUES, **faults))
+    program = [sys.executable, "-m", "asyncblend", "record"]
+    return [*program, "scene.py", "--out", "cubes", "--blender", fake, "--instances", "2", *args]
+
+
+def record(cwd: Path, *args: str, **faults: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(cwd, *args, **faults), cwd=cwd, capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def test_it_records_and_says_what_to_type_next(tmp_path: Path) -> None:
+    """Samples, rate, bytes, where they are; the same again goes on, and more samples are added."""
+    done = record(tmp_path, "--length", "20", "--shard-size", "8")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"20 samples are in cubes: 20 new ones in [\d.]+ s, [\d.]+/s, \d+\.\d kB", done.stdout)
+    assert done.stdout.rstrip().endswith("asyncblend inspect cubes")
+    assert len(list((tmp_path / "cubes").glob("*.tar"))) == 3
+    again = record(tmp_path, "--length", "30")
+    assert again.returncode == 0, again.stderr
+    assert "20 of 30 samples are there already" in again.stdout
+    assert "30 samples are in cubes: 10 new ones" in again.stdout
+    assert Recording(tmp_path / "cubes").indices.tolist() == list(range(30))
+    nothing = record(tmp_path, "--length", "30")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "30 samples are in cubes\n" in nothing.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
+    """The shard at hand becomes whole, Blenders end, and it says how to go on."""
+    with subprocess.Popen(
+        command(tmp_path, "--length", "100000", "--shard-size", "50"), cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        while len(list((tmp_path / "cubes").glob("*.tar"))) < 2 and process.poll() is None:
+            threading.Event().wait(0.005)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    recorded = Recording(tmp_path / "cubes")
+    assert f"{len(recorded)} samples are in cubes" in out
+    assert "The same command goes on after them." in out
+    assert "Traceback" not in err
+    assert not list((tmp_path / "cubes").glob("*.partial"))
+    assert recorded.indices.tolist() == sorted(set(recorded.indices.tolist()))
+
+
+def test_jpeg_and_toml(tmp_path: Path) -> None:
+    """Options of the images; fields from a file."""
+    (tmp_path / "job.toml").write_text('script = "scene.py"\nlength = 3\nseed = 9\n[params]\nlevel = 2\n')
+    line = command(tmp_path, "--image-format", "jpeg", "--quality", "80", "--shard-size", "1MB")
+    line[line.index("scene.py")] = "job.toml"
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    recording = Recording(tmp_path / "cubes")
+    assert (recording.about["seed"], recording.about["quality"]) == (9, 80)
+    assert recording[0].params == {"level": 2}
+    assert "image.jpg" in recording[0].files
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        ((), 2, "how many samples? Such as --length 1000"),
+        (("--length", "5", "--shard-size", "many"), 1, "ConfigError shard_size must be a number of samples"),
+        (("--length", "5", "--image-format", "gif"), 1, "ConfigError image_format must be 'png' or 'jpeg'"),
+        (
+            ("--length", "5", "--out", "scene.py"),
+            1,
+            "RecordingError cannot record into scene.py: File exists",
+        ),
+    ],
+)
+def test_wrong_use_ends_with_the_reason(
+    args: tuple[str, ...], status: int, message: str, tmp_path: Path
+) -> None:
+    """No Python traceback of ours."""
+    done = record(tmp_path, *args)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_stream_is_refused(tmp_path: Path) -> None:
+    """Of another seed; a Blender that dies meanwhile costs nothing."""
+    done = record(tmp_path, "--length", "40", "--instances", "1", crash_after=5, lives=2)
+    assert done.returncode == 0, done.stderr
+    again = record(tmp_path, "--length", "40", "--seed", "1")
+    assert again.returncode == 1
+    assert "seed is 0 there, 1 here" in " ".join(again.stderr.split())
+    assert len(Recording(tmp_path / "cubes")) == 40
