@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import InstanceError as InstanceError
     from .errors import InstanceExited as InstanceExited
     from .errors import ProtocolError as ProtocolError
+    from .errors import RecordingError as RecordingError
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
@@ -44,6 +45,7 @@ __all__ = [
     "InstanceError",
     "InstanceExited",
     "ProtocolError",
+    "RecordingError",
     "RestartPolicy",
     "SampleError",
     "StartTimeout",
@@ -67,6 +69,7 @@ __getattr__ = lazy(
             "InstanceError",
             "InstanceExited",
             "ProtocolError",
+            "RecordingError",
             "SampleError",
             "StartTimeout",
             "StreamClosed",

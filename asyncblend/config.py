@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from .errors import ConfigError
 
-__all__ = ["Params", "RestartPolicy", "StreamConfig", "Timeouts", "check_whole", "resolve"]
+__all__ = ["Params", "RestartPolicy", "StreamConfig", "Timeouts", "check_whole", "cores", "resolve"]
 
 Params = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
 PathLike = str | os.PathLike[str]
@@ -294,7 +294,7 @@ class StreamConfig:
     def threads_each(self) -> int | None:
         """Threads of each instance; None: as the scene has it."""
         if isinstance(self.threads, str):
-            return max(1, _cores() // self.instances)
+            return max(1, cores() // self.instances)
         return self.threads
 
     def gpu_of(self, instance: int) -> str | None:
@@ -302,7 +302,7 @@ class StreamConfig:
         return None if self.gpus is None else str(self.gpus[instance % len(self.gpus)])
 
 
-def _cores() -> int:
+def cores() -> int:
     """That this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

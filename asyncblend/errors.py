@@ -9,6 +9,7 @@ AsyncblendError
 │   ├── FrameTimeout (TimeoutError)       it is alive, but gives no frame or heartbeat
 │   └── CrashLoop                         it died too often; __cause__ is the last death
 ├── SampleError                           a sample could not be made: .index, .traceback
+├── RecordingError                        a recording cannot be written or read: .path, .recorded
 ├── ProtocolError                         the other side sent what we cannot read
 └── StreamClosed                          used before it was entered, or after it was closed
 
@@ -29,6 +30,7 @@ __all__ = [
     "InstanceError",
     "InstanceExited",
     "ProtocolError",
+    "RecordingError",
     "SampleError",
     "StartTimeout",
     "StreamClosed",
@@ -108,6 +110,17 @@ class SampleError(AsyncblendError):
         """Index of the sample."""
         self.traceback = traceback
         """The Python traceback from inside Blender, as text."""
+
+
+class RecordingError(AsyncblendError):
+    """A recording cannot be written, or a part of it is missing or damaged. What is whole stays readable."""
+
+    def __init__(self, message: str = "", *, path: str | None = None, recorded: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        """The shard, or the folder."""
+        self.recorded = recorded
+        """Samples that are whole in the folder, if it was being written."""
 
 
 class ProtocolError(AsyncblendError):

@@ -11,7 +11,7 @@ doubles (a frame counts only from the life that holds that very lease now).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -245,6 +245,21 @@ class LeaseBook(Generic[Life, Params]):
         ):
             raise ConfigError(f"not a saved state of this shard: {state!r}")
         self._watermark, self._above = watermark, above
+        self._fresh = self._release = self._skip_taken(self._watermark)
+
+    def leave_out(self, indices: Iterable[int]) -> None:
+        """Go on without these, which were taken elsewhere; those that are not our own do not matter. Only before the
+        first lease.
+        """
+        k, n = self._shard
+        for position in (index - self._start for index in indices):
+            if (
+                position >= k
+                and (position - k) % n == 0
+                and self._owned(position)
+                and not self._taken(position)
+            ):
+                self._settle(position)
         self._fresh = self._release = self._skip_taken(self._watermark)
 
     # -- helpers ---------------------------------------------------------------------------------------------

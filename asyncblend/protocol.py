@@ -44,7 +44,7 @@ VERSION = 2
 
 # From Blender.
 HELLO = "hello"  # token, version, instance, epoch; first on the socket, and again whenever the host asks
-READY = "ready"  # the script called serve
+READY = "ready"  # blender (its version; may be missing); the script called serve
 FRAME = "frame"  # lease, index, values
 FAILED = "failed"  # lease, index, error, traceback
 BEAT = "beat"  # token, version, instance, epoch, rss (bytes; may be missing); on a socket of its own

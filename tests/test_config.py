@@ -317,7 +317,7 @@ def test_wrong_hardware(options: dict[str, Any], message: str) -> None:
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """At least one for each; a number is a number, and None leaves it to the scene."""
-    monkeypatch.setattr("asyncblend.config._cores", lambda: 8)
+    monkeypatch.setattr("asyncblend.config.cores", lambda: 8)
     each = [StreamConfig(script="x.py", instances=n).threads_each() for n in (1, 2, 3, 8, 20)]
     assert each == [8, 4, 2, 1, 1]
     assert StreamConfig(script="x.py", instances=4, threads=5).threads_each() == 5

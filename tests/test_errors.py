@@ -23,6 +23,7 @@ TREE: dict[str, tuple[type[BaseException], ...]] = {
     "CrashLoop": (errors.InstanceError,),
     "SampleError": (errors.AsyncblendError,),
     "ProtocolError": (errors.AsyncblendError,),
+    "RecordingError": (errors.AsyncblendError,),
     "StreamClosed": (errors.AsyncblendError,),
 }
 

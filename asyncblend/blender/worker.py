@@ -65,7 +65,7 @@ class Worker:
     def run(self, sample: Sample) -> None:
         """Make samples until the host says STOP."""
         self._ready = True
-        self._send(protocol.READY)
+        self._send(protocol.READY, blender=_version())
         idle = int(1000 * self._launch.beat)
         while True:
             # All that has come is read before the next sample, so that a STOP or a new pass takes effect at once.
@@ -168,6 +168,12 @@ class _Unheard:
     def _hear(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         self.error = self.error or error.with_traceback(trace)
         self._before(kind, error, trace)
+
+
+def _version() -> str:
+    """Blender's; "" where there is none."""
+    bpy = sys.modules.get("bpy")  # not imported here: a fake has none
+    return "" if bpy is None else str(bpy.app.version_string)
 
 
 def _summary(error: BaseException) -> str:

@@ -149,6 +149,11 @@ class Dispatcher:
             self.queue.close(None if self.book.complete else error)
 
     @property
+    def blender_version(self) -> str:
+        """Of the Blenders, once one is ready; "" before, and where there is none."""
+        return self._hub.blender
+
+    @property
     def end(self) -> BaseException | None:
         """Why the run cannot go on: the first reason."""
         return self._end

@@ -78,6 +78,8 @@ class Hub:
         """The run's secret: each Blender's first message must have it."""
         self.bad_messages = 0
         """Messages dropped because they could not be read, or because their sender had sent too many such."""
+        self.blender = ""
+        """Blender's version, if one has said it."""
         self._seed, self._share = seed, share
         self._rings: dict[Life, Ring] = {}
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
@@ -297,6 +299,7 @@ class Hub:
             assert message.values is not None  # decode saw to it
             receiver.frame(life, fields["lease"], fields["index"], message.values)
         elif kind == protocol.READY:
+            self.blender = protocol.field({"blender": "", **fields}, "blender", str) or self.blender
             receiver.ready(life)
         elif kind == protocol.FAILED:
             receiver.sample_failed(

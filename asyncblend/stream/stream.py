@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..aio import finish, the_one_error
 from ..batch import Batch
@@ -23,6 +24,9 @@ from .frame import Frame
 from .hub import Hub
 from .queue import EndOfStream
 from .stats import StreamStats
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 __all__ = ["BlenderStream"]
 
@@ -53,6 +57,7 @@ class BlenderStream:
         self._dispatcher: Dispatcher | None = None
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._recorders: list[Recorder] = []
         self._pid = os.getpid()
 
     async def __aenter__(self) -> BlenderStream:
@@ -136,6 +141,48 @@ class BlenderStream:
         if len(batch) and not drop_last:
             yield batch.finish()
 
+    def record(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        length: int | None = None,
+        image_format: str = "png",
+        quality: int | None = None,
+        shard_size: int | str = 100,
+    ) -> Recorder:
+        """Record the samples into a folder of WebDataset shards:
+
+            async with BlenderStream(script="cube.py", length=1000) as stream:
+                await stream.record("cubes")
+
+        or train and record at once, with `async for frame in stream.record("cubes")`: leaving the loop early, and
+        then the stream, makes the shard at hand whole. A stream that is not entered is entered, and closed at the end.
+
+        If the folder has a part of the samples already, the others are rendered. (To have none of them rendered again,
+        do not enter the stream before: else up to `queue_size` of the first ones are on their way already.) A crash
+        costs the samples of the shard at hand, which are rendered again.
+
+        Args:
+            folder: made if it is missing.
+            length: samples in all, those that are there included; None: the stream's.
+            image_format: "png", or "jpeg" for `image` and values whose name begins with that. Other images, with three
+                or four channels of uint8, are PNG, all other arrays npy.
+            quality: of JPEG, 1 to 100; None: 95.
+            shard_size: samples in a shard; or bytes, as "500MB".
+
+        Raises:
+            ConfigError: an option is wrong. Whether the folder has a recording of something else, and what else can go
+                wrong there, says the iteration.
+        """
+        from ..recording.codec import Images
+        from ..recording.writer import ShardSize
+        from .recorder import Recorder  # not above: most streams are not recorded
+
+        images = Images(image_format, quality)
+        recorder = Recorder(self, folder, length=length, images=images, shard_size=ShardSize(shard_size))
+        self._recorders.append(recorder)
+        return recorder
+
     def rewind(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> None:
         """Begin again at index `start` (default: the config's), with the same warm Blenders; or, before the stream is
         entered, begin there.
@@ -160,6 +207,23 @@ class BlenderStream:
         self._book = book
         if dispatcher is not None:
             dispatcher.begin(book)
+
+    def go_on_after(self, indices: Iterable[int], length: int | None) -> bool:
+        """Begin a pass of this length without these indices, unless that is what is going on. True: not yet entered.
+
+        Raises:
+            StreamClosed: the stream was closed.
+        """
+        entered = self._running is not None or self._closing is not None
+        config = dataclasses.replace(self.config, length=length)
+        book = new_book(config, config.start, self._open().book.next_serial if entered else 0)
+        book.leave_out(indices)
+        if not entered:
+            self._book = book
+        elif book.state_dict() != self._open().book.state_dict():
+            self._book = book
+            self._open().begin(book)
+        return not entered
 
     def stats(self) -> StreamStats:
         """A snapshot. Also after the end."""
@@ -189,6 +253,11 @@ class BlenderStream:
         self.rewind(state=state)
 
     @property
+    def blender_version(self) -> str:
+        """Of the Blenders, once one is ready; "" before, and where there is none."""
+        return "" if self._dispatcher is None else self._dispatcher.blender_version
+
+    @property
     def broken(self) -> bool:
         """The fleet has ended by itself: `rewind` will not help."""
         return self._running is not None and self._running.done()
@@ -210,6 +279,8 @@ class BlenderStream:
         if self._dispatcher is not None:
             self._dispatcher.queue.close(StreamClosed("the stream was closed"))
             self._dispatcher.queue.clear()  # frames that nobody can take any more, with the memory that they hold
+        for recorder in self._recorders:
+            await recorder.finish()
 
     async def _run(self, blender: Blender) -> None:
         """The fleet and the hub, until cancelled or until they cannot go on. Its own errors go to the consumer."""
