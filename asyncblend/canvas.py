@@ -68,12 +68,11 @@ class Canvas:
 
     def disc(self, x: float, y: float, radius: float, colour: str) -> None:
         """Fill a circle."""
-        self._draw.circle((x * _SCALE - 0.5, y * _SCALE - 0.5), radius * _SCALE, fill=colour)
+        self._draw.ellipse(_around(x, y, radius), fill=colour)
 
     def ring(self, x: float, y: float, radius: float, colour: str, width: float) -> None:
         """A circle's line, which lies within the radius."""
-        at = (x * _SCALE - 0.5, y * _SCALE - 0.5)
-        self._draw.circle(at, radius * _SCALE, outline=colour, width=round(width * _SCALE))
+        self._draw.ellipse(_around(x, y, radius), outline=colour, width=round(width * _SCALE))
 
     def put(self, picture: Image.Image, left: float, top: float) -> None:
         """Lay a picture on, enlarged without smoothing to what the canvas draws in."""
@@ -87,7 +86,9 @@ class Canvas:
 
     def picture(self) -> Image.Image:
         """What was drawn, in its final size."""
-        return self._image.resize((self.width, self.height), Image.Resampling.LANCZOS)
+        # On a transparent ground LANCZOS would leave a faint rim around what was drawn.
+        how = Image.Resampling.HAMMING if self._image.mode == "RGBA" else Image.Resampling.LANCZOS
+        return self._image.resize((self.width, self.height), how)
 
     def save(self, path: Path) -> None:
         """Write the picture."""
@@ -111,6 +112,13 @@ def fit_text(text: str, size: int, width: float) -> str:
         else:
             high = middle - 1
     return text[:low].rstrip() + "…"
+
+
+def _around(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
+    """The pixels from the first to the last of a circle: Pillow counts them in whole numbers, both included."""
+    left, top = round((x - radius) * _SCALE), round((y - radius) * _SCALE)
+    across = round(2 * radius * _SCALE) - 1
+    return left, top, left + across, top + across
 
 
 @functools.cache

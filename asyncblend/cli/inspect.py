@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ _MOST = 100  # samples: more would not be looked at, and the picture would not f
 
 def inspect(
     source: Annotated[
-        Path, typer.Argument(help="A script.py, a TOML file of StreamConfig's fields, or a recording's folder.")
+        Path,
+        typer.Argument(help="A script.py, a TOML file of StreamConfig's fields, or a recording's folder."),
     ],
     out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")] = Path("sheet.png"),
     samples: Annotated[int, typer.Option(help="How many, from the first on.")] = 4,
@@ -58,11 +60,14 @@ def inspect(
         items, seed = _recorded(source, samples)
     else:
         if source.suffix != ".toml":
-            options.setdefault("instances", min(2, samples))  # for a few samples, starting Blenders takes longest
-        config = load_config(source, ordered=True, **options)
+            options.setdefault(
+                "instances", min(2, samples)
+            )  # for a few samples, starting Blenders takes longest
+        config = load_config(source, **options)
         length = samples if config.length is None else min(samples, config.length)
+        config = dataclasses.replace(config, length=length, ordered=True)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            items = runner.run(_rendered(load_config(source, ordered=True, **{**options, "length": length}), console))
+            items = runner.run(_rendered(config, console))
         seed = config.seed
     count = f"{len(items)} sample{'s' if len(items) > 1 else ''}"
     sheet = contact_sheet(items, source.resolve().name, f"{count}, seed {seed}")
@@ -78,7 +83,9 @@ def _check_picture(out: Path) -> None:
     """
     known = Image.registered_extensions()
     if known.get(out.suffix.lower()) not in Image.SAVE:
-        raise ConfigError(f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp")
+        raise ConfigError(
+            f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp"
+        )
 
 
 def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:

@@ -50,7 +50,7 @@ def colour_of(number: int) -> Colour:
 
 def class_colour_of(number: int) -> Colour:
     """The same for ids of classes, in quieter colours."""
-    return NOTHING if number == 0 else _spread(number, 0.10, 1.7)
+    return NOTHING if number == 0 else _spread(number, 0.115, 1.7)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -68,7 +68,7 @@ def as_hex(colour: Colour) -> str:
 def hint_of(colour: Colour) -> str:
     """Black or white, whichever is legible on the colour."""
     red, green, blue = colour
-    return "#101216" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "#ffffff"
+    return "#101216" if 0.299 * red + 0.587 * green + 0.114 * blue > 112 else "#ffffff"
 
 
 def id_picture(ids: Array, colour: Callable[[int], Colour] = colour_of) -> Array:

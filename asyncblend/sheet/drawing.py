@@ -66,7 +66,7 @@ def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour:
         canvas.disc(x, y, radius, colour)
         canvas.disc(x, y, radius - 1.5, "#ffffff")
     else:
-        canvas.ring(x, y, radius + 1, _DARK, 3.5)
+        canvas.ring(x, y, radius + 1, _DARK, 3)
         canvas.ring(x, y, radius, colour, 1.5)
 
 

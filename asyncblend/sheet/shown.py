@@ -175,7 +175,7 @@ class Shown:
     def _boxes3d(self, count: int) -> list[Array]:
         """Where the camera is known: the item needs `bbox3d`, and the camera's `K` and `world_to_camera`."""
         shapes = {"bbox3d": (count, 8, 3), "K": (3, 3), "world_to_camera": (4, 4)}
-        if any(np.shape(self._item.get(name)) != shape for name, shape in shapes.items()):
+        if any(np.shape(self._item.get(name, 0)) != shape for name, shape in shapes.items()):
             return [np.zeros((0, 2, 2))] * count
         self._drawn.update(shapes)
         corners, intrinsics, world_to_camera = (np.asarray(self._item[name], np.float64) for name in shapes)

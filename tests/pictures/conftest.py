@@ -113,7 +113,7 @@ def _annotated(
         boxes.append(
             (xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()) if len(xs) else (0,) * 4
         )
-        fractions.append(mask.sum() / inside.sum())
+        fractions.append(mask.sum() / max(inside.sum(), 1))
         cut.append(inside.sum() > inside[height : 2 * height, width : 2 * width].sum())
         for k, (px, py) in enumerate(places):
             if 0 <= px < width and 0 <= py < height:
