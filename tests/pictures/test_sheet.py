@@ -71,7 +71,9 @@ def test_keypoints_are_full_hollow_or_not_drawn() -> None:
 def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
     """Pairs count from 1, as in COCO; one with a keypoint outside is left out."""
     points = np.array([[(20, 20, 2), (180, 20, 2), (180, 140, 0)]], np.float32)
-    item = plain(id=np.array([4]), bbox=np.zeros((1, 4), np.float32), keypoints=points, skeleton=[[1, 2], [2, 3]])
+    item = plain(
+        id=np.array([4]), bbox=np.zeros((1, 4), np.float32), keypoints=points, skeleton=[[1, 2], [2, 3]]
+    )
     picture = drawn(item)
     assert near(picture[20, 100], colour_of(4))
     assert (picture[40:] == 100).all()
