@@ -133,7 +133,7 @@ def _columns(layouts: Sequence[_Layout], tiles: bool) -> int:
 
 def _block(sample: Shown, names: Sequence[str], scales: Scales, layout: _Layout, width: int) -> Image.Image:
     notes = _wrapped(sample.rest(), width)
-    canvas = Canvas(max(width, layout.width), layout.height + len(notes) * _NOTE)
+    canvas = Canvas(max(width, layout.width), layout.height + len(notes) * _NOTE + 4 * bool(notes))
     size = "no image" if sample.image is None else "{1} x {0}".format(*sample.image.shape)
     pictures = [(layout.image, annotated(sample, layout.image.width, layout.image.height))]
     _caption(canvas, layout.image, f"sample {sample.index}", size)
@@ -147,7 +147,7 @@ def _block(sample: Shown, names: Sequence[str], scales: Scales, layout: _Layout,
         ImageDraw.Draw(drawn).rectangle((0, 0, place.width - 1, place.height - 1), outline=GRID)
         pictures.append((place, drawn))
     for i, line in enumerate(notes):
-        canvas.text(0, layout.height + (i + 0.7) * _NOTE, line, size=_TEXT - 1, colour=DIM)
+        canvas.text(0, layout.height + 4 + (i + 0.5) * _NOTE, line, size=_TEXT - 1, colour=DIM)
     block = canvas.picture()
     for place, drawn in pictures:
         block.paste(drawn, (place.left, place.top))

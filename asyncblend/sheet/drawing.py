@@ -152,8 +152,8 @@ def _names(canvas: Canvas, things: Sequence[Thing], scale: float) -> None:
 
 def _texts(thing: Thing, few: bool) -> list[str]:
     """What a chip may say, the fullest first; one of many says less."""
-    share = thing.visible is not None and thing.visible < 0.995
-    parts = [thing.name, thing.class_name, f"{thing.visible:.0%}" if share else ""]
+    seen = f"{thing.visible:.0%}" if thing.visible is not None and thing.visible < 0.995 else ""
+    parts = [thing.name, thing.class_name, f"{seen} cut".strip() if thing.truncated else seen]
     full = " · ".join(part for part in parts if part)
     short = next((part for part in parts if part), "")
     return list(dict.fromkeys(text for text in (full if few else "", short, str(thing.id)) if text))

@@ -42,7 +42,7 @@ class _Entry(NamedTuple):
 def legend(samples: Sequence[Shown], scales: Scales, width: int) -> Image.Image | None:
     """A picture of this width; None: there is nothing to explain."""
     rows: list[list[_Entry]] = [[]]
-    for entry in _entries(samples, scales):
+    for entry in _entries(samples, scales, width):
         if rows[-1] and sum(e.width + _GAP for e in rows[-1]) + entry.width > width:
             rows.append([])
         rows[-1].append(entry)
@@ -58,20 +58,20 @@ def legend(samples: Sequence[Shown], scales: Scales, width: int) -> Image.Image 
     return canvas.picture()
 
 
-def _entries(samples: Sequence[Shown], scales: Scales) -> list[_Entry]:
+def _entries(samples: Sequence[Shown], scales: Scales, width: int) -> list[_Entry]:
     labels = {name for sample in samples for name in sample.labels}
     things = [thing for sample in samples for thing in sample.things]
     entries = []
     if any(len(thing.keypoints) for thing in things):
         entries.append(_marks("keypoints", [("visible", 2), ("occluded", 1)]))
-    if any(thing.visible is not None and thing.visible < 0.995 for thing in things):
-        entries.append(_visible())
+    if any(thing.visible is not None for thing in things) or any(thing.truncated for thing in things):
+        entries.append(_after_names())
     if any(len(sample.points) for sample in samples):
         entries.append(_Entry("xy", _RAMP / 2, _draw_points))
     classes = {number: name for sample in samples for number, name in sample.classes.items()}
     if "semantic" in labels:
         swatches = [(name, class_colour_of(number)) for number, name in sorted(classes.items())]
-        entries.append(_swatches("semantic", [*swatches, ("no class", NOTHING)]))
+        entries.append(_swatches("semantic", [*swatches, ("no class", NOTHING)], width))
     for name, scale in scales.lengths.items():
         entries.append(
             _Entry(name + (", logarithmic" if scale.logarithmic else ""), _RAMP + 30, _ramp(scale))
@@ -94,12 +94,14 @@ def _marks(title: str, marks: Sequence[tuple[str, int]]) -> _Entry:
     return _Entry(title, 20 + max(text_width(text, _TEXT) for text, _ in marks), draw)
 
 
-def _visible() -> _Entry:
-    def draw(canvas: Canvas, left: float, top: float) -> None:
-        canvas.text(left, top + 14, "share of the object", size=_TEXT, colour=DIM)
-        canvas.text(left, top + 30, "that is seen, if not all", size=_TEXT, colour=DIM)
+def _after_names() -> _Entry:
+    lines = ("46%: so much of it is seen", "cut: it reaches out of the image")
 
-    return _Entry("46%", text_width("that is seen, if not all", _TEXT), draw)
+    def draw(canvas: Canvas, left: float, top: float) -> None:
+        for i, line in enumerate(lines):
+            canvas.text(left, top + 14 + 20 * i, line, size=_TEXT, colour=DIM)
+
+    return _Entry("after a name", max(text_width(line, _TEXT) for line in lines), draw)
 
 
 def _draw_points(canvas: Canvas, left: float, top: float) -> None:
@@ -108,14 +110,18 @@ def _draw_points(canvas: Canvas, left: float, top: float) -> None:
     canvas.text(left, top + 34, "in their order", size=_TEXT, colour=DIM)
 
 
-def _swatches(title: str, swatches: Sequence[tuple[str, Colour]]) -> _Entry:
-    named = [(fit_text(name, _TEXT, _NAME), colour) for name, colour in swatches]
+def _swatches(title: str, swatches: Sequence[tuple[str, Colour]], width: int) -> _Entry:
+    """As many as fit into the width."""
+    named = [(fit_text(name, _TEXT, _NAME), as_hex(colour)) for name, colour in swatches]
     column = 40 + max(text_width(name, _TEXT) for name, _ in named)
+    room = _ROWS * max(1, int((width + 20) / column))
+    if len(named) > room:
+        named = [*named[: room - 1], (f"and {len(named) - room + 1} more", "white")]
 
     def draw(canvas: Canvas, left: float, top: float) -> None:
         for i, (name, colour) in enumerate(named):
             x, y = left + i // _ROWS * column, top + 14 + i % _ROWS * 20
-            canvas.chip(x, y - 7, x + 14, y + 7, as_hex(colour))
+            canvas.chip(x, y - 7, x + 14, y + 7, colour)
             canvas.text(x + 20, y, name, size=_TEXT, colour=DIM)
 
     return _Entry(title, column * -(-len(named) // _ROWS) - 20, draw)

@@ -49,6 +49,8 @@ class Thing(NamedTuple):
     """Its 3D box: up to 12 x 2 x 2, ends of lines."""
     visible: float | None
     """Share of it that is seen."""
+    truncated: bool
+    """A part of it lies outside the image."""
 
 
 class Shown:
@@ -146,6 +148,7 @@ class Shown:
         boxes = self._rows("bbox", 4, count=count)
         keypoints = self._rows("keypoints", -1, 3, count=count)
         visible = self._rows("visible_fraction", count=count)
+        truncated = self._rows("truncated", count=count)
         lines = self._boxes3d(count)
         return [
             Thing(
@@ -157,6 +160,7 @@ class Shown:
                 skeleton=self._skeleton(classes[i]),
                 lines=lines[i],
                 visible=float(visible[i]) if len(visible) else None,
+                truncated=bool(truncated[i]) if len(truncated) else False,
             )
             for i in range(count)
         ]

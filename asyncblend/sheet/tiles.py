@@ -30,7 +30,7 @@ class Scales(NamedTuple):
     lengths: dict[str, Scale]
     """Of "depth" and "distance", where a sample has a finite one."""
     flow: float
-    """Length in pixels of the longest motion."""
+    """Length in pixels of what has full colour: the longest motion, but at least a pixel."""
 
     @classmethod
     def of(cls, samples: Sequence[Shown]) -> Scales:
@@ -45,10 +45,11 @@ class Scales(NamedTuple):
             if ends and (scale := depth_scale(np.array(ends))) is not None:
                 lengths[name] = scale
         flows = [flow_longest(sample.labels[n]) for sample in samples for n in _FLOWS if n in sample.labels]
-        return cls(lengths, max(flows, default=0.0))
+        return cls(lengths, max([_LEAST_FLOW, *flows]))
 
 
 _FLOWS = ("flow_forward", "flow_backward")
+_LEAST_FLOW = 1.0  # else what is only rounding would be as colourful as motion
 
 
 def tile(sample: Shown, name: str, scales: Scales) -> tuple[Array, str]:
@@ -57,7 +58,7 @@ def tile(sample: Shown, name: str, scales: Scales) -> tuple[Array, str]:
     if name in ("depth", "distance"):
         own = depth_scale(label)
         picture = depth_picture(label, scales.lengths.get(name))
-        return picture, "nothing there" if own is None else f"{own.near:.3g} to {metres(own.far)}"
+        return picture, "nothing there" if own is None else _range(own)
     if name in _FLOWS:
         return flow_picture(label, scales.flow), f"up to {flow_longest(label):.3g} px"
     if name == "instance":
@@ -74,6 +75,11 @@ def tile(sample: Shown, name: str, scales: Scales) -> tuple[Array, str]:
 def metres(length: float) -> str:
     """A length with its unit."""
     return f"{length:.3g} m"
+
+
+def _range(scale: Scale) -> str:
+    near, far = f"{scale.near:.3g}", metres(scale.far)
+    return far if far == f"{near} m" else f"{near} to {far}"
 
 
 def _count(ids: Array, one: str, many: str | None = None) -> str:

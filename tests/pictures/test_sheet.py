@@ -18,6 +18,7 @@ from asyncblend.sheet.box3d import box_lines
 from asyncblend.sheet.colours import colour_of, depth_picture, id_picture
 from asyncblend.sheet.drawing import annotated
 from asyncblend.sheet.shown import LABELS, Shown
+from asyncblend.sheet.tiles import Scales, tile
 
 Scene = Callable[..., dict[str, Any]]
 
@@ -256,6 +257,14 @@ def test_samples_share_their_scales(scene: Scene) -> None:
         assert (sheet == colour).all(axis=1).sum() > 10_000
 
 
+def test_a_scene_at_rest_is_white() -> None:
+    """Rounding errors are no motion."""
+    item = {"index": 0, "flow_forward": np.full((96, 128, 2), 1e-4, np.float32)}
+    scales = Scales.of([Shown(item)])
+    assert scales.flow == 1.0
+    assert tile(Shown(item), "flow_forward", scales)[0].min() > 250
+
+
 def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
     """Names that are not known, and known names whose values have another form; nothing of what is drawn."""
     item = {
@@ -267,7 +276,7 @@ def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
         "scalar": np.float32(2.5),
     }
     assert Shown(item).rest() == (
-        "truncated bool[5], params {'level': 2}, level 0.25, angles float64[3, 2], note 'hello', scalar 2.5"
+        "params {'level': 2}, level 0.25, angles float64[3, 2], note 'hello', scalar 2.5"
     )
     odd = {
         "index": 3,
@@ -317,3 +326,22 @@ def test_letters_that_the_font_has_not() -> None:
     """Accents go, other scripts become question marks: never boxes."""
     assert text_width("Würfel", 13) == text_width("Wurfel", 13)
     assert text_width("立方体", 13) == text_width("???", 13)
+
+
+def test_a_legend_of_many_classes_fits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how many it leaves out; nothing is written beyond the sheet."""
+    item = scene(1, 320, 240, 5)
+    item["instances"] = [
+        {"id": i, "name": f"o{i}", "class_id": i, "class_name": f"a class called {i}"} for i in range(1, 91)
+    ]
+    written: list[str] = []
+
+    def noted(self: Canvas, x: float, y: float, text: str, **options: Any) -> None:
+        written.append(text)
+        beyond = 0 if options.get("anchor", "lm") != "lm" else text_width(text, options.get("size", 15))
+        assert x + beyond <= self.width + 1, text
+
+    monkeypatch.setattr(Canvas, "text", noted)
+    contact_sheet([item], "title")
+    assert "a class called 1" in written
+    assert any(text.startswith("and ") and text.endswith(" more") for text in written)
