@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
+    from .recorded import MixedDataset as MixedDataset
+    from .recorded import RecordedDataset as RecordedDataset
     from .stream.frame import Frame as Frame
     from .stream.stats import StreamStats as StreamStats
     from .stream.stream import BlenderStream as BlenderStream
@@ -44,7 +46,9 @@ __all__ = [
     "FrameTimeout",
     "InstanceError",
     "InstanceExited",
+    "MixedDataset",
     "ProtocolError",
+    "RecordedDataset",
     "RecordingError",
     "RestartPolicy",
     "SampleError",
@@ -74,6 +78,7 @@ __getattr__ = lazy(
             "StartTimeout",
             "StreamClosed",
         ],
+        "recorded": ["MixedDataset", "RecordedDataset"],
         "stream.frame": ["Frame"],
         "stream.stats": ["StreamStats"],
         "stream.stream": ["BlenderStream"],

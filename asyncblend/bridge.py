@@ -131,8 +131,13 @@ class Bridge:
         """Open, of this process, and with nothing that ended its fleet."""
         return self._pid == os.getpid() and self._thread.is_alive() and not self._stream.broken
 
-    def open(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> Pass:
+    def open(
+        self, start: int | None = None, state: Mapping[str, Any] | None = None, *, wait: bool = True
+    ) -> Pass:
         """Start the thread and the fleet, and the first pass; return when the first Blender is ready.
+
+        Args:
+            wait: False: return at once; what entering a BlenderStream would raise, the pass raises.
 
         Raises:
             AsyncblendError: as entering a BlenderStream does.
@@ -141,6 +146,8 @@ class Bridge:
         self._pass = Pass(self)
         _close_at_exit(self)
         self._thread.start()
+        if not wait:
+            return self._pass
         try:
             self._started.result()
         except BaseException:
@@ -151,6 +158,7 @@ class Bridge:
     def begin(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> Pass:
         """Begin another pass, at index `start` or where `state` was saved. The last one ends with StreamClosed."""
         self.check_process()
+        self._started.result()
         return self._call(lambda: self._begin(start, state))
 
     def stats(self) -> StreamStats:

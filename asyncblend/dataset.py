@@ -1,22 +1,20 @@
-"""BlenderDataset: a fleet's frames as a PyTorch IterableDataset. The only module that imports torch."""
+"""BlenderDataset: a fleet's frames as a PyTorch IterableDataset."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
-from .batch import Batch, Memory
-from .bridge import Bridge, Frame, Pass, StreamStats
-from .config import StreamConfig, check_whole, resolve
+from .bridge import Bridge, Pass, StreamStats
+from .config import StreamConfig, resolve
 from .errors import ConfigError
+from .items import Item, ItemDataset
 
 __all__ = [
     "BlenderDataset",
@@ -25,10 +23,8 @@ __all__ = [
 
 _ENDLESS_EPOCH = 1 << 32  # indices between the epochs of an endless stream
 
-Item = dict[str, Any]
 
-
-class BlenderDataset(IterableDataset[Any]):
+class BlenderDataset(ItemDataset):
     """Streams freshly rendered samples into a DataLoader.
 
         loader = DataLoader(BlenderDataset(script="cube.py", length=1000), batch_size=8, num_workers=2)
@@ -73,33 +69,18 @@ class BlenderDataset(IterableDataset[Any]):
         device: torch.device | str | int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            transform=transform,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            pin_memory=pin_memory,
+            device=device,
+        )
         self.config = resolve(config, options)
-        if transform is not None and not callable(transform):
-            raise ConfigError(f"transform must be callable; got {transform!r}")
-        if batch_size is not None:
-            check_whole("batch_size", batch_size, 1)
-        for name, value in (
-            ("drop_last", drop_last),
-            ("pin_memory", pin_memory),
-            ("device", device is not None),
-        ):
-            if value and batch_size is None:
-                raise ConfigError(
-                    f"{name} goes with batch_size; a DataLoader has the same option for its own batches"
-                )
-        self._transform = transform
-        self._batch_size, self._drop_last = batch_size, drop_last
-        self._device = None if device is None else torch.device(device)
-        self._pinned = (pin_memory or self._device is not None) and torch.cuda.is_available()
-        # In shared memory, so that set_epoch reaches workers that live on between epochs.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._rank: tuple[int, int] | None = None
         self._resume: tuple[int, Mapping[str, Any]] | None = None  # epoch, and where to go on in it
         self._bridge: Bridge | None = None
         self._bridge_epoch = 0  # of its present pass
         self._finalizer: weakref.finalize[Any, BlenderDataset] | None = None
-        self._copying: torch.cuda.Stream | None = None
 
     def __len__(self) -> int:
         """Items of one epoch in this rank; exact without workers, or where ranks times workers divide the length.
@@ -110,61 +91,33 @@ class BlenderDataset(IterableDataset[Any]):
         if self.config.length is None:
             raise TypeError("an endless BlenderDataset has no len(); give it a length")
         rank, ranks = self._shard()
-        samples = len(range(rank, self.config.length, ranks))
-        if self._batch_size is None:
-            return samples
-        return samples // self._batch_size if self._drop_last else -(-samples // self._batch_size)
+        return self._length(len(range(rank, self.config.length, ranks)))
 
     def __iter__(self) -> Iterator[Any]:
+        frames = self.begin()
+        if frames is not None:
+            yield from self.items_of(frames)
+
+    def begin(self, *, wait: bool = True) -> Pass | None:
+        """Begin an iteration, for who takes the frames themselves. None: this process renders nothing.
+
+        Args:
+            wait: until the first Blender is ready. Else the pass raises what goes wrong at the start.
+        """
         config = self._share()
         if config is None:
-            return
+            return None
         epoch = int(self._epoch)
         start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
         state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
         self._resume, self._bridge_epoch = None, epoch
-        frames = self._begin(config, start, state)
-        for item in (
-            map(_item, frames) if self._batch_size is None else self._batches(frames, self._batch_size)
-        ):
-            yield item if self._transform is None else self._transform(item)
-
-    def _batches(self, frames: Iterable[Frame], size: int) -> Iterator[Item]:
-        if self._device is not None and self._device.type != "cpu" and get_worker_info() is not None:
-            raise ConfigError(
-                f"device={str(self._device)!r} is for num_workers=0: workers cannot share a GPU's memory"
-            )
-        # Workers hand their batches over in shared memory, which is not page-locked.
-        empty = _pinned if self._pinned and get_worker_info() is None else _plain
-        batch = Batch(size, empty)
-        for frame in frames:
-            batch.add(frame, frame.index)
-            if batch.full:
-                yield self._moved(batch.finish())
-                batch = Batch(size, empty)
-        if len(batch) and not self._drop_last:
-            yield self._moved(batch.finish())
-
-    def _moved(self, batch: Item) -> Item:
-        """On the device; a copy to a GPU goes on while its main stream computes."""
-        device = self._device
-        if device is None:
-            return batch
-        if device.type != "cuda":
-            return {name: _each_tensor(value, lambda one: one.to(device)) for name, value in batch.items()}
-        if self._copying is None:
-            self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        copying, main = self._copying, torch.cuda.current_stream(device)
-
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            moved = tensor.to(device, non_blocking=True)
-            moved.record_stream(main)  # its memory is the copying stream's, which must not reuse it too early
-            return moved
-
-        with torch.cuda.stream(copying):
-            on_device = {name: _each_tensor(value, move) for name, value in batch.items()}
-        main.wait_stream(copying)
-        return on_device
+        # Over this process's last fleet, if that is usable, else over a new one.
+        if self._bridge is not None and self._bridge.usable and self._bridge.config == config:
+            return self._bridge.begin(start, state)
+        self.close()
+        self._bridge = Bridge(config)
+        self._finalizer = weakref.finalize(self, self._bridge.close)
+        return self._bridge.open(start, state, wait=wait)
 
     def set_epoch(self, epoch: int) -> None:
         """From the next iteration on, render other samples: the indices are offset by `epoch` times the length.
@@ -172,9 +125,7 @@ class BlenderDataset(IterableDataset[Any]):
         Raises:
             ConfigError: not a whole number from 0 on.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
-        self._epoch.fill_(epoch)
+        super().set_epoch(epoch)
 
     def stats(self) -> StreamStats | None:
         """The stream's statistics, in the process that iterates; None before the first iteration."""
@@ -207,23 +158,7 @@ class BlenderDataset(IterableDataset[Any]):
             self._finalizer.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A spawned worker is not part of torch.distributed: it takes the rank along.
-        return {
-            **self.__dict__,
-            "_bridge": None,
-            "_finalizer": None,
-            "_copying": None,
-            "_rank": self._distributed(),
-        }
-
-    def _begin(self, config: StreamConfig, start: int, state: Mapping[str, Any] | None) -> Pass:
-        """A pass over this process's last fleet, if that is usable, else over a new one."""
-        if self._bridge is not None and self._bridge.usable and self._bridge.config == config:
-            return self._bridge.begin(start, state)
-        self.close()
-        self._bridge = Bridge(config)
-        self._finalizer = weakref.finalize(self, self._bridge.close)
-        return self._bridge.open(start, state)
+        return {**super().__getstate__(), "_bridge": None, "_finalizer": None}
 
     def _share(self) -> StreamConfig | None:
         """What this process renders, or None for nothing."""
@@ -255,45 +190,3 @@ class BlenderDataset(IterableDataset[Any]):
 
     def _shard(self) -> tuple[int, int]:
         return self.config.shard if self.config.shard != (0, 1) else self._distributed()
-
-    def _distributed(self) -> tuple[int, int]:
-        """(rank, ranks)."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return self._rank or (0, 1)
-
-
-def _item(frame: Frame) -> Item:
-    return {**{name: _own(value) for name, value in frame.items()}, "index": frame.index}
-
-
-def _own(value: Any) -> Any:
-    """Arrays as tensors with memory of their own; the rest as it is."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    if isinstance(value, list):
-        return [_own(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _own(item) for name, item in value.items()}
-    return value
-
-
-def _plain(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-    array = np.empty(shape, dtype)
-    return Memory(torch.from_numpy(array), array)
-
-
-def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-    # From torch's own cache of such memory, which waits for copies that still read it.
-    tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
-    return Memory(tensor, tensor.numpy())
-
-
-def _each_tensor(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return move(value)
-    if isinstance(value, dict):
-        return {name: _each_tensor(item, move) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_each_tensor(item, move) for item in value]
-    return value

@@ -35,6 +35,7 @@ DATA: dict[str, dict[str, Any]] = {
     "FrameTimeout": INSTANCE,
     "CrashLoop": INSTANCE,
     "SampleError": {"index": 17, "traceback": "Traceback (most recent call last):\n..."},
+    "RecordingError": {"path": "cubes/shard-000003.tar", "recorded": 300},
 }
 MESSAGE = "it went wrong:\n  line two, grüß 'quoted' %s {}"
 
@@ -78,6 +79,7 @@ def test_can_be_made_from_its_message_alone(name: str) -> None:
     error = make(name, MESSAGE)
     assert str(error) == MESSAGE
     empty = {"instance": None, "log_tail": "", "returncode": None, "index": None, "traceback": ""}
+    empty |= {"path": None, "recorded": None}
     assert vars(error) == {key: empty[key] for key in DATA.get(name, {})}
 
 

@@ -46,7 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "sheet": {"errors", "canvas"},
     "stream": ENGINE - {"stream"} | {"recording"},
     "bridge": {"errors", "config", "aio", "stream"},
-    "dataset": {"errors", "config", "batch", "bridge"},
+    "items": {"errors", "config", "batch", "stream"},
+    "dataset": {"errors", "config", "bridge", "items"},
+    "recorded": {"errors", "config", "recording", "stream", "bridge", "items", "dataset"},
     "blendtorch": ENGINE | {"bridge", "dataset"},
     "cli": ENGINE
     | {"recording", "bridge", "dataset", "blendtorch", "scripts", "canvas", "export", "sheet", "__init__"},
@@ -196,12 +198,17 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("module", "home"), [("torch", "asyncblend/dataset.py"), ("uvloop", "asyncblend/aio.py")]
+    ("module", "homes"),
+    [
+        ("torch", ["dataset.py", "items.py", "recorded.py"]),
+        ("uvloop", ["aio.py"]),
+        ("webdataset", ["recording/partial.py", "recording/writer.py"]),
+    ],
 )
-def test_each_heavy_module_has_one_importer(module: str, home: str) -> None:
-    """torch is the dataset's alone, and uvloop the loop factory's."""
+def test_who_imports_what_is_heavy(module: str, homes: list[str]) -> None:
+    """torch is the datasets' alone, uvloop the loop factory's, and webdataset, which imports torch, the writer's."""
     users = [file for file in FILES if any(name.split(".")[0] == module for name in imported(file))]
-    assert users == [home]
+    assert users == [f"asyncblend/{home}" for home in homes]
 
 
 @pytest.mark.parametrize(
@@ -386,6 +393,8 @@ def test_the_public_names_are_as_pinned() -> None:
             "BlenderDataset",
             "BlenderStream",
             "Frame",
+            "MixedDataset",
+            "RecordedDataset",
             "RestartPolicy",
             "StreamConfig",
             "StreamStats",
@@ -412,8 +421,8 @@ def test_data_are_cheap_too(name: str) -> None:
     assert others <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("name", ["BlenderStream", "Frame"])
+@pytest.mark.parametrize("name", ["BlenderStream", "Frame", "recording"])
 def test_a_stream_needs_no_torch(name: str) -> None:
-    """Only the dataset does."""
+    """Only the datasets do. Nor does reading a recording."""
     got = {module.split(".")[0] for module in pulled_in(f"from asyncblend import {name}")}
-    assert not got & {"torch", "typer", "rich", "uvloop", "bpy"}
+    assert not got & {"torch", "webdataset", "typer", "rich", "uvloop", "bpy"}

@@ -16,6 +16,7 @@ from .doctor import doctor
 from .export import export
 from .inspect import inspect
 from .link import link
+from .record import record
 from .stream import stream
 
 __all__ = ["main"]
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _command in (bench, demo, doctor, export, inspect, link, stream):
+for _command in (bench, demo, doctor, export, inspect, link, record, stream):
     app.command()(_command)
 
 

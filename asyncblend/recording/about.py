@@ -17,18 +17,8 @@ from .codec import Images
 
 __all__ = ["about", "check_same"]
 
-_SAME = {
-    "seed": "seed",
-    "script": "script",
-    "script_sha256": "the script's content",
-    "scene": "scene",
-    "scene_sha256": "the scene's content",
-    "script_args": "script_args",
-    "params": "params",
-    "image_format": "image_format",
-    "quality": "quality",
-}
-"""What may not differ within a recording, and what it is called."""
+_SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "quality")
+"""What may not differ within a recording. Of script and scene it is the content."""
 
 
 def about(config: StreamConfig, images: Images) -> dict[str, Any]:
@@ -60,14 +50,19 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) 
     Raises:
         ConfigError: the recording that is there was made of something else; it says what differs.
     """
-    differing = [
-        f"{words}: {_brief(there.get(name))} there, {_brief(here[name])} here"
-        for name, words in _SAME.items()
-        if there.get(name) != here[name]
-    ]
+    differing = []
+    for name in _SAME:
+        content = f"{name}_sha256"
+        one, other = _brief(there.get(name)), _brief(here.get(name))
+        if content in here:
+            if there.get(content) != here[content]:
+                now = "has been changed since" if one == other else f"is {one} there, {other} here"
+                differing.append(f"the {name} {now}")
+        elif there.get(name) != here.get(name):
+            differing.append(f"{name} is {one} there, {other} here")
     if differing:
         raise ConfigError(
-            f"{folder} has a recording of another stream, which cannot go on with this one: {'; '.join(differing)}. "
+            f"{folder} has a recording of another stream, which this one cannot go on with: {'; '.join(differing)}. "
             f"Record into another folder, or take the same options"
         )
 

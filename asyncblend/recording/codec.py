@@ -79,7 +79,9 @@ class Sample(dict[str, Any]):
     def __init__(
         self, values: Mapping[str, Any], *, index: int, instance: int, params: Any, files: Mapping[str, bytes]
     ) -> None:
-        super().__init__(values, index=index)
+        super().__init__({**values, "index": index})
+        self.returned = values
+        """What the script returned, by name: the same without "index"."""
         self.index = index
         """Index of the sample in its stream."""
         self.instance = instance

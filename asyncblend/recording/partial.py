@@ -36,7 +36,11 @@ class PartialShard:
         self._file = _File(self._partial)
         # Fixed times and owners: the same samples are the same bytes.
         self._tar = TarWriter(self._file, encoder=False, user="", group="", mode=0o644, mtime=0)
-        self._tar.write({"__key__": ABOUT, "json": json.dumps(about, separators=(",", ":")).encode()})
+        try:
+            self._tar.write({"__key__": ABOUT, "json": json.dumps(about, separators=(",", ":")).encode()})
+        except OSError:
+            self.salvage()
+            raise
 
     def add(self, index: int, files: Mapping[str, bytes]) -> None:
         """Write a sample."""
@@ -59,11 +63,14 @@ class PartialShard:
         try:
             reached = self._file.size()
             self.places = [place for place in self.places if place.end <= reached]
-            if not self.places:
-                return None
-            self._file.cut(self.places[-1].end)
-            self._file.write(END)
-            return self._publish()
+            while self.places:
+                try:
+                    self._file.cut(self.places[-1].end)
+                    self._file.write(END)
+                    return self._publish()
+                except OSError:
+                    self.places.pop()  # its room is enough for an end
+            return None
         except OSError:
             return None
         finally:
@@ -119,9 +126,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that a new name in it survives a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """So that a new name in it survives a crash of the machine. Not every file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

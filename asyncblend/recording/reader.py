@@ -65,6 +65,11 @@ class Recording:
         """Of all samples, int64, ascending."""
         return self._table["index"]
 
+    @property
+    def shards(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """In which shard each sample is, in order of index; numbered from 0 on."""
+        return self._table["shard"]
+
     def __len__(self) -> int:
         return len(self._table)
 
@@ -72,10 +77,6 @@ class Recording:
         row = self._table[position]
         place = Place(int(row["index"]), int(row["start"]), int(row["end"]))
         return read_sample(self._paths[int(row["shard"])], place)
-
-    def shard_of(self, position: int) -> int:
-        """Number of the shard that has it, from 0 on."""
-        return int(self._table["shard"][position])
 
 
 def table_of(shards: Sequence[Shard]) -> np.ndarray[Any, Any]:

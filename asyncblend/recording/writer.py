@@ -119,6 +119,8 @@ class Writer:
         with self._lock:
             if self._error is not None:
                 raise self._error
+            if self._guard is None:
+                raise RecordingError(f"the recording into {self._folder} is closed", path=str(self._folder))
             if index in self._indices:
                 return
             try:
@@ -189,8 +191,8 @@ class Writer:
         raise self._error from error
 
     def _cannot_write(self, error: Exception) -> RecordingError:
-        why = error.strerror if isinstance(error, OSError) else None
-        text = f"cannot record into {self._folder}: {why or error!r}"
+        why = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
+        text = f"cannot record into {self._folder}: {why}"
         if self._recorded:
             text += f". {self._recorded} samples are recorded there and stay readable; the same again goes on after them"
         return RecordingError(text, path=str(self._folder), recorded=self._recorded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,12 +59,20 @@ class Recorder:
         self._error: BaseException | None = None  # of a job, until somebody has heard of it
         self._beginning: asyncio.Future[None] | None = None
         self._finishing: asyncio.Future[None] | None = None
+        self._before = 0
+        self._complete = False  # from the beginning
         self._entered = False  # by us
+        self._closing = False
 
     @property
     def recorded(self) -> int:
         """Samples in the folder, of earlier runs too; those on their way there are not counted."""
         return 0 if self._writer is None else len(self._writer.indices)
+
+    @property
+    def before(self) -> int:
+        """Samples that were in the folder when it began."""
+        return self._before
 
     @property
     def written(self) -> int:
@@ -85,20 +94,24 @@ class Recorder:
             ConfigError: the folder has a recording of another stream.
             Also what a stream raises. In all these cases the recorder is closed.
         """
-        if self._finishing is not None:
+        if self._closing:
             raise StopAsyncIteration
         try:
             await self._begin()
             await self._room()
+            if self._complete:
+                raise StopAsyncIteration
             frame = await anext(self._stream)
         except StopAsyncIteration:
             await self.aclose()
             raise
         except Exception:
-            self._error = None  # one is enough
-            await self.aclose()
+            with contextlib.suppress(RecordingError):  # one error is enough
+                await self.aclose()
             raise
         # From here on no await: a frame that was taken is recorded, also if we are cancelled.
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "asyncblend recording")
         job = asyncio.get_running_loop().run_in_executor(self._pool, partial(self._write, frame))
         self._jobs.add(job)
         job.add_done_callback(self._done)
@@ -118,15 +131,21 @@ class Recorder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._error = None
-        await self.aclose()
+        with contextlib.suppress(*([] if error is None else [RecordingError])):
+            await self.aclose()
 
-    async def finish(self) -> None:
-        """As `aclose`, but leave the stream as it is, and raise nothing."""
-        if self._finishing is None:
-            self._finishing = asyncio.ensure_future(self._finish())
-        await asyncio.wait([self._finishing])
+    @property
+    def closed(self) -> bool:
+        """It records no more."""
+        return self._closing
+
+    async def stream_closed(self) -> BaseException | None:
+        """The stream's own: it is closed, and waits until all that it gave is on the disk. What went wrong at that."""
+        if self._entered:
+            return None  # it is we who close it
+        await self._finished()
+        error, self._error = self._error, None
+        return error
 
     async def _to_the_end(self) -> int:
         async with self:
@@ -142,12 +161,14 @@ class Recorder:
     async def _open(self) -> None:
         """See what the folder has, and have the stream go on after that, before it renders anything."""
         made_of = await asyncio.to_thread(about, self._stream.config, self._images)
-        writer = Writer(self._folder, made_of, self._shard_size)
-        await asyncio.to_thread(writer.open)
-        self._writer = writer
-        self._pool = ThreadPoolExecutor(self._threads, "asyncblend recording")
-        self._entered = self._stream.go_on_after(writer.indices, self._length)
-        if self._entered:
+        self._writer = Writer(self._folder, made_of, self._shard_size)
+        await asyncio.to_thread(self._writer.open)
+        self._before = len(self._writer.indices)
+        if self._closing:
+            return
+        self._complete = not self._stream.go_on_after(self._writer.indices, self._length)
+        if not self._complete and not self._stream.entered:
+            self._entered = True
             await self._stream.__aenter__()
 
     async def _room(self) -> None:
@@ -162,30 +183,37 @@ class Recorder:
         files = encode(
             frame, index=frame.index, instance=frame.instance, params=frame.params, images=self._images
         )
-        index = frame.index
-        del frame  # with the memory that it shares with its Blender
-        self._writer.add(index, files, blender=self._stream.blender_version)
+        self._writer.add(frame.index, files, blender=self._stream.blender_version)
 
     def _done(self, job: asyncio.Future[None]) -> None:
         self._jobs.discard(job)
         self._error = self._error or job.exception()
 
     async def _close(self) -> None:
-        await self.finish()
+        self._closing = True
         if self._entered:
-            await self._stream.aclose()
+            await self._stream.aclose()  # first: we may be waiting for it to start
+        await self._finished()
         error, self._error = self._error, None
         if error is not None:
             raise error
 
+    async def _finished(self) -> None:
+        self._closing = True
+        if self._finishing is None:
+            self._finishing = asyncio.ensure_future(self._finish())
+        await asyncio.wait([self._finishing])
+
     async def _finish(self) -> None:
         if self._beginning is not None:
             await asyncio.wait([self._beginning])
+            self._beginning.exception()  # who waited for it has it; nobody else needs it
         while self._jobs:
             await asyncio.wait(self._jobs)
-        if self._writer is not None and self._pool is not None:
+        if self._writer is not None:
             try:
-                await asyncio.get_running_loop().run_in_executor(self._pool, self._writer.close)
+                await asyncio.to_thread(self._writer.close)
             except RecordingError as error:
                 self._error = self._error or error
+        if self._pool is not None:
             self._pool.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import warnings
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 __all__ = ["BlenderStream"]
+
+_log = logging.getLogger("asyncblend")
 
 
 class BlenderStream:
@@ -57,7 +60,8 @@ class BlenderStream:
         self._dispatcher: Dispatcher | None = None
         self._started: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
-        self._recorders: list[Recorder] = []
+        self._recorder: Recorder | None = None
+        self._unheard: BaseException | None = None  # of a recording, when its loop had been left already
         self._pid = os.getpid()
 
     async def __aenter__(self) -> BlenderStream:
@@ -69,7 +73,7 @@ class BlenderStream:
             InstanceExited, StartTimeout: a Blender died, or was not ready in time; nothing is left running.
             StreamClosed: it was entered before.
         """
-        if self._running is not None or self._closing is not None:
+        if self.entered:
             raise StreamClosed("a stream can be entered only once; make another one")
         _check_file("script", self.config.script)
         if self.config.scene is not None:
@@ -89,6 +93,8 @@ class BlenderStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+        if self._unheard is not None and error is None:
+            raise self._unheard
 
     def __aiter__(self) -> BlenderStream:
         return self
@@ -180,7 +186,9 @@ class BlenderStream:
 
         images = Images(image_format, quality)
         recorder = Recorder(self, folder, length=length, images=images, shard_size=ShardSize(shard_size))
-        self._recorders.append(recorder)
+        if self._recorder is not None and not self._recorder.closed:
+            raise ConfigError("the stream is being recorded already; close that recording with its aclose()")
+        self._recorder = recorder
         return recorder
 
     def rewind(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> None:
@@ -196,7 +204,7 @@ class BlenderStream:
             StreamClosed: the stream was closed.
         """
         start = self.config.start if start is None else start
-        dispatcher = None if self._running is None and self._closing is None else self._open()
+        dispatcher = self._open() if self.entered else None
         book = new_book(self.config, start, 0 if dispatcher is None else dispatcher.book.next_serial)
         if state is not None:
             if not isinstance(state, Mapping) or state.get("seed") != self.config.seed:
@@ -208,22 +216,27 @@ class BlenderStream:
         if dispatcher is not None:
             dispatcher.begin(book)
 
+    @property
+    def entered(self) -> bool:
+        """Whether it has been entered; it may be closed again."""
+        return self._running is not None or self._closing is not None
+
     def go_on_after(self, indices: Iterable[int], length: int | None) -> bool:
-        """Begin a pass of this length without these indices, unless that is what is going on. True: not yet entered.
+        """Begin a pass of this length without these indices, unless that is what is going on. False: none is left.
 
         Raises:
             StreamClosed: the stream was closed.
         """
-        entered = self._running is not None or self._closing is not None
         config = dataclasses.replace(self.config, length=length)
-        book = new_book(config, config.start, self._open().book.next_serial if entered else 0)
+        dispatcher = self._open() if self.entered else None
+        book = new_book(config, config.start, 0 if dispatcher is None else dispatcher.book.next_serial)
         book.leave_out(indices)
-        if not entered:
+        if dispatcher is None:
             self._book = book
-        elif book.state_dict() != self._open().book.state_dict():
+        elif book.state_dict() != dispatcher.book.state_dict():
             self._book = book
-            self._open().begin(book)
-        return not entered
+            dispatcher.begin(book)
+        return not book.done
 
     def stats(self) -> StreamStats:
         """A snapshot. Also after the end."""
@@ -279,8 +292,9 @@ class BlenderStream:
         if self._dispatcher is not None:
             self._dispatcher.queue.close(StreamClosed("the stream was closed"))
             self._dispatcher.queue.clear()  # frames that nobody can take any more, with the memory that they hold
-        for recorder in self._recorders:
-            await recorder.finish()
+        if self._recorder is not None and (error := await self._recorder.stream_closed()) is not None:
+            self._unheard = error
+            _log.error("%s", error)
 
     async def _run(self, blender: Blender) -> None:
         """The fleet and the hub, until cancelled or until they cannot go on. Its own errors go to the consumer."""

@@ -1,0 +1,306 @@
+"""RecordedDataset: a recording in place of a live stream. MixedDataset: both, so that training never waits."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from .bridge import Frame, Pass, StreamStats
+from .config import check_whole
+from .dataset import BlenderDataset
+from .errors import ConfigError
+from .items import Item, ItemDataset
+from .recording import Recording
+from .stream.queue import EndOfStream
+
+__all__ = ["MixedDataset", "RecordedDataset"]
+
+_SHUFFLED_TOGETHER = 8  # shards
+_WORKERS = 1024  # whose counts have a place
+
+
+class RecordedDataset(ItemDataset):
+    """A recording as a dataset: the items that BlenderDataset gave or would give, without a Blender.
+
+        loader = DataLoader(RecordedDataset("cubes"), batch_size=8, num_workers=2)
+
+    Items come in order of index; those of images recorded as JPEG have what JPEG left of them. Worker w of W in rank r
+    of R takes each R * W-th one from the (r * W + w)-th on, so that ranks have equally many where R * W divides the
+    number of samples.
+
+    Args:
+        folder: of the recording, which must be there. What is recorded into it later is not seen.
+        transform, batch_size, drop_last, pin_memory, device: as BlenderDataset has them.
+        shuffle: in another order in each epoch. Samples of eight shards are mixed at a time, and the shards are in a
+            random order.
+        seed: of the shuffling.
+
+    Raises:
+        ConfigError: an option is wrong.
+        RecordingError: there is no recording, or a shard is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        transform: Callable[[Item], Any] | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+        device: torch.device | str | int | None = None,
+    ) -> None:
+        super().__init__(
+            transform=transform,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            pin_memory=pin_memory,
+            device=device,
+        )
+        if not isinstance(shuffle, bool):
+            raise ConfigError(f"shuffle must be a bool; got {shuffle!r}")
+        check_whole("seed", seed, 0)
+        self._shuffle, self._seed = shuffle, seed
+        self._recording = Recording(folder)
+        self._resume: tuple[int, int] | None = None  # epoch, and samples of it to leave out
+        self._progress = (0, 0)  # epoch, and samples of it that were given
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What made the recording: seed, script, params, versions and more."""
+        return self._recording.about
+
+    def __len__(self) -> int:
+        """Items of one epoch in this rank; exact without workers, or where ranks times workers divide the samples."""
+        rank, ranks = self._distributed()
+        return self._length(len(range(rank, len(self._recording), ranks)))
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = int(self._epoch)
+        done = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
+        self._resume = None
+        return self.items_of(self._own(epoch, done))
+
+    def samples(self, epoch: int, share: tuple[int, int], *, repetition: int = 0) -> Iterator[Frame]:
+        """The samples of an epoch, as the stream gave them.
+
+        Args:
+            share: (k, n): each n-th one from the k-th on.
+            repetition: another order of the same epoch.
+        """
+        for position in self._order(epoch, repetition)[share[0] :: share[1]]:
+            sample = self._recording[position]
+            yield Frame(sample.returned, index=sample.index, instance=sample.instance, params=sample.params)
+
+    def again_and_again(self, epoch: int, share: tuple[int, int]) -> Iterator[Frame]:
+        """The same without an end. If the share is of no sample, it is another one's."""
+        k, n = share
+        for repetition in itertools.count():
+            yield from self.samples(epoch, (k % min(n, len(self._recording)), n), repetition=repetition)
+
+    def set_epoch(self, epoch: int) -> None:
+        """From the next iteration on, shuffle as for this epoch. Without `shuffle` it changes nothing.
+
+        Raises:
+            ConfigError: not a whole number from 0 on.
+        """
+        super().set_epoch(epoch)
+
+    def stats(self) -> StreamStats | None:
+        """None: there is no stream. For scripts that ask a BlenderDataset."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many samples of this epoch have been given, in the process that iterates."""
+        epoch = int(self._epoch)
+        state = self._progress if self._resume is None else self._resume
+        return {"epoch": epoch, "given": state[1] if state[0] == epoch else 0}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where `state` was saved, in the process that iterates.
+
+        Raises:
+            ConfigError: not a state.
+        """
+        if not isinstance(state, Mapping) or state.keys() != {"epoch", "given"}:
+            raise ConfigError(f"not a saved state of a RecordedDataset: {state!r:.200}")
+        check_whole("given", state["given"], 0)
+        self.set_epoch(state["epoch"])
+        self._resume = (state["epoch"], state["given"])
+
+    def close(self) -> None:
+        """Nothing is open. For scripts that close a BlenderDataset."""
+
+    def _own(self, epoch: int, done: int) -> Iterator[Frame]:
+        worker = get_worker_info()
+        w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        rank, ranks = self._distributed()
+        k, n = rank * workers + w, ranks * workers
+        self._progress = (epoch, done)
+        for frame in self.samples(epoch, (k + done * n, n)):
+            self._progress = (epoch, self._progress[1] + 1)
+            yield frame
+
+    def _order(self, epoch: int, repetition: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Positions in the recording."""
+        shards = self._recording.shards
+        if not self._shuffle:
+            return np.arange(len(shards))
+        rng = np.random.default_rng([self._seed, epoch, repetition])
+        turn = rng.permutation(shards.max() + 1)[shards] // _SHUFFLED_TOGETHER
+        order: np.ndarray[Any, np.dtype[np.int64]] = np.lexsort((rng.random(len(shards)), turn))
+        return order
+
+
+class MixedDataset(ItemDataset):
+    """Live samples and recorded ones, so that training never waits for rendering.
+
+        dataset = MixedDataset(BlenderDataset(script="cube.py", length=1000), RecordedDataset("cubes"), ratio=0.5)
+
+    Of the items a share of `ratio` is live, as long as there is a live one when its turn comes; else a recorded one
+    takes its place, also while the Blenders start. `counts` tells how many there were of each. The recorded ones come
+    again and again.
+
+    An iteration ends with the last live sample; how many recorded ones came with them depends on how fast they were.
+    With `length` it ends after so many, live or not: then `len()` is known, and ranks have equally many. Ranks and
+    workers share both parts out as each would by itself; a worker with no Blender gives recorded ones only, and
+    without `length` none at all.
+
+    Args:
+        live: what is rendered. It is yours: `close` closes it.
+        recorded: what is there.
+        ratio: of the live ones among all, over 0 and at most 1.
+        length: items of an epoch, of all ranks and workers together; of samples, if they are batched here.
+        transform, batch_size, drop_last, pin_memory, device: as BlenderDataset has them. The two have their own
+            transforms, and with `batch_size` none; their batches cannot be mixed.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+
+    def __init__(
+        self,
+        live: BlenderDataset,
+        recorded: RecordedDataset,
+        ratio: float = 0.5,
+        *,
+        length: int | None = None,
+        transform: Callable[[Item], Any] | None = None,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        pin_memory: bool = False,
+        device: torch.device | str | int | None = None,
+    ) -> None:
+        super().__init__(
+            transform=transform,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            pin_memory=pin_memory,
+            device=device,
+        )
+        _check_parts(live, recorded, batched=batch_size is not None)
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+            raise ConfigError(f"ratio must be a number over 0 and at most 1; got {ratio!r}")
+        if length is not None:
+            check_whole("length", length, 0)
+        self._live, self._recorded, self._ratio, self._samples = live, recorded, float(ratio), length
+        # A row for each worker, in shared memory: the training process sees what they count.
+        self._counts = torch.zeros((_WORKERS, 2), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples so far: "live" and "recorded". Of all workers; they run ahead of the training loop."""
+        live, recorded = self._counts.sum(dim=0).tolist()
+        return {"live": live, "recorded": recorded}
+
+    def __len__(self) -> int:
+        """Items of one epoch in this rank.
+
+        Raises:
+            TypeError: no `length` was given.
+        """
+        if self._samples is None:
+            raise TypeError("a MixedDataset has no len() without a length")
+        rank, ranks = self._distributed()
+        return self._length(len(range(rank, self._samples, ranks)))
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.batched:
+            return self.items_of(frame for _, frame in self._mixed())
+        return (self._transformed(part.item_of(frame)) for part, frame in self._mixed())
+
+    def set_epoch(self, epoch: int) -> None:
+        """From the next iteration on, this is the epoch of both.
+
+        Raises:
+            ConfigError: not a whole number from 0 on.
+        """
+        super().set_epoch(epoch)
+        self._live.set_epoch(epoch)
+        self._recorded.set_epoch(epoch)
+
+    def stats(self) -> StreamStats | None:
+        """Of the live part, in the process that iterates; None before the first iteration."""
+        return self._live.stats()
+
+    def close(self) -> None:
+        """Stop the fleet, if this process has one. Iterating again starts another."""
+        self._live.close()
+
+    def _mixed(self) -> Iterator[tuple[ItemDataset, Frame]]:
+        worker = get_worker_info()
+        w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        rank, ranks = self._distributed()
+        k, n = rank * workers + w, ranks * workers
+        left = None if self._samples is None else len(range(k, self._samples, n))
+        counts = self._counts[w % _WORKERS]
+        live = self._live.begin(wait=False) if left != 0 else None
+        recorded = self._recorded.again_and_again(int(self._epoch), (k, n))
+        due = 0.0  # live ones that have not come
+        while left != 0 and (live is not None or left is not None):
+            due = min(due + self._ratio, 1.0)  # what did not come in time is not made up for
+            frame = None
+            if live is not None and due > 1.0 - 1e-9:
+                try:
+                    frame = _ready(live)
+                except EndOfStream:
+                    live = None
+                    continue
+            part: ItemDataset = self._recorded
+            if frame is None:
+                frame = next(recorded)
+                counts[1] += 1
+            else:
+                due, part = due - 1.0, self._live
+                counts[0] += 1
+            left = None if left is None else left - 1
+            yield part, frame
+
+
+def _ready(live: Pass) -> Frame | None:
+    """The next live frame, if it is here."""
+    try:
+        return live.get(timeout=0)
+    except TimeoutError:
+        return None
+
+
+def _check_parts(live: object, recorded: object, *, batched: bool) -> None:
+    for name, part, kind in (("live", live, BlenderDataset), ("recorded", recorded, RecordedDataset)):
+        if not isinstance(part, kind):
+            raise ConfigError(f"{name} must be a {kind.__name__}; got {part!r:.100}")
+        if part.batched:
+            raise ConfigError(f"{name} has a batch_size: give it to the MixedDataset, which mixes samples")
+        if batched and part.transformed:
+            raise ConfigError(
+                f"{name} has a transform, whose items cannot be batched here; with batch_size, give the transform to "
+                f"the MixedDataset, and it gets the batches"
+            )

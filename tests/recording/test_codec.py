@@ -1,0 +1,197 @@
+"""The codec: what a script returned comes back as it was, whatever it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from asyncblend import payload
+from asyncblend.errors import ConfigError
+from asyncblend.recording.codec import Damaged, Images, decode, encode
+
+PNG = Images()
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
+NAMES = st.one_of(
+    st.sampled_from(
+        ["image", "image.png", "json", "Image", "a/b", "a.b", "a-b", "$file", "$", "", "_x", "..", "x" * 200]
+    ),
+    st.text(max_size=8),
+)
+ARRAYS = st.sampled_from(DTYPES).flatmap(
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+)
+IMAGES = st.tuples(st.integers(0, 6), st.integers(0, 6), st.sampled_from([1, 3, 4])).flatmap(
+    lambda shape: hnp.arrays("uint8", shape)
+)
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), ARRAYS, IMAGES)
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
+    max_leaves=8,
+)
+SAMPLES = st.dictionaries(NAMES, VALUES, max_size=5)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal in type, dtype, shape and every bit; a NaN is a NaN."""
+    if isinstance(one, np.ndarray):
+        return (
+            isinstance(other, np.ndarray)
+            and (one.dtype, one.shape) == (other.dtype, other.shape)
+            and one.tobytes() == other.tobytes()
+        )
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, float):
+        return (math.isnan(one) and math.isnan(other)) or (one, math.copysign(1, one)) == (
+            other,
+            math.copysign(1, other),
+        )
+    return bool(one == other)
+
+
+def travelled(values: dict[str, Any]) -> dict[str, Any]:
+    """As a frame has them: through the wire's own encoding."""
+    tree, *arrays = payload.encode_values(values)
+    return payload.decode_values([tree, *(array.tobytes() for array in arrays)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(values=SAMPLES, params=SAMPLES, index=st.integers(0, 2**62))
+def test_what_a_frame_has_comes_back(values: dict[str, Any], params: dict[str, Any], index: int) -> None:
+    """Every value that travels, in any nesting, under any name; and the files' names suit every tar and WebDataset."""
+    values, params = travelled(values), travelled(params)
+    files = encode(values, index=index, instance=7, params=params, images=PNG)
+    assert len({name.lower() for name in files}) == len(files)
+    assert all(re.fullmatch(r"json|[a-z0-9][a-z0-9_-]{0,64}\.(npy|png)", name) for name in files)
+    sample = decode(files)
+    assert (sample.index, sample.instance) == (index, 7)
+    assert same(sample.returned, values)
+    assert same(sample.params, params)
+    assert same(dict(sample), {**values, "index": index})
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=SAMPLES)
+def test_arrays_that_come_back_are_ones_own(values: dict[str, Any]) -> None:
+    """Each has its memory to itself, and can be written to."""
+
+    def arrays(value: Any) -> list[Any]:
+        if isinstance(value, np.ndarray):
+            return [value]
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        return [array for item in inner for array in arrays(item)]
+
+    sample = decode(encode(travelled(values), index=0, instance=0, params={}, images=PNG))
+    found = arrays(sample.returned)
+    assert all(array.flags.writeable for array in found)
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+def test_files_have_the_names_of_the_values() -> None:
+    """So that other readers find them: images as PNG, other arrays as npy, and the JSON says what is what."""
+    values = {
+        "image": np.zeros((4, 5, 3), np.uint8),
+        "mask": np.zeros((4, 5), np.uint8),
+        "depth": np.full((4, 5), np.inf, np.float32),
+        "deep": {"xy": [np.ones(2)]},
+        "count": 3,
+        "far": math.inf,
+    }
+    files = encode(values, index=12, instance=1, params={"level": 0.5, "xy": np.ones(2)}, images=PNG)
+    assert sorted(files) == ["deep-xy-0.npy", "depth.npy", "image.png", "json", "mask.npy", "params-xy.npy"]
+    assert files["image.png"].startswith(b"\x89PNG")
+    about = json.loads(files["json"], parse_constant=pytest.fail)
+    assert about == {
+        "index": 12,
+        "instance": 1,
+        "params": {"level": 0.5, "xy": {"$file": "params-xy.npy"}},
+        "values": {
+            "image": {"$file": "image.png"},
+            "mask": {"$file": "mask.npy"},
+            "depth": {"$file": "depth.npy"},
+            "deep": {"xy": [{"$file": "deep-xy-0.npy"}]},
+            "count": 3,
+            "far": {"$float": "inf"},
+        },
+    }
+
+
+def test_jpeg_is_for_images_alone() -> None:
+    """Of three channels, under names that begin with image: all others may be labels, and lose nothing."""
+    rng = np.random.default_rng(0)
+    smooth = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None, None], (64, 48, 3)).copy()
+    labels = rng.integers(0, 256, (64, 48, 3), np.uint8)
+    alpha = rng.integers(0, 256, (64, 48, 4), np.uint8)
+    values = {"image": smooth, "image_left": smooth, "colours": labels, "image_alpha": alpha}
+    files = encode(values, index=0, instance=0, params={}, images=Images("jpeg", 90))
+    assert sorted(files) == ["colours.png", "image.jpg", "image_alpha.png", "image_left.jpg", "json"]
+    sample = decode(files)
+    assert same(sample["colours"], labels)
+    assert same(sample["image_alpha"], alpha)
+    assert np.abs(sample["image"].astype(int) - smooth).max() < 8
+    coarse = encode(values, index=0, instance=0, params={}, images=Images("jpeg", 5))
+    assert len(coarse["image.jpg"]) < len(files["image.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("format", "quality", "message"),
+    [
+        ("jpg", None, "image_format must be 'png' or 'jpeg'"),
+        ("png", 90, "goes with image_format='jpeg'"),
+        ("jpeg", 0, "quality must be a whole number, at least 1"),
+        ("jpeg", 101, "at most 100"),
+    ],
+)
+def test_wrong_formats_are_told(format: str, quality: int | None, message: str) -> None:
+    """Before anything is written."""
+    with pytest.raises(ConfigError, match=message):
+        Images(format, quality)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("json", b"{", "JSON"),
+        ("json", b"[]", "JSON"),
+        ("json", b'{"index": 1, "instance": 0, "params": {}}', "there is no 'values'"),
+        (
+            "json",
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$file": "y.npy"}}}',
+            "no 'y.npy'",
+        ),
+        ("x.npy", b"", "x.npy cannot be read"),
+        ("x.npy", b"\x93NUMPY\x01\x00", "x.npy cannot be read"),
+        ("image.png", b"\x89PNG\r\n\x1a\n", "image.png cannot be read"),
+        ("image.png", b"GIF89a", "image.png cannot be read"),
+    ],
+)
+def test_damaged_files_are_told(name: str, data: bytes, message: str) -> None:
+    """Which one, and what is wrong with it."""
+    values = {"x": np.arange(3), "image": np.zeros((2, 2, 3), np.uint8)}
+    files = {**encode(values, index=1, instance=0, params={}, images=PNG), name: data}
+    with pytest.raises(Damaged, match=message):
+        decode(files)
+
+
+def test_arrays_cut_off_or_of_objects_are_refused() -> None:
+    """Bytes must be as many as shape and dtype say, and nothing is unpickled."""
+    files = encode({"x": np.arange(3)}, index=1, instance=0, params={}, images=PNG)
+    for wrong in (files["x.npy"][:-1], files["x.npy"] + b"\0", files["x.npy"].replace(b"<i8", b"|O ")):
+        with pytest.raises(Damaged, match=r"x\.npy cannot be read"):
+            decode({**files, "x.npy": wrong})

@@ -1,0 +1,324 @@
+"""The writer: whole shards, whatever comes in between; one writer at a time; one recording in a folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncblend.config import StreamConfig
+from asyncblend.errors import ConfigError, RecordingError
+from asyncblend.recording import Recording, read
+from asyncblend.recording.about import about, check_same
+from asyncblend.recording.codec import Images
+from asyncblend.recording.writer import ShardSize, Writer
+
+from .conftest import ABOUT, files_of
+
+Written = Callable[..., Path]
+
+
+def opened(folder: Path, shard_size: int | str = 4) -> Writer:
+    writer = Writer(folder, ABOUT, ShardSize(shard_size))
+    writer.open()
+    return writer
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def indices(folder: Path) -> list[int]:
+    return [sample.index for sample in read(folder)]
+
+
+def test_a_shard_has_so_many_samples(written: Written) -> None:
+    """And the last one the rest. Nothing else is left in the folder, but for the lock's own file."""
+    folder = written(range(10), shard_size=4)
+    shards = [f"shard-00000{number}{suffix}" for number in range(3) for suffix in (".tar", ".json")]
+    assert names(folder) == {*shards, ".writing"}
+    assert Recording(folder).shards.tolist() == [0] * 4 + [1] * 4 + [2] * 2
+
+
+def test_a_shard_has_so_many_bytes(written: Written) -> None:
+    """It ends with the sample that reaches the limit."""
+    folder = written(range(30), shard_size="20KB")
+    tars = sorted(folder.glob("*.tar"))
+    assert len(tars) > 3
+    for tar in tars[:-1]:
+        assert 20_000 <= tar.stat().st_size < 20_000 + 2 * 10_240  # the rest of a tar's record
+    assert indices(folder) == list(range(30))
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 1.5, None, "", "MB", "0MB", "10", "10 TB", "1e3MB"])
+def test_wrong_shard_sizes_are_told(size: Any) -> None:
+    """Samples or bytes, and what they look like."""
+    with pytest.raises(ConfigError, match='a number of samples, at least 1, or of bytes, such as "500MB"'):
+        ShardSize(size)
+
+
+def test_the_next_writer_goes_on(written: Written) -> None:
+    """With new shards, and without what is there."""
+    folder = written(range(6))
+    before = {path: path.read_bytes() for path in folder.glob("shard-*")}
+    writer = opened(folder)
+    assert sorted(writer.indices) == list(range(6))
+    assert writer.recorded == 6
+    for index in range(12):
+        writer.add(index, files_of(index))
+    writer.close()
+    assert writer.recorded == 12
+    assert {path: path.read_bytes() for path in before} == before
+    assert indices(folder) == list(range(12))
+    assert Recording(folder).shards.tolist() == [0] * 4 + [1] * 2 + [2] * 4 + [3] * 2
+
+
+def test_the_same_samples_are_the_same_bytes(written: Written, tmp_path: Path) -> None:
+    """No time, user or order of names gets into a shard."""
+    one = written(range(4))
+    other = tmp_path / "other"
+    writer = opened(other)
+    for index in range(4):
+        writer.add(index, dict(reversed(files_of(index).items())))
+    writer.close()
+    assert (one / "shard-000000.tar").read_bytes() == (other / "shard-000000.tar").read_bytes()
+
+
+def test_many_threads_may_add(folder: Path) -> None:
+    """Each sample is whole, and there once."""
+    writer = opened(folder, 7)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: writer.add(index % 100, files_of(index % 100)), range(200)))
+    writer.close()
+    assert indices(folder) == list(range(100))
+    assert writer.recorded == 100
+    assert writer.written == sum(path.stat().st_size for path in folder.glob("*.tar"))
+
+
+def test_leftovers_of_a_crash_go(written: Written) -> None:
+    """Unfinished shards and tables, and nothing else."""
+    folder = written(range(4))
+    for name in ("shard-000001.tar.partial", "shard-000000.json.partial", "notes.partial", "shard-notes.txt"):
+        (folder / name).write_bytes(b"half")
+    opened(folder).close()
+    assert names(folder) == {
+        "shard-000000.tar",
+        "shard-000000.json",
+        "notes.partial",
+        "shard-notes.txt",
+        ".writing",
+    }
+
+
+# -- one writer, one recording -------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_told(folder: Path) -> None:
+    """Which process has the folder; when that is done, it may."""
+    writer = opened(folder)
+    with pytest.raises(
+        RecordingError, match=rf"another recording into .* is going on \(process {os.getpid()}\)"
+    ):
+        opened(folder)
+    writer.add(0, files_of(0))
+    writer.close()
+    opened(folder).close()
+    assert indices(folder) == [0]
+
+
+def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(folder: Path) -> None:
+    """However it dies."""
+    code = (
+        "import sys; from pathlib import Path; from asyncblend.recording.writer import *;"
+        f"Writer(Path({str(folder)!r}), {ABOUT!r}, ShardSize(4)).open(); print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(RecordingError, match=rf"process {other.pid}"):
+            opened(folder)
+        other.kill()
+        other.wait(timeout=30)
+        opened(folder).close()
+
+
+def test_a_recording_of_something_else_is_told(written: Written, folder: Path) -> None:
+    """And stays as it is."""
+    written(range(4))
+    with pytest.raises(ConfigError, match="seed is 0 there, 1 here"):
+        Writer(folder, {**ABOUT, "seed": 1}, ShardSize(4)).open()
+    opened(folder).close()
+    assert indices(folder) == list(range(4))
+
+
+def test_what_differs_is_told(tmp_path: Path) -> None:
+    """By the words of the options; a script by its content, however its file is called."""
+    script = tmp_path / "scene.py"
+    script.write_text("pass\n")
+    (tmp_path / "copy.py").write_text("pass\n")
+    (tmp_path / "other.py").write_text("other\n")
+    first: dict[str, Any] = {"script": script, "seed": 3, "script_args": ["--fast"], "params": {"level": 1}}
+
+    def made(images: Images | None = None, **changed: Any) -> dict[str, Any]:
+        as_written = json.dumps(about(StreamConfig(**{**first, **changed}), images or Images()))
+        read_again: dict[str, Any] = json.loads(as_written)
+        return read_again
+
+    there = made()
+    for same in ({}, {"instances": 7, "queue_size": 3, "length": 10}, {"script": tmp_path / "copy.py"}):
+        check_same(there, made(**same), tmp_path)
+    for changed, told in (
+        ({"seed": 4}, "seed is 3 there, 4 here"),
+        ({"script": tmp_path / "other.py"}, "the script is 'scene.py' there, 'other.py' here"),
+        ({"script_args": ["--slow"]}, r"script_args is \['--fast'\] there, \['--slow'\] here"),
+        ({"params": {"level": 2}}, "params is .*level.*1.* there, .*level.*2.* here"),
+        ({"params": str}, "params is .* there, .*function.*str.* here"),
+        ({"scene": script}, "the scene is None there, 'scene.py' here"),
+        (
+            {"images": Images("jpeg", 90)},
+            "image_format is 'png' there, 'jpeg' here; quality is None there, 90 here",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            check_same(there, made(**changed), tmp_path)
+    script.write_text("changed\n")
+    with pytest.raises(ConfigError, match="the script has been changed since"):
+        check_same(there, made(), tmp_path)
+
+
+def test_what_made_it_names_versions(tmp_path: Path) -> None:
+    """So that one can tell what a recording came from."""
+    (tmp_path / "scene.py").touch()
+    versions = about(StreamConfig(script=tmp_path / "scene.py"), Images())["versions"]
+    assert {"asyncblend", "python", "numpy", "pillow", "webdataset"} <= versions.keys()
+    with pytest.raises(ConfigError, match=r"script 'nowhere\.py' cannot be read: No such file"):
+        about(StreamConfig(script="nowhere.py"), Images())
+
+
+# -- the disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Limit files to so many bytes, as a disk that is full does: a real error of the system's."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 5_000, 15_000, 25_000, 40_000, 100_000])
+def test_a_full_disk_keeps_what_was_written(
+    room: int, folder: Path, small_files: Callable[[int], None]
+) -> None:
+    """It is told how much that is; it can be read, and gone on with when there is room."""
+    writer = opened(folder, 1000)
+    small_files(room)
+    index = 0
+    with pytest.raises(RecordingError, match=r"cannot record into .*: File too large") as caught:
+        for index in range(1000):
+            writer.add(index, files_of(index))
+    small_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert isinstance(caught.value.__cause__, OSError)
+    recorded = caught.value.recorded
+    assert recorded == writer.recorded
+    with pytest.raises(RecordingError):  # it is over, also when there is room now
+        writer.add(index + 1, files_of(index + 1))
+    writer.close()
+    if recorded:
+        assert f"{recorded} samples are recorded there and stay readable" in str(caught.value)
+        assert indices(folder) == list(range(recorded))
+    assert (recorded or 0) >= room // 5_000 - 4
+    assert not list(folder.glob("*.partial"))
+    writer = opened(folder, 1000)
+    for index in range(60):
+        writer.add(index, files_of(index))
+    writer.close()
+    assert indices(folder) == list(range(60))
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "open"])
+@pytest.mark.parametrize("turn", range(4))
+def test_a_full_disk_at_any_call(call: str, turn: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each system call of a writer fails once with ENOSPC: the error is told, and all that it counts can be read."""
+    calls = 0
+    writer = opened(folder, 3)
+    real = getattr(os, call)
+
+    def failing(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        # Not the folder's own fsync, which not every file system has.
+        ours = (
+            "shard-" in str(args[0])
+            if call in ("replace", "open")
+            else stat.S_ISREG(os.fstat(args[0]).st_mode)
+        )
+        calls += ours
+        if ours and calls == 1 + 3 * turn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk")
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, call, failing)
+    try:
+        with pytest.raises(RecordingError, match="No space left on device"):
+            for index in range(60):
+                writer.add(index, files_of(index))
+    finally:
+        monkeypatch.undo()
+    writer.close()
+    assert (indices(folder) if writer.recorded else []) == sorted(writer.indices)[: writer.recorded]
+    assert not list(folder.glob("*.partial"))
+    written_again = opened(folder, 3)
+    for index in range(60):
+        written_again.add(index, files_of(index))
+    written_again.close()
+    assert indices(folder) == list(range(60))
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """One that is a file, one below a file; before anything is rendered."""
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "below", "Not a directory")):
+        with pytest.raises(RecordingError, match=f"cannot record into .*: {why}") as caught:
+            opened(folder)
+        assert caught.value.path == str(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_one_may_not_write_is_told(folder: Path) -> None:
+    """As its user."""
+    folder.mkdir(mode=0o500)
+    with pytest.raises(RecordingError, match="Permission denied"):
+        opened(folder)
+
+
+def test_a_missing_library_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the line that installs it."""
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(RecordingError, match=r"needs the library webdataset.*-m pip install webdataset"):
+        opened(folder)
+
+
+def test_closing_makes_the_shard_whole_from_any_thread(folder: Path) -> None:
+    """Also twice; and after that nothing is added."""
+    writer = opened(folder)
+    writer.add(0, files_of(0))
+    thread = threading.Thread(target=writer.close)
+    thread.start()
+    thread.join(timeout=30)
+    writer.close()
+    assert indices(folder) == [0]
+    with pytest.raises(RecordingError, match="closed"):
+        writer.add(1, files_of(1))

@@ -1,0 +1,410 @@
+"""stream.record: every sample once, none rendered twice, nothing lost that was given."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import asyncblend as ab
+from asyncblend.recording import Recording, read
+from asyncblend.testing import fake_blender
+
+Make = Callable[..., ab.BlenderStream]
+
+LIMIT = 60.0  # seconds; the bound of failure of every wait here
+COUNTED = """
+import os
+def sample(task):
+    with open({rendered!r}, "a") as file:
+        file.write(f"{{task.index}}\\n")
+    return {{
+        "image": task.rng.integers(0, 256, (6, 8, 3), np.uint8), "noise": task.rng.random(3), "far": float("inf"),
+        "index_was": task.index, "level": task.params.get("level"),
+    }}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "recording"
+
+
+@pytest.fixture
+def make(tmp_path: Path, write_script: Callable[..., Path]) -> Make:
+    """Make a stream of fakes that note each sample that they render: `make(faults={}, **options)`."""
+    number = 0
+
+    def make(faults: dict[str, Any] | None = None, **options: Any) -> ab.BlenderStream:
+        nonlocal number
+        number += 1
+        fake = fake_blender(tmp_path / f"fake{number}", **(faults or {}))
+        script = write_script(COUNTED.format(rendered=str(tmp_path / "rendered")))
+        return ab.BlenderStream(**{"script": script, "blender": fake, "instances": 2, "seed": 5, **options})
+
+    return make
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Callable[[], list[int]]:
+    """The indices of all samples that were rendered so far, ascending."""
+    file = tmp_path / "rendered"
+    return lambda: sorted(map(int, file.read_text().split())) if file.exists() else []
+
+
+def check(folder: Path, indices: list[int]) -> None:
+    """The recording has these samples, with what their index and the seed make of them."""
+    samples = list(read(folder))
+    assert [sample.index for sample in samples] == indices
+    for sample in samples:
+        rng = np.random.default_rng([5, sample.index])
+        np.testing.assert_array_equal(sample["image"], rng.integers(0, 256, (6, 8, 3), np.uint8))
+        np.testing.assert_array_equal(sample["noise"], rng.random(3))
+        assert (sample["far"], sample["index_was"]) == (float("inf"), sample.index)
+
+
+async def test_awaiting_records_all(make: Make, folder: Path) -> None:
+    """Of an open stream; it gives how many there are."""
+    async with asyncio.timeout(LIMIT), make(length=25, params=lambda index: {"level": index / 2}) as stream:
+        assert await stream.record(folder, shard_size=10) == 25
+        assert stream.stats().delivered == 25
+    check(folder, list(range(25)))
+    assert [sample["level"] for sample in read(folder)] == [index / 2 for index in range(25)]
+    assert [sample.params for sample in read(folder)] == [{"level": index / 2} for index in range(25)]
+    assert {sample.instance for sample in read(folder)} <= {0, 1}
+    assert len(list(folder.glob("*.tar"))) == 3
+
+
+async def test_a_stream_that_is_not_open_is_opened_and_closed(make: Make, folder: Path) -> None:
+    """So that recording is one line."""
+    stream = make(length=5)
+    async with asyncio.timeout(LIMIT):
+        assert await stream.record(folder) == 5
+    assert set(stream.stats().state.values()) == {"stopped"}
+    with pytest.raises(ab.StreamClosed):
+        await stream.__aenter__()
+    check(folder, list(range(5)))
+
+
+async def test_frames_are_given_while_they_are_recorded(make: Make, folder: Path) -> None:
+    """Each once, as the stream has them."""
+    async with asyncio.timeout(LIMIT), make(length=30) as stream:
+        frames = [frame async for frame in stream.record(folder)]
+    assert sorted(frame.index for frame in frames) == list(range(30))
+    assert not frames[0]["image"].flags.writeable
+    check(folder, list(range(30)))
+
+
+async def test_leaving_early_keeps_what_was_given(make: Make, folder: Path) -> None:
+    """The shard at hand is whole when the stream is closed."""
+    given = []
+    async with asyncio.timeout(LIMIT), make() as stream:
+        async for frame in stream.record(folder, length=1000):
+            given.append(frame.index)
+            if len(given) == 7:
+                break
+    check(folder, sorted(given))
+
+
+async def test_closing_keeps_what_was_given(make: Make, folder: Path) -> None:
+    """With the recorder as a context, while its stream goes on; also twice."""
+    async with asyncio.timeout(LIMIT), make() as stream:
+        async with stream.record(folder, length=100) as recorder:
+            given = [(await anext(recorder)).index for _ in range(3)]
+        await recorder.aclose()
+        assert recorder.closed
+        assert recorder.recorded == 3
+        check(folder, sorted(given))
+        with pytest.raises(StopAsyncIteration):
+            await anext(recorder)
+        assert await anext(stream)
+
+
+async def test_going_on_renders_only_what_is_missing(
+    make: Make, folder: Path, rendered: Callable[[], list[int]]
+) -> None:
+    """A stream that is not open yet renders none that is there; then a larger length adds to it."""
+    async with asyncio.timeout(LIMIT):
+        await make(length=10).record(folder)
+        before = rendered()
+        assert await make(length=10).record(folder) == 10
+        assert rendered() == before == list(range(10))  # nothing was missing: no Blender was started
+        stream = make(length=16)
+        recorder = stream.record(folder)
+        assert await recorder == 16
+        assert (recorder.before, recorder.recorded) == (10, 16)
+        assert rendered() == list(range(16))
+        assert stream.stats().delivered == 6
+    check(folder, list(range(16)))
+
+
+async def test_holes_are_filled(make: Make, folder: Path, rendered: Callable[[], list[int]]) -> None:
+    """A shard was removed: its samples, and no others, are made again."""
+    async with asyncio.timeout(LIMIT):
+        await make(length=20, ordered=True).record(folder, shard_size=4)
+        missing = Recording(folder).indices[Recording(folder).shards == 2].tolist()
+        for suffix in (".tar", ".json"):
+            (folder / f"shard-000002{suffix}").unlink()
+        await make(length=20, ordered=True).record(folder, shard_size=4)
+    check(folder, list(range(20)))
+    assert rendered() == sorted([*range(20), *missing])
+
+
+async def test_an_open_stream_goes_on_too(make: Make, folder: Path) -> None:
+    """What it renders ahead is given up; each index is recorded once."""
+    async with asyncio.timeout(LIMIT):
+        await make(length=10).record(folder)
+        async with make(length=30) as stream:
+            frames = [frame.index async for frame in stream.record(folder)]
+    assert sorted(frames) == list(range(10, 30))
+    check(folder, list(range(30)))
+
+
+async def test_frames_that_others_took_are_recorded_too(make: Make, folder: Path) -> None:
+    """A recording has all indices of its length, whoever took some before."""
+    async with asyncio.timeout(LIMIT), make(length=12) as stream:
+        for _ in range(3):
+            await anext(stream)
+        assert await stream.record(folder) == 12
+    check(folder, list(range(12)))
+
+
+async def test_a_length_of_an_endless_stream(make: Make, folder: Path) -> None:
+    """After which the stream can be rewound to go on without."""
+    async with asyncio.timeout(LIMIT), make(ordered=True) as stream:
+        assert await stream.record(folder, length=7) == 7
+        stream.rewind()
+        assert (await anext(stream)).index == 0
+    check(folder, list(range(7)))
+
+
+async def test_a_shard_of_a_stream(make: Make, folder: Path, rendered: Callable[[], list[int]]) -> None:
+    """Ranks that record into one folder each; the indices count from the start."""
+    async with asyncio.timeout(LIMIT):
+        await make(length=10, start=100, shard=(1, 3)).record(folder)
+        await make(length=20, start=100, shard=(1, 3)).record(folder)
+    assert Recording(folder).indices.tolist() == rendered() == list(range(101, 120, 3))
+
+
+async def test_deaths_of_blenders_lose_nothing(make: Make, folder: Path) -> None:
+    """As in any stream."""
+    async with asyncio.timeout(LIMIT):
+        stream = make({"crash_after": 6, "lives": 2}, length=40, restart=ab.RestartPolicy(backoff=0.01))
+        assert await stream.record(folder, shard_size=8) == 40
+        assert stream.stats().restarts
+    check(folder, list(range(40)))
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 6))
+async def test_cancelling_keeps_what_was_given(turns: int, make: Make, folder: Path) -> None:
+    """At any moment: what was given is there, and the next run has the rest."""
+    given: list[int] = []
+    async with asyncio.timeout(LIMIT):
+
+        async def work() -> None:
+            async with make(length=60).record(folder, shard_size=5) as recorder:
+                async for frame in recorder:
+                    given.append(frame.index)
+
+        task = asyncio.create_task(work())
+        while len(given) < turns and not task.done():
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if given:
+            check(folder, sorted(given))
+        await make(length=60).record(folder)
+    check(folder, list(range(60)))
+
+
+@pytest.mark.parametrize("turns", range(0, 60, 6))
+async def test_cancelling_an_await_keeps_what_came(turns: int, make: Make, folder: Path) -> None:
+    """It closes what it opened; going on renders the rest."""
+    async with asyncio.timeout(LIMIT):
+        stream = make(length=60)
+        recorder = stream.record(folder, shard_size=5)
+
+        async def record() -> int:
+            return await recorder
+
+        task = asyncio.create_task(record())
+        await asyncio.sleep(0)
+        while stream.stats().delivered < turns and not task.done():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert recorder.closed
+        assert "ready" not in stream.stats().state.values()
+        if recorder.recorded:
+            check(folder, Recording(folder).indices.tolist())
+            assert len(Recording(folder)) == recorder.recorded >= turns
+        assert await make(length=60).record(folder) == 60
+    check(folder, list(range(60)))
+
+
+async def test_an_interrupted_wait_loses_no_frame(make: Make, folder: Path) -> None:
+    """A timeout around the next frame, again and again: each frame is given or not yet there, and all are recorded."""
+    given = []
+    async with asyncio.timeout(LIMIT), make(length=40) as stream:
+        recorder = stream.record(folder, shard_size=5)
+        while True:
+            try:
+                async with asyncio.timeout(0.002):
+                    given.append((await anext(recorder)).index)
+            except TimeoutError:
+                continue
+            except StopAsyncIteration:
+                break
+        await recorder.aclose()
+    check(folder, list(range(40)))
+    assert sorted(given) == list(range(40))
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failing_sample_ends_it_with_what_came(make: Make, folder: Path, write_script: Any) -> None:
+    """The stream's own error; with on_bad_sample="skip" the others are recorded."""
+    bad = write_script(
+        "def sample(task):\n    assert task.index != 5\n    return {'n': task.index}", name="bad.py"
+    )
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(ab.SampleError) as caught:
+            await make(script=bad, length=10, ordered=True, instances=1).record(folder)
+        assert caught.value.index == 5
+        assert Recording(folder).indices.tolist() == [0, 1, 2, 3, 4]
+        assert await make(script=bad, length=10, on_bad_sample="skip").record(folder) == 9
+    assert Recording(folder).indices.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_full_disk_is_told_and_the_fleet_is_closed(
+    opened: bool, make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the number of samples that are there, all of which can be read."""
+    real, left = os.write, 120_000
+
+    def write(descriptor: int, data: Any) -> int:
+        nonlocal left
+        if folder.name in os.readlink(f"/proc/self/fd/{descriptor}"):
+            left -= len(data)
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    stream = make(length=1000)
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(ab.RecordingError, match=r"No space left on device.* stay readable") as caught:
+            if opened:
+                async with stream:
+                    await stream.record(folder, shard_size=6)
+            else:
+                await stream.record(folder, shard_size=6)
+    assert set(stream.stats().state.values()) == {"stopped"}
+    recorded = Recording(folder)
+    assert caught.value.recorded == len(recorded) > 6
+    check(folder, recorded.indices.tolist())
+
+
+async def test_a_full_disk_after_the_loop_is_told_by_the_stream(
+    make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop was left; only the end of the shard finds the disk full."""
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(ab.RecordingError, match="No space left on device"):
+            async with make(length=50) as stream:
+                async for _ in stream.record(folder):
+                    break
+                monkeypatch.setattr(os, "fsync", fsync)
+    assert "No space left on device" in caplog.text
+
+
+async def test_another_recording_is_told_before_anything_is_rendered(
+    make: Make, folder: Path, rendered: Callable[[], list[int]]
+) -> None:
+    """And it stays as it is."""
+    async with asyncio.timeout(LIMIT):
+        await make(length=3).record(folder)
+        before = rendered()
+        with pytest.raises(ab.ConfigError, match="seed is 5 there, 6 here"):
+            await make(length=10, seed=6).record(folder)
+        with pytest.raises(ab.ConfigError, match="image_format is 'png' there, 'jpeg' here"):
+            await make(length=10).record(folder, image_format="jpeg")
+    assert rendered() == before
+    check(folder, [0, 1, 2])
+
+
+async def test_wrong_options_are_told_at_once(make: Make, folder: Path) -> None:
+    """Before the folder is made."""
+    for stream, options, message in (
+        (make(), {}, "an endless stream is recorded up to a length"),
+        (make(length=5), {"length": 6}, "length=6 is more than the stream has, which is 5"),
+        (make(length=5), {"length": -1}, "length must be a whole number"),
+        (make(length=5), {"shard_size": 0}, "shard_size must be"),
+        (make(length=5), {"image_format": "gif"}, "image_format must be"),
+        (make(length=5), {"quality": 5}, "quality goes with"),
+    ):
+        with pytest.raises(ab.ConfigError, match=message):
+            stream.record(folder, **options)
+    stream = make(length=5)
+    stream.record(folder)
+    with pytest.raises(ab.ConfigError, match="is being recorded already"):
+        stream.record(folder)
+    assert not folder.exists()
+
+
+async def test_a_closed_stream_is_told(make: Make, folder: Path) -> None:
+    """As to who iterates over it."""
+    stream = make(length=5)
+    await stream.aclose()
+    with pytest.raises(ab.StreamClosed):
+        await stream.record(folder)
+
+
+async def test_the_loop_goes_on_while_files_are_written(
+    make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that never answers stops the iteration, and nothing else: no more frames than have room come."""
+    asked, answer = asyncio.Event(), threading.Event()
+    loop, real = asyncio.get_running_loop(), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        loop.call_soon_threadsafe(asked.set)
+        answer.wait(LIMIT)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    given = 0
+    async with asyncio.timeout(LIMIT), make(length=100) as stream:
+
+        async def work() -> None:
+            nonlocal given
+            async for _ in stream.record(folder, shard_size=1):
+                given += 1
+
+        task = asyncio.create_task(work())
+        await asked.wait()
+        while stream.stats().queued < stream.config.queue_size:  # all is full, and this loop goes on
+            await asyncio.sleep(0)
+        stopped_at = given
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert given == stopped_at < 100
+        answer.set()
+        await task
+    check(folder, list(range(100)))
