@@ -10,16 +10,18 @@ from PIL import Image, ImageDraw
 
 from ..canvas import DIM, GRID, INK, Canvas, fit_text, text_width
 from ..errors import ConfigError
+from .colours import Scale
 from .drawing import annotated, fitted
 from .legend import legend
 from .shown import LABELS, Shown
-from .tiles import Scales, tile
+from .tiles import scales_of, tile
 
 __all__ = ["contact_sheet"]
 
 _MARGIN, _GAP, _BLOCK_GAP = 28, 10, 22
 _HEADING, _CAPTION, _NOTE = 78, 22, 18
 _TEXT = 13
+_LEAST_NAME = 40  # pixels of a caption
 _IMAGE = 640  # the longer side of an image, or nearly so
 _WIDEST = 1600  # of a block: shown in a page, its captions are still legible
 _WIDEST_WITHOUT_TILES = 1400
@@ -57,7 +59,7 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     if not samples:
         raise ConfigError("there is no sample to draw")
     names = [name for name in LABELS if any(name in sample.labels for sample in samples)]
-    scales = Scales.of(samples)
+    scales = scales_of(samples)
     layouts = [_layout(sample.size, len(names)) for sample in samples]
     across = _columns(layouts, bool(names))
     column = max(layout.width for layout in layouts)
@@ -131,7 +133,9 @@ def _columns(layouts: Sequence[_Layout], tiles: bool) -> int:
     return max(1, min(math.ceil(math.sqrt(len(layouts))), _WIDEST_WITHOUT_TILES // widest))
 
 
-def _block(sample: Shown, names: Sequence[str], scales: Scales, layout: _Layout, width: int) -> Image.Image:
+def _block(
+    sample: Shown, names: Sequence[str], scales: Mapping[str, Scale], layout: _Layout, width: int
+) -> Image.Image:
     notes = _wrapped(sample.rest(), width)
     canvas = Canvas(max(width, layout.width), layout.height + len(notes) * _NOTE + 4 * bool(notes))
     size = "no image" if sample.image is None else "{1} x {0}".format(*sample.image.shape)
@@ -155,12 +159,13 @@ def _block(sample: Shown, names: Sequence[str], scales: Scales, layout: _Layout,
 
 
 def _caption(canvas: Canvas, place: _Place, name: str, note: str) -> None:
-    """The name, and on the right what there is to say, if both have room."""
+    """The name, and on the right what there is to say; in a narrow place the name is cut."""
     y = place.top - _CAPTION / 2
-    name = fit_text(name, _TEXT, place.width)
-    canvas.text(place.left, y, name, size=_TEXT, colour=INK)
-    if text_width(name, _TEXT) + 12 + text_width(note, _TEXT - 1) <= place.width:
-        canvas.text(place.left + place.width, y, note, size=_TEXT - 1, colour=DIM, anchor="rm")
+    room = place.width - text_width(note, _TEXT - 1) - 8
+    if room < _LEAST_NAME:
+        room, note = place.width, ""
+    canvas.text(place.left, y, fit_text(name, _TEXT, room), size=_TEXT, colour=INK)
+    canvas.text(place.left + place.width, y, note, size=_TEXT - 1, colour=DIM, anchor="rm")
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from .colours import (
 )
 from .drawing import POINT_COLOURS, keypoint_mark, point_mark
 from .shown import Shown
-from .tiles import Scales, metres
+from .tiles import metres
 
 __all__ = ["legend"]
 
@@ -39,7 +39,7 @@ class _Entry(NamedTuple):
     """Onto a canvas, with the entry's top left corner."""
 
 
-def legend(samples: Sequence[Shown], scales: Scales, width: int) -> Image.Image | None:
+def legend(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) -> Image.Image | None:
     """A picture of this width; None: there is nothing to explain."""
     rows: list[list[_Entry]] = [[]]
     for entry in _entries(samples, scales, width):
@@ -58,7 +58,7 @@ def legend(samples: Sequence[Shown], scales: Scales, width: int) -> Image.Image 
     return canvas.picture()
 
 
-def _entries(samples: Sequence[Shown], scales: Scales, width: int) -> list[_Entry]:
+def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) -> list[_Entry]:
     labels = {name for sample in samples for name in sample.labels}
     things = [thing for sample in samples for thing in sample.things]
     entries = []
@@ -72,7 +72,7 @@ def _entries(samples: Sequence[Shown], scales: Scales, width: int) -> list[_Entr
     if "semantic" in labels:
         swatches = [(name, class_colour_of(number)) for number, name in sorted(classes.items())]
         entries.append(_swatches("semantic", [*swatches, ("no class", NOTHING)], width))
-    for name, scale in scales.lengths.items():
+    for name, scale in scales.items():
         entries.append(
             _Entry(name + (", logarithmic" if scale.logarithmic else ""), _RAMP + 30, _ramp(scale))
         )
@@ -81,7 +81,7 @@ def _entries(samples: Sequence[Shown], scales: Scales, width: int) -> list[_Entr
     if "normal_camera" in labels:
         entries.append(_Entry("normal_camera: x right, y down", 170, _draw_ball))
     if labels & {"flow_forward", "flow_backward"}:
-        entries.append(_wheel(scales.flow))
+        entries.append(_wheel())
     return entries
 
 
@@ -177,11 +177,13 @@ def _draw_ball(canvas: Canvas, left: float, top: float) -> None:
     canvas.text(left + _WHEEL + 12, top + 36, "the camera", size=_TEXT, colour=DIM)
 
 
-def _wheel(longest: float) -> _Entry:
+def _wheel() -> _Entry:
+    lines = ("the way it goes;", "white: it rests, full colour:", "the longest of its picture")
+
     def draw(canvas: Canvas, left: float, top: float) -> None:
         wheel = Image.fromarray(wheel_picture(2 * _WHEEL)).resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS)
         canvas.put(wheel, left, top + 2)
-        for i, text in enumerate(("where it moves to;", "white: not at all,", f"full: {longest:.3g} px")):
+        for i, text in enumerate(lines):
             canvas.text(left + _WHEEL + 12, top + 18 + 16 * i, text, size=_TEXT, colour=DIM)
 
-    return _Entry("flow", _WHEEL + 12 + text_width("where it moves to;", _TEXT), draw)
+    return _Entry("flow", _WHEEL + 12 + max(text_width(line, _TEXT) for line in lines), draw)

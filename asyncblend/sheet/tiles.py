@@ -1,9 +1,13 @@
-"""Tiles: each label of a sample as a picture of its own, on scales that all samples of a sheet share."""
+"""Tiles: each label of a sample as a picture of its own.
+
+Lengths have one scale for all samples of a sheet, so that a colour is a depth. Flows have each their own, as one fast
+object would leave all others white.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,48 +23,41 @@ from .colours import (
 )
 from .shown import Shown
 
-__all__ = ["Scales", "metres", "tile"]
+__all__ = ["metres", "scales_of", "tile"]
 
 Array = np.ndarray[Any, Any]
 
 
-class Scales(NamedTuple):
-    """What the colours of a sheet mean."""
-
-    lengths: dict[str, Scale]
-    """Of "depth" and "distance", where a sample has a finite one."""
-    flow: float
-    """Length in pixels of what has full colour: the longest motion, but at least a pixel."""
-
-    @classmethod
-    def of(cls, samples: Sequence[Shown]) -> Scales:
-        """Scales on which all samples fit."""
-        lengths = {}
-        for name in ("depth", "distance"):
-            ends = [
-                (scale.near, scale.far)
-                for sample in samples
-                if name in sample.labels and (scale := depth_scale(sample.labels[name])) is not None
-            ]
-            if ends and (scale := depth_scale(np.array(ends))) is not None:
-                lengths[name] = scale
-        flows = [flow_longest(sample.labels[n]) for sample in samples for n in _FLOWS if n in sample.labels]
-        return cls(lengths, max([_LEAST_FLOW, *flows]))
-
-
 _FLOWS = ("flow_forward", "flow_backward")
-_LEAST_FLOW = 1.0  # else what is only rounding would be as colourful as motion
+_STILL = 0.01  # pixels
+_LEAST_FLOW = 1.0  # pixels; else what is only rounding would be as colourful as motion
 
 
-def tile(sample: Shown, name: str, scales: Scales) -> tuple[Array, str]:
+def scales_of(samples: Sequence[Shown]) -> dict[str, Scale]:
+    """Scales of "depth" and "distance" on which all samples fit, where a sample has a finite one."""
+    scales = {}
+    for name in ("depth", "distance"):
+        ends = [
+            (scale.near, scale.far)
+            for sample in samples
+            if name in sample.labels and (scale := depth_scale(sample.labels[name])) is not None
+        ]
+        if ends and (scale := depth_scale(np.array(ends))) is not None:
+            scales[name] = scale
+    return scales
+
+
+def tile(sample: Shown, name: str, scales: Mapping[str, Scale]) -> tuple[Array, str]:
     """The picture of a label, H x W x 3 uint8, and what to say about it."""
     label = sample.labels[name]
     if name in ("depth", "distance"):
         own = depth_scale(label)
-        picture = depth_picture(label, scales.lengths.get(name))
+        picture = depth_picture(label, scales.get(name))
         return picture, "nothing there" if own is None else _range(own)
     if name in _FLOWS:
-        return flow_picture(label, scales.flow), f"up to {flow_longest(label):.3g} px"
+        longest = flow_longest(label)
+        note = f"up to {longest:.3g} px" if longest >= _STILL else "no motion"
+        return flow_picture(label, max(longest, _LEAST_FLOW)), note
     if name == "instance":
         return id_picture(label), _count(label, "id")
     if name == "semantic":

@@ -18,7 +18,7 @@ from asyncblend.sheet.box3d import box_lines
 from asyncblend.sheet.colours import colour_of, depth_picture, id_picture
 from asyncblend.sheet.drawing import annotated
 from asyncblend.sheet.shown import LABELS, Shown
-from asyncblend.sheet.tiles import Scales, tile
+from asyncblend.sheet.tiles import tile
 
 Scene = Callable[..., dict[str, Any]]
 
@@ -260,9 +260,18 @@ def test_samples_share_their_scales(scene: Scene) -> None:
 def test_a_scene_at_rest_is_white() -> None:
     """Rounding errors are no motion."""
     item = {"index": 0, "flow_forward": np.full((96, 128, 2), 1e-4, np.float32)}
-    scales = Scales.of([Shown(item)])
-    assert scales.flow == 1.0
-    assert tile(Shown(item), "flow_forward", scales)[0].min() > 250
+    picture, note = tile(Shown(item), "flow_forward", {})
+    assert picture.min() > 250
+    assert note == "no motion"
+
+
+def test_each_flow_has_its_own_scale_and_says_it() -> None:
+    """Its longest vector has full colour."""
+    flow = np.zeros((96, 128, 2), np.float32)
+    flow[10:20, 10:20] = (12.25, 0)
+    picture, note = tile(Shown({"index": 0, "flow_backward": flow}), "flow_backward", {})
+    assert note == "up to 12.2 px"
+    assert picture[15, 15].tolist() == [255, 0, 0]
 
 
 def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
