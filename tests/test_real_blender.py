@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -336,6 +337,29 @@ def sample(task): return {{"first": first, "second": threads()}}
         # A scene that the script itself adds is its own affair, until a file is opened.
         assert frame["first"][0] == ["FIXED", each]
         assert frame["second"] == [["FIXED", each]] * 2
+
+
+async def test_one_thread_takes_one_core(real: Any, write_script: Write) -> None:
+    """The thread pool of newer Blenders spins with the cores that it may not use. All cores are allowed again."""
+    script = write_script("""
+import bpy, os, time
+from asyncblend import blender as bl
+scene = bpy.context.scene
+scene.render.resolution_x, scene.render.resolution_y = 320, 240
+scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES", 4, False
+bl.render()
+def sample(task):
+    wall, busy = time.perf_counter(), time.process_time()
+    bl.render()
+    wall, busy = time.perf_counter() - wall, time.process_time() - busy
+    allowed = {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
+    return {"cores": busy / wall, "allowed": sorted(allowed)}
+""")
+    config = ab.StreamConfig(script=script, blender=real.blender, instances=1, length=6, threads=1)
+    async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
+        frames = [frame async for frame in stream]
+    assert statistics.median(frame["cores"] for frame in frames) < 1.2
+    assert frames[-1]["allowed"] == [len(os.sched_getaffinity(0))]
 
 
 async def test_a_gpu_that_is_not_there_is_an_error(real: Any, write_script: Write) -> None:

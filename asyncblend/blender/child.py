@@ -61,10 +61,10 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
 def _open_scene(launch: Launch) -> None:
     if launch.kind == "fake":
         return
-    import bpy
+    from .devices import counting_cores, render_on
 
-    from .devices import render_on
-
+    with counting_cores(launch.threads if launch.kind == "module" else None):
+        import bpy
     if launch.kind == "module" and launch.factory_startup:
         bpy.ops.wm.read_factory_settings()  # what --factory-startup does for the executable
     if launch.scene is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from asyncblend.cli.link import prepare
 from asyncblend.fleet.discovery import find_blender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """\
@@ -28,39 +31,49 @@ OUT = pathlib.Path(__file__).parent
 EPILOGUE = """
 sys.exit(0)  # else Blender exits with 1 when its last render failed, however well the script ended
 """
+ANSWER = "the answer: "
+TALK = f"""
+for line in sys.stdin:
+    print("{ANSWER}" + json.dumps(answer(json.loads(line))), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One kind of Blender to run scripts in."""
+
+    name: str
+    packages: str
+    """The folder with what its Python lacks; "" for none."""
+
+    def command(self, path: Path, script: str) -> list[str]:
+        """Writes the script to that path; what to run then."""
+        path.write_text(PRELUDE.format(root=str(ROOT), packages=self.packages) + script + EPILOGUE)
+        if self.name == "bpy":
+            return [sys.executable, str(path)]
+        start = [str(shutil.which("blender")), "-b", "--factory-startup", "--python-exit-code", "1"]
+        return [*start, "--python", str(path)]
 
 
 @pytest.fixture(scope="module", params=["bpy", "executable"])
-def in_blender(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """run(script) -> folder: runs the script in a fresh Blender; it leaves its results in the folder `OUT`."""
+def inside(request: pytest.FixtureRequest) -> Inside:
+    """Each kind of real Blender."""
     executable = shutil.which("blender")
-    if request.param == "executable" and executable is None:
+    if request.param == "bpy":
+        return Inside("bpy", "")
+    if executable is None:
         pytest.skip("no blender executable on PATH")
+    return Inside("executable", asyncio.run(prepare(find_blender(executable))).packages)
 
-    packages = ""
-    if request.param == "executable":
-        packages = asyncio.run(prepare(find_blender(executable))).packages
+
+@pytest.fixture(scope="module")
+def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """run(script) -> folder: runs the script in a fresh Blender; it leaves its results in the folder `OUT`."""
 
     def run(script: str) -> Path:
-        out = tmp_path_factory.mktemp(request.param)
-        path = out / "script.py"
-        path.write_text(PRELUDE.format(root=str(ROOT), packages=packages) + script + EPILOGUE)
-        if request.param == "bpy":
-            command = [sys.executable, str(path)]
-        else:
-            command = [
-                str(executable),
-                "-b",
-                "--factory-startup",
-                "--python-exit-code",
-                "1",
-                "--python",
-                str(path),
-            ]
+        out = tmp_path_factory.mktemp(inside.name)
         done = subprocess.run(
-            command,
+            inside.command(out / "script.py", script),
             cwd=out,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -74,3 +87,43 @@ def in_blender(
         return out
 
     return run
+
+
+@pytest.fixture(scope="module")
+def talk_to_blender(
+    inside: Inside, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Callable[[Any], Any]]]:
+    """talk(script) -> ask: `ask(value)` gives what the script's `answer(value)` returns in a Blender that stays.
+
+    For Hypothesis, which asks hundreds of questions, each after the last answer. Values travel as JSON.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def talk(script: str) -> Callable[[Any], Any]:
+            out = tmp_path_factory.mktemp(inside.name)
+            process = stack.enter_context(
+                subprocess.Popen(
+                    inside.command(out / "script.py", script + TALK),
+                    cwd=out,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+
+            def ask(value: Any) -> Any:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                print(json.dumps(value), file=process.stdin, flush=True)
+                said = []
+                for line in process.stdout:  # between the answers are Blender's own words
+                    if line.startswith(ANSWER):
+                        return json.loads(line.removeprefix(ANSWER))
+                    said.append(line)
+                raise AssertionError("".join(said))
+
+            return ask
+
+        yield talk
