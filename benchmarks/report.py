@@ -12,7 +12,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from asyncblend.cli.chart import DIM, OTHERS, OURS, OURS_TOO, Bar, Panel, bar_chart
+from asyncblend.canvas import DIM
+from asyncblend.cli.chart import OTHERS, OURS, OURS_TOO, Bar, Panel, bar_chart
 
 from .measuring import Timed
 

@@ -13,6 +13,8 @@ from ..errors import AsyncblendError, BlenderNotFound, InstanceError
 from .bench import bench
 from .demo import demo
 from .doctor import doctor
+from .export import export
+from .inspect import inspect
 from .link import link
 from .record import record
 from .stream import stream
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for _command in (bench, demo, doctor, link, record, stream):
+for _command in (bench, demo, doctor, export, inspect, link, record, stream):
     app.command()(_command)
 
 

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from ..canvas import DIM, GRID, INK, Canvas, text_width
 
 __all__ = [
-    "DIM",
-    "GRID",
-    "INK",
     "OTHERS",
     "OURS",
     "OURS_TOO",
     "Bar",
-    "Canvas",
     "Lines",
     "Panel",
     "bar_chart",
@@ -25,48 +21,10 @@ __all__ = [
     "step",
 ]
 
-INK, DIM, GRID = "#1f2328", "#656d76", "#e4e7eb"
 OURS, OURS_TOO = "#1a7f37", "#7fc98f"
 OTHERS = ("#d1242f", "#0969da", "#8250df", "#bf8700")
 
-_SCALE = 2  # drawn larger, then made smaller, so that lines are smooth
 _MARGIN, _GAP, _BAR, _HEADING = 40, 30, 26, 34
-
-
-class Canvas:
-    """A white picture, drawn on in its final coordinates."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self._image = Image.new("RGB", (width * _SCALE, height * _SCALE), "white")
-        self._draw = ImageDraw.Draw(self._image)
-
-    def text(
-        self, x: float, y: float, text: str, *, size: int = 15, colour: str = INK, anchor: str = "lm"
-    ) -> None:
-        """Write a line of text at a point, which is where in the text `anchor` says (as Pillow has it)."""
-        font = ImageFont.load_default(size * _SCALE)
-        self._draw.text((x * _SCALE, y * _SCALE), text, fill=colour, font=font, anchor=anchor)
-
-    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1) -> None:
-        """Connect points."""
-        scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
-        self._draw.line(scaled, fill=colour, width=round(width * _SCALE), joint="curve")
-
-    def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
-        """Fill a rectangle."""
-        corners = (left * _SCALE, top * _SCALE, max(left + 1, right) * _SCALE, bottom * _SCALE)
-        self._draw.rectangle(corners, fill=colour)
-
-    def title(self, title: str, below: str) -> None:
-        """At the top: 80 pixels."""
-        self.text(_MARGIN, 34, title, size=24)
-        self.text(_MARGIN, 66, below, size=16, colour=DIM)
-
-    def save(self, path: Path) -> None:
-        """Write the picture."""
-        size = (self.width, self.height)
-        self._image.resize(size, Image.Resampling.LANCZOS).save(path, optimize=True)
 
 
 class Bar(NamedTuple):
@@ -96,13 +54,13 @@ def bar_chart(path: Path, title: str, below: str, panels: Sequence[Panel], *, co
     Labels stand on the left of a row only, so the panels of a row must have the same ones.
     """
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    wide = max(_width(bar.label, 15) for panel in panels for bar in panel.bars) + 14
-    beside = max(_width(bar.text, 14) for panel in panels for bar in panel.bars) + 10
+    wide = max(text_width(bar.label, 15) for panel in panels for bar in panel.bars) + 14
+    beside = max(text_width(bar.text, 14) for panel in panels for bar in panel.bars) + 10
     each = max(430 if columns > 1 else 800, beside + 220)
     width = max(
         _MARGIN + wide + columns * (each + _GAP),
-        2 * _MARGIN + _width(title, 24),
-        2 * _MARGIN + _width(below, 16),
+        2 * _MARGIN + text_width(title, 24),
+        2 * _MARGIN + text_width(below, 16),
     )
     heights = [_HEADING + _BAR * max(len(panel.bars) for panel in row) + 18 for row in rows]
     canvas = Canvas(math.ceil(width), 95 + sum(heights) + 10)
@@ -174,7 +132,3 @@ def step(high: float, most: int) -> float:
     """A round number that fits into `high` at most so many times."""
     power = 10.0 ** math.floor(math.log10(high / most))
     return next(n * power for n in (1, 2, 5, 10) if n * power * most >= high)
-
-
-def _width(text: str, size: int) -> float:
-    return ImageFont.load_default(size * _SCALE).getlength(text) / _SCALE

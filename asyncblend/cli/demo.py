@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.console import Console
 
+from ..canvas import Canvas
 from ..config import StreamConfig
 from ..scripts import script
+from ..sheet.drawing import POINT_COLOURS, point_mark
 from .live import LiveLine
 
 __all__ = ["demo"]
-
-_COLOURS = ("#ff5d5d", "#ffb13d", "#f4ee4e", "#67e480", "#45d9e8", "#5b8cff", "#b678ff", "#ff7ad1")
 
 
 def demo(
@@ -80,11 +80,11 @@ def figure(batch: dict[str, Any]) -> Image.Image:
     count, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(count))
     sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * height))
+    marks = Canvas(sheet.width, sheet.height, None)
     for i, (image, points) in enumerate(zip(images, keypoints, strict=True)):
         left, top = i % columns * width, i // columns * height
         sheet.paste(Image.fromarray(image), (left, top))
-        draw = ImageDraw.Draw(sheet)
-        for colour, (x, y) in zip(_COLOURS, points.tolist(), strict=False):
-            # Pillow counts from the centre of a pixel, our coordinates from its outer corner.
-            draw.circle((left + x - 0.5, top + y - 0.5), 6, fill=colour, outline="black", width=2)
+        for colour, (x, y) in zip(POINT_COLOURS, points.tolist(), strict=False):
+            point_mark(marks, left + x, top + y, colour, 5)
+    sheet.paste(layer := marks.picture(), (0, 0), layer)
     return sheet

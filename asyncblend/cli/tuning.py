@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..aio import loop_factory
+from ..canvas import DIM
 from ..config import StreamConfig
 from ..errors import ConfigError
-from .chart import DIM, OURS, Bar, Panel, bar_chart
+from .chart import OURS, Bar, Panel, bar_chart
 
 __all__ = ["Setting", "Trial", "best", "draw", "settings", "trial"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asyncblend.cli.chart import DIM, Canvas, Lines, line_panel, step
+from asyncblend.canvas import DIM, Canvas
+from asyncblend.cli.chart import Lines, line_panel, step
 
 from .faults import GARBAGE, KILL, KINDS, SLOW, STOP
 from .run import Run

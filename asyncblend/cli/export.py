@@ -1,0 +1,78 @@
+"""`asyncblend export`: a recording in the format of other tools."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from .. import __version__
+from ..export import FORMATS, Report
+from ..export import export as export_items
+from ..export.formats import check_format
+from ..recording import Recording
+
+__all__ = ["export"]
+
+
+def export(
+    recording: Annotated[Path, typer.Argument(help="A folder that `asyncblend record` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if missing, and to be empty.")],
+    format: Annotated[str, typer.Option(help=f"One of: {', '.join(FORMATS)}.")] = "coco",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a recording's images and labels as COCO's annotations.json and images.
+
+    Samples need the labels of `bl.render(("instance",))` and `bl.annotate(objects)`. On an error, or Ctrl-C, nothing
+    is changed in the folder.
+    """
+    check_format(format)
+    samples = Recording(recording)
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        report = export_items(
+            progress.track(_each(samples), total=len(samples), description="exporting"),
+            out,
+            format,
+            overwrite=overwrite,
+            info=_info(recording, samples.about),
+        )
+    console.print(_table(report, out))
+    for note in report.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+
+
+def _each(samples: Recording) -> Iterable[Any]:
+    return (samples[position] for position in range(len(samples)))
+
+
+def _info(recording: Path, about: Any) -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC)
+    made_of = ", ".join(f"{name} {about[name]}" for name in ("script", "seed") if about.get(name) is not None)
+    return {
+        "description": f"{recording.resolve().name}: synthetic images by asyncblend {__version__}, {made_of}",
+        "version": "1.0",
+        "year": now.year,
+        "date_created": now.strftime("%Y/%m/%d"),
+    }
+
+
+def _table(report: Report, out: Path) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("images", f"{report.images:,}")
+    classes = ", ".join(f"{name} {count:,}" for name, count in report.classes)
+    table.add_row("objects", f"{report.objects:,}" + (f"  ({classes})" if classes else ""))
+    if report.hidden:
+        table.add_row("left out", f"{report.hidden:,} without a visible pixel")
+    if report.keypoints:
+        table.add_row("keypoints", f"{report.keypoints:,} in the images")
+    table.add_row("written to", str(out / "annotations.json"))
+    return table

@@ -1,0 +1,185 @@
+"""The commands export and inspect, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from asyncblend.recording import Recording
+from asyncblend.stream.stream import BlenderStream
+from asyncblend.testing import fake_blender
+
+LABELLED = """
+import runpy
+from asyncblend import blender as bl
+draw = runpy.run_path({conftest!r})["draw"]
+def sample(task):
+    values = draw(task.index, 160, 120, 5, seed=task.seed)
+    del values["index"]
+    return {{**values, "level": task.params.get("level", 0)}}
+bl.serve(sample)
+"""
+
+
+def asyncblend(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "asyncblend", *args],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "400", **environment},
+        check=False,
+    )
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A script that gives all labels, and needs no bpy."""
+    path = tmp_path / "labelled.py"
+    path.write_text(LABELLED.format(conftest=str(Path(__file__).with_name("conftest.py"))))
+    return path
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> str:
+    """It runs the script."""
+    return str(fake_blender(tmp_path / "fake"))
+
+
+async def record(script: Path, fake: str, folder: Path, length: int = 5) -> None:
+    async with BlenderStream(script=script, blender=fake, instances=1, length=length, seed=3) as stream:
+        await stream.record(folder, shard_size=3)
+
+
+async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path: Path) -> None:
+    """Images to the byte, labels that pycocotools reads, and a summary with counts."""
+    await record(script, fake, tmp_path / "recording")
+    done = asyncblend("export", "recording", "--format", "coco", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    recording = Recording(tmp_path / "recording")
+    coco = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert sorted(coco.imgs) == [0, 1, 2, 3, 4]
+    for position in range(5):
+        sample = recording[position]
+        name = coco.imgs[sample.index]["file_name"]
+        assert (tmp_path / "out" / name).read_bytes() == sample.files["image.png"]
+        for annotation in coco.imgToAnns[sample.index]:
+            assert coco.annToMask(annotation).any()
+    assert re.search(r"^images +5 *$", done.stdout, re.MULTILINE)
+    total = len(coco.anns)
+    assert re.search(rf"^objects +{total}  \(ball \d+, board \d+, object \d+\) *$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^left out +{25 - total} without a visible pixel", done.stdout, re.MULTILINE)
+    assert "labelled.py, seed 3" in coco.dataset["info"]["description"]
+
+
+async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
+    """A folder with something in it is left alone, without --overwrite."""
+    await record(script, fake, tmp_path / "recording", 1)
+    for options, status in (((), 0), ((), 1), (("--overwrite",), 0)):
+        done = asyncblend("export", "recording", "--out", "out", *options, cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        assert ("ConfigError out is not empty" in done.stderr) == (status == 1)
+        assert "Traceback" not in done.stderr
+
+
+async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -> None:
+    """It says which names are missing, and what gives them."""
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "import numpy as np\nfrom asyncblend import blender as bl\n"
+        "bl.serve(lambda task: {'image': np.zeros((4, 4, 3), np.uint8)})\n"
+    )
+    await record(script, fake, tmp_path / "recording", 1)
+    done = asyncblend("export", "recording", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "sample 0 has no 'instance', 'id', 'class_id', 'class_name', which COCO needs" in done.stderr
+    assert "bl.annotate(objects)" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("export", ".", "--out", "out"), "RecordingError . has no recording"),
+        (
+            ("export", ".", "--out", "out", "--format", "yolo"),
+            "ConfigError there is no format 'yolo'; there is coco",
+        ),
+        (("inspect", "."), "ConfigError . is a folder, but no recording"),
+        (
+            ("inspect", ".", "--seed", "3"),
+            "ConfigError . is a folder, so nothing is rendered: leave out --seed",
+        ),
+        (("inspect", "nowhere.py", "--blender", "bpy"), "ConfigError script 'nowhere.py' does not exist"),
+        (("inspect", "nowhere.toml"), "ConfigError config 'nowhere.toml' does not exist"),
+        (
+            ("inspect", "cube.py", "--out", "sheet.txt"),
+            "ConfigError --out 'sheet.txt' is no name of a picture",
+        ),
+        (
+            ("inspect", "cube.py", "--samples", "0"),
+            "ConfigError --samples must be a whole number, at least 1; got 0",
+        ),
+        (("inspect", "cube.py", "--samples", "1000"), "ConfigError --samples can be 100 at most; got 1000"),
+    ],
+)
+def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    """No traceback of ours, and no file."""
+    done = asyncblend(*args, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_inspect_draws_a_script_and_its_recording_alike(
+    script: Path, fake: str, tmp_path: Path
+) -> None:
+    """One seed, the same samples: the sheets differ in nothing but their titles."""
+    await record(script, fake, tmp_path / "recording")
+    live = asyncblend(
+        "inspect", script.name, "--out", "new/live.png", "--blender", fake, "--seed", "3", "--samples", "2", cwd=tmp_path
+    )  # fmt: skip
+    assert live.returncode == 0, live.stderr
+    recorded = asyncblend("inspect", "recording", "--out", "recorded.png", "--samples", "2", cwd=tmp_path)
+    assert recorded.returncode == 0, recorded.stderr
+    one, other = (np.asarray(Image.open(tmp_path / name)) for name in ("new/live.png", "recorded.png"))
+    height, width, _ = one.shape
+    assert f"2 samples in {Path('new/live.png')}, {width} x {height} pixels" in live.stdout
+    np.testing.assert_array_equal(one[110:], other[110:])
+
+
+def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:
+    """Where there are fewer samples, it draws those; params are listed."""
+    (tmp_path / "job.toml").write_text(
+        f'script = "labelled.py"\nblender = "{fake}"\ninstances = 2\nlength = 1\n[params]\nlevel = 3\n'
+    )
+    done = asyncblend("inspect", "job.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 sample in sheet.png" in done.stdout
+
+
+@pytest.mark.blender
+def test_inspect_cube_on_real_blender(real: Any, tmp_path: Path) -> None:
+    """The demo's script has an image and `xy`: four samples, two by two."""
+    from asyncblend.scripts import script
+
+    done = asyncblend(
+        "inspect", str(script("cube.py")), "--blender", real.blender, "--instances", "1", "--samples", "4", cwd=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] == pytest.approx(1358, abs=100)
+        colours = np.asarray(sheet).reshape(-1, 3)
+    for colour in ((0xFF, 0x5D, 0x5D), (0x45, 0xD9, 0xE8)):  # the first corner, and the fifth
+        assert (colours == colour).all(axis=1).sum() > 4 * 30

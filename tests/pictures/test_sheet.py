@@ -1,0 +1,356 @@
+"""Annotated images and contact sheets: what is drawn is where it should be, and any item can be drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncblend.canvas import Canvas, fit_text, text_width
+from asyncblend.errors import ConfigError
+from asyncblend.sheet import contact, contact_sheet
+from asyncblend.sheet.box3d import box_lines
+from asyncblend.sheet.colours import colour_of, depth_picture, id_picture
+from asyncblend.sheet.drawing import annotated
+from asyncblend.sheet.shown import LABELS, Shown
+from asyncblend.sheet.tiles import tile
+
+Scene = Callable[..., dict[str, Any]]
+
+
+def drawn(item: dict[str, Any], scale: int = 1) -> Any:
+    """The annotated image, H x W x 3 int."""
+    shown = Shown(item)
+    width, height = shown.size
+    return np.asarray(annotated(shown, scale * width, scale * height)).astype(int)
+
+
+def plain(**values: Any) -> dict[str, Any]:
+    """A grey image of 200 x 160, and what else is given."""
+    return {"image": np.full((160, 200, 3), 100, np.uint8), "index": 0, **values}
+
+
+def near(colour: Any, other: Any) -> bool:
+    return bool(np.abs(np.asarray(colour, int) - np.asarray(other, int)).max() < 24)
+
+
+# -- on the image ------------------------------------------------------------------------------------------------
+
+
+def test_a_box_is_drawn_along_its_edges_in_its_objects_colour() -> None:
+    """Nothing of it lies far within or outside."""
+    picture = drawn(plain(id=np.array([7]), bbox=np.array([[40, 50, 60, 70]], np.float32)))
+    for x, y in ((40, 80), (99, 80), (70, 50), (70, 119)):
+        assert near(picture[y, x], colour_of(7)), (x, y)
+    for x, y in ((36, 80), (44, 80), (70, 85), (103, 80), (70, 123)):
+        assert picture[y, x].tolist() == [100] * 3, (x, y)
+
+
+def test_a_box_follows_the_scale() -> None:
+    """On a picture of twice the size."""
+    picture = drawn(plain(id=np.array([7]), bbox=np.array([[40, 50, 60, 70]], np.float32)), 2)
+    assert near(picture[160, 80], colour_of(7))
+    assert near(picture[160, 199], colour_of(7))
+
+
+def test_keypoints_are_full_hollow_or_not_drawn() -> None:
+    """By visibility 2, 1, 0; an empty box has none."""
+    points = np.array([[(30.5, 40.5, 2), (90.5, 40.5, 1), (150.5, 40.5, 0)]], np.float32)
+    item = plain(id=np.array([1]), bbox=np.zeros((1, 4), np.float32), keypoints=points)
+    picture = drawn(item, 3)
+    assert near(picture[121, 91], [255] * 3)
+    assert picture[121, 271].tolist() == [100] * 3
+    assert (picture[110:133, 260:283] != 100).any()
+    assert (picture[:, 320:] == 100).all()
+
+
+def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
+    """Pairs count from 1, as in COCO; one with a keypoint outside is left out."""
+    points = np.array([[(20, 20, 2), (180, 20, 2), (180, 140, 0)]], np.float32)
+    item = plain(
+        id=np.array([4]), bbox=np.zeros((1, 4), np.float32), keypoints=points, skeleton=[[1, 2], [2, 3]]
+    )
+    picture = drawn(item)
+    assert near(picture[20, 100], colour_of(4))
+    assert (picture[40:] == 100).all()
+
+
+def test_masks_are_tinted_within_and_outlined() -> None:
+    """What is annotated, and nothing else: a floor has an id too."""
+    ids = np.zeros((160, 200), np.int32)
+    ids[20:60, 30:90], ids[100:, :] = 2, 3
+    picture = drawn(plain(instance=ids, id=np.array([2], np.int32)))
+    inside = picture[40, 60]
+    expected = 100 + (np.array(colour_of(2)) - 100) * 72 / 255
+    assert near(inside, expected)
+    assert near(picture[20, 60], colour_of(2))
+    assert near(picture[40, 89], colour_of(2))
+    assert picture[40, 92].tolist() == [100] * 3
+    assert (picture[100:] == 100).all()
+
+
+def test_without_annotations_the_masks_of_classes_are_drawn() -> None:
+    """The table of bl.render says which ones; without classes it is all of them."""
+    ids = np.zeros((160, 200), np.int32)
+    ids[20:60, 30:90], ids[100:, :] = 1, 2
+    table = [
+        {"id": 1, "name": "Cube", "class_id": 3, "class_name": "cube"},
+        {"id": 2, "name": "Floor", "class_id": 0, "class_name": ""},
+    ]
+    assert Shown(plain(instance=ids, instances=table)).ids == [1]
+    assert Shown(plain(instance=ids, instances=table[1:])).ids == [2]
+    assert Shown(plain(instance=ids)).ids == [1, 2]
+
+
+def test_points_of_xy_are_drawn_in_their_order() -> None:
+    """Each with a colour of its own."""
+    picture = drawn(plain(xy=np.array([(50.5, 60.5), (150.5, 60.5)], np.float32)))
+    assert near(picture[60, 50], (0xFF, 0x5D, 0x5D))
+    assert near(picture[60, 150], (0xFF, 0xB1, 0x3D))
+
+
+@pytest.mark.parametrize("objects", [6, 40])
+def test_names_do_not_cover_each_other(scene: Scene, objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none is cut off by the image; of few objects each has one."""
+    chips: list[tuple[float, ...]] = []
+    monkeypatch.setattr(Canvas, "chip", lambda self, *box: chips.append(box[:4]))
+    item = scene(3, 640, 480, objects)
+    drawn(item)
+    assert len(chips) >= min(len([box for box in item["bbox"] if box[2]]), 15)
+    for one, other in itertools.combinations(chips, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    for left, top, right, bottom in chips:
+        assert left >= 0
+        assert top >= 0
+        assert right <= 640
+        assert bottom <= 480
+
+
+def test_transparent_images_show_a_chessboard() -> None:
+    """What is opaque keeps its colour."""
+    image = np.zeros((160, 200, 4), np.uint8)
+    image[:80] = (10, 20, 30, 255)
+    picture = drawn({"image": image})
+    assert (picture[:80] == (10, 20, 30)).all()
+    assert set(np.unique(picture[80:])) == {225, 245}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((16, 20), 128, np.uint8),
+        np.full((16, 20, 1), 128, np.uint8),
+        np.full((16, 20, 3), 0.2158605, np.float32),  # linear light
+        np.full((16, 20), 0.2158605, np.float16),
+    ],
+    ids=["grey", "one channel", "linear", "linear grey"],
+)
+def test_other_kinds_of_images(image: Any) -> None:
+    """Grey, and scene-linear floats, look as they should."""
+    assert np.abs(drawn({"image": image}) - 128).max() <= 1
+
+
+# -- boxes in space ----------------------------------------------------------------------------------------------
+
+INTRINSICS = np.array([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]])
+
+
+def corners(centre: tuple[float, float, float]) -> Any:
+    signs = [(-1, -1), (-1, 1), (1, 1), (1, -1)]
+    return np.array(centre) + [(i, *jk) for i in (-1, 1) for jk in signs]
+
+
+def test_a_box_before_the_camera_has_twelve_edges() -> None:
+    """Each joins two corners that differ along one axis, where they are projected to."""
+    world_to_camera = np.eye(4)
+    world_to_camera[2, 3] = 10
+    eight = corners((0.5, -0.25, 0))
+    lines = box_lines(eight, INTRINSICS, world_to_camera)
+    assert lines.shape == (12, 2, 2)
+    places = (eight[:, :2] / (eight[:, 2:] + 10)) * 100 + (50, 40)
+    expected = {
+        frozenset((tuple(np.round(places[a], 6)), tuple(np.round(places[b], 6))))
+        for a, b in itertools.combinations(range(8), 2)
+        if np.count_nonzero(eight[a] != eight[b]) == 1
+    }
+    assert {frozenset(tuple(np.round(end, 6)) for end in line) for line in lines} == expected
+
+
+def test_edges_behind_the_camera_are_cut_off() -> None:
+    """A box around the camera loses its farther face; its other edges end before the camera. One behind has none."""
+    lines = box_lines(corners((0, 0, 0.5)), INTRINSICS, np.eye(4))
+    assert len(lines) == 8
+    assert np.isfinite(lines).all()
+    assert len(box_lines(corners((0, 0, -5)), INTRINSICS, np.eye(4))) == 0
+
+
+# -- sheets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "objects", "count"),
+    [(128, 96, 4, 2), (1920, 1080, 8, 1), (96, 320, 5, 2), (800, 100, 3, 1), (1, 1, 1, 1), (160, 120, 0, 3)],
+)
+def test_any_size_makes_a_sheet(scene: Scene, width: int, height: int, objects: int, count: int) -> None:
+    """None is wider than a page, nor empty."""
+    sheet = contact_sheet([scene(i, width, height, objects) for i in range(count)], "title")
+    assert sheet.width <= 1700
+    assert sheet.height <= 3000
+    assert (np.asarray(sheet) != 255).any(axis=2).mean() > 0.05
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 9))
+def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int) -> None:
+    """Nor their captions; all are inside, keep their shape, and the block is not wider than a page."""
+    layout = contact._layout((width, height), tiles)
+    places = [layout.image, *layout.tiles]
+    assert len(places) == 1 + tiles
+    assert layout.width <= max(contact._WIDEST, layout.image.width)
+    for place in places:
+        assert place.left >= 0
+        assert place.top >= contact._CAPTION
+        assert place.left + place.width <= layout.width
+        assert place.top + place.height <= layout.height
+        assert place.width >= 1
+        assert place.height >= 1
+    for one, other in itertools.combinations(places, 2):
+        beside = one.left + one.width <= other.left or other.left + other.width <= one.left
+        above = (
+            one.top + one.height <= other.top - contact._CAPTION
+            or other.top + other.height <= one.top - contact._CAPTION
+        )
+        assert beside or above
+
+
+def test_each_label_has_its_tile(scene: Scene) -> None:
+    """Images of 640 x 480 stand in the sheet as they are; of the tiles the ids' colours are there, and the ramp's."""
+    item = scene(1, 640, 480, 5)
+    item = {name: item[name] for name in ("image", "index", "instance", "depth")}
+    layout = contact._layout((640, 480), 2)
+    sheet = np.asarray(contact_sheet([item], "title"))
+    top = contact._MARGIN + contact._HEADING
+    pictures = [
+        sheet[top + p.top : top + p.top + p.height, contact._MARGIN + p.left :][:, : p.width]
+        for p in layout.tiles
+    ]
+    for picture, full in zip(
+        pictures, (id_picture(item["instance"]), depth_picture(item["depth"])), strict=True
+    ):
+        rows = (np.arange(picture.shape[0]) + 0.5) / picture.shape[0] * 480
+        columns = (np.arange(picture.shape[1]) + 0.5) / picture.shape[1] * 640
+        expected = full[rows.astype(int)[:, None], columns.astype(int)].astype(int)
+        assert (np.abs(picture - expected).max(axis=2) < 24).mean() > 0.95
+
+
+def test_samples_share_their_scales(scene: Scene) -> None:
+    """One colour, one depth, in all rows of a sheet: a wall at 5 m differs from one at 10 m."""
+    items = [
+        {"index": i, "depth": np.full((96, 128), depth, np.float32)} for i, depth in enumerate((5.0, 10.0))
+    ]
+    sheet = np.asarray(contact_sheet(items, "title")).reshape(-1, 3)
+    for colour in depth_picture(np.array([[5.0, 10.0]]))[0]:
+        assert (sheet == colour).all(axis=1).sum() > 10_000
+
+
+def test_a_scene_at_rest_is_white() -> None:
+    """Rounding errors are no motion."""
+    item = {"index": 0, "flow_forward": np.full((96, 128, 2), 1e-4, np.float32)}
+    picture, note = tile(Shown(item), "flow_forward", {})
+    assert picture.min() > 250
+    assert note == "no motion"
+
+
+def test_each_flow_has_its_own_scale_and_says_it() -> None:
+    """Its longest vector has full colour."""
+    flow = np.zeros((96, 128, 2), np.float32)
+    flow[10:20, 10:20] = (12.25, 0)
+    picture, note = tile(Shown({"index": 0, "flow_backward": flow}), "flow_backward", {})
+    assert note == "up to 12.2 px"
+    assert picture[15, 15].tolist() == [255, 0, 0]
+
+
+def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
+    """Names that are not known, and known names whose values have another form; nothing of what is drawn."""
+    item = {
+        **scene(0),
+        "params": {"level": 2},
+        "level": 0.25,
+        "angles": np.zeros((3, 2)),
+        "note": "hello",
+        "scalar": np.float32(2.5),
+    }
+    assert Shown(item).rest() == (
+        "params {'level': 2}, level 0.25, angles float64[3, 2], note 'hello', scalar 2.5"
+    )
+    odd = {
+        "index": 3,
+        "id": 7,
+        "name": "n",
+        "bbox": np.zeros((2, 4)),
+        "depth": np.zeros((4, 4), int),
+        "xy": np.zeros(2),
+        "image": np.zeros((2, 2, 2)),
+        "instances": ["a"],
+        "keypoints": np.zeros((3, 1, 3)),
+        "visible_fraction": "none",
+    }
+    listed = Shown(odd).rest()
+    for name in set(odd) - {"index", "bbox"}:
+        assert f"{name} " in listed
+    contact_sheet([odd, {"index": 4}], "title")
+
+
+def test_labels_that_only_some_samples_have(scene: Scene) -> None:
+    """Their place is left free in the others."""
+    items = [scene(0), scene(1)]
+    for name in LABELS:
+        del items[1][name]
+    one = contact_sheet(items[:1], "title")
+    assert contact_sheet(items, "title").width == one.width
+
+
+def test_a_sheet_of_nothing_is_an_error() -> None:
+    """There is nothing to see."""
+    with pytest.raises(ConfigError, match="no sample"):
+        contact_sheet([], "title")
+
+
+# -- text --------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_cut_to_its_room() -> None:
+    """With dots at its end; short text stays."""
+    assert fit_text("short", 13, 200) == "short"
+    cut = fit_text("a very long name of an object", 13, 100)
+    assert cut.endswith("…")
+    assert 70 < text_width(cut, 13) <= 100
+
+
+def test_letters_that_the_font_has_not() -> None:
+    """Accents go, other scripts become question marks: never boxes."""
+    assert text_width("Würfel", 13) == text_width("Wurfel", 13)
+    assert text_width("立方体", 13) == text_width("???", 13)
+
+
+def test_a_legend_of_many_classes_fits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how many it leaves out; nothing is written beyond the sheet."""
+    item = scene(1, 320, 240, 5)
+    item["instances"] = [
+        {"id": i, "name": f"o{i}", "class_id": i, "class_name": f"a class called {i}"} for i in range(1, 91)
+    ]
+    written: list[str] = []
+
+    def noted(self: Canvas, x: float, y: float, text: str, **options: Any) -> None:
+        written.append(text)
+        beyond = 0 if options.get("anchor", "lm") != "lm" else text_width(text, options.get("size", 15))
+        assert x + beyond <= self.width + 1, text
+
+    monkeypatch.setattr(Canvas, "text", noted)
+    contact_sheet([item], "title")
+    assert "a class called 1" in written
+    assert any(text.startswith("and ") and text.endswith(" more") for text in written)
