@@ -83,8 +83,7 @@ def spans_of(xy: _Floats, triangles: _Indices, edges: Edges, window: tuple[int, 
     x, y = xy[:, 0] - left, xy[:, 1] - top
     ya, yb = y[ends[:, 0]], y[ends[:, 1]]
     down = ya < yb
-    # From here on, a is the upper end. A row that enters a triangle through an edge that goes up leaves it through
-    # the same edge when that goes down.
+    # From here on, a is the upper end. With an edge turned round, what was gained at it is lost.
     a, b = np.where(down, ends[:, 0], ends[:, 1]), np.where(down, ends[:, 1], ends[:, 0])
     gain = np.where(down, -gain, gain)
     first, behind = _rows(np.minimum(ya, yb), height), _rows(np.maximum(ya, yb), height)
