@@ -23,6 +23,17 @@ __all__ = ["Address", "BlenderProcess", "Spawner"]
 _REPORT = "report.json"
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """Environment variables that show a process one GPU only."""
+_ALLOCATORS = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that every glibc takes
+    "MALLOC_TRIM_THRESHOLD_": str((2 << 30) - 1),
+    "MALLOC_CONF": "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0",
+}
+"""Have glibc's malloc (the bpy module) and jemalloc (most executables) keep the memory of a frame for the next one.
+
+Else much of the time of a fast frame goes into fresh pages from the system: of 640 x 480 with one sample, 56 ms became
+50 ms for the image alone and 95 ms became 74 ms with all labels, and with jemalloc 43 ms became 39 ms and 77 ms became
+56 ms. The memory at its peak stays the same with glibc, and is a fifth more with jemalloc.
+"""
 _BOOTSTRAP = Path(__file__).parents[1] / "blender" / "bootstrap.py"
 
 
@@ -105,6 +116,8 @@ class Spawner:
                 environment.pop(name, None)
         # Blender writes its temporary files and crash reports there: no two instances share a folder.
         environment.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)))
+        for name, value in _ALLOCATORS.items():
+            environment.setdefault(name, value)
         if (gpu := config.gpu_of(life.instance)) is not None:
             environment.update(dict.fromkeys(_VISIBLE, gpu))
         environment[RUN] = workspace.folder.name

@@ -1,0 +1,39 @@
+"""What a Blender of the fleet finds in its environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncblend as ab
+from asyncblend.testing import fake_blender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+NAMES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_CONF")
+BODY = f"""
+import os
+
+def sample(task):
+    return {{name: os.environ.get(name) for name in {NAMES}}}
+"""
+
+
+async def test_blenders_keep_their_memory_unless_the_user_says_otherwise(
+    write_script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocators' settings reach the process, and none that the user has made is changed."""
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_CONF", "tcache:true")
+    blender = str(fake_blender(tmp_path / "fake"))
+    async with ab.BlenderStream(
+        script=str(write_script(BODY)), blender=blender, instances=1, length=1
+    ) as stream:
+        frames = [frame async for frame in stream]
+    assert int(frames[0]["MALLOC_MMAP_THRESHOLD_"]) == 32 << 20
+    assert int(frames[0]["MALLOC_TRIM_THRESHOLD_"]) >= 1 << 30
+    assert frames[0]["MALLOC_CONF"] == "tcache:true"
