@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks.dataloader import dataloader
+from benchmarks.labels import labels
 from benchmarks.latency import latency
 from benchmarks.memory import memory
 from benchmarks.origin import origin
@@ -17,7 +18,7 @@ from benchmarks.transport import transport
 from benchmarks.tune import tune
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-for _command in (transport, latency, render, origin, dataloader, record, startup, memory, tune, soak):
+for _command in (transport, latency, render, labels, origin, dataloader, record, startup, memory, tune, soak):
     app.command()(_command)
 app.command("all")(everything)
 

@@ -83,6 +83,7 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
     [
         ("render", {"asyncblend", "PNG, pickle, PUB/SUB", "bare render (limit)"}),
         ("origin", {"asyncblend", "blendtorch's method"}),
+        ("labels", {"all labels", "per pixel", "image alone (limit)"}),
         ("tune", {"1 x 1 thread"}),
     ],
 )

@@ -1,0 +1,85 @@
+"""`python -m benchmarks labels`: what labels cost on top of the image."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from asyncblend.scripts import script
+
+from .machine import blender_name
+from .measuring import Effort, Way, in_turn
+from .options import (
+    BlenderOption,
+    JsonOption,
+    OutOption,
+    QuickOption,
+    RoundsOption,
+    SecondsOption,
+    effort,
+    show,
+)
+from .report import Metric, Report
+from .streams import async_for
+
+__all__ = ["labels", "measure"]
+
+_METHOD = (
+    "`shapes.py`: 12 objects of six classes among clutter, 640x480, Cycles with 2 samples a pixel, one Blender. *all "
+    "labels*: depth, normal, albedo, instances, classes, and of each object boxes, pose, visibility and keypoints. *per "
+    "pixel*: without those of the objects. *image alone (limit)*: the same scene without labels."
+)
+
+
+def labels(
+    blender: BlenderOption = None,
+    quick: QuickOption = False,
+    rounds: RoundsOption = None,
+    seconds: SecondsOption = None,
+    json_: JsonOption = None,
+    out: OutOption = None,
+) -> None:
+    """Images/s of `shapes.py` with all labels, with those of pixels alone, and with none, which is the limit."""
+    with effort(quick, rounds, seconds, default=(7, 2.0)) as how:
+        report = measure(how, blender)
+    show(report, out, json_)
+
+
+def measure(how: Effort, blender: str | None = None) -> Report:
+    """With the script's own resolution; `quick`: a small image."""
+    metrics = [
+        Metric("images/s", lambda timed: timed.rate, 1),
+        Metric("ms/image", lambda timed: 1000 / timed.rate, 1),
+    ]
+    title = f"Labels of shapes.py, by {blender_name(blender)}"
+    report = Report("labels", title, _METHOD, metrics, "all labels", own=["per pixel"])
+    size = (64, 48) if how.quick else (640, 480)
+    case = f"{size[0]}x{size[1]}"
+    how.say(case)
+    with _ways(blender, size) as ways:
+        report.add(case, in_turn(ways, how))
+    return report
+
+
+@contextlib.contextmanager
+def _ways(blender: str | None, size: tuple[int, int]) -> Iterator[Mapping[str, Way]]:
+    with contextlib.ExitStack() as stack:
+
+        def way(which: str) -> Way:
+            arguments = ("--labels", which, "--width", str(size[0]), "--height", str(size[1]))
+            return stack.enter_context(
+                # One ahead: what a way has made before its turn does not count.
+                async_for(
+                    script=script("shapes.py"),
+                    script_args=arguments,
+                    blender=blender,
+                    instances=1,
+                    queue_size=2,
+                )
+            )
+
+        yield {
+            "all labels": way("all"),
+            "per pixel": way("pixels"),
+            "image alone (limit)": way("none"),
+        }

@@ -1,0 +1,81 @@
+"""Cubes fall onto a floor, seen at a random moment, with depth, instances, optical flow and boxes.
+
+Each sample throws the cubes anew and simulates from the first frame on, so it is a function of its index alone.
+"""
+
+import argparse
+
+import bpy
+import numpy as np
+
+from asyncblend import blender as bl
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--width", type=int, default=640)
+parser.add_argument("--height", type=int, default=480)
+parser.add_argument("--samples", type=int, default=4, help="of Cycles, a pixel")
+parser.add_argument("--cubes", type=int, default=10)
+parser.add_argument("--frames", type=int, default=30, help="the latest moment, in frames at 24 a second")
+args, _ = parser.parse_known_args()
+
+scene = bpy.context.scene
+scene.render.engine = "CYCLES"
+scene.render.resolution_x, scene.render.resolution_y = args.width, args.height
+scene.cycles.samples, scene.cycles.use_denoising = args.samples, False
+scene.view_settings.view_transform = "Standard"
+scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.35, 0.4, 0.5, 1)
+
+bpy.data.objects.remove(bpy.data.objects["Cube"])
+bpy.ops.rigidbody.world_add()
+simulation = scene.rigidbody_world
+bpy.ops.mesh.primitive_plane_add(size=30)
+floor = bpy.context.object
+floor.name = "Floor"
+bpy.ops.rigidbody.object_add(type="PASSIVE")
+bl.randomise.material(floor, np.random.default_rng(3), roughness=(0.9, 1.0))
+cubes = []
+for number in range(args.cubes):
+    bpy.ops.mesh.primitive_cube_add(size=0.6)
+    bpy.ops.rigidbody.object_add(type="ACTIVE")
+    cube = bpy.context.object
+    cube.name, cube["class_id"], cube["class_name"] = f"Cube {number:02}", 1, "cube"
+    cube.rigid_body.restitution, cube.rotation_mode = 0.4, "QUATERNION"
+    cubes.append(cube)
+
+camera = bl.Camera()
+scene.camera.location = (7.0, -6.5, 4.5)
+camera.look_at((0, 0, 1.3))
+
+
+def sample(task: bl.Task) -> dict:
+    for cube in cubes:
+        cube.animation_data_clear()
+        cube.location = task.rng.uniform((-1.6, -1.6, 1.0), (1.6, 1.6, 3.4))
+        cube.rotation_quaternion = task.rng.normal(size=4)
+        bl.randomise.material(cube, task.rng)
+    moment = int(task.rng.integers(2, args.frames + 1))
+    fall(moment)
+    return {
+        **bl.render(("depth", "instance", "flow_forward", "flow_backward")),
+        **bl.annotate(cubes),
+        "frame": moment,
+    }
+
+
+def fall(moment: int) -> None:
+    """Simulate, then have the cubes move by keyframes: a render that looks at other frames upsets a simulation."""
+    simulation.enabled = True
+    poses = {}
+    for frame in range(1, moment + 2):  # the first one forgets the simulation of the sample before
+        scene.frame_set(frame)
+        poses[frame] = [cube.matrix_world.copy() for cube in cubes]
+    simulation.enabled = False
+    for frame in (moment - 1, moment, moment + 1):
+        for cube, pose in zip(cubes, poses[frame], strict=True):
+            cube.location, cube.rotation_quaternion = pose.to_translation(), pose.to_quaternion()
+            cube.keyframe_insert("location", frame=frame)
+            cube.keyframe_insert("rotation_quaternion", frame=frame)
+    scene.frame_set(moment)
+
+
+bl.serve(sample)
