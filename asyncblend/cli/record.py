@@ -133,7 +133,8 @@ class _Line:
         text = f"{recorder.recorded} samples are in {out}"
         if self._first is not None and self._frames > 1:
             seconds = time.perf_counter() - self._first
-            text += f": {self._frames} new ones in {seconds:.1f} s, {self._frames / seconds:.1f}/s"
+            new = recorder.recorded - recorder.before
+            text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s"
             text += f", {decimal(recorder.written)}"
         self._console.print(text, soft_wrap=True, highlight=False)
         if whole:
