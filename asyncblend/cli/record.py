@@ -122,7 +122,7 @@ class _Line:
             self._task,
             completed=recorder.recorded,
             rate=f"{rate:.1f}/s" if self._frames > 1 else "",
-            written=decimal(recorder.written),
+            written=f"{decimal(recorder.written)}  time left",
         )
 
     def summary(self, out: Path, *, whole: bool) -> None:
