@@ -122,7 +122,7 @@ class _Line:
             self._task,
             completed=recorder.recorded,
             rate=f"{rate:.1f}/s" if self._frames > 1 else "",
-            written=decimal(recorder.written),
+            written=f"{decimal(recorder.written)}  time left",
         )
 
     def summary(self, out: Path, *, whole: bool) -> None:
@@ -133,7 +133,8 @@ class _Line:
         text = f"{recorder.recorded} samples are in {out}"
         if self._first is not None and self._frames > 1:
             seconds = time.perf_counter() - self._first
-            text += f": {self._frames} new ones in {seconds:.1f} s, {self._frames / seconds:.1f}/s"
+            new = recorder.recorded - recorder.before
+            text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s"
             text += f", {decimal(recorder.written)}"
         self._console.print(text, soft_wrap=True, highlight=False)
         if whole:

@@ -66,7 +66,7 @@ class ChildProcess:
         _check_descriptors()
         log = log or Log(folder / "log.txt")
         with log.open() as output:
-            launching = asyncio.create_task(
+            launching = asyncio.ensure_future(  # create_task takes no generator since Python 3.12
                 _launch(
                     *command,
                     stdin=asyncio.subprocess.DEVNULL,

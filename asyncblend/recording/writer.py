@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ConfigError, RecordingError
 from .about import check_same
@@ -67,7 +67,7 @@ class Writer:
         self._guard: Guard | None = None
         self._shard: PartialShard | None = None
         self._next = 0  # number of the next shard
-        self._error: RecordingError | None = None
+        self._failure: Exception | None = None
         self._indices: set[int] = set()
         self._recorded = 0
         self._written = 0
@@ -85,7 +85,8 @@ class Writer:
     @property
     def written(self) -> int:
         """Bytes, by this writer."""
-        return self._written + (self._shard.size if self._shard is not None else 0)
+        shard = self._shard  # another thread may be at its end
+        return self._written + (0 if shard is None else shard.size)
 
     def open(self) -> None:
         """Take the folder, and see what it has.
@@ -117,8 +118,8 @@ class Writer:
             RecordingError: the disk does not take it. All that is whole stays readable; `recorded` says how much.
         """
         with self._lock:
-            if self._error is not None:
-                raise self._error
+            if self._failure is not None:
+                raise self._cannot_write(self._failure) from self._failure
             if self._guard is None:
                 raise RecordingError(f"the recording into {self._folder} is closed", path=str(self._folder))
             if index in self._indices:
@@ -179,16 +180,18 @@ class Writer:
             self._recorded += len(shard.places)
             self._written += shard.size
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> NoReturn:
         """Nothing more is written, but what can be saved of the shard at hand."""
+        self._failure = error
         if self._shard is not None:
+            self._indices -= {place.sample for place in self._shard.places}
             shard = self._shard.salvage()
             self._count(shard)
             if shard is not None:
+                self._indices |= {place.sample for place in shard.places}
                 with contextlib.suppress(OSError):  # it is made again when it is missing
                     write_table(shard)
-        self._error = self._cannot_write(error)
-        raise self._error from error
+        raise self._cannot_write(error) from error
 
     def _cannot_write(self, error: Exception) -> RecordingError:
         why = error.strerror or str(error) if isinstance(error, OSError) else repr(error)

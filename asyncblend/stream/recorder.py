@@ -187,7 +187,8 @@ class Recorder:
 
     def _done(self, job: asyncio.Future[None]) -> None:
         self._jobs.discard(job)
-        self._error = self._error or job.exception()
+        error = job.exception()
+        self._error = self._error or error
 
     async def _close(self) -> None:
         self._closing = True

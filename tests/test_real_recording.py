@@ -1,0 +1,67 @@
+"""A real Blender's samples on the disk: what is read is what was rendered."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import asyncblend as ab
+from asyncblend.recording import Recording
+from asyncblend.scripts import script
+
+pytestmark = pytest.mark.blender
+
+
+def same(one: Any, other: Any) -> bool:
+    return bool(
+        torch.equal(one, other) and one.dtype == other.dtype
+        if isinstance(one, torch.Tensor)
+        else one == other
+    )
+
+
+def test_recorded_items_are_the_live_ones(real: Any, tmp_path: Path) -> None:
+    """Of cube.py, to the bit, in a recording that was interrupted; and which Blender it was is written there."""
+    config = ab.StreamConfig(
+        script=script("cube.py"),
+        script_args=["--width", "96", "--height", "64"],
+        blender=real.blender,
+        instances=2,
+        seed=3,
+        length=8,
+    )
+
+    async def interrupted() -> None:
+        async with ab.BlenderStream(config) as stream:
+            async for _ in stream.record(tmp_path, shard_size=3):
+                if stream.stats().delivered == 4:
+                    break
+
+    async def finished() -> int:
+        stream = ab.BlenderStream(config)
+        count = await stream.record(tmp_path, shard_size=3)
+        assert stream.stats().delivered == 4
+        return count
+
+    asyncio.run(interrupted())
+    assert asyncio.run(finished()) == 8
+    live = ab.BlenderDataset(config, ordered=True)
+    try:
+        expected = list(live)
+    finally:
+        live.close()
+    recorded = ab.RecordedDataset(tmp_path)
+    items = list(recorded)
+    assert [item["index"] for item in items] == list(range(8))
+    for item, own in zip(items, expected, strict=True):
+        assert item.keys() == own.keys()
+        assert all(same(item[name], own[name]) for name in own)
+    (batch,) = DataLoader(recorded, batch_size=8)
+    assert batch["image"].shape == (8, 64, 96, 3)
+    version = Recording(tmp_path).about["blender"]
+    assert version.startswith("4.5" if real.name == "bpy" else "3.")
