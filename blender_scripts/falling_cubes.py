@@ -6,7 +6,6 @@ Each sample throws the cubes anew and simulates from the first frame on, so it i
 import argparse
 
 import bpy
-import numpy as np
 
 from asyncblend import blender as bl
 
@@ -32,7 +31,10 @@ bpy.ops.mesh.primitive_plane_add(size=30)
 floor = bpy.context.object
 floor.name = "Floor"
 bpy.ops.rigidbody.object_add(type="PASSIVE")
-bl.randomise.material(floor, np.random.default_rng(3), roughness=(0.9, 1.0))
+paint = bpy.data.materials.new("Floor")
+paint.use_nodes = True
+paint.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0.2, 0.22, 0.26, 1)
+floor.data.materials.append(paint)
 cubes = []
 for number in range(args.cubes):
     bpy.ops.mesh.primitive_cube_add(size=0.6)
