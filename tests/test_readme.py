@@ -31,10 +31,11 @@ def block(word: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, as the working directory, with the README's scene.py; the commands are on the PATH."""
+    """An empty folder, as the working directory, with the README's two scenes; the commands are on the PATH."""
     monkeypatch.setenv("ASYNCBLEND_BLENDER", "bpy")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "scene.py").write_text(block("bl.serve"))
+    (tmp_path / "scene.py").write_text(block("camera.project"))
+    (tmp_path / "labelled.py").write_text(block("bl.annotate"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,14 +52,15 @@ def run_block(folder: Path, word: str) -> str:
 
 
 def test_every_python_block_is_run_below() -> None:
-    """Four blocks: the scene, and three that use it."""
-    used = {block(word) for word in ("bl.serve", "BlenderDataset(", "async for", "bt.Receiver")}
+    """Six blocks: two scenes, and four that use them."""
+    words = ("camera.project", "bl.annotate", "set_epoch", "async for", "MixedDataset", "bt.Receiver")
+    used = {block(word) for word in words}
     assert used == set(PYTHON)
 
 
 def test_the_training_loop(folder: Path) -> None:
     """Two epochs of 32 samples in batches of 8, the second with other indices."""
-    lines = run_block(folder, "BlenderDataset(").splitlines()
+    lines = run_block(folder, "set_epoch").splitlines()
     assert len(lines) == 8
     indices = [
         [int(i) for i in re.findall(r"\d+", line.partition("[")[2].partition("]")[0])] for line in lines
@@ -74,6 +76,17 @@ def test_the_asynchronous_loop(folder: Path) -> None:
     assert [line.split()[0] for line in lines] == [str(i) for i in range(8)]
     assert [line.split()[2] for line in lines] == [str(i / 8) for i in range(8)]
     assert stats.startswith("StreamStats(delivered=8")
+
+
+def test_a_recording_in_place_of_the_stream(folder: Path) -> None:
+    """Twelve recorded samples; then eight live ones among recorded ones."""
+    run("asyncblend", "record", "labelled.py", "--out", "recording", "--length", "12")
+    *lines, counts = run_block(folder, "MixedDataset").splitlines()
+    numbers = [[int(i) for i in re.findall(r"\d+", line.partition("]")[0])] for line in lines]
+    assert sorted(i for batch in numbers[:3] for i in batch) == list(range(12))
+    assert all("torch.Size([4, 480, 640, 3]) torch.Size([4, 2, 4])" in line for line in lines[:3])
+    assert len(numbers) > 4
+    assert "'live': 8" in counts
 
 
 def test_the_origins_outline(folder: Path) -> None:
@@ -126,8 +139,12 @@ def test_every_command_works(folder: Path) -> None:
         elif words[0] == "python":
             assert "image: uint8, shape (480, 640, 3)" in run(sys.executable, *words[1:])
             assert (folder / "scene.png").is_file()
-        elif words[0] == "asyncblend":
+        elif words[:2] == ["asyncblend", "stream"]:
             assert "frames" in run(*words)
+        elif words[0] == "asyncblend":
+            run(*words)
+            (out,) = (words[i + 1] for i, word in enumerate(words) if word == "--out")
+            assert (folder / out).exists()
         else:
             pytest.fail(f"no test for {line!r}")
     assert set(folder.iterdir()) > before
