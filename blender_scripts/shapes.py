@@ -31,26 +31,26 @@ bpy.ops.mesh.primitive_plane_add(size=60)
 floor = bpy.context.object
 floor.name = "Floor"
 
-add = bpy.ops.mesh
 MAKE = {
-    "cube": lambda: add.primitive_cube_add(size=1.2),
-    "ball": lambda: add.primitive_uv_sphere_add(radius=0.7, segments=48, ring_count=24),
-    "cone": lambda: add.primitive_cone_add(radius1=0.75, depth=1.6, vertices=64),
-    "cylinder": lambda: add.primitive_cylinder_add(radius=0.55, depth=1.4, vertices=64),
-    "torus": lambda: add.primitive_torus_add(major_radius=0.65, minor_radius=0.25),
-    "monkey": lambda: add.primitive_monkey_add(size=1.6),
+    "cube": ("primitive_cube_add", {"size": 1.2}),
+    "ball": ("primitive_uv_sphere_add", {"radius": 0.7, "segments": 48, "ring_count": 24}),
+    "cone": ("primitive_cone_add", {"radius1": 0.75, "depth": 1.6, "vertices": 64}),
+    "cylinder": ("primitive_cylinder_add", {"radius": 0.55, "depth": 1.4, "vertices": 64}),
+    "torus": ("primitive_torus_add", {"major_radius": 0.65, "minor_radius": 0.25}),
+    "monkey": ("primitive_monkey_add", {"size": 1.6}),
 }
+"""Kinds of shapes, by what of `bpy.ops.mesh` makes them."""
 shapes, clutter = [], []
-for class_id, (kind, make) in enumerate(MAKE.items(), 1):
+for class_id, (kind, (operator, options)) in enumerate(MAKE.items(), 1):
     for copy in (1, 2):
-        make()
+        getattr(bpy.ops.mesh, operator)(**options)
         shape = bpy.context.object
         shape.name, shape["class_id"], shape["class_name"] = f"{kind} {copy}", class_id, kind
         if kind in ("ball", "torus", "monkey"):
             bpy.ops.object.shade_smooth()
         shapes.append(shape)
 for number in range(14):
-    add.primitive_ico_sphere_add(radius=0.16, subdivisions=1 + number % 3)
+    bpy.ops.mesh.primitive_ico_sphere_add(radius=0.16, subdivisions=1 + number % 3)
     clutter.append(bpy.context.object)
 light = bpy.data.objects["Light"]
 camera = bl.Camera()
