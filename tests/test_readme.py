@@ -79,13 +79,13 @@ def test_the_asynchronous_loop(folder: Path) -> None:
 
 
 def test_a_recording_in_place_of_the_stream(folder: Path) -> None:
-    """Twelve recorded samples; then eight live ones among recorded ones."""
-    run("asyncblend", "record", "labelled.py", "--out", "recording", "--length", "12")
+    """Sixteen recorded samples, by two workers; then eight live ones among recorded ones."""
+    run("asyncblend", "record", "labelled.py", "--out", "recording", "--length", "16")
     *lines, counts = run_block(folder, "MixedDataset").splitlines()
     numbers = [[int(i) for i in re.findall(r"\d+", line.partition("]")[0])] for line in lines]
-    assert sorted(i for batch in numbers[:3] for i in batch) == list(range(12))
-    assert all("torch.Size([4, 480, 640, 3]) torch.Size([4, 2, 4])" in line for line in lines[:3])
-    assert len(numbers) > 4
+    assert sorted(i for batch in numbers[:4] for i in batch) == list(range(16))
+    assert all("torch.Size([4, 480, 640, 3]) torch.Size([4, 2, 4])" in line for line in lines[:4])
+    assert len(numbers) > 5
     assert "'live': 8" in counts
 
 
@@ -152,7 +152,7 @@ def test_every_command_works(folder: Path) -> None:
 
 def test_the_table_of_options_is_complete() -> None:
     """Each field of StreamConfig with its default, and no other."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\S.*?) \|", README, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S.*?) \| .* \|$", README, flags=re.MULTILINE))
     defaults = {}
     for field in dataclasses.fields(ab.StreamConfig):
         if field.default is dataclasses.MISSING:

@@ -126,7 +126,7 @@ def sample(task):
         instances=2,
         max_rss=250 << 20,
         queue_size=2,
-        timeouts=ab.Timeouts(beat=0.2),
+        timeouts=ab.Timeouts(beat=1.0),  # heartbeats come several times as often
     )
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         pids = set()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ConfigError
 from .boxes import boxes_of
 from .camera import Camera
+from .instances import table
 from .keypoints import occluded, world_points
 from .lens import frame_of
 from .meshes import WITH_MESH, Mesh, edges_for, mesh_of
@@ -41,7 +42,8 @@ def annotate(
 
     A mesh is what Blender's viewport has: where a modifier has other settings for renders, the two differ. An
     object's instances (of collections, particles, geometry nodes) are in the mask, but not in its mesh. An object
-    that cannot be seen is no error: it is ordinary in a random scene.
+    that cannot be seen is no error: it is ordinary in a random scene. A border that the image is not cropped to plays
+    no part: the image is the whole frame then.
 
     Args:
         objects: N different objects, or their names. All need a mesh: meshes, curves, texts, surfaces, metaballs.
@@ -98,7 +100,9 @@ def annotate(
     ids = rendered_ids()
     depsgraph = bpy.context.evaluated_depsgraph_get()  # anew: a render may have changed it
     # The first of a name counts, that of the view layer: linked ones behind it may share it.
-    rows = {row["name"]: row for row in reversed(ids.table)}
+    rows = {
+        row["name"]: row for row in reversed(table(bpy.context.view_layer))
+    }  # classes may have changed since
     each = [_seen(obj, rows[obj.name], view, depsgraph) for obj in found]
 
     boxes, pixels = boxes_of(ids.mask, len(ids.table))

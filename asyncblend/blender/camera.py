@@ -257,6 +257,8 @@ def _camera_of(scene: Any, obj: Any) -> Any:
         raise RuntimeError(
             f"scene {scene.name!r} has no camera: set scene.camera, or give Camera a camera object"
         )
+    if not hasattr(camera, "matrix_world"):
+        raise TypeError(f"Camera takes a camera object, such as bpy.data.objects['Camera']; got {camera!r}")
     if camera.type != "CAMERA":
         raise TypeError(f"object {camera.name!r} is not a camera but of type {camera.type}")
     return camera

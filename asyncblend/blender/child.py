@@ -63,7 +63,7 @@ def _open_scene(launch: Launch) -> None:
         return
     from .devices import counting_cores, render_on
 
-    with counting_cores(launch.threads if launch.kind == "module" else None):
+    with counting_cores(launch.threads if launch.kind == "module" else None, launch.instance):
         import bpy
     if launch.kind == "module" and launch.factory_startup:
         bpy.ops.wm.read_factory_settings()  # what --factory-startup does for the executable

@@ -14,7 +14,7 @@ _KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")  # the fastest first, of th
 
 
 @contextlib.contextmanager
-def counting_cores(threads: int | None) -> Iterator[None]:
+def counting_cores(threads: int | None, instance: int) -> Iterator[None]:
     """Where the bpy module is imported: have its thread pool (TBB) count as many cores as there are to be threads.
 
     TBB looks once, at the process's affinity. If it finds more cores than Cycles may use, it has a thread for each of
@@ -24,8 +24,9 @@ def counting_cores(threads: int | None) -> Iterator[None]:
     if threads is None or not hasattr(os, "sched_setaffinity"):
         yield
         return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(cores)[:threads])
+    cores = sorted(os.sched_getaffinity(0))
+    first = instance * threads  # each instance on cores of its own, as all may start at once
+    os.sched_setaffinity(0, {cores[(first + i) % len(cores)] for i in range(threads)})
     try:
         yield
     finally:

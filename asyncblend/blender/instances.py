@@ -218,6 +218,7 @@ class _State(NamedTuple):
     lens: tuple[float, ...]
     names: list[str]
     places: bytes
+    collections: list[tuple[bool, ...]]
 
 
 def _state(camera: Any) -> _State:
@@ -248,17 +249,31 @@ def _state(camera: Any) -> _State:
         tuple(value for row in projection for value in row),
         [obj.name_full for obj in layer.objects],
         _places(layer.objects),
+        list(_collections(layer.layer_collection)),
     )
 
 
+def _collections(layer_collection: Any) -> Iterator[tuple[bool, ...]]:
+    """How each collection of the view layer is seen."""
+    yield (
+        layer_collection.exclude,
+        layer_collection.holdout,
+        layer_collection.indirect_only,
+        layer_collection.collection.hide_render,
+    )
+    for child in layer_collection.children:
+        yield from _collections(child)
+
+
 def _places(objects: Any) -> bytes:
-    """Where the objects are, and which of them are hidden.
+    """Where the objects are, and which of them are hidden, from renders or from the camera.
 
     Of an object that is disabled in viewports Blender does not update `matrix_world`: so its own transform counts too.
     """
     count = len(objects)
-    matrices, hidden = np.empty((2, count * 16), np.float32), np.empty(count, bool)
+    matrices, hidden = np.empty((2, count * 16), np.float32), np.empty((2, count), bool)
     objects.foreach_get("matrix_world", matrices[0])
     objects.foreach_get("matrix_basis", matrices[1])
-    objects.foreach_get("hide_render", hidden)
+    objects.foreach_get("hide_render", hidden[0])
+    objects.foreach_get("visible_camera", hidden[1])
     return matrices.tobytes() + hidden.tobytes()

@@ -136,7 +136,7 @@ def occluded(
         points: K x 3, in the world.
         starts: K x 3: where the rays from the camera begin.
         own: for each point the object that it belongs to.
-        margin: so far below the surface of its own object a point still counts as on it, in metres along the ray.
+        margin: so far below the surface of its own object a point still counts as on it, in Blender units along the ray.
         passes_through: whether rays go through an object: it is not rendered.
         scene: the scene.
         depsgraph: the evaluated one.

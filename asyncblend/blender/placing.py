@@ -118,10 +118,12 @@ def _parent_space(obj: Any) -> _Array:
     names = "location", "rotation_euler", "rotation_quaternion", "rotation_axis_angle", "scale"
     saved = [(name, list(getattr(obj, name))) for name in names]
     # Parents may be bones, vertices or curves. Blender knows what they do to an object that itself does nothing.
-    obj.matrix_basis = Matrix()
-    space = world_matrix(obj, bpy.context.evaluated_depsgraph_get())
-    for name, value in saved:
-        setattr(obj, name, value)
+    try:
+        obj.matrix_basis = Matrix()
+        space = world_matrix(obj, bpy.context.evaluated_depsgraph_get())
+    finally:
+        for name, value in saved:
+            setattr(obj, name, value)
     if abs(np.linalg.det(space[:3, :3])) < 1e-30:
         raise ConfigError(f"a parent of {obj.name!r} has a scale of 0, so it cannot be placed")
     return space

@@ -62,6 +62,7 @@ def pose(
     """
     if not 0 <= margin < 0.5:
         raise ConfigError(f"margin must be at least 0 and below 0.5 of the image, got {margin!r}")
+    _check_object(obj)
     far = _drawn(rng, distance, "distance", least=0)
     across = rng.uniform(margin, 1 - margin, 2)
     axes = _rotation(rng)
@@ -92,6 +93,7 @@ def light(
         radius: distance from the target.
         target: three numbers in world space, or an object, for its middle.
     """
+    _check_object(obj)
     if obj.type != "LIGHT":
         raise ConfigError(f"object {obj.name!r} is not a light but of type {obj.type}")
     power = _drawn(rng, energy or _ENERGY.get(obj.data.type, (100.0, 1000.0)), "energy", least=0)
@@ -113,6 +115,7 @@ def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> 
         rng: `task.rng`.
         roughness: of the Principled BSDF, within [0, 1].
     """
+    _check_object(obj)
     if not hasattr(obj.data, "materials"):
         raise ConfigError(f"object {obj.name!r} of type {obj.type} cannot have a material")
     rough = _drawn(rng, roughness, "roughness", least=0, most=1)
@@ -120,7 +123,12 @@ def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> 
     colour = (*colorsys.hsv_to_rgb(hue, saturation, value), 1.0)
 
     found = _own_material(obj)
-    shader = next(node for node in found.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    shader = next((node for node in found.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
+    if shader is None:
+        raise ConfigError(
+            f"material {found.name!r}, which was made for {obj.name!r}, has no Principled BSDF any more: "
+            "put one back, or remove the material"
+        )
     shader.inputs["Base Color"].default_value = colour
     shader.inputs["Roughness"].default_value = rough
     found.diffuse_color, found.roughness = colour, rough  # what Workbench shows
@@ -180,6 +188,13 @@ def _scene() -> Any:
     import bpy
 
     return bpy.context.scene
+
+
+def _check_object(obj: Any) -> None:
+    import bpy
+
+    if not isinstance(obj, bpy.types.Object):
+        raise ConfigError(f"an object is needed, such as bpy.data.objects['Cube']; got {obj!r}")
 
 
 def _depsgraph() -> Any:

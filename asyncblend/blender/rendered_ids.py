@@ -13,10 +13,12 @@ from .capture import render
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .instances import LastMask
+
 __all__ = ["hidden_from_renders", "rendered_ids"]
 
 
-def rendered_ids() -> Any:
+def rendered_ids() -> LastMask:
     """`instances.last()`, if it is still true; else that of a render with nothing but ids.
 
     That one is by Cycles whatever the scene's engine, with one sample in each pixel's centre, without motion blur and
@@ -27,19 +29,22 @@ def rendered_ids() -> Any:
     last = instances.last()
     if last is not None and last.still_true():
         return last
-    with _ids_only(bpy.context.scene):
-        render(("instance",))
-    return instances.last()
+    with _ids_only(bpy.context.scene, bpy.context.view_layer):
+        render(("instance",), color="linear")  # no view transform for an image that nobody wants
+    rendered = instances.last()
+    assert rendered is not None
+    return rendered
 
 
 @contextlib.contextmanager
-def _ids_only(scene: Any) -> Iterator[None]:
+def _ids_only(scene: Any, view_layer: Any) -> Iterator[None]:
     """Settings for a fast render of ids."""
     cycles, blurred = scene.cycles, getattr(getattr(scene.camera, "data", None), "dof", None)
     wanted = [
         (scene.render, "engine", "CYCLES"),
         (scene.render, "use_motion_blur", False),
         (cycles, "samples", 1),
+        (view_layer, "samples", 0),  # else they count instead of the scene's
         (cycles, "use_adaptive_sampling", False),
         (cycles, "use_denoising", False),
         (cycles, "pixel_filter_type", "BOX"),
@@ -61,21 +66,17 @@ def _ids_only(scene: Any) -> Iterator[None]:
 
 
 def hidden_from_renders(view_layer: Any) -> set[str]:
-    """The names of the view layer's objects that a render does not show, by themselves or by their collections."""
-    import bpy
-
+    """The names of the view layer's objects that a render's camera does not see, by themselves or by their collections."""
     hidden = np.empty(len(view_layer.objects), bool)
     view_layer.objects.foreach_get("hide_render", hidden)
     found = {view_layer.objects[number].name for number in map(int, np.flatnonzero(hidden))}
-    if any(collection.hide_render for collection in bpy.data.collections):
-        shown = _shown_by_collections(view_layer.layer_collection)
-        found |= {obj.name for obj in view_layer.objects if obj.name not in shown}
-    return found
+    shown = _shown_by_collections(view_layer.layer_collection)
+    return found | {obj.name for obj in view_layer.objects if obj.name not in shown}
 
 
 def _shown_by_collections(layer_collection: Any) -> set[str]:
-    """An object is rendered if one of its collections is; one that is hidden hides those in it."""
-    if layer_collection.collection.hide_render:
+    """An object is seen if one of its collections is; one that is hidden, or indirect only, hides those in it."""
+    if layer_collection.collection.hide_render or layer_collection.indirect_only:
         return set()
     found = set() if layer_collection.exclude else {obj.name for obj in layer_collection.collection.objects}
     for child in layer_collection.children:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-NAMES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_CONF")
+NAMES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_CONF", "OPENBLAS_NUM_THREADS")
 BODY = f"""
 import os
 
@@ -28,6 +28,7 @@ async def test_blenders_keep_their_memory_unless_the_user_says_otherwise(
     """The allocators' settings reach the process, and none that the user has made is changed."""
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("MALLOC_CONF", "tcache:true")
     blender = str(fake_blender(tmp_path / "fake"))
     async with ab.BlenderStream(
@@ -36,4 +37,5 @@ async def test_blenders_keep_their_memory_unless_the_user_says_otherwise(
         frames = [frame async for frame in stream]
     assert int(frames[0]["MALLOC_MMAP_THRESHOLD_"]) == 32 << 20
     assert int(frames[0]["MALLOC_TRIM_THRESHOLD_"]) >= 1 << 30
+    assert frames[0]["OPENBLAS_NUM_THREADS"] == "1"
     assert frames[0]["MALLOC_CONF"] == "tcache:true"
