@@ -127,6 +127,7 @@ class Bridge:
         self.config = config
         self._pid = os.getpid()
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._looping = threading.Event()  # from when there is a loop
         self._thread = threading.Thread(target=self._run, name="asyncblend event loop", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main_task: asyncio.Task[None] | None = None
@@ -167,11 +168,29 @@ class Bridge:
             raise
         return self._pass
 
-    def begin(self, start: int | None = None, state: Mapping[str, Any] | None = None) -> Pass:
-        """Begin another pass, at index `start` or where `state` was saved. The last one ends with StreamClosed."""
+    def begin(
+        self, start: int | None = None, state: Mapping[str, Any] | None = None, *, wait: bool = True
+    ) -> Pass:
+        """Begin another pass, at index `start` or where `state` was saved. The last one ends with StreamClosed.
+
+        Args:
+            wait: for the first Blender, if none is ready yet. False: as `open` has it.
+
+        Raises:
+            ConfigError: the state does not fit.
+            StreamClosed: the bridge was closed.
+            AsyncblendError: the fleet could not start.
+        """
         self.check_process()
-        self._started.result()
-        return self._call(lambda: self._begin(start, state))
+        if wait:
+            self._started.result()
+        else:
+            self._looping.wait()
+        try:
+            return self._call(lambda: self._begin(start, state))
+        except StreamClosed:
+            self._started.result()  # if the start has failed, it says why
+            raise
 
     def stats(self) -> StreamStats:
         """A snapshot. Also after the end."""
@@ -249,16 +268,17 @@ class Bridge:
             self._started.set_exception(error or cause)
         if self._pass is not None:
             self._pass.end(error if error is not None and isinstance(error, Exception) else cause)
+        self._looping.set()  # nobody need wait for it
         self._over.set()
 
     async def _main(self) -> None:
         self._loop, self._main_task = asyncio.get_running_loop(), asyncio.current_task()
+        self._looping.set()
         if self._closing:
             return  # before there was a loop to tell
         async with self._stream:
             assert self._pass is not None
-            if self._feeding is None:
-                self._start_feeding(self._pass)
+            self._start_feeding(self._pass)
             self._started.set_result(None)
             try:
                 await asyncio.Event().wait()  # until close cancels this task
@@ -267,14 +287,18 @@ class Bridge:
 
     def _begin(self, start: int | None, state: Mapping[str, Any] | None) -> Pass:
         self._note_taken()
-        self._stream.rewind(start, state)
+        started = self._started.done()
+        # While the stream starts, only a start that has failed closes it: `_run` ends the pass, and says why.
+        with contextlib.nullcontext() if started else contextlib.suppress(StreamClosed):
+            self._stream.rewind(start, state)
         self._stop_feeding()  # else it might go on with the new pass's queue
         if self._pass is not None:
             if not self._pass.ended:
                 self._pass.drop()  # what is left of it will be rendered again; a complete pass keeps its last frames
             self._pass.end(StreamClosed("another iteration over the same stream has begun"))
         self._pass = Pass(self)
-        self._start_feeding(self._pass)
+        if started:  # else `_main` does, once it is
+            self._start_feeding(self._pass)
         return self._pass
 
     def _stop_feeding(self) -> None:

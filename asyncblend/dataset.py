@@ -102,7 +102,8 @@ class BlenderDataset(ItemDataset):
         """Begin an iteration, for who takes the frames themselves. None: this process renders nothing.
 
         Args:
-            wait: until the first Blender is ready. Else the pass raises what goes wrong at the start.
+            wait: until the first Blender is ready. Else what goes wrong at the start is raised by the pass, or by
+                another `begin`.
         """
         config = self._share()
         if config is None:
@@ -113,7 +114,7 @@ class BlenderDataset(ItemDataset):
         self._resume, self._bridge_epoch = None, epoch
         # Over this process's last fleet, if that is usable, else over a new one.
         if self._bridge is not None and self._bridge.usable and self._bridge.config == config:
-            return self._bridge.begin(start, state)
+            return self._bridge.begin(start, state, wait=wait)
         self.close()
         self._bridge = Bridge(config)
         self._finalizer = weakref.finalize(self, self._bridge.close)

@@ -86,7 +86,7 @@ class RecordedDataset(ItemDataset):
         epoch = int(self._epoch)
         done = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
-        return self.items_of(self._own(epoch, done))
+        return self.items_of(self._share(epoch, done))
 
     def samples(self, epoch: int, share: tuple[int, int], *, repetition: int = 0) -> Iterator[Frame]:
         """The samples of an epoch, as the stream gave them.
@@ -138,7 +138,8 @@ class RecordedDataset(ItemDataset):
     def close(self) -> None:
         """Nothing is open. For scripts that close a BlenderDataset."""
 
-    def _own(self, epoch: int, done: int) -> Iterator[Frame]:
+    def _share(self, epoch: int, done: int) -> Iterator[Frame]:
+        """What this process gives, but for so many that are done."""
         k, n = self._place()
         self._progress = (epoch, done)
         for frame in self.samples(epoch, (k + done * n, n)):
@@ -260,7 +261,7 @@ class MixedDataset(ItemDataset):
         recorded = self._recorded.again_and_again(int(self._epoch), (k, n))
         due = 0.0  # live ones that have not come
         while left != 0 and (live is not None or left is not None):
-            due = min(due + self._ratio, 1.0)  # what did not come in time is not made up for
+            due = min(due, 1.0) + self._ratio  # of those that did not come in time, one is made up for
             frame = None
             if live is not None and due > 1.0 - 1e-9:
                 try:

@@ -20,6 +20,8 @@ import pytest
 import asyncblend as ab
 from asyncblend import aio
 from asyncblend.bridge import Bridge, Pass
+from asyncblend.fleet import discovery
+from asyncblend.stream import stream
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.testing import fake_blender
@@ -288,6 +290,58 @@ def test_the_old_pass_takes_no_frame_of_the_new_one(make: Open, monkeypatch: pyt
     monkeypatch.setattr(Dispatcher, "frame", frame)
     bridge.open()
     assert sorted(rest(begun.get(timeout=LIMIT))) == list(range(5))
+
+
+LATE = """
+import os, threading
+while not os.path.exists({gate!r}):
+    threading.Event().wait(0.005)
+def sample(task): return {{}}
+"""
+
+
+def test_passes_begun_while_the_fleet_starts(make: Open, tmp_path: Path) -> None:
+    """Nobody waits for it. The last one counts, and its state is its own from the beginning."""
+    gate = tmp_path / "gate"
+    bridge = make(LATE.format(gate=str(gate)), length=12)
+    first = bridge.open(wait=False)
+    state = {**bridge.state_dict(), "start": 100, "watermark": 104, "above": [106]}
+    second = Elsewhere(lambda: bridge.begin(50, wait=False)).result()
+    third = Elsewhere(lambda: bridge.begin(100, state, wait=False)).result()
+    assert third.poll() is None
+    assert bridge.state_dict() == state
+    with pytest.raises(ab.ConfigError, match="not a saved state"):
+        bridge.begin(state={}, wait=False)
+    for ended in (first, second):
+        with pytest.raises(ab.StreamClosed, match="another iteration"):
+            ended.get(LIMIT)
+    gate.touch()
+    assert sorted(rest(third)) == [104, 105, *range(107, 112)]
+
+
+def test_a_pass_begun_just_before_there_is_a_fleet(make: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream is entered then, but has nothing to begin a pass with."""
+    bridge = make(length=5)
+    begun: queue.SimpleQueue[Pass] = queue.SimpleQueue()
+
+    def find(blender: Any) -> Any:
+        asyncio.get_running_loop().call_soon(lambda: begun.put(bridge._begin(7, None)))
+        return discovery.find_blender(blender)
+
+    monkeypatch.setattr(stream, "find_blender", find)
+    bridge.open(wait=False)
+    assert sorted(rest(begun.get(timeout=LIMIT))) == list(range(7, 12))
+
+
+def test_a_start_that_fails_is_told_to_the_pass_begun_meanwhile(make: Open) -> None:
+    """And to one begun afterwards."""
+    bridge = make(faults={"never_ready": True}, timeouts=ab.Timeouts(start=0.5, stop=0.1))
+    bridge.open(wait=False)
+    with pytest.raises(ab.StartTimeout):
+        bridge.begin(wait=False).get(LIMIT)
+    until(lambda: not bridge.usable)
+    with pytest.raises(ab.StartTimeout):
+        bridge.begin(wait=False).get(LIMIT)
 
 
 def test_many_passes_on_one_fleet_lose_nothing(make: Open) -> None:

@@ -14,6 +14,7 @@ import torch.distributed
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
+from asyncblend.bridge import Frame, Pass
 from asyncblend.testing import fake_blender
 
 pytestmark = [
@@ -79,6 +80,9 @@ def until_queued(dataset: ab.BlenderDataset) -> None:
         (0.25, [False, False, False, True] * 3),
         (1.0, [True] * 12),
         (0.1, [False] * 9 + [True]),
+        (0.3, [False, False, False, True, False, False, True, False, False, True] * 2),
+        (0.75, [False, True, True, True] * 4),
+        (0.9, [False, *[True] * 9] * 2),
     ],
 )
 def test_the_ratio_holds_while_live_ones_are_ready(
@@ -98,6 +102,30 @@ def test_the_ratio_holds_while_live_ones_are_ready(
     assert counts == {"live": sum(expected), "recorded": len(expected) - sum(expected) + (ratio == 1.0)}
 
 
+class Ready(Pass):
+    """A pass that has a frame at each turn, but at the first so many."""
+
+    def __init__(self, late: int = 0) -> None:
+        self._late = late
+
+    def poll(self) -> Frame | None:
+        self._late -= 1
+        return None if self._late >= 0 else Frame({"live": True}, index=0, instance=0)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 2 / 3, 0.75, 0.9, 0.99])
+def test_the_ratio_is_exact(ratio: float, live: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each item. Of those that came too late, one is made up for."""
+    own = live()
+    monkeypatch.setattr(own, "begin", lambda wait: Ready())
+    mixed = kinds(itertools.islice(ab.MixedDataset(own, recorded(), ratio), 1000))
+    assert [sum(mixed[:n]) for n in range(1001)] == [int(n * ratio + 1e-6) for n in range(1001)]
+    monkeypatch.setattr(own, "begin", lambda wait: Ready(late=30))
+    mixed = kinds(itertools.islice(ab.MixedDataset(own, recorded(), ratio), 1000))
+    late = mixed[mixed.index(True) :]
+    assert abs(sum(late) - len(late) * ratio) <= 1 + 1e-6
+
+
 def test_training_never_waits(live: Any, recorded: Any) -> None:
     """Blenders that never are ready, or never end a sample: recorded ones come, again and again."""
     for faults in ({"never_ready": True}, {"hang_after": 0}):
@@ -110,8 +138,31 @@ def test_training_never_waits(live: Any, recorded: Any) -> None:
         dataset.close()
 
 
+def test_the_next_epochs_do_not_wait_either(
+    live: Any, recorded: Any, tmp_path: Path, write_script: Callable[..., Path]
+) -> None:
+    """While the Blenders still start. Once they are ready, they make what is asked for by then."""
+    gate = tmp_path / "gate"
+    wait = f"import os, threading\nwhile not os.path.exists({str(gate)!r}): threading.Event().wait(0.005)\n"
+    script = write_script(wait + SAMPLE, name="late.py")
+    own = live(script=script, length=20, queue_size=32, timeouts=ab.Timeouts(start=LIMIT))
+    dataset = ab.MixedDataset(own, recorded(), 0.5, length=20)
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        assert kinds(dataset) == [False] * 20
+    dataset.set_epoch(3)
+    iterator = iter(dataset)
+    next(iterator)
+    gate.touch()
+    while (stats := own.stats()) is None or stats.queued < 20:
+        pass
+    items = list(iterator)
+    assert sorted(item["index"] for item in items if item["live"]) == list(range(60, 60 + sum(kinds(items))))
+    assert 1 <= sum(kinds(items)) <= 10
+
+
 def test_what_did_not_come_is_not_made_up_for(live: Any, recorded: Any) -> None:
-    """After a long wait for the Blenders, the ratio is as ever."""
+    """After a long wait for the Blenders, the ratio is as ever, but for one."""
     own = live(queue_size=16)
     iterator = iter(ab.MixedDataset(own, recorded(), 0.5))
     for _ in range(20):

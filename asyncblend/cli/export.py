@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +36,7 @@ def export(
     console = Console()
     with Progress(console=console, transient=True) as progress:
         report = export_items(
-            progress.track(_each(samples), total=len(samples), description="exporting"),
+            progress.track(samples, total=len(samples), description="exporting"),
             out,
             format,
             overwrite=overwrite,
@@ -46,10 +45,6 @@ def export(
     console.print(_table(report, out))
     for note in report.notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
-
-
-def _each(samples: Recording) -> Iterable[Any]:
-    return (samples[position] for position in range(len(samples)))
 
 
 def _info(recording: Path, about: Any) -> dict[str, Any]:

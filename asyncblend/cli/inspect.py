@@ -91,8 +91,7 @@ def _check_picture(out: Path) -> None:
 def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
     """The first samples of a recording, and its seed."""
     recording = Recording(folder)
-    found = (recording[position] for position in range(len(recording)))
-    items = [_item(sample, sample.index, sample.params) for sample in itertools.islice(found, count)]
+    items = [_item(sample, sample.index, sample.params) for sample in itertools.islice(recording, count)]
     return items, recording.about.get("seed")
 
 

@@ -65,9 +65,10 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
 
     console = Console()
     recorder = BlenderStream(config).record(out, **how)
+    line = _Line(console, recorder, config.length or 0)
     whole = False
     try:
-        with _Line(console, recorder, config.length or 0) as line:
+        with line:
             async with recorder:
                 async for _ in recorder:
                     line.frame_came()
@@ -97,9 +98,8 @@ class _Line:
         self._before = 0  # samples that were there already
         self._frames = 0
 
-    def __enter__(self) -> _Line:
+    def __enter__(self) -> None:
         self._progress.start()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()

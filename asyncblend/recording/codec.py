@@ -30,6 +30,7 @@ Array = np.ndarray[Any, Any]
 
 _KINDS = "biufc"  # of numpy dtypes: those that a frame may have
 _MAX_PIXELS = 1 << 26  # Pillow takes larger images for an attack when it reads them
+_MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
 _LONGEST = 60  # characters of a file's name, without its key; a tar header has room for 100
 # PNG of a rendered 640x480 image: level 1 takes 6 ms, level 6 takes 12 ms for 10 % less. Run-length matches (zlib's
 # strategy 3) are faster still with noise, 24 ms instead of 31, and smaller. One core; `python -m benchmarks record`.
@@ -46,7 +47,7 @@ class Images:
 
     format: str = "png"
     """"png", without loss, or "jpeg" for `image` and for values whose name begins with it, if they have three
-    channels. All other images are PNG in any case: they may be labels."""
+    channels and no side over 65,500 pixels. All other images are PNG in any case: they may be labels."""
     quality: int | None = None
     """Of JPEG, 1 to 100; None: 95."""
 
@@ -66,7 +67,8 @@ class Images:
 
         buffer = io.BytesIO()
         image = Image.fromarray(array)
-        if self.format == "jpeg" and name.startswith("image") and array.shape[2] == 3:
+        fits = max(array.shape) <= _MAX_JPEG_SIDE
+        if self.format == "jpeg" and name.startswith("image") and array.shape[2] == 3 and fits:
             image.save(buffer, "JPEG", quality=95 if self.quality is None else self.quality)
             return "jpg", buffer.getvalue()
         image.save(buffer, "PNG", **_PNG)

@@ -40,4 +40,8 @@ class Guard:
 
     def release(self) -> None:
         """Let others write."""
-        os.close(self._descriptor)
+        try:
+            # Closing is not enough: a process that was forked meanwhile has the same lock through its copy.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(self._descriptor)

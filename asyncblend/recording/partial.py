@@ -81,8 +81,8 @@ class PartialShard:
     def _publish(self) -> Shard:
         self._file.sync()
         size = self._file.size()
-        self._file.close()
         self._partial.replace(self._path)
+        self._file.close()  # not before: if it could not be replaced, `salvage` needs it
         _sync_folder(self._path.parent)
         return Shard(self._path, size, self._about, self.places)
 

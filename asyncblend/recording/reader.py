@@ -34,9 +34,7 @@ def read(folder: str | os.PathLike[str]) -> Iterator[Sample]:
     Raises:
         RecordingError: there is no recording, or a shard is missing or damaged; its `path` is the shard's.
     """
-    recording = Recording(folder)
-    for position in range(len(recording)):
-        yield recording[position]
+    yield from Recording(folder)
 
 
 class Recording:
@@ -77,6 +75,9 @@ class Recording:
         row = self._table[position]
         place = Place(int(row["index"]), int(row["start"]), int(row["end"]))
         return read_sample(self._paths[int(row["shard"])], place)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[position] for position in range(len(self)))
 
 
 def table_of(shards: Sequence[Shard]) -> np.ndarray[Any, Any]:

@@ -204,7 +204,8 @@ class BlenderStream:
             StreamClosed: the stream was closed.
         """
         start = self.config.start if start is None else start
-        dispatcher = self._open() if self.entered else None
+        # Until there is a dispatcher, it is enough to have the book that it will begin with.
+        dispatcher = None if self._dispatcher is None and self._closing is None else self._open()
         book = new_book(self.config, start, 0 if dispatcher is None else dispatcher.book.next_serial)
         if state is not None:
             if not isinstance(state, Mapping) or state.get("seed") != self.config.seed:

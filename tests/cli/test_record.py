@@ -10,7 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from asyncblend.cli import app
 from asyncblend.recording import Recording
 from asyncblend.testing import fake_blender
 
@@ -102,6 +104,23 @@ def test_wrong_use_ends_with_the_reason(
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_before_the_first_line_comes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As itself."""
+
+    def progress(*columns: object, **options: object) -> None:
+        raise LookupError("no such terminal")
+
+    # By this name, the package has the command itself.
+    monkeypatch.setattr(sys.modules["asyncblend.cli.record"], "Progress", progress)
+    (tmp_path / "scene.py").touch()
+    fake = fake_blender(tmp_path / "fake", values=VALUES)
+    line = ["record", str(tmp_path / "scene.py"), "--out", str(tmp_path / "cubes"), "--length", "3"]
+    result = CliRunner().invoke(app, [*line, "--blender", str(fake)])
+    assert isinstance(result.exception, LookupError)
 
 
 def test_another_stream_is_refused(tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ def test_jpeg_is_for_images_alone() -> None:
     assert same(sample["colours"], labels)
     assert same(sample["image_alpha"], alpha)
     assert np.abs(sample["image"].astype(int) - smooth).max() < 8
+    for shape, file in (
+        ((1, 65_500, 3), "image.jpg"),
+        ((1, 65_501, 3), "image.png"),
+        ((65_501, 1, 3), "image.png"),
+    ):
+        long = {"image": np.zeros(shape, np.uint8)}
+        files_of_long = encode(long, index=0, instance=0, params={}, images=Images("jpeg"))
+        assert sorted(files_of_long) == [file, "json"]
+        assert same(decode(files_of_long)["image"], long["image"])
     coarse = encode(values, index=0, instance=0, params={}, images=Images("jpeg", 5))
     assert len(coarse["image.jpg"]) < len(files["image.jpg"])
 

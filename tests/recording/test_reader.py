@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def test_samples_come_in_order_of_index(written: Written) -> None:
     folder = written(indices)
     assert len(list(folder.glob("*.tar"))) == 6
     check(folder, list(range(23)))
+    assert isinstance(Recording(folder), Iterable)
+    assert [sample.index for sample in Recording(folder)] == list(range(23))
     about = Recording(folder).about
     assert {name: about[name] for name in ABOUT} == ABOUT
     assert recording.is_recording(folder)

@@ -137,6 +137,24 @@ def test_a_second_writer_is_told(folder: Path) -> None:
     assert indices(folder) == [0]
 
 
+def test_a_child_forked_meanwhile_holds_nothing(folder: Path) -> None:
+    """As a DataLoader's workers are, which live on when the recording is closed."""
+    writer = opened(folder)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writing)
+        os.read(reading, 1)  # until the parent closes its end, or is no more
+        os._exit(0)
+    try:
+        writer.close()
+        opened(folder).close()
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
 def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(folder: Path) -> None:
     """However it dies."""
     code = (
@@ -286,6 +304,25 @@ def test_a_full_disk_at_any_call(call: str, turn: int, folder: Path, monkeypatch
         written_again.add(index, files_of(index))
     written_again.close()
     assert indices(folder) == list(range(60))
+
+
+def test_a_shard_whose_renaming_fails_once_is_not_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is told, and all samples are there."""
+    writer = opened(folder, 1000)
+    for index in range(5):
+        writer.add(index, files_of(index))
+    real, failures = Path.replace, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def replace(self: Path, target: Path) -> Path:
+        if failures:
+            raise failures.pop()
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(RecordingError, match="Input/output error") as caught:
+        writer.close()
+    assert caught.value.recorded == writer.recorded == 5
+    assert indices(folder) == list(range(5))
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
