@@ -127,14 +127,14 @@ def _font(size: int) -> Any:
 
 
 def _writable(text: str) -> str:
-    """What the font can write: accents dropped, anything else that it has not as "?"."""
-    if text.isascii():
+    """What the font can write in a line: accents dropped, anything else that it has not as "?"."""
+    if text.isascii() and text.isprintable():
         return text
     kept = []
     for letter in text:
-        if letter.isascii() or letter in _NOT_ASCII_BUT_THERE:
+        if letter in _NOT_ASCII_BUT_THERE or (letter.isascii() and letter.isprintable()):
             kept.append(letter)
         else:
             parts = unicodedata.normalize("NFKD", letter)
-            kept.append("".join(part for part in parts if part.isascii()) or "?")
+            kept.append("".join(part for part in parts if part.isascii() and part.isprintable()) or "?")
     return "".join(kept)

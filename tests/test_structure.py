@@ -42,8 +42,9 @@ ALLOWED: dict[str, set[str]] = {
     "fleet": BOTTOM | {"config", "aio", "ring"},
     "recording": {"errors", "config", "payload", "__init__"},  # the last one for the version
     "canvas": set(),
-    "export": {"errors"},
-    "sheet": {"errors", "canvas"},
+    "skeleton": {"errors"},
+    "export": {"errors", "skeleton"},
+    "sheet": {"errors", "canvas", "skeleton"},
     "stream": ENGINE - {"stream"} | {"recording"},
     "bridge": {"errors", "config", "aio", "stream"},
     "items": {"errors", "config", "batch", "stream"},

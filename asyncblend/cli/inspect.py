@@ -39,6 +39,9 @@ def inspect(
 ) -> None:
     """Draw samples with their labels into one picture: boxes, names, keypoints and masks on the image, and a tile for
     each label of `bl.render`. What else a sample has is listed as text.
+
+    3D boxes are drawn if the sample also has its camera's K and world_to_camera; of an orthographic camera, then also
+    "orthographic": True.
     """
     check_whole("--samples", samples, 1)
     if samples > _MOST:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
+from ..skeleton import skeleton_of
 
 __all__ = ["Categories"]
 
@@ -48,7 +49,7 @@ class Categories:
         elif number and name and self._names[number] != name:
             self._note(f"class {number} is called {self._names[number]!r} and {name!r}; the first is taken")
         self._counts[number] = self._counts.get(number, 0) + 1
-        if "keypoints" in item:
+        if item.get("keypoints") is not None:
             used = np.flatnonzero(item["keypoints"][row].any(axis=1))
             count = int(used[-1]) + 1 if len(used) else 0
             self._rows[number] = max(self._rows.get(number, 0), count)
@@ -95,24 +96,11 @@ class Categories:
 
 
 def _skeleton(item: Mapping[str, Any], class_name: str) -> _Skeleton:
-    names, pairs = (
-        value.get(class_name) if isinstance(value := item.get(name), Mapping) else value
-        for name in ("keypoint_names", "skeleton")
-    )
-    if isinstance(pairs, np.ndarray):
-        pairs = pairs.tolist()
-    try:
-        joined = [[int(a), int(b)] for a, b in pairs or ()]
-    except (TypeError, ValueError):
-        joined = [[0, 0]]
-    if any(min(pair) < 1 for pair in joined):
-        raise ConfigError(
-            f"sample {item['index']}: 'skeleton' is pairs of keypoints, counted from 1, such as [[1, 2], [2, 3]], for "
-            f"all classes or in a dict by class_name; got {pairs!r:.80}"
-        )
+    value = item.get("keypoint_names")
+    names = value.get(class_name) if isinstance(value, Mapping) else value
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ConfigError(
             f"sample {item['index']}: 'keypoint_names' is a list of strings, for all classes or in a dict by "
             f"class_name; got {names!r:.80}"
         )
-    return _Skeleton(names, joined)
+    return _Skeleton(names, skeleton_of(item, class_name))

@@ -143,12 +143,14 @@ def _annotation(item: Mapping[str, Any], row: int, seen: Array, masks: Any) -> d
 
 
 def _of(item: Mapping[str, Any], name: str, row: int, rank: int) -> Any:
-    """An object's row of an array that is optional."""
+    """An object's row of an array that is optional. JSON has no NaN."""
     value = item.get(name)
     if value is None:
         return None
     wrong = not isinstance(value, np.ndarray) or value.ndim != rank or len(value) != len(item["id"])
-    if wrong or (rank == 3 and value.shape[2] != 3):
+    if wrong or value.dtype.kind not in "biuf" or (rank == 3 and value.shape[2] != 3):
+        raise ConfigError(_as_annotated(int(item["index"]), name))
+    if not np.isfinite(value[row]).all():
         raise ConfigError(_as_annotated(int(item["index"]), name))
     return value[row]
 

@@ -20,13 +20,16 @@ _EDGES = np.array(
 _NEAR = 1e-3  # metres before the camera; nearer, a projection means nothing
 
 
-def box_lines(corners: Array, intrinsics: Array, world_to_camera: Array) -> Array:
-    """Where a box's edges are seen by a perspective camera.
+def box_lines(
+    corners: Array, intrinsics: Array, world_to_camera: Array, *, orthographic: bool = False
+) -> Array:
+    """Where a box's edges are seen by a camera.
 
     Args:
         corners: 8 x 3, world space, in the order of `bl.annotate`.
-        intrinsics: 3 x 3, in pixels.
+        intrinsics: 3 x 3: K of `bl.Camera`, in pixels, or pixels per unit of an orthographic camera.
         world_to_camera: 4 x 4, to x right, y down, z forward.
+        orthographic: the camera's kind: a pixel is K (X, Y, 1), not K (X/Z, Y/Z, 1).
 
     Returns:
         M x 2 x 2 float64, the two ends of each edge in pixels, cut where it would go behind the camera; at most 12.
@@ -40,6 +43,8 @@ def box_lines(corners: Array, intrinsics: Array, world_to_camera: Array) -> Arra
         if min(first, last) < _NEAR:
             cut = line[0] + (_NEAR - first) / (last - first) * (line[1] - line[0])
             line[0 if first < _NEAR else 1] = cut
+    if orthographic:
+        ends[..., 2] = 1
     flat = ends @ intrinsics.T
     lines: Array = flat[..., :2] / flat[..., 2:]
     return lines

@@ -28,6 +28,7 @@ __all__ = [
     "id_picture",
     "normal_picture",
     "ramp",
+    "srgb",
     "wheel_picture",
 ]
 
@@ -69,6 +70,14 @@ def hint_of(colour: Colour) -> str:
     """Black or white, whichever is legible on the colour."""
     red, green, blue = colour
     return "#101216" if 0.299 * red + 0.587 * green + 0.114 * blue > 112 else "#ffffff"
+
+
+def srgb(linear: Array) -> Array:
+    """uint8 of linear light, cut to 0..1, as IEC 61966-2-1 encodes it and Blender shows it; NaN: 0."""
+    light = np.clip(np.nan_to_num(np.asarray(linear, np.float64)), 0, 1)
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    colours: Array = np.rint(encoded * 255).astype(np.uint8)
+    return colours
 
 
 def id_picture(ids: Array, colour: Callable[[int], Colour] = colour_of) -> Array:
@@ -204,10 +213,7 @@ def _from_oklch(lightness: Any, chroma: Any, hue: Any) -> Array:
     share = np.ones(chroma.shape)
     while (outside := ~_in_gamut(_linear(lightness, chroma * share, hue))).any():
         share = np.where(outside, share * 0.96, share)
-    linear = np.clip(_linear(lightness, chroma * share, hue), 0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    colours: Array = np.rint(encoded * 255).astype(np.uint8)
-    return colours
+    return srgb(_linear(lightness, chroma * share, hue))
 
 
 def _in_gamut(linear: Array) -> Array:

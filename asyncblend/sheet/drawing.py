@@ -39,8 +39,9 @@ def annotated(sample: Shown, width: int, height: int) -> Image.Image:
     radius = (4.2 if total <= _FEW_KEYPOINTS else 2.6) * min(1.0, max(width, height) / 480)
     for thing in sample.things:
         _keypoints(marks, thing, scale, radius)
-    for i, (x, y) in enumerate((sample.points * scale).tolist()):
-        point_mark(marks, x, y, POINT_COLOURS[i % len(POINT_COLOURS)], 5 * min(1.0, max(width, height) / 480))
+    for i, x, y in sample.points:
+        colour = POINT_COLOURS[i % len(POINT_COLOURS)]
+        point_mark(marks, x * scale, y * scale, colour, 5 * min(1.0, max(width, height) / 480))
     _names(marks, sample.things, scale)
     base.paste(layer := marks.picture(), (0, 0), layer)
     return base
@@ -121,7 +122,7 @@ def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> Non
     colour = as_hex(colour_of(thing.id))
     points = thing.keypoints
     for a, b in thing.skeleton:
-        if max(a, b) < len(points) and min(a, b) >= 0 and points[a, 2] > 0 and points[b, 2] > 0:
+        if max(a, b) < len(points) and points[a, 2] > 0 and points[b, 2] > 0:
             line = (points[[a, b], :2] * scale).tolist()
             canvas.line(line, _SHADE, 3.5)
             canvas.line(line, colour, 2)

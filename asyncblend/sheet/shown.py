@@ -1,17 +1,26 @@
 """Shown: what of an item can be drawn, found by the names of `bl.render` and `bl.annotate`.
 
-A name whose value has another form than theirs is not drawn but listed, so any item can be shown.
+A name whose value has another form than theirs is not drawn but listed, so any item can be shown. Nor is a mark drawn
+whose place is not finite, such as that of a point behind the camera, or absurdly far from the image.
+
+An item may also have "xy", N x 2 points; "skeleton", pairs of keypoints counted from 1, one list or one by class_name;
+and its camera's "K" and "world_to_camera", with which "bbox3d" is drawn. That camera is a perspective one unless the
+item says `"orthographic": True`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import ConfigError
+from ..skeleton import skeleton_of
 from .box3d import box_lines
+from .colours import srgb
 
 __all__ = ["LABELS", "Shown", "Thing"]
 
@@ -31,6 +40,15 @@ LABELS: dict[str, tuple[int, ...]] = {
 """Labels with a value at each pixel, in the order of their tiles, and their shape beyond H x W."""
 
 _MOST_PIXELS = 1280  # along a side: a tile shows no more, and many samples fit into memory
+_FARTHEST = 1e5  # sizes of the image; Pillow fails on numbers that are much larger
+
+
+class _Row(NamedTuple):
+    """Of the table that `bl.render` gives."""
+
+    id: int
+    class_id: int
+    class_name: str
 
 
 class Thing(NamedTuple):
@@ -42,7 +60,7 @@ class Thing(NamedTuple):
     box: Array | None
     """x, y, width, height; None: without one, or it has no visible pixel."""
     keypoints: Array
-    """K x 3: x, y, visibility."""
+    """K x 3: x, y, visibility; 0 also where it cannot be drawn."""
     skeleton: list[tuple[int, int]]
     """Pairs of its keypoints, counted from 0."""
     lines: Array
@@ -71,8 +89,9 @@ class Shown:
         shapes = [array.shape for array in (self.image, *self.labels.values()) if array is not None]
         self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)
         """Width and height in pixels."""
-        self.points = self._rows("xy", 2)
-        """N x 2."""
+        points = self._rows("xy", 2).astype(np.float64)
+        self.points = [(i, *point) for i, point in enumerate(points.tolist()) if self._has_place(points[i])]
+        """Number, x and y of those that can be drawn."""
         self.classes = self._classes()
         """Names of classes by id."""
         self.things = self._things()
@@ -86,7 +105,7 @@ class Shown:
         return ", ".join(
             f"{name} {_brief(value)}"
             for name, value in self._item.items()
-            if name not in self._drawn and not (name == "params" and not value)
+            if name not in self._drawn and not (name == "params" and isinstance(value, Mapping) and not value)
         )
 
     def _label(self, name: str) -> Array | None:
@@ -100,12 +119,12 @@ class Shown:
         step = math.ceil(max(value.shape[:2]) / _MOST_PIXELS)
         return np.ascontiguousarray(value[::step, ::step]) if step > 1 else value
 
-    def _rows(self, name: str, *shape: int, count: int | None = None) -> Array:
+    def _rows(self, name: str, *shape: int, count: int | None = None, kinds: str = "fiub") -> Array:
         """An array of N rows of this shape (-1: any length); none if the item has it not, or in another form."""
         value = self._item.get(name)
         fits = (
             isinstance(value, np.ndarray)
-            and value.dtype.kind in "fiub"
+            and value.dtype.kind in kinds
             and value.ndim == 1 + len(shape)
             and all(want in (-1, have) for want, have in zip(shape, value.shape[1:], strict=True))
             and count in (None, len(value))
@@ -122,17 +141,30 @@ class Shown:
         self._drawn.add(name)
         return value
 
-    def _table(self) -> list[Mapping[str, Any]]:
+    def _table(self) -> list[_Row]:
+        """None, if it has another form. A class that is no whole number is none."""
         table = self._item.get("instances")
-        if not isinstance(table, list) or not all(isinstance(r, Mapping) and "id" in r for r in table):
+        if not isinstance(table, list) or not all(
+            isinstance(row, Mapping) and isinstance(row.get("id"), Integral) for row in table
+        ):
             return []
         self._drawn.add("instances")
-        return table
+        rows = []
+        for row in table:
+            number, name = row.get("class_id"), row.get("class_name")
+            rows.append(
+                _Row(
+                    int(row["id"]),
+                    int(number) if isinstance(number, Integral) else 0,
+                    name if isinstance(name, str) else "",
+                )
+            )
+        return rows
 
     def _classes(self) -> dict[int, str]:
         classes: dict[int, str] = {}
-        rows = [(row.get("class_id", 0), row.get("class_name", "")) for row in self._table()]
-        ids = self._rows("class_id")
+        rows = [(row.class_id, row.class_name) for row in self._table()]
+        ids = self._rows("class_id", kinds="iu")
         rows += zip(ids.tolist(), self._words("class_name", len(ids)), strict=True)
         for number, name in rows:
             if number:
@@ -140,13 +172,15 @@ class Shown:
         return classes
 
     def _things(self) -> list[Thing]:
-        ids, boxes = self._rows("id"), self._rows("bbox", 4)
+        ids, boxes = self._rows("id", kinds="iu"), self._rows("bbox", 4)
         count = len(ids) or len(boxes)
         if not len(ids):
             ids = np.arange(1, count + 1)
         names, classes = self._words("name", count), self._words("class_name", count)
-        boxes = self._rows("bbox", 4, count=count)
-        keypoints = self._rows("keypoints", -1, 3, count=count)
+        boxes = self._rows("bbox", 4, count=count).astype(np.float64)
+        boxed = self._has_place(boxes) & (boxes[:, 2:] > 0).all(axis=1)
+        keypoints = self._rows("keypoints", -1, 3, count=count).astype(np.float64)
+        keypoints[~self._has_place(keypoints[..., :2]), 2] = 0
         visible = self._rows("visible_fraction", count=count)
         truncated = self._rows("truncated", count=count)
         lines = self._boxes3d(count)
@@ -155,8 +189,8 @@ class Shown:
                 id=int(ids[i]),
                 name=names[i],
                 class_name=classes[i],
-                box=boxes[i] if len(boxes) and boxes[i, 2] > 0 and boxes[i, 3] > 0 else None,
-                keypoints=keypoints[i] if len(keypoints) else np.zeros((0, 3), np.float32),
+                box=boxes[i] if len(boxes) and boxed[i] else None,
+                keypoints=keypoints[i] if len(keypoints) else np.zeros((0, 3)),
                 skeleton=self._skeleton(classes[i]),
                 lines=lines[i],
                 visible=float(visible[i]) if len(visible) else None,
@@ -166,11 +200,9 @@ class Shown:
         ]
 
     def _skeleton(self, class_name: str) -> list[tuple[int, int]]:
-        value = self._item.get("skeleton")
-        pairs = value.get(class_name, ()) if isinstance(value, Mapping) else value
         try:
-            found = [(int(a) - 1, int(b) - 1) for a, b in pairs or ()]
-        except (TypeError, ValueError):
+            found = [(a - 1, b - 1) for a, b in skeleton_of(self._item, class_name)]
+        except ConfigError:
             return []
         if found:
             self._drawn.add("skeleton")
@@ -179,11 +211,26 @@ class Shown:
     def _boxes3d(self, count: int) -> list[Array]:
         """Where the camera is known: the item needs `bbox3d`, and the camera's `K` and `world_to_camera`."""
         shapes = {"bbox3d": (count, 8, 3), "K": (3, 3), "world_to_camera": (4, 4)}
-        if any(np.shape(self._item.get(name, 0)) != shape for name, shape in shapes.items()):
+        corners, K, world_to_camera = arrays = [_numbers(self._item.get(name)) for name in shapes]
+        if any(array.shape != shape for array, shape in zip(arrays, shapes.values(), strict=True)):
             return [np.zeros((0, 2, 2))] * count
         self._drawn.update(shapes)
-        corners, intrinsics, world_to_camera = (np.asarray(self._item[name], np.float64) for name in shapes)
-        return [box_lines(eight, intrinsics, world_to_camera) for eight in corners]
+        kind = _numbers(self._item.get("orthographic", False))
+        if kind.shape == ():
+            self._drawn.add("orthographic")
+        boxes = []
+        for eight in corners:
+            with np.errstate(all="ignore"):  # what is not finite then is left out
+                lines = box_lines(
+                    eight, K, world_to_camera, orthographic=bool(kind.shape == () and kind == 1)
+                )
+            boxes.append(lines[self._has_place(lines).all(axis=-1)])
+        return boxes
+
+    def _has_place(self, coordinates: Array) -> Array:
+        """Whether a picture can have these: ... x M numbers give ... bools."""
+        placed: Array = (np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1)  # not if NaN
+        return placed
 
     def _marked(self) -> list[int]:
         """Annotated objects; else those with a class; else all."""
@@ -192,7 +239,7 @@ class Shown:
         if "id" in self._drawn:
             return [thing.id for thing in self.things]
         table = self._table()
-        ids = [row["id"] for row in table if row.get("class_id")] or [row["id"] for row in table]
+        ids = [row.id for row in table if row.class_id] or [row.id for row in table]
         return ids or [int(number) for number in np.unique(self.labels["instance"]) if number > 0]
 
 
@@ -202,24 +249,28 @@ def _picture(value: Any) -> Array | None:
         return None
     if value.ndim == 3 and value.shape[2] not in (1, 3, 4):
         return None
+    if value.ndim == 2:
+        value = value[..., None]
     if value.dtype.kind == "f":
-        linear = np.clip(np.nan_to_num(value.astype(np.float32)), 0, 1)
-        colour = linear[..., :3] if value.ndim == 3 else linear
-        encoded = np.where(colour <= 0.0031308, 12.92 * colour, 1.055 * colour ** (1 / 2.4) - 0.055)
-        if value.ndim == 3 and value.shape[2] == 4:
-            encoded = np.concatenate([encoded, linear[..., 3:]], axis=-1)
-        value = np.rint(encoded * 255).astype(np.uint8)
+        opaque = np.rint(np.clip(np.nan_to_num(value[..., 3:]), 0, 1) * 255).astype(np.uint8)
+        value = np.concatenate([srgb(value[..., :3]), opaque], axis=-1)
     elif value.dtype == np.bool_:
         value = value.astype(np.uint8) * 255
     elif value.dtype != np.uint8:
         return None
-    if value.ndim == 2:
-        value = value[..., None]
     return np.repeat(value, 3, axis=2) if value.shape[2] == 1 else value
 
 
+def _numbers(value: Any) -> Array:
+    """As float64, of whatever shape; of the shape 1 x 0 what is none."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):  # text, ragged lists, huge integers
+        return np.zeros((1, 0))
+
+
 def _brief(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}" if value.ndim else f"{value.item():g}"
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype}{list(value.shape)}" if value.ndim else _brief(value.item())
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

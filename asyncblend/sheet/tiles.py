@@ -20,6 +20,7 @@ from .colours import (
     flow_picture,
     id_picture,
     normal_picture,
+    srgb,
 )
 from .shown import Shown
 
@@ -63,9 +64,7 @@ def tile(sample: Shown, name: str, scales: Mapping[str, Scale]) -> tuple[Array, 
     if name == "semantic":
         return id_picture(label, class_colour_of), _count(label, "class", "classes")
     if name == "albedo":
-        # Linear light; shown as Blender shows a base colour.
-        light = np.clip(np.nan_to_num(label.astype(np.float32)), 0, 1)
-        return np.rint(light ** (1 / 2.2) * 255).astype(np.uint8), ""
+        return srgb(label), ""
     return normal_picture(label), ""
 
 

@@ -151,10 +151,11 @@ def test_categories_are_the_classes_with_keypoints_of_their_own(
 
 
 def test_samples_without_keypoints_and_visibility(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Fields that nobody gave are not there."""
+    """Fields that nobody gave are not there; None is nothing given."""
     for item in items:
         for name in ("keypoints", "visible_fraction", "truncated"):
             del item[name]
+    items[0] |= dict.fromkeys(("keypoints", "visible_fraction", "truncated", "keypoint_names", "skeleton"))
     export(items, tmp_path / "out")
     dataset = loaded(tmp_path / "out").dataset
     assert set(dataset["annotations"][0]) == {
@@ -253,7 +254,9 @@ def test_missing_labels_are_named_with_their_source(items: list[dict[str, Any]],
             r"no picture of H x W x 3 or 4 uint8 but float64\[120, 160, 3\]",
         ),
         ({"skeleton": [[0, 1]]}, "counted from 1"),
+        ({"keypoints": np.full((7, 4, 3), np.nan)}, "'keypoints' is not as"),
         ({"skeleton": 3}, "counted from 1"),
+        ({"skeleton": [[1, float("inf")]]}, "counted from 1"),
         ({"keypoint_names": "left"}, "'keypoint_names' is a list of strings"),
         ({"keypoint_names": ["left", "right"]}, "has 5 keypoints, but 'keypoint_names' has 2"),
     ],
