@@ -181,3 +181,15 @@ def test_every_command_that_is_named_exists() -> None:
         run(sys.executable, "-m", "asyncblend", name, "--help")
     for name in set(re.findall(r"`python -m benchmarks (\w+)", README)):
         run(sys.executable, "-m", "benchmarks", name, "--help", cwd=ROOT)
+
+
+def test_every_figure_is_a_benchmarks() -> None:
+    """Each number of the table of speeds stands in RESULTS.md too."""
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    section = README.partition("## How fast")[2].partition("\n## ")[0]
+    figures = re.findall(r"\*\*([\d.,]+)x?\*\*|\b([\d.,]+) (?:images|frames|round trips|ms|µs)", section)
+    numbers = [one or other for one, other in figures]
+    assert len(numbers) > 10
+    assert [
+        number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", results)
+    ] == []
