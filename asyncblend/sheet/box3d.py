@@ -17,7 +17,7 @@ _EDGES = np.array(
         *((0, 4), (1, 5), (2, 6), (3, 7)),
     ]
 )
-_NEAR = 1e-3  # metres before the camera; nearer, a projection means nothing
+_NEAR = 1e-2  # metres before the camera; nearer, a projection means nothing
 
 
 def box_lines(

@@ -40,7 +40,7 @@ LABELS: dict[str, tuple[int, ...]] = {
 """Labels with a value at each pixel, in the order of their tiles, and their shape beyond H x W."""
 
 _MOST_PIXELS = 1280  # along a side: a tile shows no more, and many samples fit into memory
-_FARTHEST = 1e5  # sizes of the image; Pillow fails on numbers that are much larger
+_FARTHEST = 1e4  # sizes of the image; farther, Pillow draws for seconds, and then fails
 
 
 class _Row(NamedTuple):
