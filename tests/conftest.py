@@ -112,8 +112,8 @@ class _FromOthers:
 
 
 def pytest_configure(config: Any) -> None:
-    """Take over what the processes of pytest-xdist tested, where it is used."""
-    if config.pluginmanager.hasplugin("dsession"):
+    """Take over what the processes of pytest-xdist tested, where it is installed."""
+    if config.pluginmanager.hasplugin("xdist"):  # its own session comes only later
         config.pluginmanager.register(_FromOthers())
 
 
