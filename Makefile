@@ -15,8 +15,8 @@ LIBRARIES := libx11-6:libX11.so.6 libxrender1:libXrender.so.1 libxfixes3:libXfix
 	libgl1:libGL.so.1 libegl1:libEGL.so.1
 
 # Blender's side, in the oldest Python that it must run in.
-INSIDE := asyncblend/__init__.py asyncblend/_lazy.py asyncblend/errors.py asyncblend/launch.py asyncblend/payload.py \
-	asyncblend/protocol.py asyncblend/ring.py asyncblend/blender blender_scripts
+INSIDE := asyncblend/__init__.py asyncblend/_lazy.py asyncblend/errors.py asyncblend/wire asyncblend/blender \
+	blender_scripts
 
 # $(call apt,packages): install them, or say what to type.
 define apt

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from .config import RestartPolicy as RestartPolicy
     from .config import StreamConfig as StreamConfig
     from .config import Timeouts as Timeouts
-    from .dataset import BlenderDataset as BlenderDataset
+    from .data.dataset import BlenderDataset as BlenderDataset
+    from .data.mixed import MixedDataset as MixedDataset
+    from .data.recorded import RecordedDataset as RecordedDataset
     from .errors import AsyncblendError as AsyncblendError
     from .errors import BlenderNotFound as BlenderNotFound
     from .errors import ConfigError as ConfigError
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
-    from .recorded import MixedDataset as MixedDataset
-    from .recorded import RecordedDataset as RecordedDataset
     from .stream.frame import Frame as Frame
     from .stream.stats import StreamStats as StreamStats
     from .stream.stream import BlenderStream as BlenderStream
@@ -63,7 +63,7 @@ __getattr__ = lazy(
     __name__,
     {
         "config": ["RestartPolicy", "StreamConfig", "Timeouts"],
-        "dataset": ["BlenderDataset"],
+        "data.dataset": ["BlenderDataset"],
         "errors": [
             "AsyncblendError",
             "BlenderNotFound",
@@ -78,7 +78,8 @@ __getattr__ = lazy(
             "StartTimeout",
             "StreamClosed",
         ],
-        "recorded": ["MixedDataset", "RecordedDataset"],
+        "data.mixed": ["MixedDataset"],
+        "data.recorded": ["RecordedDataset"],
         "stream.frame": ["Frame"],
         "stream.stats": ["StreamStats"],
         "stream.stream": ["BlenderStream"],

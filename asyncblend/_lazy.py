@@ -10,9 +10,7 @@ from typing import Any
 __all__ = ["lazy"]
 
 
-def lazy(
-    package: str, homes: Mapping[str, Sequence[str]], modules: Sequence[str] = ()
-) -> Callable[[str], Any]:
+def lazy(package: str, homes: Mapping[str, Sequence[str]], modules: Sequence[str] = ()) -> Callable[[str], Any]:
     """A module's `__getattr__`: imports a name from its home, a submodule of `package`, and keeps it there.
 
     `modules` are submodules that are names themselves. No other name may be that of a submodule: importing that

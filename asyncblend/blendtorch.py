@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from .bridge import Bridge, Pass
 from .config import StreamConfig
 from .errors import StreamClosed
+from .stream.bridge import Bridge, Pass
 
 __all__ = ["BlenderLauncher", "Receiver"]
 

@@ -238,9 +238,7 @@ class StreamConfig:
         self._check_script_args()
         self._check_shard()
         if not (self.params is None or isinstance(self.params, Mapping) or callable(self.params)):
-            raise ConfigError(
-                f"params must be a mapping or a callable(index) -> mapping; got {self.params!r}"
-            )
+            raise ConfigError(f"params must be a mapping or a callable(index) -> mapping; got {self.params!r}")
         for name, kind in (
             ("ordered", bool),
             ("factory_startup", bool),

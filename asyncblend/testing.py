@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import ConfigError
-from .launch import Launch
+from .wire.launch import BOOTSTRAP, Launch
 
 if TYPE_CHECKING:
-    from .blender.worker import Worker
+    from .blender.serving.worker import Worker
 
 __all__ = ["fake_blender"]
-
-_BOOTSTRAP = Path(__file__).parent / "blender" / "bootstrap.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +78,7 @@ def fake_blender(
     """
     names = {field.name for field in dataclasses.fields(_Faults)}
     if unknown := faults.keys() - names:
-        raise ConfigError(
-            f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}"
-        )
+        raise ConfigError(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
     try:
         as_json = json.dumps(faults)
     except TypeError as error:
@@ -92,11 +88,9 @@ def fake_blender(
     script = None
     if values is not None:
         script = folder / "synthetic.py"
-        script.write_text(
-            _SYNTHETIC.format(spec={name: (d, tuple(shape)) for name, (d, shape) in values.items()})
-        )
+        script.write_text(_SYNTHETIC.format(spec={name: (d, tuple(shape)) for name, (d, shape) in values.items()}))
     main = folder / "main.py"
-    main.write_text(_MAIN.format(bootstrap=str(_BOOTSTRAP), faults=as_json, script=script and str(script)))
+    main.write_text(_MAIN.format(bootstrap=str(BOOTSTRAP), faults=as_json, script=script and str(script)))
     executable = folder / "blender"
     executable.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(main))} "$@"\n')
     executable.chmod(executable.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
@@ -149,15 +143,15 @@ def _run(faults: str, script: str | None) -> NoReturn:
         os._exit(own.exit_at_start)
     if own.ignore_stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    from .blender import child
+    from .blender.serving import child
 
     child.main(lambda launch: _faulty_worker(launch, own))
     raise AssertionError("child.main does not return")
 
 
 def _faulty_worker(launch: Launch, faults: _Faults) -> Worker:
-    from .blender.worker import Worker
-    from .protocol import STOP
+    from .blender.serving.worker import Worker
+    from .wire.protocol import STOP
 
     class FaultyWorker(Worker):
         made = 0

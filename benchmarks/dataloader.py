@@ -69,7 +69,7 @@ def measure(how: Effort) -> Report:
 
 @contextlib.contextmanager
 def _ways(workers: int) -> Iterator[Mapping[str, Way]]:
-    from asyncblend.dataset import BlenderDataset
+    from asyncblend.data.dataset import BlenderDataset
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)

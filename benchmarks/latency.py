@@ -49,9 +49,7 @@ def measure(how: Effort) -> Report:
         Metric("µs each", lambda timed: 1e6 / timed.rate, 1),
         Metric("host CPU µs each", lambda timed: timed.cpu_each, 1),
     ]
-    report = Report(
-        "latency", "Round trips: a lease and its frame", _METHOD, metrics, "async for", own=_OTHERS
-    )
+    report = Report("latency", "Round trips: a lease and its frame", _METHOD, metrics, "async for", own=_OTHERS)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         fake = fake_blender(folder / "fake")

@@ -11,8 +11,8 @@ import typer
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
-from asyncblend.canvas import DIM, Canvas
 from asyncblend.cli.chart import Lines, line_panel, step
+from asyncblend.pictures.canvas import DIM, Canvas
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort

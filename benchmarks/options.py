@@ -27,13 +27,9 @@ __all__ = [
     "show",
 ]
 
-QuickOption = Annotated[
-    bool, typer.Option("--quick", help="See only that it works: the figures mean nothing.")
-]
+QuickOption = Annotated[bool, typer.Option("--quick", help="See only that it works: the figures mean nothing.")]
 RoundsOption = Annotated[int | None, typer.Option("--rounds", help="Rounds; each is every way once.", min=1)]
-SecondsOption = Annotated[
-    float | None, typer.Option("--seconds", help="Of each way in each round.", min=0.01)
-]
+SecondsOption = Annotated[float | None, typer.Option("--seconds", help="Of each way in each round.", min=0.01)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="File for all figures.", dir_okay=False)]
 OutOption = Annotated[
     Path | None,

@@ -76,7 +76,7 @@ def measure(how: Effort, blender: str | None = None) -> Report:
 
 @contextlib.contextmanager
 def _ways(blender: str | None, instances: int, scene: Scene) -> Iterator[Mapping[str, Way]]:
-    from asyncblend.dataset import BlenderDataset, DataLoader
+    from asyncblend.data.dataset import BlenderDataset, DataLoader
 
     dataset = BlenderDataset(
         script=INSIDE / "cube_stream.py",

@@ -68,9 +68,7 @@ def measure(how: Effort, blender: str | None = None) -> Report:
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("host CPU ms/image", lambda timed: timed.cpu_each / 1000, 2),
     ]
-    report = Report(
-        "record", "Record: samples onto the disk", _METHOD, metrics, "PNG", own=["JPEG", "not recorded"]
-    )
+    report = Report("record", "Record: samples onto the disk", _METHOD, metrics, "PNG", own=["JPEG", "not recorded"])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         fake = {"script": _PICTURES, "blender": fake_blender(folder / "fake")}

@@ -67,9 +67,7 @@ def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> 
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("ms/image", lambda timed: 1000 / timed.rate, 1),
     ]
-    report = Report(
-        "render", f"Render: a cube, by {blender_name(blender)}", _METHOD, metrics, "asyncblend", columns=3
-    )
+    report = Report("render", f"Render: a cube, by {blender_name(blender)}", _METHOD, metrics, "asyncblend", columns=3)
     counts = (1,) if how.quick else (1, 2, 4)
     found: dict[tuple[Scene, int], dict[str, list[Timed]]] = {}
     for instances in counts:

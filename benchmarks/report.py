@@ -12,8 +12,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from asyncblend.canvas import DIM
 from asyncblend.cli.chart import OTHERS, OURS, OURS_TOO, Bar, Panel, bar_chart
+from asyncblend.pictures.canvas import DIM
 
 from .measuring import Timed
 
@@ -101,9 +101,7 @@ class Report:
         """For a terminal: one a case."""
         tables = []
         for case, rows in self.cases.items():
-            table = Table(
-                title=case, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-            )
+            table = Table(title=case, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
             for i, heading in enumerate(self._headings()[1:]):
                 table.add_column(heading, justify="right" if i else "left", no_wrap=True)
             for row in rows:
@@ -151,15 +149,10 @@ class Report:
             return
         ways = list(dict.fromkeys(row.way for row in self.rows))
         colours = self._colours(ways)
-        panels = [
-            Panel(case, [self._bar(row, colours[row.way]) for row in rows])
-            for case, rows in self.cases.items()
-        ]
+        panels = [Panel(case, [self._bar(row, colours[row.way]) for row in rows]) for case, rows in self.cases.items()]
         better = "less is better" if self.metrics[0].less_is_better else "more is better"
         compared = f"; 2x: {self.ours} is twice as good" if self.ours else ""
-        bar_chart(
-            path, self.title, f"{self.metrics[0].name}, {better}{compared}", panels, columns=self.columns
-        )
+        bar_chart(path, self.title, f"{self.metrics[0].name}, {better}{compared}", panels, columns=self.columns)
 
     def _colours(self, ways: Sequence[str]) -> dict[str, str]:
         """Ours are green, limits are grey."""

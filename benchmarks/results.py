@@ -88,9 +88,7 @@ def _of_executable(how: Effort, path: str) -> Report:
     return report
 
 
-def write(
-    folder: Path, reports: Sequence[Report], about: Mapping[str, str], figures: Path | None = None
-) -> None:
+def write(folder: Path, reports: Sequence[Report], about: Mapping[str, str], figures: Path | None = None) -> None:
     """Write RESULTS.md, its pictures into `pictures` beside it, and all figures."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)

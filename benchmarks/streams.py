@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
-from asyncblend.bridge import Bridge
+from asyncblend.stream.bridge import Bridge
 
 from .measuring import Timed, Way, timed, timed_async
 

@@ -26,9 +26,7 @@ _METHOD = (
 
 
 def tune(
-    config: Annotated[
-        Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")
-    ] = CUBE,
+    config: Annotated[Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")] = CUBE,
     blender: BlenderOption = None,
     quick: QuickOption = False,
     seconds: SecondsOption = None,
@@ -50,9 +48,7 @@ def measure(how: Effort, config: Path = CUBE, blender: str | None = None) -> Rep
         how.say(str(setting))
         trials.append(trial(chosen, setting, how.seconds))
     winner = best(trials)
-    report = Report(
-        "tune", f"Tune: {config.name} on {blender_name(blender)}", _METHOD, metrics, str(winner.setting)
-    )
+    report = Report("tune", f"Tune: {config.name} on {blender_name(blender)}", _METHOD, metrics, str(winner.setting))
     for one in trials:
         values = {_RATE: list(one.rates), _FIRST: [one.first]}
         report.rows.append(Row(f"{config.name}, instances x threads", str(one.setting), values))

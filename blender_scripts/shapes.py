@@ -63,9 +63,7 @@ KEYPOINTS = {
     "cone": [(0.0, 0.0, 0.8), (0.75, 0.0, -0.8), (0.0, 0.75, -0.8), (-0.75, 0.0, -0.8), (0.0, -0.75, -0.8)],
     "monkey": [*faces[0], faces[1][0], *faces[2]],  # the ears, the nose, chin and crown
 }
-keypoints = {
-    shape.name: KEYPOINTS[shape["class_name"]] for shape in shapes if shape["class_name"] in KEYPOINTS
-}
+keypoints = {shape.name: KEYPOINTS[shape["class_name"]] for shape in shapes if shape["class_name"] in KEYPOINTS}
 
 
 def sample(task: bl.Task) -> dict:

@@ -148,9 +148,7 @@ def no_leaks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
         _until(
             "threads left behind",
             lambda: [
-                t.name
-                for t in set(threading.enumerate()) - threads
-                if not t.daemon or t.name.startswith("asyncblend")
+                t.name for t in set(threading.enumerate()) - threads if not t.daemon or t.name.startswith("asyncblend")
             ],
         )
         _until(

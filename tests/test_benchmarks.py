@@ -111,9 +111,7 @@ def test_bench_tries_settings(tmp_path: Path) -> None:
     config.write_text('script = "scene.py"\nlength = 3\n')
     fake = str(fake_blender(tmp_path / "fake"))
     options = ["--instances", "1,2", "--threads", "1", "--seconds", "0.1", "--blender", fake]
-    printed = run(
-        "asyncblend", "bench", str(config), *options, "--json", str(figures), "--out", str(tmp_path)
-    )
+    printed = run("asyncblend", "bench", str(config), *options, "--json", str(figures), "--out", str(tmp_path))
     assert "Best: instances = " in printed
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(figures.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from torch.utils import data
 
 import asyncblend as ab
 from asyncblend import blendtorch as bt
-from asyncblend.scripts import script
+from asyncblend.cli.scripts import script
 from asyncblend.testing import fake_blender
 
 Write = Callable[..., Path]
@@ -118,9 +118,7 @@ def sample(task):
             got["words"].append("y")
 
 
-def test_timeoutms_is_the_time_to_wait_and_nothing_is_lost(
-    fake: str, write_script: Write, tmp_path: Path
-) -> None:
+def test_timeoutms_is_the_time_to_wait_and_nothing_is_lost(fake: str, write_script: Write, tmp_path: Path) -> None:
     """TimeoutError when no sample comes in time, which a later call still gets."""
     gate = tmp_path / "gate"
     body = f"""
@@ -224,9 +222,7 @@ def test_leaving_the_block_ends_the_blenders(fake: str, write_script: Write) -> 
 
 def test_errors_arrive_as_themselves(fake: str, write_script: Write) -> None:
     """A sample's exception after the good samples; a script's one from entering."""
-    body = (
-        "def sample(task):\n    if task.index == 3: raise ValueError('no cube')\n    return {'i': task.index}"
-    )
+    body = "def sample(task):\n    if task.index == 3: raise ValueError('no cube')\n    return {'i': task.index}"
     with bt.BlenderLauncher(num_instances=1, script=write_script(body), blend_path=fake) as launcher:
         recv = bt.Receiver(launcher)
         assert [recv(LIMIT)["i"] for _ in range(3)] == [0, 1, 2]

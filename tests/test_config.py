@@ -35,11 +35,7 @@ BAD_STREAM: list[tuple[str, Any]] = [
     ("scene", 1.5),
     ("blender", ""),
     ("blender", ["blender"]),
-    *(
-        (name, value)
-        for name in ("instances", "queue_size", "prefetch")
-        for value in (0, -1, 1.0, "2", True, None)
-    ),
+    *((name, value) for name in ("instances", "queue_size", "prefetch") for value in (0, -1, 1.0, "2", True, None)),
     *((name, value) for name in ("seed", "start", "first_instance") for value in (-1, 0.5, "0", False, None)),
     *(("length", value) for value in (-1, 10.0, "10", True)),
     *(("ordered", value) for value in (1, None, "yes")),
@@ -105,9 +101,7 @@ def test_zero_and_for_ever_are_seconds() -> None:
 
 def test_edges_are_allowed() -> None:
     """The smallest values that make sense are taken."""
-    config = config_of(
-        instances=1, queue_size=1, prefetch=1, length=0, shard=(2, 3), seed=2**70, script_args=[]
-    )
+    config = config_of(instances=1, queue_size=1, prefetch=1, length=0, shard=(2, 3), seed=2**70, script_args=[])
     assert (config.length, config.shard, config.seed) == (0, (2, 3), 2**70)
 
 
@@ -194,17 +188,13 @@ def test_is_frozen(value: Any) -> None:
     name = dataclasses.fields(value)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, name, getattr(value, name))
-    with pytest.raises(
-        (dataclasses.FrozenInstanceError, TypeError)
-    ):  # with slots, Python 3.11 says TypeError
+    with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):  # with slots, Python 3.11 says TypeError
         value.surprise = 1
 
 
 def test_nothing_is_looked_up() -> None:
     """Paths that do not exist are fine: a config is data, and may be made on another machine."""
-    config = config_of(
-        script=Path("/nowhere/cube.py"), scene="/nowhere/a.blend", blender=Path("/nowhere/blender")
-    )
+    config = config_of(script=Path("/nowhere/cube.py"), scene="/nowhere/a.blend", blender=Path("/nowhere/blender"))
     assert config.script == Path("/nowhere/cube.py")
 
 

@@ -118,9 +118,7 @@ async def test_params_are_evaluated_at_the_lease(kind: Any, write_script: Write)
         seen.append(index)
         return {"index": index, "matrix": np.full((2, 2), index)}
 
-    script = write_script(
-        "def sample(task): return {'got': task.params['matrix'] + 0, 'i': task.params['index']}"
-    )
+    script = write_script("def sample(task): return {'got': task.params['matrix'] + 0, 'i': task.params['index']}")
     config = config_of(kind, script, length=10, params=params, queue_size=4)
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         first = await anext(stream)
@@ -176,9 +174,7 @@ def sample(task):
     return {{"turn": task.params["turn"]}}
 """)
     turns = iter(range(100))
-    config = config_of(
-        kind, script, length=12, instances=1, restart=FAST, params=lambda index: {"turn": next(turns)}
-    )
+    config = config_of(kind, script, length=12, instances=1, restart=FAST, params=lambda index: {"turn": next(turns)})
     async with asyncio.timeout(90), ab.BlenderStream(config) as stream:
         frames = [frame async for frame in stream]
         assert stream.stats().restarts == 1
@@ -226,12 +222,8 @@ async def test_a_value_that_cannot_travel_is_named(kind: Any, write_script: Writ
         await frames_of(config_of(kind, script))
 
 
-@pytest.mark.parametrize(
-    ("returned", "message"), [("{'index': 1}", "reserved"), ("[1]", "a dict"), ("None", "a dict")]
-)
-async def test_a_wrong_return_value_is_named(
-    returned: str, message: str, write_script: Write, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("returned", "message"), [("{'index': 1}", "reserved"), ("[1]", "a dict"), ("None", "a dict")])
+async def test_a_wrong_return_value_is_named(returned: str, message: str, write_script: Write, tmp_path: Path) -> None:
     """What is no dict, or has the reserved key, is a SampleError."""
     script = write_script(f"def sample(task): return {returned}")
     fake = ab_fake(tmp_path)
@@ -347,9 +339,7 @@ async def test_a_stream_resumes_where_it_was(kind: Any, write_script: Write) -> 
         ab.BlenderStream(config, seed=5).load_state_dict(state)
 
 
-async def test_a_fleet_that_waits_after_a_failed_sample_is_no_hang(
-    write_script: Write, tmp_path: Path
-) -> None:
+async def test_a_fleet_that_waits_after_a_failed_sample_is_no_hang(write_script: Write, tmp_path: Path) -> None:
     """After a SampleError the frame budget does not run: the Blender is idle, and there for the next pass."""
     script = write_script(
         "def sample(task):\n    if task.index == 1 and not task.params: raise ValueError\n    return {}"

@@ -20,9 +20,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
-from asyncblend import protocol
 from asyncblend.fleet.process import ChildProcess
 from asyncblend.testing import fake_blender
+from asyncblend.wire import protocol
 
 Write = Callable[..., Path]
 
@@ -223,7 +223,9 @@ async def test_a_slow_start_is_no_hang(blender: str, write_script: Write, tmp_pa
         load, opened = SLOW_LOAD, tmp_path
     else:
         opened = tmp_path / "opened"
-        load = f"import pathlib, threading\nwhile not pathlib.Path({str(opened)!r}).exists(): threading.Event().wait(0.01)"
+        load = (
+            f"import pathlib, threading\nwhile not pathlib.Path({str(opened)!r}).exists(): threading.Event().wait(0.01)"
+        )
     config = ab.StreamConfig(
         script=write_script(f"{load}\n{PLAIN}"),
         blender=blender,
@@ -247,9 +249,7 @@ async def test_a_slow_start_is_no_hang(blender: str, write_script: Write, tmp_pa
 async def test_a_start_without_heartbeats_is_no_hang(fake: str, write_script: Write) -> None:
     """While Blender itself or a large scene is loaded, the interpreter lock may be held, and no thread can beat."""
     script = write_script(f"import ctypes\nctypes.PyDLL(None).usleep(1_200_000)\n{PLAIN}")
-    config = ab.StreamConfig(
-        script=script, blender=fake, instances=1, length=4, timeouts=ab.Timeouts(beat=0.5)
-    )
+    config = ab.StreamConfig(script=script, blender=fake, instances=1, length=4, timeouts=ab.Timeouts(beat=0.5))
     async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
         check_noise([frame async for frame in stream], 4)
 
@@ -349,14 +349,10 @@ def sample(task):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before a frame is sent", "after a frame was sent"])
-async def test_a_connection_that_comes_back_is_another_one(
-    after: bool, blender: str, write_script: Write
-) -> None:
+async def test_a_connection_that_comes_back_is_another_one(after: bool, blender: str, write_script: Write) -> None:
     """Under a new identity, in the midst of leases: what went down with the old one is made good, and nobody waits."""
     script = write_script(f"{WORKER}\nAFTER = {after}\n{RECONNECTS}")
-    config = ab.StreamConfig(
-        script=script, blender=blender, instances=1, length=12, timeouts=ab.Timeouts(beat=2)
-    )
+    config = ab.StreamConfig(script=script, blender=blender, instances=1, length=12, timeouts=ab.Timeouts(beat=2))
     async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
         frames = [frame async for frame in stream]
         stats = stream.stats()
@@ -365,9 +361,7 @@ async def test_a_connection_that_comes_back_is_another_one(
     assert (stats.restarts, stats.bad_messages) == (0, 0)
 
 
-async def test_who_comes_back_while_it_is_stopped_hears_of_it(
-    fake: str, write_script: Write, tmp_path: Path
-) -> None:
+async def test_who_comes_back_while_it_is_stopped_hears_of_it(fake: str, write_script: Write, tmp_path: Path) -> None:
     """A connection lost just before the stream is left: Blender is asked to end all the same, not killed."""
     go, gone, ended = (tmp_path / name for name in ("go", "gone", "ended"))
     script = write_script(
@@ -390,9 +384,7 @@ finally:
 """,
         serve=False,
     )
-    config = ab.StreamConfig(
-        script=script, blender=fake, instances=1, length=2, timeouts=ab.Timeouts(beat=1, stop=3)
-    )
+    config = ab.StreamConfig(script=script, blender=fake, instances=1, length=2, timeouts=ab.Timeouts(beat=1, stop=3))
     async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
         async for _ in stream:
             pass
@@ -463,9 +455,7 @@ while True:
 """
 
 
-async def test_what_an_earlier_life_left_behind_is_not_heard(
-    blender: str, write_script: Write, tmp_path: Path
-) -> None:
+async def test_what_an_earlier_life_left_behind_is_not_heard(blender: str, write_script: Write, tmp_path: Path) -> None:
     """A leftover child of a dead Blender sends frames for its leases, while the next life renders them: dropped."""
     ghost, heard = tmp_path / "ghost.py", tmp_path / "heard"
     ghost.write_text(GHOST)
@@ -505,19 +495,17 @@ async def test_another_version_inside_blender(blender: str, write_script: Write,
     mine, theirs = f"VERSION = {protocol.VERSION}", f"VERSION = {protocol.VERSION + 7}"
     assert wire.read_text().count(f"\n{mine}\n") == 1
     wire.write_text(wire.read_text().replace(mine, theirs))
-    bootstrap, starts = other / "blender" / "bootstrap.py", tmp_path / "starts"
+    bootstrap, starts = other / "blender" / "serving" / "bootstrap.py", tmp_path / "starts"
     command = [sys.executable, str(bootstrap)]
     if blender != "bpy":
         main = Path(blender).parent / "main.py"
-        main.write_text(main.read_text().replace(str(package / "blender" / "bootstrap.py"), str(bootstrap)))
+        main.write_text(main.read_text().replace(str(package / "blender" / "serving" / "bootstrap.py"), str(bootstrap)))
         command = [blender]
     wrapper = tmp_path / "wrapper"
     wrapper.write_text(f'#!/bin/sh\necho start >> {starts}\nexec {" ".join(command)} "$@"\n')
     wrapper.chmod(0o755)
     config = ab.StreamConfig(script=write_script(PLAIN), blender=wrapper, instances=1, restart=FAST)
-    with pytest.raises(
-        ab.ProtocolError, match=rf"\b{protocol.VERSION + 7}\b.*\b{protocol.VERSION}\b"
-    ) as caught:
+    with pytest.raises(ab.ProtocolError, match=rf"\b{protocol.VERSION + 7}\b.*\b{protocol.VERSION}\b") as caught:
         async with asyncio.timeout(LIMIT), ab.BlenderStream(config):
             pytest.fail("entered")
     assert type(caught.value) is ab.ProtocolError
@@ -533,9 +521,7 @@ def resident(pid: int | None = None) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
-async def test_a_consumer_that_pauses_stops_the_fleet_and_is_no_hang(
-    blender: str, write_script: Write
-) -> None:
+async def test_a_consumer_that_pauses_stops_the_fleet_and_is_no_hang(blender: str, write_script: Write) -> None:
     """For longer than any budget: memory is flat on both sides, what waits for a place is idle, and nothing is lost."""
     script = write_script(f"""
 import os
@@ -610,9 +596,7 @@ async def test_a_flood_of_output_blocks_nothing(blender: str, write_script: Writ
     assert "\ufffd no text" in log.read_text(errors="replace")
 
 
-async def test_the_log_of_a_blender_that_floods_and_dies(
-    fake: str, write_script: Write, tmp_path: Path
-) -> None:
+async def test_the_log_of_a_blender_that_floods_and_dies(fake: str, write_script: Write, tmp_path: Path) -> None:
     """The error has its last lines and no more, and the kept log is small though it ended a moment later."""
     flood = FLOOD.replace("return", "sys.exit('the last words'); return")
     config = ab.StreamConfig(
@@ -631,9 +615,7 @@ async def test_the_log_of_a_blender_that_floods_and_dies(
 
 async def test_two_streams_at_once(blender: str, write_script: Write) -> None:
     """In one program and loop, on one script: neither hears of the other, nor of its dead Blenders and its end."""
-    script = write_script(
-        "import os\ndef sample(task): return {'noise': task.rng.random(3), 'pid': os.getpid()}"
-    )
+    script = write_script("import os\ndef sample(task): return {'noise': task.rng.random(3), 'pid': os.getpid()}")
     common = ab.StreamConfig(script=script, blender=blender, instances=1, queue_size=2, restart=FAST)
     async with asyncio.timeout(LIMIT), ab.BlenderStream(common, length=40, seed=1) as one:
         async with ab.BlenderStream(common, length=10, seed=2) as other:
@@ -650,9 +632,7 @@ async def test_two_streams_at_once(blender: str, write_script: Write) -> None:
     assert {frame["pid"] for frame in frames}.isdisjoint(frame["pid"] for frame in others)
 
 
-async def test_a_host_that_stalls_kills_nobody(
-    fake: str, write_script: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_host_that_stalls_kills_nobody(fake: str, write_script: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop is blocked for longer than every budget, and the wall clock jumps by days: that is not Blender's fault."""
     script = write_script(
         "import threading\ndef sample(task):\n    threading.Event().wait(0.01)\n    return {'noise': task.rng.random(3)}"
@@ -903,9 +883,7 @@ def test_a_killed_worker_leaves_no_blender(bpy_kind: Any, write_script: Write) -
     )
     own = ab.BlenderDataset(script=script, blender=bpy_kind.blender, instances=1, length=30, queue_size=4)
     dataset = ab.BlenderDataset(script=script, blender=bpy_kind.blender, instances=2)
-    loader = DataLoader(
-        dataset, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=LIMIT
-    )
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=LIMIT)
     iterator: Any = None
     try:
         here = iter(own)

@@ -62,9 +62,7 @@ def test_the_training_loop(folder: Path) -> None:
     """Two epochs of 32 samples in batches of 8, the second with other indices."""
     lines = run_block(folder, "set_epoch").splitlines()
     assert len(lines) == 8
-    indices = [
-        [int(i) for i in re.findall(r"\d+", line.partition("[")[2].partition("]")[0])] for line in lines
-    ]
+    indices = [[int(i) for i in re.findall(r"\d+", line.partition("[")[2].partition("]")[0])] for line in lines]
     assert sorted(i for batch in indices[:4] for i in batch) == list(range(32))
     assert sorted(i for batch in indices[4:] for i in batch) == list(range(32, 64))
     assert all("torch.Size([8, 8, 2])" in line for line in lines)
@@ -93,9 +91,7 @@ def test_the_origins_outline(folder: Path) -> None:
     """Ten batches of four through the origin's names."""
     lines = run_block(folder, "bt.Receiver").splitlines()
     assert len(lines) == 10
-    assert all(
-        line.startswith("torch.Size([4, 480, 640, 3]) torch.Size([4, 8, 2]) tensor([") for line in lines
-    )
+    assert all(line.startswith("torch.Size([4, 480, 640, 3]) torch.Size([4, 8, 2]) tensor([") for line in lines)
 
 
 def test_every_command_works(folder: Path) -> None:
@@ -190,6 +186,4 @@ def test_every_figure_is_a_benchmarks() -> None:
     figures = re.findall(r"\*\*([\d.,]+)x?\*\*|\b([\d.,]+) (?:images|frames|round trips|ms|µs)", section)
     numbers = [one or other for one, other in figures]
     assert len(numbers) > 10
-    assert [
-        number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", results)
-    ] == []
+    assert [number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", results)] == []

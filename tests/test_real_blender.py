@@ -18,8 +18,8 @@ from PIL import Image
 
 import asyncblend as ab
 from asyncblend.cli.link import prepare
+from asyncblend.cli.scripts import script
 from asyncblend.fleet.discovery import find_blender
-from asyncblend.scripts import script
 
 pytestmark = pytest.mark.blender
 
@@ -136,9 +136,7 @@ def sample(task): return {{"objects": sorted(o.name for o in bpy.data.objects)}}
     )
     (made,) = await frames_of(script=save, blender=real.blender, instances=1, length=1)
     assert blend.is_file()
-    look = write_script(
-        "import bpy\ndef sample(task): return {'objects': sorted(o.name for o in bpy.data.objects)}"
-    )
+    look = write_script("import bpy\ndef sample(task): return {'objects': sorted(o.name for o in bpy.data.objects)}")
     (opened,) = await frames_of(script=look, scene=blend, blender=real.blender, instances=1, length=1)
     (factory,) = await frames_of(script=look, blender=real.blender, instances=1, length=1)
     assert opened["objects"] == made["objects"] == ["Camera", "Cube", "Light", "Ring"]
@@ -190,15 +188,11 @@ async def test_a_missing_denoiser_is_explained(write_script: Write, real: Any) -
 
 
 def _is_debians(blender: str) -> bool:
-    about = subprocess.run(
-        [blender, "--version"], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+    about = subprocess.run([blender, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     return about.startswith("Blender 3.4.1")
 
 
-async def test_the_folder_of_an_executable_will_do(
-    write_script: Write, tmp_path: Path, executable: Any
-) -> None:
+async def test_the_folder_of_an_executable_will_do(write_script: Write, tmp_path: Path, executable: Any) -> None:
     """`blender` may be the additional path to look in."""
     folder = tmp_path / "my blender"
     folder.mkdir()
@@ -236,9 +230,7 @@ async def test_missing_packages_are_installed_once_per_user(
     assert "(once)" in lines[0]
 
 
-async def test_no_blender_anywhere(
-    write_script: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_no_blender_anywhere(write_script: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The error lists where we looked and how to get one; nothing was started."""
     import importlib.util
 
@@ -281,7 +273,7 @@ def sample(task):
     )
     text = path.read_text() + "bl.serve(sample)\nprint('serve returned')\n"
     if real.name == "executable":  # what `asyncblend link` does for good
-        bootstrap = Path(ab.__file__).parent / "blender" / "bootstrap.py"
+        bootstrap = Path(ab.__file__).parent / "blender" / "serving" / "bootstrap.py"
         packages = asyncio.run(prepare(find_blender(real.blender))).packages
         text = f"""
 import runpy, sys
@@ -292,9 +284,7 @@ runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
     command = [sys.executable, str(path)]
     if real.name == "executable":
         command = [real.blender, "-b", "--factory-startup", "--python-exit-code", "1", "--python", str(path)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "image: uint8, shape (24, 32, 3)",
@@ -311,9 +301,7 @@ runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
 
 
 @pytest.mark.parametrize("threads", ["auto", 1, None])
-async def test_threads_are_set_for_every_scene(
-    threads: Any, real: Any, write_script: Write, tmp_path: Path
-) -> None:
+async def test_threads_are_set_for_every_scene(threads: Any, real: Any, write_script: Write, tmp_path: Path) -> None:
     """Also for one of a file that the script opens itself."""
     script = write_script(f"""
 import bpy

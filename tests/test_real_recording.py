@@ -11,18 +11,14 @@ import torch
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
+from asyncblend.cli.scripts import script
 from asyncblend.recording import Recording
-from asyncblend.scripts import script
 
 pytestmark = pytest.mark.blender
 
 
 def same(one: Any, other: Any) -> bool:
-    return bool(
-        torch.equal(one, other) and one.dtype == other.dtype
-        if isinstance(one, torch.Tensor)
-        else one == other
-    )
+    return bool(torch.equal(one, other) and one.dtype == other.dtype if isinstance(one, torch.Tensor) else one == other)
 
 
 def test_recorded_items_are_the_live_ones(real: Any, tmp_path: Path) -> None:

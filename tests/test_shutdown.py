@@ -263,9 +263,7 @@ def test_a_program_ends_without_closing(what: str, scene: Scene, tmp_path: Path)
 
 
 @pytest.mark.parametrize("what", ["stream", "iterator"])
-def test_a_program_ends_without_closing_a_real_blender(
-    what: str, bpy_kind: Any, scene: Scene, tmp_path: Path
-) -> None:
+def test_a_program_ends_without_closing_a_real_blender(what: str, bpy_kind: Any, scene: Scene, tmp_path: Path) -> None:
     """It is asked to end, and does, while the interpreter is on its way out."""
     with Program(tmp_path, HEAD + UNCLOSED[what], *scene.arguments(blender=bpy_kind.blender)) as program:
         assert program.end() == 0, program.stderr
@@ -335,9 +333,7 @@ def test_a_second_interrupt_kills_a_real_blender(bpy_kind: Any, scene: Scene, tm
 @pytest.mark.parametrize("kind_of_program", PROGRAMS)
 def test_an_interrupt_while_blenders_start(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
     """Nobody waits for a Blender that is not ready yet."""
-    with Program(
-        tmp_path, PROGRAMS[kind_of_program], *scene.arguments(stop=3600, never_ready=True)
-    ) as program:
+    with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments(stop=3600, never_ready=True)) as program:
         program.until(lambda: len(scene.noted("started")) == 2)
         program.interrupt()
         assert program.end() == -signal.SIGINT
@@ -458,9 +454,7 @@ class Steps(selectors.DefaultSelector):
         return super().select(timeout)
 
 
-def cancelled_at(
-    step: int, scenario: Callable[[], Any], all_after: int | None = None
-) -> tuple[bool, list[Any]]:
+def cancelled_at(step: int, scenario: Callable[[], Any], all_after: int | None = None) -> tuple[bool, list[Any]]:
     """Run a scenario and cancel it at a step; so many steps later cancel every task, as a second Ctrl-C does.
 
     Whether it came to its end before, and what the event loop complained of.
@@ -477,9 +471,7 @@ def cancelled_at(
             for other in asyncio.all_tasks(loop) - {me}:
                 other.cancel()
 
-        selector.start(
-            {step: task.cancel} if all_after is None else {step: task.cancel, step + all_after: cancel_all}
-        )
+        selector.start({step: task.cancel} if all_after is None else {step: task.cancel, step + all_after: cancel_all})
         async with asyncio.timeout(LIMIT):
             await asyncio.wait([task])
             if all_after is not None and (others := asyncio.all_tasks() - {me}):

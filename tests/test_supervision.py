@@ -81,9 +81,7 @@ async def test_a_sample_that_kills_its_blenders_is_named(fake: Path, write_scrip
 
 async def test_a_skipped_index_is_settled(fake: Path, write_script: Write) -> None:
     """A resumed stream does not try it again."""
-    config = ab.StreamConfig(
-        script=write_script(RAISES), blender=fake, instances=1, length=6, on_bad_sample="skip"
-    )
+    config = ab.StreamConfig(script=write_script(RAISES), blender=fake, instances=1, length=6, on_bad_sample="skip")
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         async for _ in stream:
             pass
@@ -94,9 +92,7 @@ async def test_a_skipped_index_is_settled(fake: Path, write_script: Write) -> No
 async def test_a_blender_is_replaced_after_so_many_frames(kind: Any, write_script: Write) -> None:
     """Nothing is lost or counted as a restart, and the lives overlap: somebody always serves."""
     script = write_script("import os\ndef sample(task): return {'pid': os.getpid(), 'x': task.rng.random(3)}")
-    config = ab.StreamConfig(
-        script=script, blender=kind.blender, instances=2, max_frames_per_instance=8, queue_size=4
-    )
+    config = ab.StreamConfig(script=script, blender=kind.blender, instances=2, max_frames_per_instance=8, queue_size=4)
     frames: list[ab.Frame] = []
     async with asyncio.timeout(90), ab.BlenderStream(config) as stream:
         async for frame in stream:
@@ -146,9 +142,7 @@ async def test_the_stream_goes_on_with_fewer(tmp_path: Path, write_script: Write
         blender=blender,
         instances=2,
         queue_size=2,
-        restart=ab.RestartPolicy(
-            backoff=0.01, max_restarts=1, window=1000, min_instances=1, max_sample_deaths=50
-        ),
+        restart=ab.RestartPolicy(backoff=0.01, max_restarts=1, window=1000, min_instances=1, max_sample_deaths=50),
     )
     indices: list[int] = []
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:

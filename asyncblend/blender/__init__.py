@@ -10,14 +10,14 @@ from .._lazy import lazy
 
 if TYPE_CHECKING:
     from . import randomise as randomise
-    from .annotating import annotate as annotate
-    from .boxes import box_of as box_of
-    from .camera import Camera as Camera
-    from .capture import RenderInfo as RenderInfo
-    from .capture import last_render as last_render
-    from .capture import render as render
-    from .serving import serve as serve
-    from .task import Task as Task
+    from .capture.render import RenderInfo as RenderInfo
+    from .capture.render import last_render as last_render
+    from .capture.render import render as render
+    from .labels.annotate import annotate as annotate
+    from .labels.boxes import box_of as box_of
+    from .scene.camera import Camera as Camera
+    from .serving.serve import serve as serve
+    from .serving.task import Task as Task
 
 __all__ = [
     "Camera",
@@ -34,12 +34,12 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "annotating": ["annotate"],
-        "boxes": ["box_of"],
-        "camera": ["Camera"],
-        "capture": ["RenderInfo", "last_render", "render"],
-        "serving": ["serve"],
-        "task": ["Task"],
+        "labels.annotate": ["annotate"],
+        "labels.boxes": ["box_of"],
+        "scene.camera": ["Camera"],
+        "capture.render": ["RenderInfo", "last_render", "render"],
+        "serving.serve": ["serve"],
+        "serving.task": ["Task"],
     },
     modules=["randomise"],
 )

@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from . import backdrop
-from .camera import Camera
-from .lens import frame_of
-from .placing import facing, middle, move, turn, vector
+from .scene import backdrop
+from .scene.camera import Camera
+from .scene.lens import frame_of
+from .scene.placing import facing, middle, move, turn, vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -215,9 +215,7 @@ def _place(target: Any) -> _Array:
     return vector(target, "target")
 
 
-def _drawn(
-    rng: np.random.Generator, limits: Iterable[float], name: str, least: float, most: float = math.inf
-) -> float:
+def _drawn(rng: np.random.Generator, limits: Iterable[float], name: str, least: float, most: float = math.inf) -> float:
     low, high = _limits(limits, name, least, most)
     return float(rng.uniform(low, high))
 
@@ -229,9 +227,7 @@ def _limits(limits: Iterable[float], name: str, least: float, most: float) -> _R
         low, high = math.nan, math.nan
     if not (least <= low <= high <= most and math.isfinite(high)):
         upper = f" and at most {most:.4g}" if math.isfinite(most) else ""
-        raise ConfigError(
-            f"{name} must be (lo, hi), two numbers of at least {least:.4g}{upper}; got {limits!r}"
-        )
+        raise ConfigError(f"{name} must be (lo, hi), two numbers of at least {least:.4g}{upper}; got {limits!r}")
     return low, high
 
 

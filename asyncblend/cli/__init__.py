@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from ..errors import AsyncblendError, BlenderNotFound, InstanceError
 from .bench import bench
 from .demo import demo
-from .doctor import doctor
+from .doctor.command import doctor
 from .export import export
 from .inspect import inspect
 from .link import link
@@ -47,9 +47,7 @@ def main() -> None:
         console.print(f"[bold red]{type(error).__name__}[/]", end=" ")
         console.print(str(error), markup=False, highlight=False)
         # Not after a script's own mistake, which the message shows already.
-        if isinstance(error, BlenderNotFound) or (
-            isinstance(error, InstanceError) and "Traceback" not in str(error)
-        ):
+        if isinstance(error, BlenderNotFound) or (isinstance(error, InstanceError) and "Traceback" not in str(error)):
             console.print("`asyncblend doctor` looks at what is on this machine.", style="dim")
         sys.exit(1)
     except KeyboardInterrupt:

@@ -19,9 +19,7 @@ __all__ = ["bench"]
 
 def bench(
     config: Annotated[Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")],
-    instances: Annotated[
-        str, typer.Option(help="Numbers to try, as 1,2,4; default: up to twice the cores.")
-    ] = "",
+    instances: Annotated[str, typer.Option(help="Numbers to try, as 1,2,4; default: up to twice the cores.")] = "",
     threads: Annotated[
         str,
         typer.Option(help="Threads of each to try, as 1,2; default: the cores shared out, and all of them."),
@@ -29,9 +27,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Of each setting, after a warm-up.", min=0.05)] = 5.0,
     blender: Annotated[str | None, typer.Option(help='Executable, folder, or "bpy".')] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A first impression: 1 second each.")] = False,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="File for the figures.", dir_okay=False)
-    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for the figures.", dir_okay=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the plot.", file_okay=False)] = None,
 ) -> None:
     """Try numbers of instances and threads on your own script, one after another, and say which is best.

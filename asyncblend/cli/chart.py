@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..canvas import DIM, GRID, INK, Canvas, text_width
+from ..pictures.canvas import DIM, GRID, INK, Canvas, text_width
 
 __all__ = [
     "OTHERS",

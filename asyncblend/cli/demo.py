@@ -10,11 +10,11 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from ..canvas import Canvas
 from ..config import StreamConfig
-from ..scripts import script
-from ..sheet.drawing import POINT_COLOURS, point_mark
+from ..pictures.canvas import Canvas
+from ..pictures.drawing import POINT_COLOURS, point_mark
 from .live import LiveLine
+from .scripts import script
 
 __all__ = ["demo"]
 
@@ -33,7 +33,7 @@ def demo(
 
     The scene is `blender_scripts/cube.py`, 640x480. Pictures of an earlier demo in the folder are replaced.
     """
-    from ..dataset import BlenderDataset, DataLoader
+    from ..data.dataset import BlenderDataset, DataLoader
 
     if batches < 1 or batch_size < 1:
         raise typer.BadParameter("--batches and --batch-size must be at least 1")

@@ -16,8 +16,8 @@ from rich.console import Console
 from ..aio import loop_factory
 from ..config import StreamConfig, check_whole
 from ..errors import ConfigError
+from ..pictures import contact_sheet
 from ..recording import Recording, is_recording
-from ..sheet import contact_sheet
 from .config_file import load_config
 from .live import LiveLine
 
@@ -63,9 +63,7 @@ def inspect(
         items, seed = _recorded(source, samples)
     else:
         if source.suffix != ".toml":
-            options.setdefault(
-                "instances", min(2, samples)
-            )  # for a few samples, starting Blenders takes longest
+            options.setdefault("instances", min(2, samples))  # for a few samples, starting Blenders takes longest
         config = load_config(source, **options)
         length = samples if config.length is None else min(samples, config.length)
         config = dataclasses.replace(config, length=length, ordered=True)
@@ -86,9 +84,7 @@ def _check_picture(out: Path) -> None:
     """
     known = Image.registered_extensions()
     if known.get(out.suffix.lower()) not in Image.SAVE:
-        raise ConfigError(
-            f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp"
-        )
+        raise ConfigError(f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp")
 
 
 def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:

@@ -13,14 +13,13 @@ from rich.console import Console
 
 from ..aio import loop_factory
 from ..errors import InstanceError, InstanceExited
-from ..fleet import packages
 from ..fleet.discovery import Blender, find_blender
+from ..fleet.install import packages
 from ..fleet.process import output_of
-from ..launch import Report
+from ..wire.launch import BOOTSTRAP, Report
 
 __all__ = ["Linkable", "link", "prepare"]
 
-_BOOTSTRAP = Path(__file__).parents[1] / "blender" / "bootstrap.py"
 _LIMIT = 120.0  # seconds for Blender to answer
 _ANSWER = "asyncblend: "
 _ASK = """\
@@ -66,7 +65,7 @@ def link(
     with console.status("Asking Blender ..."), asyncio.Runner(loop_factory=loop_factory()) as runner:
         ready = runner.run(prepare(found))
     path = ready.modules / "asyncblend.py"
-    path.write_text(_STUB.format(bootstrap=str(_BOOTSTRAP), packages=ready.packages), encoding="utf-8")
+    path.write_text(_STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages), encoding="utf-8")
     console.print(f"Wrote {path}", soft_wrap=True)
     console.print("Try it: blender -b --python script.py", style="dim")
 
@@ -77,7 +76,7 @@ async def prepare(blender: Blender) -> Linkable:
     Raises:
         InstanceError: it does not answer, or the packages could not be installed.
     """
-    ask = _ASK.format(bootstrap=str(_BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
+    ask = _ASK.format(bootstrap=str(BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
     command = [blender.path, "--background", "--factory-startup", "--python-expr", ask]
     try:
         status, output = await output_of(command, os.environ, limit=_LIMIT)

@@ -25,7 +25,7 @@ from ..config import StreamConfig
 from .config_file import load_config
 
 if TYPE_CHECKING:
-    from ..stream.recorder import Recorder
+    from ..recording.recorder import Recorder
 
 __all__ = ["record"]
 
@@ -110,12 +110,8 @@ class _Line:
         if self._first is None:
             self._first, self._before = now, recorder.before
             if self._before:
-                self._console.print(
-                    f"{self._before} of {self._length} samples are there already", highlight=False
-                )
-            self._progress.reset(
-                self._task, total=self._length, completed=self._before, description="recording"
-            )
+                self._console.print(f"{self._before} of {self._length} samples are there already", highlight=False)
+            self._progress.reset(self._task, total=self._length, completed=self._before, description="recording")
         self._frames += 1
         rate = (self._frames - 1) / max(now - self._first, 1e-9)
         self._progress.update(

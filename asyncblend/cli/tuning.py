@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..aio import loop_factory
-from ..canvas import DIM
 from ..config import StreamConfig
 from ..errors import ConfigError
+from ..pictures.canvas import DIM
 from .chart import OURS, Bar, Panel, bar_chart
 
 __all__ = ["Setting", "Trial", "best", "draw", "settings", "trial"]
@@ -51,9 +51,7 @@ class Trial(NamedTuple):
         return statistics.median(self.rates)
 
 
-def settings(
-    instances: Sequence[int] = (), threads: Sequence[int] = (), cores: int | None = None
-) -> list[Setting]:
+def settings(instances: Sequence[int] = (), threads: Sequence[int] = (), cores: int | None = None) -> list[Setting]:
     """What to try: each number of instances with each number of threads.
 
     Args:

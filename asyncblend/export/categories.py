@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
-from ..skeleton import skeleton_of
+from ..pictures.skeleton import skeleton_of
 
 __all__ = ["Categories"]
 
@@ -40,9 +40,7 @@ class Categories:
         """
         number, name = int(item["class_id"][row]), item["class_name"][row]
         if number < 0:
-            raise ConfigError(
-                f"sample {item['index']}: class_id {number}; classes count from 1, and 0 is none"
-            )
+            raise ConfigError(f"sample {item['index']}: class_id {number}; classes count from 1, and 0 is none")
         if number not in self._names:
             self._names[number] = (name or str(number)) if number else ""
             self._skeletons[number] = _skeleton(item, name)

@@ -71,9 +71,7 @@ def write_coco(items: Iterable[Mapping[str, Any]], folder: Path, info: Mapping[s
                     report.hidden += 1
                     continue
                 category = categories.add(item, row)
-                annotations.add(
-                    {"id": len(annotations) + 1, "image_id": index, "category_id": category, **annotation}
-                )
+                annotations.add({"id": len(annotations) + 1, "image_id": index, "category_id": category, **annotation})
         if not report.images:
             raise ConfigError("there is no sample to export")
         report.objects = len(annotations)
@@ -93,9 +91,7 @@ def _write(
     annotations: Iterable[Any],
 ) -> None:
     """The JSON, one image or object a line, never as a whole in memory."""
-    file.write(
-        f'{{"info": {json.dumps(dict(info))},\n"licenses": [],\n"categories": {json.dumps(categories)}'
-    )
+    file.write(f'{{"info": {json.dumps(dict(info))},\n"licenses": [],\n"categories": {json.dumps(categories)}')
     for name, values in (("images", images), ("annotations", annotations)):
         file.write(f',\n"{name}": [')
         for i, value in enumerate(values):
@@ -136,9 +132,7 @@ def _annotation(item: Mapping[str, Any], row: int, seen: Array, masks: Any) -> d
         annotation["truncated"] = bool(truncated)
     if (points := _of(item, "keypoints", row, 3)) is not None:
         flat = np.round(points.astype(np.float64), 3)
-        annotation["keypoints"] = [
-            value for x, y, v in flat.tolist() for value in (_short(x), _short(y), int(v))
-        ]
+        annotation["keypoints"] = [value for x, y, v in flat.tolist() for value in (_short(x), _short(y), int(v))]
     return annotation
 
 
@@ -223,7 +217,5 @@ def _pycocotools() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise ConfigError(
-            f'the format coco needs pycocotools: pip install "asyncblend[coco]" ({error})'
-        ) from None
+        raise ConfigError(f'the format coco needs pycocotools: pip install "asyncblend[coco]" ({error})') from None
     return mask

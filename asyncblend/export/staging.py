@@ -89,9 +89,7 @@ def _held(out: Path) -> Iterator[bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                f"another export into {out} is going on; wait for it, or take another folder"
-            ) from None
+            raise ConfigError(f"another export into {out} is going on; wait for it, or take another folder") from None
         except OSError:
             alone = False
         yield alone

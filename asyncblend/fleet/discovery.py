@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import BlenderNotFound
-from .embedded import embedded_pythons, pythons_for_it
+from .install.embedded import embedded_pythons, pythons_for_it
 
 __all__ = ["VARIABLE", "Blender", "all_blenders", "find_blender"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..config import Timeouts
 from ..errors import FrameTimeout, InstanceError, InstanceExited, StartTimeout
-from ..launch import Report
+from ..wire.launch import Report
 from .instance import Cause, Instance
 
 __all__ = ["Ending", "cannot_start", "still_missing", "why_it_ended"]
@@ -21,9 +21,7 @@ class Ending(NamedTuple):
     report: Report = Report()
 
 
-def why_it_ended(
-    instance: Instance, status: int, log_tail: str, report: Report, timeouts: Timeouts
-) -> Ending:
+def why_it_ended(instance: Instance, status: int, log_tail: str, report: Report, timeouts: Timeouts) -> Ending:
     """From its exit status (negative is a signal), and what it left."""
     cause: Cause = "death"
     if report.packages is not None:
@@ -64,6 +62,4 @@ def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -
         return InstanceError(text, instance=number, log_tail=log_tail)
     how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
     when = "while it served" if instance.served else "before it was ready"
-    return InstanceExited(
-        f"{name} {how} {when}.{output}", instance=number, log_tail=log_tail, returncode=status
-    )
+    return InstanceExited(f"{name} {how} {when}.{output}", instance=number, log_tail=log_tail, returncode=status)

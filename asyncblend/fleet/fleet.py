@@ -13,9 +13,9 @@ from typing import Protocol
 from ..aio import finish
 from ..config import StreamConfig
 from ..errors import BlenderNotFound, CrashLoop, InstanceError
-from ..launch import Life, Report
-from . import packages
+from ..wire.launch import Life, Report
 from .ending import Ending, cannot_start, still_missing, why_it_ended
+from .install import packages
 from .instance import Instance
 from .log import Log
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ..config import StreamConfig
-from ..launch import Life
+from ..wire.launch import Life
 from .liveness import Liveness
 from .restart import RestartHistory
 
@@ -54,9 +54,7 @@ class Instance:
         self._history = RestartHistory(config.restart, chance)
         self._liveness = Liveness(config.timeouts, 0.0)
         self._frames = self._rss = 0
-        self._retired: float | None = (
-            None  # when it was decided to replace this life, then when it was free to go
-        )
+        self._retired: float | None = None  # when it was decided to replace this life, then when it was free to go
 
     @property
     def alive(self) -> bool:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from .. import ring
 from ..aio import abandon_loop, finish
+from ..wire import ring
 from .log import Log
 
 __all__ = ["ChildProcess", "output_of"]

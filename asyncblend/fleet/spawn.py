@@ -10,10 +10,10 @@ from typing import Protocol
 
 from ..config import StreamConfig
 from ..errors import BlenderNotFound
-from ..launch import RUN, Launch, Life, Report
-from ..ring import Ring
-from . import packages
+from ..wire.launch import BOOTSTRAP, RUN, Launch, Life, Report
+from ..wire.ring import Ring
 from .discovery import Blender
+from .install import packages
 from .log import Log
 from .process import ChildProcess
 from .workspace import Workspace
@@ -40,7 +40,6 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 Else its others spin after each product or inverse of a matrix, however small, on the cores that Blender renders with:
 half of all processor time with 128 x 96, 13 ms a frame instead of 7.
 """
-_BOOTSTRAP = Path(__file__).parents[1] / "blender" / "bootstrap.py"
 
 
 class Address(Protocol):
@@ -69,9 +68,7 @@ class Spawner:
         OSError: the operating system refused for another reason.
     """
 
-    def __init__(
-        self, config: StreamConfig, blender: Blender, workspace: Workspace, address: Address
-    ) -> None:
+    def __init__(self, config: StreamConfig, blender: Blender, workspace: Workspace, address: Address) -> None:
         self._config, self._blender, self._workspace, self._address = config, blender, workspace, address
 
     async def __call__(self, life: Life) -> BlenderProcess:
@@ -103,14 +100,14 @@ class Spawner:
         # What follows "--" is for people who look at the process list.
         about = ["--", f"instance={life.instance}", os.fspath(self._config.script)]
         if self._blender.kind == "module":
-            return [self._blender.path, str(_BOOTSTRAP), *about]
+            return [self._blender.path, str(BOOTSTRAP), *about]
         startup = ["--factory-startup"] if self._config.factory_startup else []
         if (threads := self._config.threads_each()) is not None:
             startup += ["--threads", str(threads)]
         # The exit code must come before --python to have an effect.
         return [
             self._blender.path, "--background", *startup,
-            "--python-exit-code", "1", "--python", str(_BOOTSTRAP), *about,
+            "--python-exit-code", "1", "--python", str(BOOTSTRAP), *about,
         ]  # fmt: skip
 
     def _environment(self, life: Life, folder: Path, shared: int | None) -> dict[str, str]:

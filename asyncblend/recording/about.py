@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, payload
+from .. import __version__
 from ..config import Params, StreamConfig
 from ..errors import ConfigError
+from ..wire import payload
 from .codec import Images
 
 __all__ = ["about", "check_same"]

@@ -73,9 +73,7 @@ def numbers(folder: Path) -> list[int]:
             if match := re.fullmatch(r"shard-(\d{6,})\.(tar|json)", entry.name):
                 (tars if match[2] == "tar" else tables).add(int(match[1]))
     except OSError as error:
-        raise RecordingError(
-            f"cannot read the folder {folder}: {error.strerror}", path=str(folder)
-        ) from error
+        raise RecordingError(f"cannot read the folder {folder}: {error.strerror}", path=str(folder)) from error
     for number in sorted(tables - tars):
         tar = folder / f"{name_of(number)}.tar"
         raise RecordingError(

@@ -197,7 +197,9 @@ class Writer:
         why = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
         text = f"cannot record into {self._folder}: {why}"
         if self._recorded:
-            text += f". {self._recorded} samples are recorded there and stay readable; the same again goes on after them"
+            text += (
+                f". {self._recorded} samples are recorded there and stay readable; the same again goes on after them"
+            )
         return RecordingError(text, path=str(self._folder), recorded=self._recorded)
 
 

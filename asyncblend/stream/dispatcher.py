@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .. import payload
 from ..config import StreamConfig
 from ..errors import ConfigError, SampleError
 from ..fleet.fleet import Fleet
-from ..launch import Life
-from ..leases import LeaseBook
+from ..wire import payload
+from ..wire.launch import Life
 from .frame import Frame
 from .hub import Hub
+from .leases import LeaseBook
 from .queue import FrameQueue
 from .stats import StreamStats
 
@@ -119,9 +119,7 @@ class Dispatcher:
             return
         while lives:
             # Who holds least; among those, who has waited longest: with few places all have their turn.
-            life = min(
-                lives, key=lambda one: (self.book.holding(one), self._last_lease.get(one.instance, -1))
-            )
+            life = min(lives, key=lambda one: (self.book.holding(one), self._last_lease.get(one.instance, -1)))
             if self.book.holding(life) >= self._config.prefetch:
                 return
             try:
@@ -219,9 +217,7 @@ class Dispatcher:
         self._fleet.answered(life, more=self.book.holding(life) > 0)
         if lease is not None:
             self._frames[life.instance] += 1
-            self._early[index] = Frame(
-                values, index=index, instance=life.instance, params=lease.params.values
-            )
+            self._early[index] = Frame(values, index=index, instance=life.instance, params=lease.params.values)
             self._let_out(index)
         self.dispatch()
 

@@ -30,9 +30,7 @@ class Frame(Mapping[str, Any]):
         try:
             return self._values[name]
         except KeyError:
-            raise KeyError(
-                f"{name!r}; this frame has {', '.join(map(repr, self._values)) or 'nothing'}"
-            ) from None
+            raise KeyError(f"{name!r}; this frame has {', '.join(map(repr, self._values)) or 'nothing'}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import zmq
 import zmq.asyncio
 
-from .. import payload, protocol
 from ..aio import end_context
 from ..errors import ProtocolError
-from ..launch import Life
-from ..protocol import Message
-from ..ring import Ring
+from ..wire import payload, protocol
+from ..wire.launch import Life
+from ..wire.protocol import Message
+from ..wire.ring import Ring
 
 __all__ = ["Hub", "Receiver"]
 
@@ -205,9 +205,7 @@ class Hub:
 
     def _send_to(self, identity: bytes, parts: Sequence[Any]) -> bool:
         try:
-            self._socket.send(
-                identity, _MORE
-            )  # not send_multipart, which checks and combines flags for each part
+            self._socket.send(identity, _MORE)  # not send_multipart, which checks and combines flags for each part
             for part in parts[:-1]:
                 self._socket.send(part, _MORE)
             self._socket.send(parts[-1], _DONTWAIT)
@@ -258,9 +256,7 @@ class Hub:
         if own == _TOLERATED + 1:
             _log.warning("Not listening any more to %s: %d messages could not be read", sender, own)
             if life is not None:
-                receiver.misbehaved(
-                    life, f"sent {own} messages that cannot be read, the last one because: {error};"
-                )
+                receiver.misbehaved(life, f"sent {own} messages that cannot be read, the last one because: {error};")
 
     def _hello(self, receiver: Receiver, identity: bytes, message: Message) -> None:
         try:
@@ -284,13 +280,9 @@ class Hub:
         if (other := self._life_of.get(identity)) is not None:
             del self._identity_of[other]
         self._identity_of[life], self._life_of[identity] = identity, life
-        self._send_to(
-            identity, protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": self._seed})
-        )
+        self._send_to(identity, protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": self._seed}))
         if ready:
-            receiver.reconnected(
-                life, holding
-            )  # first, so that what it asks for again is not also what is new
+            receiver.reconnected(life, holding)  # first, so that what it asks for again is not also what is new
             receiver.ready(life)
 
     def _from_known(self, receiver: Receiver, life: Life, message: Message) -> None:
@@ -302,8 +294,6 @@ class Hub:
             self.blender = protocol.field({"blender": "", **fields}, "blender", str) or self.blender
             receiver.ready(life)
         elif kind == protocol.FAILED:
-            receiver.sample_failed(
-                life, fields["lease"], fields["index"], fields["error"], fields["traceback"]
-            )
+            receiver.sample_failed(life, fields["lease"], fields["index"], fields["error"], fields["traceback"])
         elif kind != protocol.BYE:
             raise ProtocolError(f"Blender {life.instance} sent a {kind}, which only the host sends")

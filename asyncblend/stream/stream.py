@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..aio import finish, the_one_error
-from ..batch import Batch
 from ..config import StreamConfig, check_whole, resolve
 from ..errors import ConfigError, StreamClosed
 from ..fleet.discovery import Blender, find_blender
 from ..fleet.fleet import Fleet
 from ..fleet.spawn import Spawner
 from ..fleet.workspace import Workspace
+from .batch import Batch
 from .dispatcher import Dispatcher, new_book
 from .frame import Frame
 from .hub import Hub
@@ -27,7 +27,7 @@ from .queue import EndOfStream
 from .stats import StreamStats
 
 if TYPE_CHECKING:
-    from .recorder import Recorder
+    from ..recording.recorder import Recorder
 
 __all__ = ["BlenderStream"]
 
@@ -181,8 +181,8 @@ class BlenderStream:
                 wrong there, says the iteration.
         """
         from ..recording.codec import Images
+        from ..recording.recorder import Recorder  # not above: most streams are not recorded
         from ..recording.writer import ShardSize
-        from .recorder import Recorder  # not above: most streams are not recorded
 
         images = Images(image_format, quality)
         recorder = Recorder(self, folder, length=length, images=images, shard_size=ShardSize(shard_size))

@@ -16,9 +16,7 @@ _left = b""
 
 def packages() -> None:
     """Make importable what Blender's Python lacks, where asyncblend has installed it."""
-    sys.path.append(
-        os.path.join(about["packages"], f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}")
-    )
+    sys.path.append(os.path.join(about["packages"], f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"))
 
 
 def say(**words: Any) -> None:

@@ -20,10 +20,7 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 def prepared(spec: Spec) -> Arrays:
     """Filled with something: pages that were never written cost nothing."""
     rng = np.random.default_rng(0)
-    return {
-        name: (255 * rng.random(tuple(shape), np.float32)).astype(dtype)
-        for name, (dtype, shape) in spec.items()
-    }
+    return {name: (255 * rng.random(tuple(shape), np.float32)).astype(dtype) for name, (dtype, shape) in spec.items()}
 
 
 def stamp(arrays: Arrays, index: int) -> Arrays:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from asyncblend.fleet.discovery import find_blender
-from asyncblend.fleet.packages import cache_folder
+from asyncblend.fleet.install.packages import cache_folder
 
 __all__ = ["INSIDE", "PlainBlenders", "Scene"]
 

@@ -58,9 +58,7 @@ def _produce() -> None:
         index = 0
         while True:
             stamp(arrays, index)
-            socket.send_multipart(
-                [json.dumps(header).encode(), *(array.data for array in arrays.values())], copy=False
-            )
+            socket.send_multipart([json.dumps(header).encode(), *(array.data for array in arrays.values())], copy=False)
             index += 1
 
 

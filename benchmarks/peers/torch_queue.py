@@ -25,9 +25,7 @@ def torch_queue(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
     queue = context.Queue(maxsize=in_flight)
     plain = {name: (dtype, tuple(shape)) for name, (dtype, shape) in spec.items()}
     stop = context.Event()
-    processes = [
-        context.Process(target=_produce, args=(queue, stop, plain), daemon=True) for _ in range(count)
-    ]
+    processes = [context.Process(target=_produce, args=(queue, stop, plain), daemon=True) for _ in range(count)]
 
     def take() -> int:
         queue.get()

@@ -31,9 +31,7 @@ _SERVING = {"idle", "ready", "rendering"}  # states of an instance
 class Chaos:
     """Faults for one stream, `between` seconds apart on average."""
 
-    def __init__(
-        self, rng: random.Random, between: float, stream: ab.BlenderStream, recoveries: Recoveries
-    ) -> None:
+    def __init__(self, rng: random.Random, between: float, stream: ab.BlenderStream, recoveries: Recoveries) -> None:
         self._rng, self._between, self._stream, self._recoveries = rng, between, stream, recoveries
         self._endpoint: str | None = None
         self._pause = 0.0

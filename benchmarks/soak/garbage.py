@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from asyncblend import payload, protocol
+from asyncblend.wire import payload, protocol
 
 __all__ = ["message"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asyncblend.canvas import DIM, Canvas
 from asyncblend.cli.chart import Lines, line_panel, step
+from asyncblend.pictures.canvas import DIM, Canvas
 
 from .faults import GARBAGE, KILL, KINDS, SLOW, STOP
 from .run import Run
@@ -29,9 +29,7 @@ def plot(path: Path, run: Run, title: str) -> None:
     host = Lines([(sample.at, sample.host) for sample in samples], "#1a7f37")
     fleet = Lines([(sample.at, sample.fleet) for sample in samples], "#57606a")
     for name, lines, top, bottom in (("host", host, 100, 270), ("fleet", fleet, 305, 475)):
-        line_panel(
-            canvas, top=top, bottom=bottom, left=_LEFT, last=last, name=name, unit="resident MiB", lines=lines
-        )
+        line_panel(canvas, top=top, bottom=bottom, left=_LEFT, last=last, name=name, unit="resident MiB", lines=lines)
     _lanes(canvas, 500, 600, last, faults)
     canvas.save(path)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import psutil
 
-from asyncblend.launch import RUN, Launch
+from asyncblend.wire.launch import RUN, Launch
 
 __all__ = ["BlenderProcess", "blenders", "endpoint", "run_of"]
 

@@ -126,9 +126,7 @@ def table(f: dict[str, Any], title: str) -> Table:
     table.add_column(style="dim")
     table.add_column()
     table.add_row("frames delivered", f"{f['frames']:,} ({f['frames_per_second']:,.0f}/s)")
-    table.add_row(
-        "passes", f"{f['passes']} of {f['frames_in_a_pass']:,} frames, {f['broken_off']} broken off"
-    )
+    table.add_row("passes", f"{f['passes']} of {f['frames_in_a_pass']:,} frames, {f['broken_off']} broken off")
     for name in ("lost", "duplicates", "wrong"):
         label = "wrong content" if name == "wrong" else name
         table.add_row(label, str(f[name]), style="bold red" if f[name] else "bold green")

@@ -76,9 +76,7 @@ class Run:
 
     async def _consume(self) -> None:
         # The last faults have time to recover.
-        while self.passed < self.seconds or (
-            self.recoveries.open and self.passed < self.seconds + self.fleet.patience
-        ):
+        while self.passed < self.seconds or (self.recoveries.open and self.passed < self.seconds + self.fleet.patience):
             start = self.ledger.passes // 2 * self.length
             break_off = self.with_chaos and self.ledger.passes % 3 == 2
             self.stream.rewind(start)

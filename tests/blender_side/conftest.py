@@ -81,9 +81,7 @@ def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Call
             timeout=180,
             check=False,
         )
-        assert done.returncode == 0, "\n".join(
-            line for line in done.stdout.splitlines() if not line.startswith("Fra:")
-        )
+        assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if not line.startswith("Fra:"))
         return out
 
     return run

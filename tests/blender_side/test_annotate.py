@@ -164,9 +164,7 @@ def test_visible_fractions_are_of_the_object_drawn_alone(scenes: list[Any]) -> N
     """In an image of three times the size: parts outside the image count."""
     hidden = 0
     for found, truth in scenes:
-        for number, fraction, whole in zip(
-            found["id"], found["visible_fraction"], truth["whole"], strict=True
-        ):
+        for number, fraction, whole in zip(found["id"], found["visible_fraction"], truth["whole"], strict=True):
             visible = (truth["mask"] == number).sum()
             assert fraction == pytest.approx(min(visible / whole, 1), abs=0.01 + 3 / whole)
             hidden += fraction < 0.9

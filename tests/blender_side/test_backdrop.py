@@ -132,9 +132,7 @@ attempt("workbench", lambda: show("same"))
 def gradient(width: int, height: int) -> Any:
     """Red grows to the right and green downwards."""
     y, x = np.indices((height, width))
-    return np.stack([40 + 160 * x / width, 30 + 180 * y / height, np.full(x.shape, 90)], axis=-1).astype(
-        np.uint8
-    )
+    return np.stack([40 + 160 * x / width, 30 + 180 * y / height, np.full(x.shape, 90)], axis=-1).astype(np.uint8)
 
 
 def shrunk(mask: Any) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from asyncblend.blender import box_of
-from asyncblend.blender.boxes import boxes_of
+from asyncblend.blender.labels.boxes import boxes_of
 from asyncblend.errors import ConfigError
 
 

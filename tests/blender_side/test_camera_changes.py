@@ -180,9 +180,7 @@ def test_one_depth_for_all(results: dict[str, Any]) -> None:
         ("short", [1, 1, 32, 24], ["data.lens", "data.sensor_width"]),
     ],
 )
-def test_set_K_changes_what_it_says(
-    results: dict[str, Any], name: str, K: list[float], changes: list[str]
-) -> None:
+def test_set_K_changes_what_it_says(results: dict[str, Any], name: str, K: list[float], changes: list[str]) -> None:
     """Lens or scale, shift and pixel aspect; the sensor only where the lens would be too short."""
     changed, after, got = results[name]
     fx, fy, cx, cy = K
@@ -211,9 +209,7 @@ def test_set_K_changes_what_it_says(
         ("panoramic", False, "of type PANO"),
     ],
 )
-def test_names_the_mistake_and_changes_nothing(
-    results: dict[str, Any], name: str, config: bool, part: str
-) -> None:
+def test_names_the_mistake_and_changes_nothing(results: dict[str, Any], name: str, config: bool, part: str) -> None:
     is_config, is_value, message = results["errors"][name]
     assert (is_config, is_value) == (config, True)
     assert part in message

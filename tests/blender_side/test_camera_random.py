@@ -107,9 +107,7 @@ def floats(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def cameras(
-    draw: st.DrawFn, longest: int, shortest: int = 16, lens: tuple[float, float] = (8, 300)
-) -> dict[str, Any]:
+def cameras(draw: st.DrawFn, longest: int, shortest: int = 16, lens: tuple[float, float] = (8, 300)) -> dict[str, Any]:
     """Settings of a random camera, three or more points before it, and perhaps intrinsics for it."""
     x, y = draw(st.integers(shortest, longest)), draw(st.integers(shortest, longest))
     percentage = draw(st.sampled_from([100, 100, 50, 37, 133]))
@@ -144,13 +142,9 @@ def cameras(
             "parent.rotation_euler": draw(angles),
         },
         "parented": draw(st.booleans()),
-        "fractions": draw(
-            st.lists(st.tuples(floats(-0.2, 1.2), floats(-0.2, 1.2)), min_size=count, max_size=count)
-        ),
+        "fractions": draw(st.lists(st.tuples(floats(-0.2, 1.2), floats(-0.2, 1.2)), min_size=count, max_size=count)),
         "depths": draw(st.lists(floats(0.5, 50), min_size=count, max_size=count)),
-        "wanted": draw(
-            st.none() | st.tuples(floats(0.4, 5), floats(0.3, 3), floats(-0.5, 1.5), floats(-0.5, 1.5))
-        ),
+        "wanted": draw(st.none() | st.tuples(floats(0.4, 5), floats(0.3, 3), floats(-0.5, 1.5), floats(-0.5, 1.5))),
     }
 
 
@@ -186,9 +180,7 @@ def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
     assert np.linalg.det(result["W"][:3, :3]) > 0
 
     def by(K: Any) -> Any:
-        plane = (
-            inside / inside[:, 2:] if perspective else np.concatenate([inside[:, :2], homogeneous[:, 3:]], 1)
-        )
+        plane = inside / inside[:, 2:] if perspective else np.concatenate([inside[:, :2], homogeneous[:, 3:]], 1)
         return (plane @ K.T)[:, :2]
 
     near(by(result["K"]), result["back"])

@@ -373,9 +373,7 @@ def test_passes_have_the_top_row_first_and_blenders_units(values: Path) -> None:
     rows = np.nonzero(cube)[0]
     height = read["position"][..., 2][cube]
     assert height[rows <= np.quantile(rows, 0.2)].mean() > height[rows >= np.quantile(rows, 0.8)].mean() + 0.5
-    np.testing.assert_allclose(
-        np.load(values / "my colour.npz")["memory"][cube][:, :3].max(axis=0), (0.25, 0.5, 0.75)
-    )
+    np.testing.assert_allclose(np.load(values / "my colour.npz")["memory"][cube][:, :3].max(axis=0), (0.25, 0.5, 0.75))
     assert np.load(values / "material_index.npz")["memory"].max() == 5
 
 
@@ -404,9 +402,7 @@ def test_backends_of_linear_images(values: Path) -> None:
         ("engine", ["'albedo'"]),
     ],
 )
-def test_wrong_argument_is_a_config_error_that_says_what_is_right(
-    values: Path, name: str, words: list[str]
-) -> None:
+def test_wrong_argument_is_a_config_error_that_says_what_is_right(values: Path, name: str, words: list[str]) -> None:
     kind, message = info(values)["errors"][name]
     assert kind == "ConfigError"
     for word in words:

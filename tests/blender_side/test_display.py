@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asyncblend.blender import display
-from asyncblend.blender.imagefile import parse_exr, parse_tiff
+from asyncblend.blender.capture import display
+from asyncblend.blender.capture.imagefile import parse_exr, parse_tiff
 
 
 def table(**exposure: float) -> display.DisplayTable:
@@ -22,9 +22,7 @@ def table(**exposure: float) -> display.DisplayTable:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 5), (301, 257)])
-def test_table_turns_the_image_over_block_by_block(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
-) -> None:
+def test_table_turns_the_image_over_block_by_block(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
     linear = np.random.default_rng(0).uniform(-0.2, 1.2, (*shape, 4)).astype(np.float32)
     linear[..., 3] = 1
     before = linear.copy()
@@ -98,15 +96,9 @@ def test_reads_exr_with_channels_of_several_types() -> None:
     lines = [b"".join(channels[name][y].tobytes() for name in names) for y in range(height)]
     first = len(header) + 8 * height
     table_of_lines = struct.pack("<2Q", first, first + 8 + len(lines[0]))
-    data = (
-        header
-        + table_of_lines
-        + b"".join(struct.pack("<ii", y, len(line)) + line for y, line in enumerate(lines))
-    )
+    data = header + table_of_lines + b"".join(struct.pack("<ii", y, len(line)) + line for y, line in enumerate(lines))
 
     found = parse_exr(data)
     assert set(found) == {"", "L.N"}
     np.testing.assert_array_equal(found["L.N"], np.stack([channels[f"L.N.{c}"] for c in "XYZ"], axis=2))
-    np.testing.assert_array_equal(
-        found[""], np.stack([channels[c] for c in "RGBA"], axis=2).astype(np.float32)
-    )
+    np.testing.assert_array_equal(found[""], np.stack([channels[c] for c in "RGBA"], axis=2).astype(np.float32))

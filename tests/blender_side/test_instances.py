@@ -171,10 +171,7 @@ def test_ids_follow_the_scene_with_persistent_data(results: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        *(
-            (f"class {value}", ["'Cube'", "class_id", "whole number from 1"])
-            for value in (0, -3, 1.5, "cube")
-        ),
+        *((f"class {value}", ["'Cube'", "class_id", "whole number from 1"]) for value in (0, -3, 1.5, "cube")),
         ("class [1, 2]", ["'Cube'", "class_id"]),
         ("class name", ["'Cube'", "class_name", "string"]),
         ("too many", ["instance", "counts up to 7", "'ViewLayer'"]),

@@ -127,9 +127,7 @@ class TestFlags:
         # Parallel rays run along the side of the cube to its far corner, and touch nothing before it.
         assert flags(flagged[kind]["alone"]) == ALONE | ({"far corner": 2} if kind == "ORTHO" else {})
 
-    def test_points_lie_where_they_are_projected_or_are_0_0_outside(
-        self, flagged: dict[str, Any], kind: str
-    ) -> None:
+    def test_points_lie_where_they_are_projected_or_are_0_0_outside(self, flagged: dict[str, Any], kind: str) -> None:
         for name, (x, y, v) in flagged[kind]["alone"].items():
             assert [x, y] == (pytest.approx(flagged[kind]["xy"][name], abs=1e-3) if v else [0, 0]), name
 
@@ -159,9 +157,7 @@ class TestFlags:
         alone = flags(flagged[kind]["alone"])
         assert flags(flagged[kind]["clip end"]) == alone | {"far corner": 1}
 
-    def test_an_object_that_is_not_rendered_has_no_keypoints(
-        self, flagged: dict[str, Any], kind: str
-    ) -> None:
+    def test_an_object_that_is_not_rendered_has_no_keypoints(self, flagged: dict[str, Any], kind: str) -> None:
         assert all(point == [0, 0, 0] for point in flagged[kind]["hidden itself"].values())
 
     def test_precision_suffices_far_from_the_origin(self, flagged: dict[str, Any], kind: str) -> None:

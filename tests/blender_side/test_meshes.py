@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from asyncblend.blender import meshes
-from asyncblend.blender.meshes import edges_for
+from asyncblend.blender.labels import meshes
+from asyncblend.blender.labels.meshes import edges_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,9 +66,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 @pytest.mark.blender
-@pytest.mark.parametrize(
-    "name", ["Sphere", "Cylinder", "Suzanne", "Smooth", "Plane", "Triangle", "Points", "Text"]
-)
+@pytest.mark.parametrize("name", ["Sphere", "Cylinder", "Suzanne", "Smooth", "Plane", "Triangle", "Points", "Text"])
 def test_a_mesh_is_what_blender_evaluates(results: dict[str, Any], name: str) -> None:
     points, triangles = results[name]["truth"]
     assert len(points) > (20 if name == "Smooth" else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asyncblend.blender.pixels import Pixels, ray_lengths, turned, unit_vectors
+from asyncblend.blender.capture.pixels import Pixels, ray_lengths, turned, unit_vectors
 
 SIZES = [(1, 1), (3, 5), (480, 641), (1, 70_000), (70_000, 1), (0, 4)]
 

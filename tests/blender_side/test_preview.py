@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asyncblend.blender.preview import preview
+from asyncblend.blender.serving.preview import preview
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,9 +59,7 @@ def test_saves_nothing_that_is_not_an_image(script: Path, value: np.ndarray[Any,
 
 def test_prints_a_line_about_each_value(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = np.zeros((4, 6, 3), np.uint8)
-    preview(
-        {"image": image, "xy": np.zeros((8, 2), np.float32), "label": "cube", "pose": {"x": 1.5}}, str(script)
-    )
+    preview({"image": image, "xy": np.zeros((8, 2), np.float32), "label": "cube", "pose": {"x": 1.5}}, str(script))
     assert capsys.readouterr().out.splitlines() == [
         "image: uint8, shape (4, 6, 3)",
         f"  saved as {script.with_name('cube.png')}",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from asyncblend.blender.seeding import seed_everything
-from asyncblend.blender.task import make_task
+from asyncblend.blender.serving.seeding import seed_everything
+from asyncblend.blender.serving.task import make_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,13 +62,13 @@ def test_refuses_negative_numbers(seed: int, index: int) -> None:
 
 
 def test_does_not_import_bpy() -> None:
-    code = "import sys; from asyncblend.blender.seeding import seed_everything as s; s(0, 0); sys.exit('bpy' in sys.modules)"
+    code = "import sys; from asyncblend.blender.serving.seeding import seed_everything as s; s(0, 0); sys.exit('bpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])
 
 
 SCRIPT = """
 from asyncblend.blender.capture import render
-from asyncblend.blender.seeding import seed_everything
+from asyncblend.blender.serving.seeding import seed_everything
 from mathutils import noise
 
 scene = bpy.context.scene

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from asyncblend.blender import silhouette
-from asyncblend.blender.silhouette import clip_near, edges_of, mask_of, spans_of
+from asyncblend.blender.labels import silhouette
+from asyncblend.blender.labels.silhouette import clip_near, edges_of, mask_of, spans_of
 
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
@@ -116,9 +116,7 @@ def seen_by_rays(points: _Floats, triangles: npt.NDArray[Any], near: float) -> t
 
 @settings(max_examples=300, deadline=None)
 @given(meshes(3), st.floats(0.125, 20, width=32))
-def test_what_is_left_of_a_clipped_mesh_is_what_rays_hit(
-    mesh: tuple[_Floats, npt.NDArray[Any]], near: float
-) -> None:
+def test_what_is_left_of_a_clipped_mesh_is_what_rays_hit(mesh: tuple[_Floats, npt.NDArray[Any]], near: float) -> None:
     points, triangles = clip_near(*mesh, near)
     assert (points[: len(mesh[0])] == mesh[0]).all()
     assert (points[triangles][..., 2] >= near).all()

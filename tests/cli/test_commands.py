@@ -76,9 +76,9 @@ def test_demo_on_real_blender_draws_corners_on_the_corners(real: Any, tmp_path: 
 @pytest.mark.blender
 def test_the_corners_of_the_demo_scene_bound_the_cube(real: Any) -> None:
     """In each frame of cube.py the box of the projected corners is the box of the pixels that are not background."""
-    from asyncblend.bridge import Bridge
+    from asyncblend.cli.scripts import script
     from asyncblend.config import StreamConfig
-    from asyncblend.scripts import script
+    from asyncblend.stream.bridge import Bridge
 
     bridge = Bridge(StreamConfig(script=script("cube.py"), blender=real.blender, instances=1, length=4))
     try:
@@ -113,13 +113,9 @@ def test_stream_takes_a_script_or_a_toml_file(tmp_path: Path) -> None:
     """Both print the first frame and a summary; options override the file."""
     fake_blender(tmp_path / "fake", values=VALUES)
     (tmp_path / "scene.py").touch()
-    (tmp_path / "job.toml").write_text(
-        'script = "scene.py"\ninstances = 2\nlength = 50\n[timeouts]\nstart = 60\n'
-    )
+    (tmp_path / "job.toml").write_text('script = "scene.py"\ninstances = 2\nlength = 50\n[timeouts]\nstart = 60\n')
     for config in ("scene.py", "job.toml"):
-        done = asyncblend(
-            "stream", config, "--length", "7", cwd=tmp_path, ASYNCBLEND_BLENDER=str(tmp_path / "fake")
-        )
+        done = asyncblend("stream", config, "--length", "7", cwd=tmp_path, ASYNCBLEND_BLENDER=str(tmp_path / "fake"))
         assert done.returncode == 0, done.stderr
         assert "image=uint8[48, 64, 3]" in done.stdout
         assert re.search(r"^frames +7 *$", done.stdout, re.MULTILINE)
@@ -128,9 +124,7 @@ def test_stream_takes_a_script_or_a_toml_file(tmp_path: Path) -> None:
 def test_config_file_reads_paths_beside_itself_and_tables(tmp_path: Path) -> None:
     """All of StreamConfig can be written in TOML."""
     path = tmp_path / "job.toml"
-    path.write_text(
-        'script = "a.py"\nscene = "b.blend"\nshard = [1, 2]\n[timeouts]\nstop = 1\n[params]\nlevel = 3\n'
-    )
+    path.write_text('script = "a.py"\nscene = "b.blend"\nshard = [1, 2]\n[timeouts]\nstop = 1\n[params]\nlevel = 3\n')
     config = load_config(path, seed=5)
     assert (config.script, config.scene) == (tmp_path / "a.py", tmp_path / "b.blend")
     assert (config.shard, config.seed, config.params) == ((1, 2), 5, {"level": 3})

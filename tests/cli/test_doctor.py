@@ -18,9 +18,9 @@ import typer
 from typer.testing import CliRunner
 
 import asyncblend
-from asyncblend.cli import advice, examining
-from asyncblend.cli.doctor import doctor
-from asyncblend.cli.libraries import debian_package, missing_libraries
+from asyncblend.cli.doctor import advice, examining
+from asyncblend.cli.doctor.command import doctor
+from asyncblend.cli.doctor.libraries import debian_package, missing_libraries
 from asyncblend.errors import InstanceError
 from asyncblend.fleet.discovery import VARIABLE, Blender
 from asyncblend.testing import fake_blender
@@ -283,9 +283,7 @@ def test_pip_by_its_name_in_an_active_environment(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("package", ["torch", "pyzmq"])
-def test_the_main_job_needs_its_packages(
-    package: str, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_main_job_needs_its_packages(package: str, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch a Blender may render and yet the exit status is 1; without pyzmq none can be tried."""
     versions(monkeypatch, **{package: None})
     result = run("--blender", "bpy")
@@ -326,9 +324,7 @@ def test_an_unknown_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
 
 def test_a_blender_that_dies_while_it_renders(tmp_path: Path) -> None:
     """The death itself is told, not that there are no restarts."""
-    result = run(
-        "--blender", str(fake_blender(tmp_path, values={"image": ("uint8", (1, 1, 3))}, crash_after=0))
-    )
+    result = run("--blender", str(fake_blender(tmp_path, values={"image": ("uint8", (1, 1, 3))}, crash_after=0)))
     assert result.exit_code == 1
     assert "it was killed by signal 9 while it served" in result.output
 

@@ -18,9 +18,9 @@ import typer
 from typer.testing import CliRunner
 
 import asyncblend as ab
-from asyncblend.cli.doctor import doctor
+from asyncblend.cli.doctor.command import doctor
 from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
-from asyncblend.fleet.embedded import MODULES, embedded_pythons, site_packages
+from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, site_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,9 +159,7 @@ def test_json_tells_of_it(inside: Blender) -> None:
     assert blender["version"].startswith(("4.5.", "5."))
 
 
-def test_beside_the_own_module_it_is_the_last(
-    inside: Blender, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_beside_the_own_module_it_is_the_last(inside: Blender, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And has a name by which it can be taken."""
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")

@@ -96,9 +96,7 @@ def test_jpeg_and_toml(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_use_ends_with_the_reason(
-    args: tuple[str, ...], status: int, message: str, tmp_path: Path
-) -> None:
+def test_wrong_use_ends_with_the_reason(args: tuple[str, ...], status: int, message: str, tmp_path: Path) -> None:
     """No Python traceback of ours."""
     done = record(tmp_path, *args)
     assert done.returncode == status
@@ -106,9 +104,7 @@ def test_wrong_use_ends_with_the_reason(
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_before_the_first_line_comes_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_before_the_first_line_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As itself."""
 
     def progress(*columns: object, **options: object) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from asyncblend.errors import BlenderNotFound
-from asyncblend.fleet import embedded
 from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
+from asyncblend.fleet.install import embedded
 
 NAME = "blender.exe" if sys.platform == "win32" else "blender"
 
@@ -138,9 +138,7 @@ def test_embedded_blender_of_this_python_is_the_first(monkeypatch: pytest.Monkey
         assert len(all_blenders()) == 2
 
 
-@pytest.mark.parametrize(
-    "remove", ["current", "env-1234/bin/python", "env-1234/lib/python3.11/site-packages/bpy"]
-)
+@pytest.mark.parametrize("remove", ["current", "env-1234/bin/python", "env-1234/lib/python3.11/site-packages/bpy"])
 @pytest.mark.skipif(sys.platform == "win32", reason="other folders")
 def test_embedded_blender_that_is_not_whole_is_not_found(remove: str) -> None:
     """Half made, or its Python was removed."""
@@ -236,9 +234,7 @@ def test_no_blender_at_all_says_where_we_looked(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_advice_fits_the_running_python(
-    monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], advice: str
-) -> None:
+def test_advice_fits_the_running_python(monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], advice: str) -> None:
     monkeypatch.setattr(sys, "version_info", python)
     with pytest.raises(BlenderNotFound, match=advice):
         find_blender("bpy")

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from asyncblend.errors import InstanceError
-from asyncblend.fleet import embedded, packages
-from asyncblend.fleet.embedded import MODULES, embedded_pythons, make_embedded, site_packages
+from asyncblend.fleet.install import embedded, packages
+from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, make_embedded, site_packages
 
 HERE = sys.version_info[:2]
 pytestmark = [
@@ -120,10 +120,8 @@ async def test_made_once(
 
 @pytest.mark.slow
 async def test_tasks_and_processes_that_ask_at_once_make_one(index: Path, cache: Path) -> None:
-    code = "import asyncio; from asyncblend.fleet.embedded import make_embedded; print(asyncio.run(make_embedded()))"
-    *made, (status, output) = await asyncio.gather(
-        make_embedded(), make_embedded(), run(sys.executable, "-c", code)
-    )
+    code = "import asyncio; from asyncblend.fleet.install.embedded import make_embedded; print(asyncio.run(make_embedded()))"
+    *made, (status, output) = await asyncio.gather(make_embedded(), make_embedded(), run(sys.executable, "-c", code))
     assert status == 0, output
     assert {*made, output.strip()} == set(embedded_pythons())
     assert len(environments(cache)) == 1
@@ -247,9 +245,7 @@ class SilentIndex:
         self.gone.set()
 
 
-async def test_cancelling_ends_pip_and_removes_what_is_half_made(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelling_ends_pip_and_removes_what_is_half_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with asyncio.timeout(60), SilentIndex(monkeypatch) as index:
         task = asyncio.create_task(make_embedded())
         await index.asked.wait()
@@ -269,7 +265,7 @@ async def test_what_a_killed_process_left_is_not_found_and_is_mended(
     """Its installer may go on in the abandoned environment, and harms none."""
     code = textwrap.dedent("""
         import asyncio
-        from asyncblend.fleet.embedded import make_embedded
+        from asyncblend.fleet.install.embedded import make_embedded
         asyncio.run(make_embedded())
     """)
     async with asyncio.timeout(60):

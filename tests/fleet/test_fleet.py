@@ -21,7 +21,7 @@ from asyncblend.errors import (
 )
 from asyncblend.fleet.fleet import Fleet
 from asyncblend.fleet.log import Log
-from asyncblend.launch import Life, Report
+from asyncblend.wire.launch import Life, Report
 
 POLICY = RestartPolicy(max_restarts=2, window=60, backoff=1, max_backoff=4, jitter=0)
 
@@ -44,9 +44,7 @@ class Time:
         while True:
             await settled()
             self._sleepers = [entry for entry in self._sleepers if not entry[1].done()]
-            due = min(
-                (entry for entry in self._sleepers if entry[0] <= end), key=lambda e: e[0], default=None
-            )
+            due = min((entry for entry in self._sleepers if entry[0] <= end), key=lambda e: e[0], default=None)
             if due is None:
                 break
             self.now = max(self.now, due[0])
@@ -107,9 +105,7 @@ class Stage:
         self._folder = folder
         self._processes: dict[int, Process] = {}
         config = StreamConfig(script="x.py", **{"restart": POLICY, "instances": 1, **options})
-        self.fleet = Fleet(
-            config, self._spawn, self.asked.append, clock=lambda: self.time.now, sleep=self.time.sleep
-        )
+        self.fleet = Fleet(config, self._spawn, self.asked.append, clock=lambda: self.time.now, sleep=self.time.sleep)
         self.running = asyncio.ensure_future(self.fleet.run(self.over.append))
 
     async def _spawn(self, life: Life) -> Process:
@@ -233,11 +229,7 @@ async def test_the_others_go_on_where_that_is_allowed(make: Make, caplog: pytest
     stage.process(2).exit(1, "out of memory")
     await stage.live(200, 0, 1)
     assert stage.fleet.states == {0: "idle", 1: "idle", 2: "failed"}
-    assert [
-        m
-        for m in caplog.messages
-        if m.startswith("Going on with 2 Blenders, without 2.") and "out of memory" in m
-    ]
+    assert [m for m in caplog.messages if m.startswith("Going on with 2 Blenders, without 2.") and "out of memory" in m]
     stage.process(0).exit(1)
     assert isinstance(await stage.error(), CrashLoop)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from asyncblend.config import RestartPolicy, StreamConfig, Timeouts
 from asyncblend.fleet.instance import Instance
-from asyncblend.launch import Life
+from asyncblend.wire.launch import Life
 
 POLICY = RestartPolicy(max_restarts=3, window=60, backoff=1, max_backoff=4, jitter=0)
 TIMEOUTS = Timeouts(start=100, beat=10, frame=50, stop=5)

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from asyncblend.errors import InstanceError
-from asyncblend.fleet import packages
-from asyncblend.fleet.packages import cache_folder, install
+from asyncblend.fleet.install import packages
+from asyncblend.fleet.install.packages import cache_folder, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,9 +118,7 @@ async def test_what_a_killed_installer_left_is_mended(index: Path, folder: Path)
 
 
 @needs_pip
-async def test_tasks_that_ask_at_once_install_once(
-    index: Path, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_tasks_that_ask_at_once_install_once(index: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "asyncblend")
     await asyncio.gather(*(install(["alpha"], HOST_PYTHON, folder) for _ in range(3)))
     assert names(folder) == ALPHA

@@ -229,7 +229,9 @@ def test_it_gets_the_environment_and_a_session_of_its_own(run: Run, folder: Path
     """Exactly the environment that is given; a Ctrl-C in our terminal does not reach it."""
 
     async def main() -> None:
-        code = "import os; print(dict(os.environ)['A'], len(os.environ) < 5, os.getsid(0) == os.getpgrp() == os.getpid())"
+        code = (
+            "import os; print(dict(os.environ)['A'], len(os.environ) < 5, os.getsid(0) == os.getpgrp() == os.getpid())"
+        )
         process = await ChildProcess.start(
             [sys.executable, "-I", "-c", code], {"A": "b c", "LC_ALL": "C.UTF-8"}, folder
         )
@@ -342,9 +344,7 @@ def test_a_grandchild_goes_with_its_group(run: Run, folder: Path, pipe: Path) ->
     """A wrapper that is killed takes along what it started, though that ignores what it can."""
 
     async def main() -> None:
-        process = await sh(
-            folder, f"(trap '' TERM HUP; exec sleep 100) & (echo ready > {pipe}; exec sleep 100) & wait"
-        )
+        process = await sh(folder, f"(trap '' TERM HUP; exec sleep 100) & (echo ready > {pipe}; exec sleep 100) & wait")
         assert await line_of(pipe) == "ready"
         pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         assert len(pids) == 2
@@ -472,9 +472,7 @@ def test_the_exit_is_noticed_whoever_handles_sigchld(run: Run, folder: Path, pip
         assert run(main) == 8
 
 
-def test_the_exit_is_noticed_without_a_pidfd(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_exit_is_noticed_without_a_pidfd(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On other systems, and on old kernels, the event loop's own way is taken."""
 
     def refused(pid: int, flags: int = 0) -> int:

@@ -31,9 +31,7 @@ async def test_blenders_keep_their_memory_unless_the_user_says_otherwise(
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("MALLOC_CONF", "tcache:true")
     blender = str(fake_blender(tmp_path / "fake"))
-    async with ab.BlenderStream(
-        script=str(write_script(BODY)), blender=blender, instances=1, length=1
-    ) as stream:
+    async with ab.BlenderStream(script=str(write_script(BODY)), blender=blender, instances=1, length=1) as stream:
         frames = [frame async for frame in stream]
     assert int(frames[0]["MALLOC_MMAP_THRESHOLD_"]) == 32 << 20
     assert int(frames[0]["MALLOC_TRIM_THRESHOLD_"]) >= 1 << 30

@@ -18,9 +18,7 @@ def scene() -> Scene:
     return draw
 
 
-def draw(
-    index: int = 0, width: int = 160, height: int = 120, objects: int = 5, *, seed: int = 0
-) -> dict[str, Any]:
+def draw(index: int = 0, width: int = 160, height: int = 120, objects: int = 5, *, seed: int = 0) -> dict[str, Any]:
     """One sample, under the names of `bl.render` and `bl.annotate`. World and camera axes are one and the same.
 
     Objects lie behind each other in a random order and may cross the image's border. Each is moved by a flow of its
@@ -110,9 +108,7 @@ def _annotated(
     for i, (inside, places) in enumerate(zip(whole, points, strict=True)):
         mask = seen == i + 1
         ys, xs = np.nonzero(mask)
-        boxes.append(
-            (xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()) if len(xs) else (0,) * 4
-        )
+        boxes.append((xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()) if len(xs) else (0,) * 4)
         fractions.append(mask.sum() / max(inside.sum(), 1))
         cut.append(inside.sum() > inside[height : 2 * height, width : 2 * width].sum())
         for k, (px, py) in enumerate(places):

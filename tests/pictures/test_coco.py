@@ -52,9 +52,7 @@ def test_each_mask_box_and_area_is_that_of_the_object(items: list[dict[str, Any]
     written = hidden = 0
     for item in items:
         annotations = coco.imgToAnns[item["index"]]
-        for number, fraction, cut in zip(
-            item["id"], item["visible_fraction"], item["truncated"], strict=True
-        ):
+        for number, fraction, cut in zip(item["id"], item["visible_fraction"], item["truncated"], strict=True):
             mask = item["instance"] == number
             if not mask.any():
                 hidden += 1
@@ -111,9 +109,7 @@ def test_recorded_image_files_are_copied(items: list[dict[str, Any]], tmp_path: 
     assert (tmp_path / "out" / "images" / "000000002.png").read_bytes() == png.getvalue()
 
 
-def test_categories_are_the_classes_with_keypoints_of_their_own(
-    items: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_categories_are_the_classes_with_keypoints_of_their_own(items: list[dict[str, Any]], tmp_path: Path) -> None:
     """Balls have five, boards four, and the rows beyond are not theirs; objects without a class come last."""
     for item in items:
         item["keypoint_names"] = {"board": ["a", "b", "c", "d"]}
@@ -281,9 +277,7 @@ def test_an_unknown_format(tmp_path: Path) -> None:
         export([], tmp_path / "out", "COCO")
 
 
-def test_without_pycocotools(
-    items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pycocotools(items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What to type."""
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(ConfigError, match=r'pip install "asyncblend\[coco\]"'):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncblend.sheet import colours
-from asyncblend.sheet.colours import NOTHING, colour_of, depth_picture, flow_picture, normal_picture
+from asyncblend.pictures import colours
+from asyncblend.pictures.colours import NOTHING, colour_of, depth_picture, flow_picture, normal_picture
 
 
 def lightness(pictures: Any) -> Any:
@@ -104,9 +104,7 @@ def test_directions_have_the_hues_of_the_wheel(place: float, hue: float) -> None
 
 def test_flow_is_white_at_rest_and_fuller_the_longer() -> None:
     """Linear up to the longest, darker beyond; what is no number is at rest."""
-    right = flow_picture(
-        np.array([[(0, 0), (5, 0), (10, 0), (20, 0), (np.nan, 3), (np.inf, 0)]], np.float32), 10
-    )
+    right = flow_picture(np.array([[(0, 0), (5, 0), (10, 0), (20, 0), (np.nan, 3), (np.inf, 0)]], np.float32), 10)
     assert right[0, :4].tolist() == [[255] * 3, [255, 128, 128], [255, 0, 0], [191, 0, 0]]
     assert (right[0, 4] > 150).all()
     assert right[0, 5].tolist() == [255] * 3

@@ -142,9 +142,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_inspect_draws_a_script_and_its_recording_alike(
-    script: Path, fake: str, tmp_path: Path
-) -> None:
+async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake: str, tmp_path: Path) -> None:
     """One seed, the same samples: the sheets differ in nothing but their titles."""
     await record(script, fake, tmp_path / "recording")
     live = asyncblend(
@@ -172,7 +170,7 @@ def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_p
 @pytest.mark.blender
 def test_inspect_cube_on_real_blender(real: Any, tmp_path: Path) -> None:
     """The demo's script has an image and `xy`: four samples, two by two."""
-    from asyncblend.scripts import script
+    from asyncblend.cli.scripts import script
 
     done = asyncblend(
         "inspect", str(script("cube.py")), "--blender", real.blender, "--instances", "1", "--samples", "4", cwd=tmp_path

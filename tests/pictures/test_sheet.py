@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncblend.canvas import Canvas, fit_text, text_width
 from asyncblend.errors import ConfigError
-from asyncblend.sheet import contact, contact_sheet
-from asyncblend.sheet.box3d import box_lines
-from asyncblend.sheet.colours import colour_of, depth_picture, id_picture
-from asyncblend.sheet.drawing import annotated
-from asyncblend.sheet.shown import LABELS, Shown
-from asyncblend.sheet.tiles import tile
+from asyncblend.pictures import contact, contact_sheet
+from asyncblend.pictures.box3d import box_lines
+from asyncblend.pictures.canvas import Canvas, fit_text, text_width
+from asyncblend.pictures.colours import colour_of, depth_picture, id_picture
+from asyncblend.pictures.drawing import annotated
+from asyncblend.pictures.shown import LABELS, Shown
+from asyncblend.pictures.tiles import tile
 
 Scene = Callable[..., dict[str, Any]]
 
@@ -72,9 +72,7 @@ def test_keypoints_are_full_hollow_or_not_drawn() -> None:
 def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
     """Pairs count from 1, as in COCO; one with a keypoint outside is left out."""
     points = np.array([[(20, 20, 2), (180, 20, 2), (180, 140, 0)]], np.float32)
-    item = plain(
-        id=np.array([4]), bbox=np.zeros((1, 4), np.float32), keypoints=points, skeleton=[[1, 2], [2, 3]]
-    )
+    item = plain(id=np.array([4]), bbox=np.zeros((1, 4), np.float32), keypoints=points, skeleton=[[1, 2], [2, 3]])
     picture = drawn(item)
     assert near(picture[20, 100], colour_of(4))
     assert (picture[40:] == 100).all()
@@ -235,12 +233,9 @@ def test_each_label_has_its_tile(scene: Scene) -> None:
     sheet = np.asarray(contact_sheet([item], "title"))
     top = contact._MARGIN + contact._HEADING
     pictures = [
-        sheet[top + p.top : top + p.top + p.height, contact._MARGIN + p.left :][:, : p.width]
-        for p in layout.tiles
+        sheet[top + p.top : top + p.top + p.height, contact._MARGIN + p.left :][:, : p.width] for p in layout.tiles
     ]
-    for picture, full in zip(
-        pictures, (id_picture(item["instance"]), depth_picture(item["depth"])), strict=True
-    ):
+    for picture, full in zip(pictures, (id_picture(item["instance"]), depth_picture(item["depth"])), strict=True):
         rows = (np.arange(picture.shape[0]) + 0.5) / picture.shape[0] * 480
         columns = (np.arange(picture.shape[1]) + 0.5) / picture.shape[1] * 640
         expected = full[rows.astype(int)[:, None], columns.astype(int)].astype(int)
@@ -249,9 +244,7 @@ def test_each_label_has_its_tile(scene: Scene) -> None:
 
 def test_samples_share_their_scales(scene: Scene) -> None:
     """One colour, one depth, in all rows of a sheet: a wall at 5 m differs from one at 10 m."""
-    items = [
-        {"index": i, "depth": np.full((96, 128), depth, np.float32)} for i, depth in enumerate((5.0, 10.0))
-    ]
+    items = [{"index": i, "depth": np.full((96, 128), depth, np.float32)} for i, depth in enumerate((5.0, 10.0))]
     sheet = np.asarray(contact_sheet(items, "title")).reshape(-1, 3)
     for colour in depth_picture(np.array([[5.0, 10.0]]))[0]:
         assert (sheet == colour).all(axis=1).sum() > 10_000
@@ -284,9 +277,7 @@ def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
         "note": "hello",
         "scalar": np.float32(2.5),
     }
-    assert Shown(item).rest() == (
-        "params {'level': 2}, level 0.25, angles float64[3, 2], note 'hello', scalar 2.5"
-    )
+    assert Shown(item).rest() == ("params {'level': 2}, level 0.25, angles float64[3, 2], note 'hello', scalar 2.5")
     odd = {
         "index": 3,
         "id": 7,

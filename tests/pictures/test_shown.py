@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncblend.canvas import text_width
-from asyncblend.sheet import contact_sheet
-from asyncblend.sheet.box3d import box_lines
-from asyncblend.sheet.drawing import annotated
-from asyncblend.sheet.shown import Shown
-from asyncblend.sheet.tiles import tile
+from asyncblend.pictures import contact_sheet
+from asyncblend.pictures.box3d import box_lines
+from asyncblend.pictures.canvas import text_width
+from asyncblend.pictures.drawing import annotated
+from asyncblend.pictures.shown import Shown
+from asyncblend.pictures.tiles import tile
 
 Scene = Callable[..., dict[str, Any]]
 NOWHERE = (np.nan, np.inf, -np.inf, 1e20, -3e38)
@@ -87,9 +87,7 @@ def test_a_table_of_mixed_classes(scene: Scene) -> None:
     contact_sheet([{**item, "id": np.full(5, np.nan)}], "title")
 
 
-@pytest.mark.parametrize(
-    "form", [list, np.array, lambda pairs: {"": pairs}, lambda pairs: {"": np.array(pairs)}]
-)
+@pytest.mark.parametrize("form", [list, np.array, lambda pairs: {"": pairs}, lambda pairs: {"": np.array(pairs)}])
 def test_a_skeleton_has_the_forms_that_the_export_takes(form: Any) -> None:
     """Arrays are drawn as lists are."""
     points = np.array([[(20, 20, 2), (180, 20, 2)]], np.float32)

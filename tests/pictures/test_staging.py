@@ -78,9 +78,7 @@ def test_what_cannot_be_put_back_is_kept(out: Path, monkeypatch: pytest.MonkeyPa
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(
-        ConfigError, match=r"could the earlier files be put back.*missing are in (\S+)$"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"could the earlier files be put back.*missing are in (\S+)$") as caught:
         replace(out)
     assert files_in(Path(str(caught.value).rsplit(" ", 1)[1])) == {
         name: text for name, text in EARLIER.items() if name != "notes.txt"

@@ -27,9 +27,7 @@ def values_of(index: int) -> dict[str, Any]:
 
 def files_of(index: int) -> dict[str, bytes]:
     """The same as files."""
-    return encode(
-        values_of(index), index=index, instance=index % 2, params={"level": index / 4}, images=Images()
-    )
+    return encode(values_of(index), index=index, instance=index % 2, params={"level": index / 4}, images=Images())
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asyncblend import payload
 from asyncblend.errors import ConfigError
 from asyncblend.recording.codec import Damaged, Images, decode, encode
+from asyncblend.wire import payload
 
 PNG = Images()
 DTYPES = (

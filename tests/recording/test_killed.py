@@ -110,9 +110,7 @@ def test_a_recording_killed_again_and_again(tmp_path: Path, write_script: Callab
     """The host dies at random moments of a stream's recording, with its Blenders; in the end all is there, once."""
     folder = tmp_path / "recording"
     fake = fake_blender(tmp_path / "fake")
-    script = write_script(
-        "def sample(task): return {'image': task.rng.integers(0, 256, (6, 8, 3), np.uint8)}"
-    )
+    script = write_script("def sample(task): return {'image': task.rng.integers(0, 256, (6, 8, 3), np.uint8)}")
 
     (tmp_path / "temporary").mkdir()
 

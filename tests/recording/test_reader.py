@@ -70,9 +70,7 @@ def test_what_is_no_recording_is_told(made: str, folder: Path) -> None:
     assert caught.value.path == str(folder)
 
 
-@pytest.mark.parametrize(
-    "damage", ["missing", "empty", "no JSON", "another format", "another size", "wrong place"]
-)
+@pytest.mark.parametrize("damage", ["missing", "empty", "no JSON", "another format", "another size", "wrong place"])
 def test_a_bad_table_is_made_again(damage: str, written: Written) -> None:
     """A tar has all that its table says; reading needs no table, and the next writer writes it."""
     folder = written(range(10))
@@ -105,9 +103,7 @@ def test_another_tools_tar_is_read(written: Written) -> None:
     inside = folder / "inside"
     inside.mkdir()
     subprocess.run(["tar", "-xf", tar, "-C", inside], check=True, timeout=30)
-    names = subprocess.run(
-        ["tar", "-tf", tar], check=True, capture_output=True, text=True, timeout=30
-    ).stdout.split()
+    names = subprocess.run(["tar", "-tf", tar], check=True, capture_output=True, text=True, timeout=30).stdout.split()
     tar.unlink()
     subprocess.run(["tar", "--format=ustar", "-cf", tar, "-C", inside, *names], check=True, timeout=30)
     shutil.rmtree(inside)
@@ -201,9 +197,7 @@ def test_two_recordings_in_one_folder_are_told(written: Written) -> None:
     folder = written(range(4), shard_size=2)
     for suffix in (".tar", ".json"):
         shutil.copy(folder / f"shard-000000{suffix}", folder / f"shard-000002{suffix}")
-    with pytest.raises(
-        RecordingError, match=r"sample 0 is both in .*shard-000000\.tar and in shard-000002\.tar"
-    ):
+    with pytest.raises(RecordingError, match=r"sample 0 is both in .*shard-000000\.tar and in shard-000002\.tar"):
         list(read(folder))
 
 

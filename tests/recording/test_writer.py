@@ -127,9 +127,7 @@ def test_leftovers_of_a_crash_go(written: Written) -> None:
 def test_a_second_writer_is_told(folder: Path) -> None:
     """Which process has the folder; when that is done, it may."""
     writer = opened(folder)
-    with pytest.raises(
-        RecordingError, match=rf"another recording into .* is going on \(process {os.getpid()}\)"
-    ):
+    with pytest.raises(RecordingError, match=rf"another recording into .* is going on \(process {os.getpid()}\)"):
         opened(folder)
     writer.add(0, files_of(0))
     writer.close()
@@ -238,9 +236,7 @@ def small_files() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("room", [0, 5_000, 15_000, 25_000, 40_000, 100_000])
-def test_a_full_disk_keeps_what_was_written(
-    room: int, folder: Path, small_files: Callable[[int], None]
-) -> None:
+def test_a_full_disk_keeps_what_was_written(room: int, folder: Path, small_files: Callable[[int], None]) -> None:
     """It is told how much that is; it can be read, and gone on with when there is room."""
     writer = opened(folder, 1000)
     small_files(room)
@@ -278,11 +274,7 @@ def test_a_full_disk_at_any_call(call: str, turn: int, folder: Path, monkeypatch
     def failing(*args: Any, **options: Any) -> Any:
         nonlocal calls
         # Not the folder's own fsync, which not every file system has.
-        ours = (
-            "shard-" in str(args[0])
-            if call in ("replace", "open")
-            else stat.S_ISREG(os.fstat(args[0]).st_mode)
-        )
+        ours = "shard-" in str(args[0]) if call in ("replace", "open") else stat.S_ISREG(os.fstat(args[0]).st_mode)
         calls += ours
         if ours and calls == 1 + 3 * turn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the disk")

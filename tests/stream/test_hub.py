@@ -18,11 +18,11 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from asyncblend import payload, protocol
 from asyncblend.errors import ProtocolError
-from asyncblend.launch import Life
-from asyncblend.protocol import Message
 from asyncblend.stream.hub import Hub
+from asyncblend.wire import payload, protocol
+from asyncblend.wire.launch import Life
+from asyncblend.wire.protocol import Message
 
 LIMIT = 10  # seconds for anything at all
 SEED = 2**40 + 5
@@ -115,12 +115,8 @@ class Peer:
         }
         return {**own, **changes}
 
-    async def hello(
-        self, life: Life = ME, *, ready: bool = False, holding: Sequence[int] = (), **changes: Any
-    ) -> None:
-        await self.say(
-            protocol.HELLO, **{"ready": ready, "holding": list(holding), **self.who(life, **changes)}
-        )
+    async def hello(self, life: Life = ME, *, ready: bool = False, holding: Sequence[int] = (), **changes: Any) -> None:
+        await self.say(protocol.HELLO, **{"ready": ready, "holding": list(holding), **self.who(life, **changes)})
 
     async def beat(self, life: Life = ME, **changes: Any) -> None:
         await self.say(protocol.BEAT, **self.who(life, **changes))
@@ -333,9 +329,7 @@ async def test_a_life_that_is_over_is_sent_away(stage: Stage) -> None:
     assert not stage.hub.send_lease(Life(1, 7), 0, 0, 0, payload.encode_values({}))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"holding": None}, {"holding": {}}, {"ready": None}, {"ready": 1}], ids=repr
-)
+@pytest.mark.parametrize("changes", [{"holding": None}, {"holding": {}}, {"ready": None}, {"ready": 1}], ids=repr)
 async def test_an_incomplete_hello_is_no_hello(stage: Stage, changes: dict[str, Any]) -> None:
     """It is counted, and the connection belongs to nobody."""
     peer = stage.peer()
@@ -370,9 +364,7 @@ async def test_an_unknown_connection_is_asked_for_hello(stage: Stage) -> None:
         (protocol.FAILED, {"lease": 0, "index": 0, "error": "", "traceback": ""}),
     ],
 )
-async def test_whatever_it_says_it_is_asked_for_hello(
-    stage: Stage, kind: str, fields: dict[str, Any]
-) -> None:
+async def test_whatever_it_says_it_is_asked_for_hello(stage: Stage, kind: str, fields: dict[str, Any]) -> None:
     """Never are both sides waiting; only frames are counted as dropped."""
     peer = stage.peer()
     await peer.say(kind, **fields)

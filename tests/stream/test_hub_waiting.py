@@ -13,9 +13,9 @@ import pytest
 import uvloop
 import zmq
 
-from asyncblend import payload, protocol
-from asyncblend.launch import Life
 from asyncblend.stream.hub import Hub
+from asyncblend.wire import payload, protocol
+from asyncblend.wire.launch import Life
 
 LIMIT = 20.0
 ME = Life(0, 0)
@@ -66,9 +66,7 @@ class Peer:
     def send_frames(self, count: int) -> None:
         for index in range(count):
             values = payload.encode_values({"index_of_it": index})
-            self.socket.send_multipart(
-                protocol.encode(protocol.FRAME, {"lease": index, "index": index}, values)
-            )
+            self.socket.send_multipart(protocol.encode(protocol.FRAME, {"lease": index, "index": index}, values))
 
     def close(self) -> None:
         self.context.destroy(linger=0)

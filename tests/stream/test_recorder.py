@@ -277,9 +277,7 @@ async def test_an_interrupted_wait_loses_no_frame(make: Make, folder: Path) -> N
 
 async def test_a_failing_sample_ends_it_with_what_came(make: Make, folder: Path, write_script: Any) -> None:
     """The stream's own error; with on_bad_sample="skip" the others are recorded."""
-    bad = write_script(
-        "def sample(task):\n    assert task.index != 5\n    return {'n': task.index}", name="bad.py"
-    )
+    bad = write_script("def sample(task):\n    assert task.index != 5\n    return {'n': task.index}", name="bad.py")
     async with asyncio.timeout(LIMIT):
         with pytest.raises(ab.SampleError) as caught:
             await make(script=bad, length=10, ordered=True, instances=1).record(folder)

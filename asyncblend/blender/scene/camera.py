@@ -1,0 +1,281 @@
+"""Camera: where points of the scene lie in the rendered image, and what lies at a pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ConfigError
+from .lens import Frame, checked_intrinsics, frame_of, intrinsics, lens_settings, to_camera, to_pixels
+from .placing import evaluated, facing, turn, vector, world_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Camera"]
+
+_Matrix = npt.NDArray[np.float64]
+_Pixels = npt.NDArray[np.float32]
+
+_FROM_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])  # Blender's cameras look along -z, with y up
+
+
+class Camera:
+    """A camera of the current scene, resolved anew at each call: settings may change between samples.
+
+    All that it tells is of the image that `render` gives now: with lens, sensor fit, shift, pixel aspect, resolution
+    percentage and crop to border, for perspective and orthographic cameras. Each call updates the view layer first, so
+    transforms assigned just before count. Pixel coordinates are (x, y), x to the right, y down; (0, 0) is the outer
+    corner of the top-left pixel, whose centre is (0.5, 0.5), as in COCO. Lengths are in Blender units, which are metres
+    unless the scene says otherwise.
+
+    Raises, in every use:
+        ValueError: the camera is panoramic (only `world_to_camera` and `look_at` know these).
+        TypeError: the camera is an object of another kind.
+        RuntimeError: the scene has no camera; or Blender does not keep the transform of the camera, or of a given
+            object, up to date, because it is disabled in viewports or not in the view layer.
+
+    Args:
+        obj: the camera object; None for the scene's active camera, whichever that is at the time of a call.
+    """
+
+    def __init__(self, obj: Any = None) -> None:
+        self._obj = obj
+
+    @property
+    def obj(self) -> Any:
+        """The camera object: the one that was given, or the current scene's."""
+        import bpy
+
+        return _camera_of(bpy.context.scene, self._obj)
+
+    @property
+    def K(self) -> _Matrix:
+        """The intrinsics: 3 x 3 float64, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels.
+
+        With (X, Y, Z) = `world_to_camera` applied to a point, its pixel is K (X/Z, Y/Z, 1) for a perspective camera.
+        For an orthographic one it is K (X, Y, 1), where fx and fy are pixels per Blender unit. With crop to border, cx
+        and cy count from the corner of the cropped image. Pixels that are not square have fx other than fy.
+        """
+        return self._view().K
+
+    @property
+    def world_to_camera(self) -> _Matrix:
+        """The extrinsics: 4 x 4 float64, from the world to the camera's space in OpenCV's convention.
+
+        There x is to the right, y down and z forward, and the camera is at the origin. Blender ignores a camera's
+        scale; so does this.
+        """
+        import bpy
+
+        depsgraph = bpy.context.evaluated_depsgraph_get()  # updates the view layer
+        return _world_to_camera(_camera_of(bpy.context.scene, self._obj), depsgraph)
+
+    def set_K(self, K: Any) -> None:
+        """Give the camera these intrinsics; the resolution, percentage and crop of the scene stay as they are.
+
+        Changes `lens` (of an orthographic camera `ortho_scale`), `shift_x` and `shift_y` of the camera's data, which
+        other camera objects may share, and `pixel_aspect_x` and `pixel_aspect_y` of the scene, to 1 for square pixels
+        and else so that x / y is fy / fx. The sensor keeps its fit and size, unless the lens would be shorter
+        than 1 mm: then the lens is 1 mm, and the sensor larger.
+
+        Args:
+            K: 3 x 3, as the property K. Blender keeps the settings as float32: what is read back differs by some
+                1e-7 of its size.
+
+        Raises:
+            ConfigError: K is no 3 x 3 matrix of finite numbers, has skew or focal lengths that are not positive, or
+                the camera does not take it, because a driver holds a setting; nothing is changed then.
+        """
+        import bpy
+
+        wanted = checked_intrinsics(K)
+        before = self._view()
+        camera, render = before.camera, bpy.context.scene.render
+        data = camera.data
+        sensor = "sensor_height" if data.sensor_fit == "VERTICAL" else "sensor_width"
+        found = lens_settings(wanted, before.frame, data.sensor_fit, getattr(data, sensor))
+        changes = [
+            (render, "pixel_aspect_x", found.pixel_aspect[0]),
+            (render, "pixel_aspect_y", found.pixel_aspect[1]),
+            (data, "shift_x", found.shift[0]),
+            (data, "shift_y", found.shift[1]),
+        ]
+        if before.perspective:
+            changes += [(data, "lens", found.lens), (data, sensor, found.sensor)]
+        else:
+            changes += [(data, "ortho_scale", found.ortho_scale)]
+        saved = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+        for owner, name, value in changes:
+            setattr(owner, name, value)
+        got = self._view().K
+        if not np.allclose(got, wanted, rtol=1e-5, atol=1e-5 * max(before.frame)):
+            for owner, name, value in saved:
+                setattr(owner, name, value)
+            raise ConfigError(
+                f"camera {camera.name!r} does not take K = {wanted.tolist()}; it would have {got.tolist()}. "
+                "A driver may hold one of its settings, or of the scene's pixel aspect: remove it"
+            )
+
+    @overload
+    def project(self, points: Iterable[Any], obj: Any = None, depth: Literal[False] = False) -> _Pixels: ...
+
+    @overload
+    def project(
+        self, points: Iterable[Any], obj: Any = None, *, depth: Literal[True]
+    ) -> tuple[_Pixels, npt.NDArray[np.float32]]: ...
+
+    def project(
+        self, points: Iterable[Any], obj: Any = None, depth: bool = False
+    ) -> _Pixels | tuple[_Pixels, npt.NDArray[np.float32]]:
+        """Pixel coordinates of points, and with `depth` how far before the camera they are. Occlusion plays no part.
+
+        Args:
+            points: N x 3 array, or an iterable of N mathutils vectors or triples, in Blender units.
+            obj: the object in whose space the points are; None for world space.
+            depth: give the depth too.
+
+        Returns:
+            N x 2 float32 array of (x, y). Points outside the image have coordinates outside it. A point on or behind
+            the plane of a perspective camera is (NaN, NaN). With `depth` also N float32: the distance along the
+            camera's axis, as in the pass "depth"; negative behind the camera.
+
+        Raises:
+            ValueError: the points are not N x 3.
+        """
+        local = _as_array(points, 3, "points")
+        view = self._view()
+        model = np.eye(4) if obj is None else world_matrix(obj, view.depsgraph)
+        inside = _transformed(view.world_to_camera @ model, local)
+        xy = to_pixels(view.K, inside, view.perspective).astype(np.float32)
+        return (xy, inside[:, 2].astype(np.float32)) if depth else xy
+
+    def unproject(self, xy: Any, depth: Any) -> _Matrix:
+        """The points in the world that lie at these pixels, at these depths: the inverse of `project`.
+
+        Args:
+            xy: N x 2 pixel coordinates; None for the centres of all pixels.
+            depth: N distances along the camera's axis, as in the pass "depth", or one for all. For xy None the pass
+                itself: H x W.
+
+        Returns:
+            N x 3 float64, in world space; H x W x 3 for xy None. NaN where the depth is not finite, as it is in the
+            background.
+
+        Raises:
+            ValueError: xy is not N x 2, or depth is of another length or not of the image's size.
+        """
+        depths = np.asarray(depth, dtype=np.float64)
+        view = self._view()
+        shape: tuple[int, ...]
+        if xy is None:
+            size = view.frame.height, view.frame.width
+            if depths.shape != size:
+                raise ConfigError(f"a depth map must have the shape of the image, {size}; got the shape {depths.shape}")
+            y, x = np.indices(size) + 0.5
+            pixels, shape = np.stack([x.ravel(), y.ravel()], axis=1), (*size, 3)
+        else:
+            pixels = _as_array(xy, 2, "xy")
+            shape = (len(pixels), 3)
+            if depths.shape not in ((), shape[:1]):
+                raise ConfigError(
+                    f"depth must be one number, or one for each of {len(pixels)} points; got the shape {depths.shape}"
+                )
+        inside = to_camera(view.K, pixels, np.broadcast_to(depths.ravel(), len(pixels)), view.perspective)
+        return _transformed(np.linalg.inv(view.world_to_camera), inside).reshape(shape)
+
+    def look_at(self, point: Any, up: Iterable[float] = (0, 0, 1)) -> None:
+        """Turn the camera to have a point in the middle of its view (where there is no shift), by its own rotation.
+
+        Parents are respected, and place and scale of the camera stay.
+
+        Args:
+            point: three numbers in world space, or an object, for its origin.
+            up: what shall be up in the image, in world space. Looking along it, the world's y is.
+
+        Raises:
+            ConfigError: the camera is at that point, or does not turn, because a constraint holds it.
+        """
+        import bpy
+
+        depsgraph = bpy.context.evaluated_depsgraph_get()
+        camera = _camera_of(bpy.context.scene, self._obj)
+        at = world_matrix(camera, depsgraph)[:3, 3]
+        if isinstance(point, bpy.types.Object):
+            target = world_matrix(point, depsgraph)[:3, 3]
+        else:
+            target = vector(point, "point")
+        axes = facing(target - at, vector(up, "up"))
+        turn(camera, axes)
+
+        turned = _world_to_camera(camera, bpy.context.evaluated_depsgraph_get())
+        if turned[2, :3] @ axes[:, 2] > -1 + 1e-6:
+            raise ConfigError(
+                f"camera {camera.name!r} does not turn: a constraint or a driver holds its rotation. Remove it"
+            )
+
+    def _view(self) -> _View:
+        import bpy
+
+        scene = bpy.context.scene
+        depsgraph = bpy.context.evaluated_depsgraph_get()  # updates the view layer
+        camera = _camera_of(scene, self._obj)
+        if camera.data.type not in ("PERSP", "ORTHO"):
+            raise ValueError(
+                f"camera {camera.name!r} is of type {camera.data.type}; only PERSP and ORTHO can be projected"
+            )
+        frame, perspective = frame_of(scene.render), camera.data.type == "PERSP"
+        projection = camera.calc_matrix_camera(
+            depsgraph,
+            x=frame.full_width,
+            y=frame.full_height,
+            scale_x=scene.render.pixel_aspect_x,
+            scale_y=scene.render.pixel_aspect_y,
+        )
+        K = intrinsics(np.array(projection, dtype=np.float64), frame, perspective)
+        return _View(camera, depsgraph, frame, perspective, K, _world_to_camera(camera, depsgraph))
+
+
+class _View(NamedTuple):
+    """A camera and its image at one moment."""
+
+    camera: Any
+    depsgraph: Any
+    frame: Frame
+    perspective: bool
+    K: _Matrix
+    world_to_camera: _Matrix
+
+
+def _camera_of(scene: Any, obj: Any) -> Any:
+    camera = scene.camera if obj is None else obj
+    if camera is None:
+        raise RuntimeError(f"scene {scene.name!r} has no camera: set scene.camera, or give Camera a camera object")
+    if not hasattr(camera, "matrix_world"):
+        raise TypeError(f"Camera takes a camera object, such as bpy.data.objects['Camera']; got {camera!r}")
+    if camera.type != "CAMERA":
+        raise TypeError(f"object {camera.name!r} is not a camera but of type {camera.type}")
+    return camera
+
+
+def _world_to_camera(camera: Any, depsgraph: Any) -> _Matrix:
+    # normalized: Blender ignores the camera's scale
+    matrix = np.array(evaluated(camera, depsgraph).matrix_world.normalized(), dtype=np.float64)
+    found: _Matrix = _FROM_BLENDER @ np.linalg.inv(matrix)
+    return found
+
+
+def _as_array(values: Any, columns: int, name: str) -> _Matrix:
+    array = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
+    if array.shape == (0,):
+        array = array.reshape(0, columns)
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise ValueError(f"{name} must have the shape (N, {columns}), got {array.shape}")
+    return array
+
+
+def _transformed(matrix: _Matrix, points: _Matrix) -> _Matrix:
+    moved: _Matrix = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return moved

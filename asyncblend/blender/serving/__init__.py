@@ -1,0 +1,1 @@
+"""Blender's end of the wire."""

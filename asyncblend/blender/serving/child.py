@@ -1,0 +1,98 @@
+"""One Blender of a fleet, from its first line of Python to its last: set up, run the user's script, end."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ...wire.launch import Launch, Report
+from . import lifeline, requirements
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+__all__ = ["main"]
+
+
+def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
+    """Does not return. `worker_type`: another worker than the real one, for `asyncblend.testing`."""
+    launch = Launch.take(os.environ)
+    lifeline.hold(launch.lifeline, launch.scratch)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable()  # a crash in Blender leaves the Python traceback in the log
+    requirements.find(launch.packages, launch.report)
+    from .serve import attach
+    from .worker import Worker  # needs zmq
+
+    worker = (worker_type or Worker)(launch)
+    worker.connect()
+    attach(worker.run)
+    code = 1
+    try:
+        _open_scene(launch)
+        _run_script(launch.script, launch.script_args)
+        if not worker.served:
+            print(
+                f"asyncblend: {launch.script} ended without serving: call "
+                f"asyncblend.blender.serve(sample) as its last line",
+                file=sys.stderr,
+            )
+    except SystemExit as end:
+        code = _exit_status(end)
+    except BaseException as error:
+        traceback.print_exception(type(error), error, _from_script(error.__traceback__))
+    finally:
+        if not worker.served:
+            Report(script_failed=True).write(launch.report)
+        worker.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Blender's own teardown costs time and crashes at times; the host removes this process's folder.
+        os._exit(code)
+
+
+def _open_scene(launch: Launch) -> None:
+    if launch.kind == "fake":
+        return
+    from .devices import counting_cores, render_on
+
+    with counting_cores(launch.threads if launch.kind == "module" else None, launch.instance):
+        import bpy
+    if launch.kind == "module" and launch.factory_startup:
+        bpy.ops.wm.read_factory_settings()  # what --factory-startup does for the executable
+    if launch.scene is not None:
+        bpy.ops.wm.open_mainfile(filepath=os.path.abspath(launch.scene), load_ui=False)
+    render_on(launch.threads, gpu=launch.gpu)
+
+
+def _run_script(script: str, args: list[str]) -> None:
+    """As `python script.py args` would."""
+    sys.argv = [script, *args]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    runpy.run_path(script, run_name="__main__")
+
+
+def _from_script(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's script on: our own and runpy's frames say nothing to its author."""
+    ours = (__file__, runpy.__file__, "<frozen runpy>")
+    own = trace
+    while own is not None and own.tb_frame.f_code.co_filename in ours:
+        own = own.tb_next
+    return own or trace
+
+
+def _exit_status(end: SystemExit) -> int:
+    """As Python itself would exit."""
+    if end.code is None:
+        return 0
+    if isinstance(end.code, int):
+        return end.code
+    print(end.code, file=sys.stderr)
+    return 1

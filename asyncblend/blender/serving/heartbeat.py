@@ -1,0 +1,61 @@
+"""Heartbeat: a thread that tells the host that this process lives, also while it renders."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import zmq
+
+from ...wire import protocol
+
+__all__ = ["Heartbeat"]
+
+
+class Heartbeat:
+    """Sends a BEAT every `interval` seconds on a socket of its own: ZeroMQ's sockets belong to one thread each.
+
+    A Python thread goes on ticking during a render (Cycles and Workbench both let go of the interpreter lock),
+    so a missing beat means a stopped or dead process, not a slow frame.
+    """
+
+    def __init__(self, context: zmq.Context[Any], endpoint: str, identity: Mapping[str, Any], interval: float) -> None:
+        self._context, self._endpoint, self._interval = context, endpoint, interval
+        self._identity = identity
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncblend heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Send the first beat at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the socket. Safe to call twice."""
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> list[Any]:
+        return protocol.encode(protocol.BEAT, {**self._identity, "rss": _resident_memory()})
+
+    def _run(self) -> None:
+        with self._context.socket(zmq.DEALER) as socket:
+            socket.linger = 0
+            socket.sndhwm = 2  # a host that stalls finds a beat or two, not a backlog
+            socket.connect(self._endpoint)
+            while True:
+                with contextlib.suppress(zmq.Again):  # the host is stalled; the next beat says the same
+                    socket.send_multipart(self._beat(), zmq.DONTWAIT)
+                if self._stop.wait(self._interval):
+                    return
+
+
+def _resident_memory() -> int:
+    """Bytes of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

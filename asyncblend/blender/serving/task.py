@@ -1,0 +1,52 @@
+"""Task: one sample to be made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ...wire.payload import Shared, Unsendable, encode_values
+from .seeding import seed_everything
+
+__all__ = ["Task", "encode_sample", "make_task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the user's `sample` function is called with."""
+
+    index: int
+    """Index of the sample in the stream."""
+    params: Mapping[str, Any]
+    """What the host's `params` gave for this index; {} for none. Arrays are read-only."""
+    seed: int
+    """Seed of the stream."""
+    instance: int
+    """Number of this Blender. A sample that depends on it is not reproducible."""
+
+    @functools.cached_property
+    def rng(self) -> np.random.Generator:
+        """`numpy.random.default_rng([seed, index])`: draw everything random from it, and the sample is reproducible."""
+        return np.random.default_rng([self.seed, self.index])
+
+
+def make_task(*, index: int, seed: int, instance: int, params: Mapping[str, Any]) -> Task:
+    """The task of that index, with every random generator seeded for it."""
+    seed_everything(seed, index)
+    return Task(index, MappingProxyType(dict(params)), seed, instance)
+
+
+def encode_sample(values: Any, shared: Shared | None = None) -> list[Any]:
+    """What the user's `sample` function returned, as parts to send; without the arrays that `shared` takes.
+
+    Raises:
+        Unsendable: it is no dict, or a value cannot travel; the message names its key.
+    """
+    if isinstance(values, Mapping) and "index" in values:
+        raise Unsendable("value 'index' is reserved: the frame's own index travels under this name")
+    return encode_values(values, shared)

@@ -1,0 +1,200 @@
+"""Worker: Blender's end of the wire. Takes leases, makes their samples one after another, sends the frames."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from ...errors import ProtocolError
+from ...wire import protocol
+from ...wire.launch import Launch
+from ...wire.protocol import Message
+from ...wire.ring import Slots
+from .heartbeat import Heartbeat
+from .serve import Sample
+from .task import Task, encode_sample, make_task
+
+__all__ = ["Worker"]
+
+_DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a receive
+_LINGER = 2000  # milliseconds for the last messages to leave
+_SUMMARY, _TRACEBACK = 4_000, 40_000  # bytes, as JSON, of an error that travel: they must fit into the header
+
+
+class Worker:
+    """Connects to the host, then serves leases until the host says STOP."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._identity = {
+            "token": launch.token,
+            "version": protocol.VERSION,
+            "instance": launch.instance,
+            "epoch": launch.epoch,
+        }
+        self._shared = Slots.inherit(launch.ring)
+        self._pending: deque[Message] = deque()
+        self._seed = 0
+        self._ready = False
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._heartbeat = Heartbeat(self._context, launch.endpoint, self._identity, launch.beat)
+
+    @property
+    def served(self) -> bool:
+        """Whether the script has called serve."""
+        return self._ready
+
+    def connect(self) -> None:
+        """Say HELLO, and start the heartbeat."""
+        # No limits: the host's leases bound what is in flight.
+        self._socket.sndhwm = self._socket.rcvhwm = 0
+        self._socket.linger = _LINGER
+        self._socket.connect(self._launch.endpoint)
+        self._hello()
+        self._heartbeat.start()
+
+    def run(self, sample: Sample) -> None:
+        """Make samples until the host says STOP."""
+        self._ready = True
+        self._send(protocol.READY, blender=_version())
+        idle = int(1000 * self._launch.beat)
+        while True:
+            # All that has come is read before the next sample, so that a STOP or a new pass takes effect at once.
+            if parts := self._received():
+                if not self._receive(protocol.decode(parts)):
+                    return
+            elif self._pending:
+                self.answer(sample, self._pending.popleft())
+            elif not self._socket.poll(idle):
+                # If the connection was lost and came back, the host knows this socket only from a HELLO.
+                self._hello()
+
+    def _received(self) -> list[zmq.Frame]:
+        """A message that is here already; empty if there is none."""
+        try:
+            part = self._socket.recv(_DONTWAIT, copy=False)
+        except zmq.Again:
+            return []
+        parts = [part]
+        while part.more:
+            part = self._socket.recv(_DONTWAIT, copy=False)
+            parts.append(part)
+        return parts
+
+    def close(self) -> None:
+        """Say BYE and let go of the sockets; at most two seconds."""
+        self._send(protocol.BYE)
+        self._heartbeat.stop()
+        self._socket.close()
+        self._context.term()
+
+    def answer(self, sample: Sample, lease: Message) -> None:
+        """Make one sample, and send its FRAME, or FAILED with the traceback."""
+        about = {"lease": lease.fields["lease"], "index": lease.fields["index"]}
+        try:
+            task = make_task(
+                index=about["index"],
+                seed=self._seed,
+                instance=self._launch.instance,
+                params=lease.values or {},
+            )
+            with _Unheard() as unheard:
+                values = self.make(sample, task)
+            if unheard.error is not None:
+                raise unheard.error
+            parts = encode_sample(values, self._shared)
+        except Exception as error:
+            self._send(protocol.FAILED, error=_summary(error), traceback=_told(error), **about)
+        else:
+            # Copied into ZeroMQ: the script may write into the same arrays for its next sample.
+            self._socket.send_multipart(protocol.encode(protocol.FRAME, about, parts))
+
+    def make(self, sample: Sample, task: Task) -> Mapping[str, Any]:
+        """Call the user's function. A seam for `asyncblend.testing`."""
+        return sample(task)
+
+    def _receive(self, message: Message) -> bool:
+        """Take in a message from the host. False: it said STOP."""
+        kind, fields = message.kind, message.fields
+        if kind == protocol.LEASE:
+            # Leases of an earlier pass are no longer wanted.
+            keep = (p for p in self._pending if p.fields["lease"] >= fields["since"])
+            self._pending = deque(keep)
+            self._pending.append(message)
+        elif kind == protocol.WELCOME:
+            protocol.check_version(fields, "the host")
+            self._seed = fields["seed"]
+        elif kind == protocol.HELLO:
+            self._hello()
+        elif kind == protocol.STOP:
+            if fields["reason"]:
+                print(f"asyncblend: stopped by the host: {fields['reason']}", flush=True)
+            return False
+        else:
+            raise ProtocolError(f"the host sent a {kind}, which only Blender's side sends")
+        return True
+
+    def _hello(self) -> None:
+        holding = [lease.fields["lease"] for lease in self._pending]
+        self._send(protocol.HELLO, ready=self._ready, holding=holding, **self._identity)
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        self._socket.send_multipart(protocol.encode(kind, fields))
+
+
+class _Unheard:
+    """Catches what Blender only prints and then forgets: exceptions of handlers and timers. They reach sys.excepthook."""
+
+    error: BaseException | None = None
+    """The first one."""
+
+    def __enter__(self) -> _Unheard:
+        self._before = sys.excepthook
+        sys.excepthook = self._hear
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.excepthook = self._before
+
+    def _hear(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        self.error = self.error or error.with_traceback(trace)
+        self._before(kind, error, trace)
+
+
+def _version() -> str:
+    """Blender's; "" where there is none."""
+    bpy = sys.modules.get("bpy")  # not imported here: a fake has none
+    return "" if bpy is None else str(bpy.app.version_string)
+
+
+def _summary(error: BaseException) -> str:
+    # Not str(error): an exception of the user's may raise there.
+    return traceback.format_exception_only(type(error), error)[-1].strip()[: _SUMMARY // 12]
+
+
+def _told(error: BaseException) -> str:
+    """The traceback from the user's function on, without our own frames above it."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(package + os.sep):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    return _last(text, _TRACEBACK)
+
+
+def _last(text: str, limit: int) -> str:
+    """The end of a text, of at most `limit` bytes as JSON, where one character may take twelve."""
+    if len(json.dumps(text)) <= limit:
+        return text
+    while len(json.dumps(text)) > limit:
+        text = text[max(1, len(text) // 10) :]
+    return "[...]" + text

@@ -1,0 +1,25 @@
+"""The Blender scripts that come with asyncblend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ConfigError
+
+__all__ = ["script"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDERS = (_PACKAGE / "blender_scripts", _PACKAGE.parent / "blender_scripts")  # in a wheel; in a checkout
+
+
+def script(name: str) -> Path:
+    """The path of a script that comes with asyncblend, such as "cube.py".
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    for folder in _FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    known = sorted({path.name for folder in _FOLDERS for path in folder.glob("*.py")})
+    raise ConfigError(f"asyncblend has no script {name!r}; it has: {', '.join(known) or 'none'}")

@@ -1,0 +1,210 @@
+"""The contact sheet: one block per sample, of its image with annotations and a tile for each label; and a legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw
+
+from ..errors import ConfigError
+from .canvas import DIM, GRID, INK, Canvas, fit_text, text_width
+from .colours import Scale
+from .drawing import annotated, fitted
+from .legend import legend
+from .shown import LABELS, Shown
+from .tiles import scales_of, tile
+
+__all__ = ["contact_sheet"]
+
+_MARGIN, _GAP, _BLOCK_GAP = 28, 10, 22
+_HEADING, _CAPTION, _NOTE = 78, 22, 18
+_TEXT = 13
+_LEAST_NAME = 40  # pixels of a caption
+_IMAGE = 640  # the longer side of an image, or nearly so
+_WIDEST = 1600  # of a block: shown in a page, its captions are still legible
+_WIDEST_WITHOUT_TILES = 1400
+_LEAST = 250  # width of a sheet's content, for its headings
+_NOTES = 3  # lines of text under a block
+
+
+class _Place(NamedTuple):
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class _Layout(NamedTuple):
+    """Where the pictures of a block are. Above each is room for a caption."""
+
+    image: _Place
+    tiles: list[_Place]
+    width: int
+    height: int
+
+
+def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "") -> Image.Image:
+    """Draw items into one picture.
+
+    Args:
+        items: values by name, as a stream or a recording gives them, each with its "index" (and "params").
+        title, below: the headings.
+
+    Raises:
+        ConfigError: there are no items.
+    """
+    samples = [Shown(item) for item in items]
+    if not samples:
+        raise ConfigError("there is no sample to draw")
+    names = [name for name in LABELS if any(name in sample.labels for sample in samples)]
+    scales = scales_of(samples)
+    layouts = [_layout(sample.size, len(names)) for sample in samples]
+    across = _columns(layouts, bool(names))
+    column = max(layout.width for layout in layouts)
+    width = max(across * (column + _BLOCK_GAP) - _BLOCK_GAP, _LEAST)
+    strips = [_headings(title, below, width)]
+    for first in range(0, len(samples), across):
+        blocks = [
+            _block(sample, names, scales, layout, column if across > 1 else width)
+            for sample, layout in zip(samples[first : first + across], layouts[first : first + across], strict=True)
+        ]
+        strips.append(_side_by_side(blocks, width))
+    if (explained := legend(samples, scales, width)) is not None:
+        strips += [_ruled(width), explained]
+    return _stacked(strips, width)
+
+
+def _layout(size: tuple[int, int], count: int) -> _Layout:
+    """Few tiles: beside the image and as large. More: smaller, in two or three lines beside it.
+
+    An image that is much wider than high has its tiles below.
+    """
+    width, height = _shown(size)
+    if width > 2.2 * height:
+        across = max(1, min(count + 1, _WIDEST // (width + _GAP), math.ceil(math.sqrt(count + 1))))
+        places = _grid(count + 1, across, 0, width, height)
+        lines = math.ceil((count + 1) / across)
+        return _Layout(
+            places[0],
+            places[1:],
+            across * (width + _GAP) - _GAP,
+            lines * (height + _CAPTION + _GAP) - _GAP,
+        )
+    for lines in (1, 2, 3):
+        high = (height + _CAPTION - (lines - 1) * _GAP) // lines - _CAPTION
+        wide = round(width * high / height)
+        across = math.ceil(count / lines)
+        total = width + across * (wide + _GAP)
+        if total <= _WIDEST:
+            break
+    places = _grid(count, max(across, 1), width + _GAP, wide, high)
+    return _Layout(_Place(0, _CAPTION, width, height), places, total, height + _CAPTION)
+
+
+def _shown(size: tuple[int, int]) -> tuple[int, int]:
+    """The size in which an image is shown: small ones are enlarged by whole numbers, large ones made smaller."""
+    width, height = size
+    scale = _IMAGE / max(width, height)
+    scale = math.floor(scale) if scale >= 1 else scale
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _grid(count: int, across: int, left: int, width: int, height: int) -> list[_Place]:
+    return [
+        _Place(
+            left + i % across * (width + _GAP),
+            _CAPTION + i // across * (height + _CAPTION + _GAP),
+            width,
+            height,
+        )
+        for i in range(count)
+    ]
+
+
+def _columns(layouts: Sequence[_Layout], tiles: bool) -> int:
+    """Blocks in a row: several only if they are images alone, so that the sheet is about as wide as high."""
+    if tiles:
+        return 1
+    widest = max(layout.width for layout in layouts) + _BLOCK_GAP
+    return max(1, min(math.ceil(math.sqrt(len(layouts))), _WIDEST_WITHOUT_TILES // widest))
+
+
+def _block(
+    sample: Shown, names: Sequence[str], scales: Mapping[str, Scale], layout: _Layout, width: int
+) -> Image.Image:
+    notes = _wrapped(sample.rest(), width)
+    canvas = Canvas(max(width, layout.width), layout.height + len(notes) * _NOTE + 4 * bool(notes))
+    size = "no image" if sample.image is None else "{1} x {0}".format(*sample.image.shape)
+    pictures = [(layout.image, annotated(sample, layout.image.width, layout.image.height))]
+    _caption(canvas, layout.image, f"sample {sample.index}", size)
+    for name, place in zip(names, layout.tiles, strict=True):
+        if name not in sample.labels:
+            _caption(canvas, place, name, "not in this sample")
+            continue
+        picture, note = tile(sample, name, scales)
+        _caption(canvas, place, name, note)
+        drawn = fitted(picture, place.width, place.height)
+        ImageDraw.Draw(drawn).rectangle((0, 0, place.width - 1, place.height - 1), outline=GRID)
+        pictures.append((place, drawn))
+    for i, line in enumerate(notes):
+        canvas.text(0, layout.height + 4 + (i + 0.5) * _NOTE, line, size=_TEXT - 1, colour=DIM)
+    block = canvas.picture()
+    for place, drawn in pictures:
+        block.paste(drawn, (place.left, place.top))
+    return block
+
+
+def _caption(canvas: Canvas, place: _Place, name: str, note: str) -> None:
+    """The name, and on the right what there is to say; in a narrow place the name is cut."""
+    y = place.top - _CAPTION / 2
+    room = place.width - text_width(note, _TEXT - 1) - 8
+    if room < _LEAST_NAME:
+        room, note = place.width, ""
+    canvas.text(place.left, y, fit_text(name, _TEXT, room), size=_TEXT, colour=INK)
+    canvas.text(place.left + place.width, y, note, size=_TEXT - 1, colour=DIM, anchor="rm")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of what is not drawn, broken between words."""
+    if not text:
+        return []
+    lines = ["not drawn:"]
+    for word in text.split(" "):
+        if text_width(f"{lines[-1]} {word}", _TEXT - 1) <= width:
+            lines[-1] += " " + word
+        elif len(lines) == _NOTES:
+            lines[-1] = fit_text(f"{lines[-1]} {word} and more", _TEXT - 1, width)
+            break
+        else:
+            lines.append(fit_text(word, _TEXT - 1, width))
+    return lines
+
+
+def _headings(title: str, below: str, width: int) -> Image.Image:
+    canvas = Canvas(width, _HEADING)
+    canvas.text(0, 18, fit_text(title, 24, width), size=24)
+    canvas.text(0, 48, fit_text(below, 15, width), size=15, colour=DIM)
+    return canvas.picture()
+
+
+def _ruled(width: int) -> Image.Image:
+    return Image.new("RGB", (width, 1), GRID)
+
+
+def _side_by_side(blocks: Sequence[Image.Image], width: int) -> Image.Image:
+    row = Image.new("RGB", (width, max(block.height for block in blocks)), "white")
+    for i, block in enumerate(blocks):
+        row.paste(block, (i * (block.width + _BLOCK_GAP), 0))
+    return row
+
+
+def _stacked(strips: Sequence[Image.Image], width: int) -> Image.Image:
+    height = sum(strip.height for strip in strips) + (len(strips) - 2) * _BLOCK_GAP
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, height + 2 * _MARGIN), "white")
+    top = _MARGIN
+    for i, strip in enumerate(strips):
+        sheet.paste(strip, (_MARGIN, top))
+        top += strip.height + (_BLOCK_GAP if i else 0)
+    return sheet

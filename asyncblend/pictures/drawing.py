@@ -1,0 +1,191 @@
+"""Drawing: annotations on the image they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .canvas import Canvas, text_width
+from .colours import as_hex, colour_of, hint_of
+from .shown import Shown, Thing
+
+__all__ = ["POINT_COLOURS", "annotated", "fitted", "keypoint_mark", "point_mark"]
+
+Array = np.ndarray[Any, Any]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+POINT_COLOURS = ("#ff5d5d", "#ffb13d", "#f4ee4e", "#67e480", "#45d9e8", "#5b8cff", "#b678ff", "#ff7ad1")
+
+_DARK, _SHADE, _LIGHT_SHADE = "#101216", "#10121690", "#10121648"
+_FILL, _LINE = 72, 225  # alpha of a mask, and of its outline
+_TEXT, _SMALL_TEXT = 12, 10
+_FEW, _FEW_KEYPOINTS = 14, 60  # what is more is drawn smaller
+
+
+def annotated(sample: Shown, width: int, height: int) -> Image.Image:
+    """The sample's image in this size, with masks, boxes, keypoints and names drawn on it."""
+    base = _ground(sample, width, height)
+    if sample.ids:
+        base.paste(mask := _masks(sample, width, height), (0, 0), mask)
+    marks = Canvas(width, height, None)
+    scale = width / sample.size[0]
+    for thing in sample.things:
+        _boxes(marks, thing, scale)
+    total = sum(len(thing.keypoints) for thing in sample.things)
+    radius = (4.2 if total <= _FEW_KEYPOINTS else 2.6) * min(1.0, max(width, height) / 480)
+    for thing in sample.things:
+        _keypoints(marks, thing, scale, radius)
+    for i, x, y in sample.points:
+        colour = POINT_COLOURS[i % len(POINT_COLOURS)]
+        point_mark(marks, x * scale, y * scale, colour, 5 * min(1.0, max(width, height) / 480))
+    _names(marks, sample.things, scale)
+    base.paste(layer := marks.picture(), (0, 0), layer)
+    return base
+
+
+def fitted(picture: Array, width: int, height: int) -> Image.Image:
+    """A picture in another size: pixels stay sharp squares when enlarged, and are averaged when made smaller."""
+    larger = width >= picture.shape[1]
+    how = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
+    return Image.fromarray(picture).resize((width, height), how)
+
+
+def point_mark(canvas: Canvas, x: float, y: float, colour: str, radius: float) -> None:
+    """A point of which nothing but its place is known."""
+    canvas.disc(x, y, radius + 1, _DARK)
+    canvas.disc(x, y, radius - 0.5, colour)
+
+
+def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour: str, radius: float) -> None:
+    """Visible (2): filled with white. Occluded (1): hollow. The rim has the object's colour."""
+    if visibility >= 2:
+        canvas.disc(x, y, radius + 1, _DARK)
+        canvas.disc(x, y, radius, colour)
+        canvas.disc(x, y, radius - 1.5, "#ffffff")
+    else:
+        canvas.ring(x, y, radius + 1, _DARK, 3)
+        canvas.ring(x, y, radius, colour, 1.5)
+
+
+def _ground(sample: Shown, width: int, height: int) -> Image.Image:
+    """The image itself; what is transparent in it shows a grey chessboard."""
+    if sample.image is None:
+        return Image.new("RGB", (width, height), "#d5d9de")
+    base = fitted(sample.image, width, height)
+    if base.mode != "RGBA":
+        return base
+    y, x = np.mgrid[:height, :width] // 8
+    board = np.where((x + y) % 2, 225, 245).astype(np.uint8)
+    ground = Image.fromarray(board).convert("RGBA")
+    return Image.alpha_composite(ground, base).convert("RGB")
+
+
+def _masks(sample: Shown, width: int, height: int) -> Image.Image:
+    """A transparent layer: each mask in its object's colour, with an outline that lies within it."""
+    large = (2 * height, 2 * width)
+    ids = sample.labels["instance"]
+    rows, columns = (np.arange(n) * size // n for n, size in zip(large, ids.shape, strict=True))
+    ids = ids[rows[:, None], columns]
+    ids = np.where(np.isin(ids, sample.ids), ids, 0)
+    edge = np.zeros(ids.shape, bool)
+    for i in (1, 2, 3):
+        differs = ids[i:] != ids[:-i]
+        edge[i:] |= differs
+        edge[:-i] |= differs
+        differs = ids[:, i:] != ids[:, :-i]
+        edge[:, i:] |= differs
+        edge[:, :-i] |= differs
+    different, places = np.unique(ids, return_inverse=True)
+    colours = np.array([colour_of(int(number)) for number in different], np.uint8)
+    layer = np.empty((*ids.shape, 4), np.uint8)
+    layer[..., :3] = colours[places.reshape(ids.shape)]
+    layer[..., 3] = np.where(ids == 0, 0, np.where(edge, _LINE, _FILL))
+    return Image.fromarray(layer).resize((width, height), Image.Resampling.BOX)
+
+
+def _boxes(canvas: Canvas, thing: Thing, scale: float) -> None:
+    colour = as_hex(colour_of(thing.id))
+    for line in (thing.lines * scale).tolist():
+        canvas.line(line, _LIGHT_SHADE, 2.5)
+        canvas.line(line, colour, 1)
+    if thing.box is not None:
+        left, top, right, bottom = _edges(thing, scale)
+        canvas.frame(left - 1, top - 1, right + 1, bottom + 1, _SHADE, 3.5)
+        canvas.frame(left, top, right, bottom, colour, 1.5)
+
+
+def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> None:
+    colour = as_hex(colour_of(thing.id))
+    points = thing.keypoints
+    for a, b in thing.skeleton:
+        if max(a, b) < len(points) and points[a, 2] > 0 and points[b, 2] > 0:
+            line = (points[[a, b], :2] * scale).tolist()
+            canvas.line(line, _SHADE, 3.5)
+            canvas.line(line, colour, 2)
+    for x, y, visibility in points.tolist():
+        if visibility > 0:
+            keypoint_mark(canvas, x * scale, y * scale, visibility, colour, radius)
+
+
+def _names(canvas: Canvas, things: Sequence[Thing], scale: float) -> None:
+    """A chip at each box that has room for one: larger boxes first, no chip over another."""
+    taken: list[Box] = []
+    boxed = [thing for thing in things if thing.box is not None]
+    few = len(boxed) <= _FEW
+    size = _TEXT if few else _SMALL_TEXT
+    for thing in sorted(boxed, key=lambda thing: -_area(_edges(thing, scale))):
+        colour = colour_of(thing.id)
+        for text in _texts(thing, few):
+            wide, high = text_width(text, size) + 8, size + 4
+            places = _places(_edges(thing, scale), wide, high, canvas.width, canvas.height)
+            free = [place for place in places if not any(_overlap(place, other) for other in taken)]
+            if free:
+                canvas.chip(*free[0], as_hex(colour))
+                left, top, _, bottom = free[0]
+                canvas.text(left + 4, (top + bottom) / 2, text, size=size, colour=hint_of(colour))
+                taken.append(free[0])
+                break
+
+
+def _texts(thing: Thing, few: bool) -> list[str]:
+    """What a chip may say, the fullest first; one of many says less."""
+    seen = f"{thing.visible:.0%}" if thing.visible is not None and thing.visible < 0.995 else ""
+    parts = [thing.name, thing.class_name, f"{seen} cut".strip() if thing.truncated else seen]
+    full = " · ".join(part for part in parts if part)
+    short = next((part for part in parts if part), "")
+    return list(dict.fromkeys(text for text in (full if few else "", short, str(thing.id)) if text))
+
+
+def _places(box: Box, wide: float, high: float, width: int, height: int) -> list[Box]:
+    """Where a chip may lie, the best first: above the box, below it, within it, beside it; all inside the image."""
+    left, top, right, bottom = box
+    corners = [
+        (left, top - high),
+        (left, bottom),
+        (right - wide, top - high),
+        (right - wide, bottom),
+        (left, top),
+        (left, bottom - high),
+        (right, top),
+        (left - wide, top),
+    ]
+    inside = [(min(max(x, 0), width - wide), y) for x, y in corners if 0 <= y <= height - high and wide <= width]
+    return [(x, y, x + wide, y + high) for x, y in inside]
+
+
+def _edges(thing: Thing, scale: float) -> Box:
+    assert thing.box is not None
+    x, y, wide, high = (thing.box * scale).tolist()
+    return x, y, x + wide, y + high
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,0 +1,240 @@
+"""Batches: of streams and of datasets, against what PyTorch itself would make of the same samples."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+import asyncblend as ab
+from asyncblend.stream.batch import Batch
+from asyncblend.testing import fake_blender
+
+Write = Callable[..., Path]
+
+VALUES = """
+def sample(task):
+    i = task.index
+    return {
+        "image": task.rng.integers(0, 255, (40, 300, 3), np.uint8), "xy": np.full((8, 2), i, np.float32),
+        "mask": task.rng.random((5, 6)) > 0.5, "scalar": np.array(i), "empty": np.zeros((0, 4)),
+        "flag": i % 2 == 0, "count": i, "real": i / 3, "deep": {"a": np.arange(3) + i, "b": [i, np.ones(2) * i]},
+        "text": f"number {i}",
+    }
+"""
+
+
+def same(one: Any, other: Any) -> bool:
+    """In type, dtype and value."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
+
+
+@pytest.fixture
+def options(tmp_path: Path, write_script: Write) -> dict[str, Any]:
+    """Of a stream of those values."""
+    return {
+        "script": write_script(VALUES),
+        "blender": fake_blender(tmp_path / "fake"),
+        "instances": 2,
+        "length": 10,
+    }
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_stream_in_batches(shared: bool, options: dict[str, Any]) -> None:
+    """As default_collate would stack its frames; the last batch is shorter."""
+    async with asyncio.timeout(60), ab.BlenderStream(**options, ordered=True, shared_memory=shared) as stream:
+        batches = [batch async for batch in stream.batches(4)]
+        stream.rewind()
+        frames = [frame async for frame in stream]
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    items = [{**{k: v for k, v in frame.items() if k != "index"}, "index": frame.index} for frame in frames]
+    for batch, start in zip(batches, (0, 4, 8), strict=True):
+        assert isinstance(batch["image"], np.ndarray)
+        assert batch["image"].flags.writeable
+        wanted = default_collate(copied(items[start : start + 4]))
+        assert same(tensors(batch), wanted)
+
+
+def tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, dict):
+        return {name: tensors(item) for name, item in value.items()}
+    return [tensors(item) for item in value] if isinstance(value, list) else value
+
+
+def copied(value: Any) -> Any:
+    """With arrays that torch does not warn of."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {name: copied(item) for name, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataset_in_batches(workers: int, options: dict[str, Any]) -> None:
+    """As a DataLoader's own batches of the same samples, but that it has no need to make any."""
+    single = ab.BlenderDataset(**options)
+    items = {item["index"]: item for item in DataLoader(single, batch_size=None)}
+    single.close()
+    dataset = ab.BlenderDataset(**options, batch_size=3)
+    batches = list(DataLoader(dataset, batch_size=None, num_workers=workers))
+    dataset.close()
+    assert sorted(i for batch in batches for i in batch["index"].tolist()) == list(range(10))
+    for batch in batches:
+        assert same(batch, default_collate([items[i] for i in batch["index"].tolist()]))
+        batch["image"][:] = 0
+    assert len(dataset) == 4
+
+
+def test_the_last_batch_may_be_left_out(options: dict[str, Any]) -> None:
+    """As a DataLoader does it."""
+    dataset = ab.BlenderDataset(**options, batch_size=4, drop_last=True)
+    assert len(dataset) == 2
+    assert [len(batch["index"]) for batch in dataset] == [4, 4]
+    dataset.close()
+
+
+def test_no_batch_changes_when_later_ones_are_made(options: dict[str, Any]) -> None:
+    """Each has memory of its own."""
+    options["length"] = 200
+    with_sums = []
+    dataset = ab.BlenderDataset(**options, batch_size=5)
+    for batch in dataset:
+        with_sums.append((batch, batch["image"].to(torch.int64).sum().item()))
+    dataset.close()
+    assert len({batch["image"].data_ptr() for batch, _ in with_sums}) == 40
+    assert all(batch["image"].to(torch.int64).sum().item() == total for batch, total in with_sums)
+
+
+def test_a_saved_state_counts_whole_batches(options: dict[str, Any]) -> None:
+    """What was in a batch that came is taken, and nothing else."""
+    dataset = ab.BlenderDataset(**options, batch_size=3)
+    iterator = iter(dataset)
+    first = next(iterator)["index"].tolist() + next(iterator)["index"].tolist()
+    state = dataset.state_dict()
+    dataset.close()
+    resumed = ab.BlenderDataset(**options, batch_size=3)
+    resumed.load_state_dict(state)
+    rest = [i for batch in resumed for i in batch["index"].tolist()]
+    resumed.close()
+    assert sorted(first + rest) == list(range(10))
+
+
+def test_transform_gets_whole_batches(options: dict[str, Any]) -> None:
+    """What it returns is the item."""
+    dataset = ab.BlenderDataset(**options, batch_size=5, transform=lambda batch: batch["image"].float().mean())
+    assert [mean.shape for mean in dataset] == [(), ()]
+    dataset.close()
+
+
+def test_a_device_gets_the_tensors(options: dict[str, Any]) -> None:
+    """All of them, also within lists and dicts; what is none stays."""
+    dataset = ab.BlenderDataset(**options, batch_size=5, device="meta")
+    for batch in dataset:
+        assert batch["image"].device.type == batch["deep"]["b"][1].device.type == batch["index"].device.type == "meta"
+        assert batch["text"][0].startswith("number")
+    dataset.close()
+
+
+def test_a_device_is_not_for_workers(options: dict[str, Any]) -> None:
+    """They would need a context on the GPU each."""
+    dataset = ab.BlenderDataset(**options, batch_size=5, device="meta")
+    with pytest.raises(ab.ConfigError, match="num_workers=0"):
+        list(DataLoader(dataset, batch_size=None, num_workers=1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("options_", [{"pin_memory": True}, {"device": "cuda"}])
+def test_on_a_gpu(options_: dict[str, Any], options: dict[str, Any]) -> None:
+    """Page-locked memory, and tensors on the device, hold the same values."""
+    single = ab.BlenderDataset(**options)
+    items = {item["index"]: item for item in single}
+    single.close()
+    dataset = ab.BlenderDataset(**options, batch_size=3, **options_)
+    for batch in dataset:
+        assert batch["image"].is_pinned() if "pin_memory" in options_ else batch["image"].is_cuda
+        indices = batch["index"].tolist()
+        assert torch.equal(batch["image"].cpu(), torch.stack([items[i]["image"] for i in indices]))
+    dataset.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, at least 1; got 2.5"),
+        ({"pin_memory": True}, "pin_memory goes with batch_size"),
+        ({"drop_last": True}, "drop_last goes with batch_size"),
+        ({"device": "cpu"}, "device goes with batch_size"),
+    ],
+)
+def test_wrong_options(wrong: dict[str, Any], message: str, options: dict[str, Any]) -> None:
+    """Say what is wrong."""
+    with pytest.raises(ab.ConfigError, match=message):
+        ab.BlenderDataset(**options, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"a": np.zeros(3)}, {"a": np.zeros(4)}, r"'a' is float64\[4\], there it is float64\[3\]"),
+        (
+            {"a": np.zeros(3)},
+            {"a": np.zeros(3, np.float32)},
+            r"'a' is float32\[3\], there it is float64\[3\]",
+        ),
+        ({"a": np.zeros(3)}, {"a": None}, "'a' is no array there but None"),
+        ({"a": None}, {"a": np.zeros(3)}, "'a' is a ndarray, there it is none"),
+        ({"a": 1}, {"b": 1}, r"the sample has \['b'\], there it has \['a'\]"),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1]}}, r"'a'\['b'\] is no list of 2"),
+        ({"a": {"b": 1}}, {"a": {"c": 1}}, r"'a' has \['c'\], there it has \['b'\]"),
+        ({"a": {}}, {"a": 7}, "'a' is no dict but 7"),
+    ],
+)
+def test_samples_of_different_forms(first: dict[str, Any], second: dict[str, Any], message: str) -> None:
+    """Name the sample, the value, and both forms."""
+    batch = Batch(4)
+    batch.add(first, 10)
+    with pytest.raises(ab.SampleError, match=rf"sample 17 cannot be in one batch with sample 10: {message}") as caught:
+        batch.add(second, 17)
+    assert caught.value.index == 17
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([1, 2], np.array([1, 2])),
+        ([1, 2.5], np.array([1, 2.5])),
+        ([True, False], np.array([True, False])),
+        ([1, True], [1, True]),
+        ([1, None], [1, None]),
+        (["a", "b"], ["a", "b"]),
+        ([2**70, 1], [2**70, 1]),
+        ([None, None], [None, None]),
+    ],
+)
+def test_plain_values(values: list[Any], wanted: Any) -> None:
+    """Numbers of one kind become an array; all else a list."""
+    batch = Batch(2)
+    for i, value in enumerate(values):
+        batch.add({"a": value}, i)
+    got = batch.finish()["a"]
+    assert type(got) is type(wanted)
+    assert np.array_equal(got, wanted) if isinstance(wanted, np.ndarray) else got == wanted
+    if isinstance(wanted, np.ndarray):
+        assert got.dtype == wanted.dtype
