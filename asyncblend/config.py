@@ -29,6 +29,7 @@ __all__ = [
 Params = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
+_MOST_PREFETCHED = 1000  # the leases of a Blender must fit into the header of one message
 
 
 def options_checked(cls: type[T]) -> type[T]:
@@ -246,6 +247,8 @@ class StreamConfig:
             raise ConfigError(f"start and length must end below 2**63; got {self.start} and {self.length}")
         check_whole("queue_size", self.queue_size, 1)
         check_whole("prefetch", self.prefetch, 1)
+        if self.prefetch > _MOST_PREFETCHED:
+            raise ConfigError(f"prefetch must be at most {_MOST_PREFETCHED}; got {self.prefetch}")
         for name in ("max_frames_per_instance", "max_rss"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)

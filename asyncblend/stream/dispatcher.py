@@ -77,6 +77,7 @@ class Dispatcher:
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
         self._numbers = itertools.count()
         self._turns = itertools.count()
+        self._dispatching = False
         self._holdings: dict[Life, _Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
         self._stale = self._duplicates = 0
@@ -154,8 +155,15 @@ class Dispatcher:
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
         wanting = [source for source in self._passes if source.may_lease]
-        if not wanting:  # before all that costs more: it is so after most frames
+        if not wanting or self._dispatching:  # before all that costs more: it is so after most frames
             return
+        self._dispatching = True  # the user's params may call `flush`, which calls this
+        try:
+            self._lease_to_ready(wanting)
+        finally:
+            self._dispatching = False
+
+    def _lease_to_ready(self, wanting: list[Pass]) -> None:
         ready = [(life, self._holdings.setdefault(life, _Holding())) for life in self._fleet.ready_lives()]
         prefetch = self._config.prefetch
         urgent = any(source.urgent for source in wanting)

@@ -41,7 +41,7 @@ class LeaseBook(Generic[Params]):
 
     Args:
         indices: The sequence. An index that occurs twice is two samples.
-        draw: Returns the params of an index at the moment of its lease. If it raises, nothing has changed.
+        draw: Returns the params of an index at the moment of its lease. If it raises, the index is leased again later.
         slots: How many positions may be leased, returned, arrived or failed at once.
         ordered: Whether arrived frames are released in the sequence's order only.
     """
@@ -87,16 +87,20 @@ class LeaseBook(Generic[Params]):
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:
             return None
-        position = self._returned[0] if self._returned else self._fresh
-        index = self._indices[position]
-        params = self._params.pop(position) if position in self._params else self._draw(index)
         if self._returned:
-            heapq.heappop(self._returned)
+            position = heapq.heappop(self._returned)
         else:
+            position = self._fresh
             self._fresh = self._first_unconsumed(position + 1)
+        index = self._indices[position]
+        self._leased.add(position)  # before `draw`, which is the user's code and may come back here
+        try:
+            params = self._params.pop(position) if position in self._params else self._draw(index)
+        except BaseException:
+            self._return(position)
+            raise
         lease = Lease(self._next_serial, position, index, params)
         self._next_serial += 1
-        self._leased.add(position)
         return lease
 
     def give_back(self, lease: Lease[Params]) -> None:

@@ -272,8 +272,9 @@ class BlenderStream:
 
     def _own(self) -> Frames:
         """Return the config's own pass; begin it at the first call."""
+        run = self._open()
         if self._frames is None:
-            self._frames = Frames(self._open(), self._source)
+            self._frames = Frames(run, self._source)
         return self._frames
 
     def _open(self) -> Run:
