@@ -83,11 +83,12 @@ def _ways(blender: str | None, size: tuple[int, int]) -> Iterator[Mapping[str, W
 async def _consume(stream: ab.BlenderStream, consumers: int, stalled: bool, seconds: float) -> Timed:
     """Consume some passes for so long, beside one that is full if `stalled`."""
     async with contextlib.AsyncExitStack() as stack:
+        if stalled:  # first, because a pass with all slots free comes before one whose queue is nearly full
+            full = await stack.enter_async_context(stream.frames())
+            while full.stats().queued < stream.config.queue_size:
+                await asyncio.sleep(0.01)
         frames = [await stack.enter_async_context(stream.frames()) for _ in range(consumers)]
-        full = await stack.enter_async_context(stream.frames()) if stalled else None
-        warm_up = 2 * stream.config.queue_size
-        while warm_up > 0 or (full is not None and full.stats().queued < stream.config.queue_size):
-            warm_up -= 1
+        for _ in range(2 * stream.config.queue_size):  # what was rendered ahead does not count
             for one in frames:
                 await anext(one)
         began, cpu = time.perf_counter(), time.process_time()
