@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -10,7 +11,34 @@ from pathlib import Path
 import pytest
 import zmq
 
-from asyncblend.aio import end_context
+from asyncblend.aio import end_context, finish
+
+
+async def test_cleanup_begins_though_every_task_is_cancelled() -> None:
+    """A task that is cancelled before its first step never runs; the cleanup does, and the cancellation is not lost."""
+    steps: list[str] = []
+
+    async def clean() -> None:
+        steps.append("begun")
+        await asyncio.sleep(0)
+        steps.append("ended")
+
+    async def use() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await finish(clean())
+
+    using = asyncio.ensure_future(use())
+    await asyncio.sleep(0)
+    using.cancel()
+    while not (others := asyncio.all_tasks() - {asyncio.current_task(), using}):  # until its task has been made
+        await asyncio.sleep(0)
+    for task in {using, *others}:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    assert steps == ["begun", "ended"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors cannot be counted here")

@@ -307,7 +307,7 @@ async def test_only_what_is_ours_is_killed(tmp_path: Path, monkeypatch: pytest.M
     """A group is killed once, and never again when it is gone: its number may be another's."""
     folder = tmp_path / "life"
     folder.mkdir()
-    process = await ChildProcess.start(["/bin/sh", "-c", "exit 3"], os.environ, folder)
+    process = ChildProcess.start(["/bin/sh", "-c", "exit 3"], os.environ, folder)
     killed = []
     killpg = os.killpg
 

@@ -277,7 +277,16 @@ def test_nothing_is_unpickled_or_evaluated(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_processes_start_in_one_way(file: str) -> None:
-    """`asyncio.create_subprocess_exec`: no shell, nothing that blocks the loop or forks it."""
+    """Blenders and installers by `ChildProcess`, else `asyncio.create_subprocess_exec`: no shell, and no fork."""
+    if file == "asyncblend/fleet/process.py":
+        calls = [dotted(node.func) for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
+        assert [call for call in calls if call.startswith(("subprocess.", "os.posix", "os.fork"))] == [
+            "subprocess.Popen"
+        ]
+        assert not any(
+            isinstance(node, ast.keyword) and node.arg in ("shell", "preexec_fn") for node in ast.walk(tree_of(file))
+        )
+        return
     assert not {"subprocess", "pty", "multiprocessing.process", "popen2"} & set(imported(file))
     banned = (
         "os.system",

@@ -78,7 +78,7 @@ class Spawner:
         shared = None if ring is None else ring.descriptor
         inherited = [one for one in (self._workspace.lifeline, shared) if one is not None]
         try:
-            return await BlenderProcess.start(
+            return BlenderProcess.start(
                 self._command(life),
                 self._environment(life, folder, shared),
                 folder,

@@ -56,7 +56,7 @@ print("after", flush=True)
 """
     folder = tmp_path / "life"
     folder.mkdir()
-    process = await ChildProcess.start([sys.executable, "-c", code, str(tmp_path / "go")], os.environ, folder)
+    process = ChildProcess.start([sys.executable, "-c", code, str(tmp_path / "go")], os.environ, folder)
     try:
         async with asyncio.timeout(60):
             while not process.log.tail().endswith("ready"):

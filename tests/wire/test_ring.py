@@ -280,7 +280,7 @@ def test_a_launch_is_no_fork(loop: str, pair: Pair, tmp_path: Path) -> None:
     held = [pair.send(a=noise(1))]
 
     async def launch() -> None:
-        process = await ChildProcess.start(["true"], os.environ, tmp_path)
+        process = ChildProcess.start(["true"], os.environ, tmp_path)
         assert await process.wait() == 0
         await process.stop(lambda: None, 0)
 
