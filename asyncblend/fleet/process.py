@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -25,6 +26,11 @@ __all__ = ["ChildProcess", "output_of"]
 
 _POLL = 0.02  # seconds between two looks at a process that has no pidfd
 _ASK_AGAIN = 1.0  # seconds between two requests to end
+
+# Popen waits until nobody has the other end of a certain pipe any more. A process that another thread forks just then,
+# such as a DataLoader's worker, would have it for as long as it lives. So forks wait for a launch.
+_launching = threading.RLock()
+os.register_at_fork(before=_launching.acquire, after_in_parent=_launching.release, after_in_child=_launching.release)
 
 
 class ChildProcess:
@@ -69,7 +75,7 @@ class ChildProcess:
             OSError: The operating system refused.
         """
         log = log or Log(folder / "log.txt")
-        with log.open() as output:
+        with log.open() as output, _launching:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

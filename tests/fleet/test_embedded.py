@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from asyncblend.errors import InstanceError
-from asyncblend.fleet.install import embedded, packages
+from asyncblend.fleet.install import embedded
 from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, make_embedded, site_packages
+from asyncblend.fleet.install.packages import locked
 
 HERE = sys.version_info[:2]
 pytestmark = [
@@ -123,7 +124,8 @@ async def test_tasks_and_processes_that_ask_at_once_make_one(index: Path, cache:
     code = "import asyncio; from asyncblend.fleet.install.embedded import make_embedded; print(asyncio.run(make_embedded()))"
     *made, (status, output) = await asyncio.gather(make_embedded(), make_embedded(), run(sys.executable, "-c", code))
     assert status == 0, output
-    assert {*made, output.strip()} == set(embedded_pythons())
+    path = output.splitlines()[-1]  # the process may have said before that it waits
+    assert {*made, path} == set(embedded_pythons())
     assert len(environments(cache)) == 1
 
 
@@ -195,10 +197,10 @@ async def test_environments_cannot_be_made(index: Path, cache: Path, monkeypatch
     """A Python without venv, as some distributions have it."""
     monkeypatch.setenv("PATH", "")
 
-    async def run_none(command: object, folder: object = None) -> tuple[int, str]:
+    async def run_none(command: object, environment: object) -> tuple[int, str]:
         return 1, "No module named venv"
 
-    monkeypatch.setattr(embedded, "_run", run_none)
+    monkeypatch.setattr(embedded, "output_of", run_none)
     with pytest.raises(InstanceError, match="cannot make environments"):
         await make_embedded()
 
@@ -298,7 +300,7 @@ async def test_an_environment_whose_python_is_gone_is_made_again(index: Path, ca
 async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> None:
     home = embedded._home(HERE)
     home.mkdir(parents=True)
-    async with packages._locked(home):
+    async with locked(home):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await make_embedded()
@@ -308,9 +310,9 @@ async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> Non
 @pytest.mark.parametrize(
     ("pip", "uv", "installer"),
     [
-        (True, True, [sys.executable, "-m", "pip", "--python", "E/python"]),
-        (False, True, ["/bin/uv", "pip", "install", "--python", "E/python"]),
-        (False, False, ["E/python", "-m", "pip", "install"]),
+        (True, True, [sys.executable, "-m", "pip", "--python", "/E/bin/python"]),
+        (False, True, ["/bin/uv", "pip", "install", "--python", "/E/bin/python"]),
+        (False, False, ["/E/bin/python", "-m", "pip", "install"]),
     ],
 )
 def test_who_installs(
@@ -319,7 +321,7 @@ def test_who_installs(
     """The host's pip, else uv, else a pip of its own."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip else None)
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/uv" if uv else None)
-    first, second = embedded._commands("/base", HERE, Path("E"), "E/python")
+    first, second = embedded._commands("/base", HERE, Path("/E"))
     assert first[:3] == ["/base", "-m", "venv"]
     assert ("--without-pip" in first) == (pip or uv)
     assert second[: len(installer)] == installer

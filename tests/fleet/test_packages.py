@@ -18,7 +18,7 @@ import pytest
 
 from asyncblend.errors import InstanceError
 from asyncblend.fleet.install import packages
-from asyncblend.fleet.install.packages import cache_folder, install
+from asyncblend.fleet.install.packages import cache_folder, install, locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,9 @@ async def test_tasks_that_ask_at_once_install_once(index: Path, folder: Path, ca
     caplog.set_level(logging.INFO, "asyncblend")
     await asyncio.gather(*(install(["alpha"], HOST_PYTHON, folder) for _ in range(3)))
     assert names(folder) == ALPHA
-    assert len(caplog.messages) == 1
+    wait = f"Waiting for another installation, which holds {folder}.lock"
+    install_it = f"Installing alpha for Blender's Python {HOST_PYTHON} into {folder} (once)"
+    assert sorted(caplog.messages) == [install_it, wait, wait]
 
 
 @needs_pip
@@ -130,7 +132,7 @@ async def test_tasks_that_ask_at_once_install_once(index: Path, folder: Path, ca
 async def test_processes_that_ask_at_once_install_once(index: Path, folder: Path) -> None:
     code = textwrap.dedent(f"""
         import asyncio, logging, pathlib
-        from asyncblend.fleet.packages import install
+        from asyncblend.fleet.install.packages import install
         logging.basicConfig(level=logging.INFO)
         asyncio.run(install(["alpha", "beta"], {HOST_PYTHON!r}, pathlib.Path({str(folder)!r})))
     """)
@@ -142,6 +144,35 @@ async def test_processes_that_ask_at_once_install_once(index: Path, folder: Path
     assert [child.returncode for child in children] == [0, 0, 0], logs
     assert "".join(logs).count("Installing alpha and beta") == 1
     assert names(folder) == ALPHA | BETA
+
+
+@needs_pip
+async def test_a_process_that_dies_releases_its_lock(
+    index: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits for it says so once, and then installs."""
+    folder.parent.mkdir(parents=True)
+    code = textwrap.dedent(f"""
+        import asyncio, pathlib
+        from asyncblend.fleet.install.packages import locked
+        async def main():
+            async with locked(pathlib.Path({str(folder)!r})):
+                print("held", flush=True)
+                await asyncio.Event().wait()
+        asyncio.run(main())
+    """)
+    holder = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"held\n"
+    installing = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):  # for several attempts
+            await asyncio.shield(installing)
+    holder.kill()
+    await holder.wait()
+    await installing
+    assert names(folder) == ALPHA
+    assert caplog.messages == [f"Waiting for another installation, which holds {folder}.lock"]
 
 
 @needs_pip
@@ -188,7 +219,7 @@ async def test_cancelling_ends_pip(folder: Path, monkeypatch: pytest.MonkeyPatch
 @needs_pip
 async def test_cancelled_while_waiting_for_the_lock(index: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True)
-    async with packages._locked(folder):
+    async with locked(folder):
         task = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
         for _ in range(3):  # let it find the lock taken
             await asyncio.sleep(0)
@@ -232,25 +263,21 @@ async def test_pyzmq_from_the_index_is_built_for_blenders_python(folder: Path) -
     assert f"Tag: {tag}-" in wheel
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
 @pytest.mark.parametrize(
-    ("platform", "env", "expected"),
+    ("env", "expected"),
     [
-        ("linux", {}, "home/.cache/asyncblend/packages"),
-        ("linux", {"XDG_CACHE_HOME": "{}/xdg"}, "xdg/asyncblend/packages"),
-        ("linux", {"XDG_CACHE_HOME": "relative"}, "home/.cache/asyncblend/packages"),
-        ("darwin", {}, "home/Library/Caches/asyncblend/packages"),
-        ("win32", {"LOCALAPPDATA": "{}/local"}, "local/asyncblend/packages"),
-        ("linux", {"ASYNCBLEND_CACHE": "{}/own", "XDG_CACHE_HOME": "{}/xdg"}, "own/packages"),
-        ("linux", {"ASYNCBLEND_CACHE": "~/own"}, "home/own/packages"),
+        ({}, "home/.cache/asyncblend/packages"),
+        ({"XDG_CACHE_HOME": "{}/xdg"}, "xdg/asyncblend/packages"),
+        ({"XDG_CACHE_HOME": "relative"}, "home/.cache/asyncblend/packages"),
+        ({"ASYNCBLEND_CACHE": "{}/own", "XDG_CACHE_HOME": "{}/xdg"}, "own/packages"),
+        ({"ASYNCBLEND_CACHE": "~/own"}, "home/own/packages"),
     ],
 )
-def test_cache_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, env: dict[str, str], expected: str
-) -> None:
-    for variable in ("ASYNCBLEND_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str) -> None:
+    for variable in ("ASYNCBLEND_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for variable, value in env.items():
         monkeypatch.setenv(variable, value.format(tmp_path))
-    monkeypatch.setattr(sys, "platform", platform)
     assert cache_folder() == tmp_path / expected

@@ -569,10 +569,61 @@ def test_an_error_inside_takes_the_folder_too() -> None:
     assert not workspace.folder.exists()
 
 
+def program(tmp_path: Path, source: str, *args: str) -> str:
+    """Run a program of its own, which must end well and be silent on standard error; return its output."""
+    script = tmp_path / "program.py"
+    script.write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+FORKS = """
+import asyncio, os, pathlib, sys, threading
+from asyncblend.fleet.process import ChildProcess
+
+async def launch():
+    for n in range(100):
+        folder = pathlib.Path(sys.argv[1], str(n))
+        folder.mkdir()
+        process = ChildProcess.start(["true"], os.environ, folder)
+        assert await process.wait() == 0
+        await process.stop(lambda: None, 0)
+
+thread = threading.Thread(target=asyncio.run, args=(launch(),), daemon=True)
+thread.start()
+told, tell = os.pipe()
+forked = []
+while thread.is_alive() and len(forked) < 1000:
+    forked.append(os.fork())
+    if forked[-1] == 0:
+        os.close(tell)
+        os.read(told, 1)  # lives until it is told
+        os._exit(0)
+thread.join(10)
+print("hangs" if thread.is_alive() else "ok")
+os.close(tell)
+for pid in forked:
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.slow
+def test_a_launch_does_not_wait_for_what_another_thread_forks(tmp_path: Path) -> None:
+    """A DataLoader's worker that is forked during a launch does not inherit the pipe that Popen reads to its end."""
+    assert program(tmp_path, FORKS, str(tmp_path)) == "ok\n"
+
+
 def test_a_fork_holds_no_lifeline(tmp_path: Path) -> None:
     """A DataLoader worker, forked from the host, does not keep the host's Blenders alive."""
-    script = tmp_path / "forks.py"
-    script.write_text("""
+    source = """
 import os, select, sys
 from asyncblend.fleet.workspace import Workspace
 
@@ -594,13 +645,5 @@ assert os.waitpid(child, os.WNOHANG) == (0, 0), "the fork had ended"
 os.close(tell)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 print("ok")
-""")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("ok\n", "", 0)
+"""
+    assert program(tmp_path, source) == "ok\n"
