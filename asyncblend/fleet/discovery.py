@@ -100,7 +100,7 @@ def _named(name: str, given: str) -> Blender:
         if os.path.basename(name) == name and (on_path := shutil.which(name)):
             hint = f" Did you mean {on_path}, which is on the PATH?"
         raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_FORMS}")
-    if not _executable(path):
+    if not shutil.which(path):
         raise BlenderNotFound(f"{given}: {path} is not an executable file. {_FORMS}")
     return Blender("executable", path, given)
 
@@ -110,16 +110,12 @@ def _in_folder(folder: str, given: str) -> Blender:
     if sys.platform == "darwin":
         names = ["Blender.app/Contents/MacOS/Blender", "Contents/MacOS/Blender", "Blender", "blender"]
     for name in names:
-        if _executable(path := os.path.join(folder, name)):
+        if path := shutil.which(os.path.join(folder, name)):
             return Blender("executable", path, given)
     raise BlenderNotFound(
         f"{given}: there is no Blender in the folder {folder}: looked for {', '.join(names)} there, "
         f"as an executable file. {_FORMS}"
     )
-
-
-def _executable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def _module(found: str) -> list[Blender]:

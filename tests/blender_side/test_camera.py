@@ -50,8 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 SCRIPT = """
 from mathutils import Vector
-from asyncblend.blender.camera import Camera
-from asyncblend.blender.capture import render
+from asyncblend.blender import Camera, render
 
 bpy.data.objects.remove(bpy.data.objects["Cube"])
 bpy.data.objects.remove(bpy.data.objects["Light"])

@@ -67,7 +67,7 @@ def test_does_not_import_bpy() -> None:
 
 
 SCRIPT = """
-from asyncblend.blender.capture import render
+from asyncblend.blender import render
 from asyncblend.blender.serving.seeding import seed_everything
 from mathutils import noise
 

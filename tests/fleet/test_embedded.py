@@ -300,7 +300,7 @@ async def test_an_environment_whose_python_is_gone_is_made_again(index: Path, ca
 async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> None:
     home = embedded._home(HERE)
     home.mkdir(parents=True)
-    async with locked(home):
+    async with locked(home, "bpy"):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await make_embedded()

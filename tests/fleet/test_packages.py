@@ -156,7 +156,7 @@ async def test_a_process_that_dies_releases_its_lock(
         import asyncio, pathlib
         from asyncblend.fleet.install.packages import locked
         async def main():
-            async with locked(pathlib.Path({str(folder)!r})):
+            async with locked(pathlib.Path({str(folder)!r}), "alpha"):
                 print("held", flush=True)
                 await asyncio.Event().wait()
         asyncio.run(main())
@@ -219,7 +219,7 @@ async def test_cancelling_ends_pip(folder: Path, monkeypatch: pytest.MonkeyPatch
 @needs_pip
 async def test_cancelled_while_waiting_for_the_lock(index: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True)
-    async with locked(folder):
+    async with locked(folder, "alpha"):
         task = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
         for _ in range(3):  # let it find the lock taken
             await asyncio.sleep(0)

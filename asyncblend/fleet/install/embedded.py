@@ -79,14 +79,9 @@ async def make_embedded() -> str:
         return python
     version, base = await _working_python()
     home = _home(version)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        async with locked(home):
-            return _complete(home) or await _make(base, version, home)
-    except OSError as error:
-        raise InstanceError(
-            f"Cannot write {MODULES[version]} into {home}: {error}\n$ASYNCBLEND_CACHE names another folder for it."
-        ) from error
+    async with locked(home, MODULES[version]):
+        home.mkdir(exist_ok=True)
+        return _complete(home) or await _make(base, version, home)
 
 
 def _by_preference() -> list[tuple[int, int]]:
@@ -170,14 +165,13 @@ def _commands(base: str, version: tuple[int, int], environment: Path) -> Iterato
     wanted = [MODULES[version], *_BESIDE]
     python = _python_in(environment)
     quiet = ["--no-input", "--disable-pip-version-check", "--only-binary=:all:"]
-    if importlib.util.find_spec("pip") is not None:
-        yield [base, "-m", "venv", "--without-pip", str(environment)]
+    pip, uv = importlib.util.find_spec("pip") is not None, shutil.which("uv")
+    yield [base, "-m", "venv", *(["--without-pip"] if pip or uv else []), str(environment)]
+    if pip:
         yield [sys.executable, "-m", "pip", "--python", python, "install", *quiet, *wanted]
-    elif (uv := shutil.which("uv")) is not None:
-        yield [base, "-m", "venv", "--without-pip", str(environment)]
+    elif uv:
         yield [uv, "pip", "install", "--python", python, "--only-binary=:all:", *wanted]
     else:
-        yield [base, "-m", "venv", str(environment)]
         yield [python, "-m", "pip", "install", *quiet, *wanted]
 
 

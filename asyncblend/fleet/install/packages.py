@@ -62,20 +62,13 @@ async def install(packages: Sequence[str], python: str, folder: Path) -> None:
     Raises:
         InstanceError: They could not be installed. The message has the installer's last lines and the command.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        async with locked(folder):
-            for unfinished in folder.parent.glob(f"{folder.name}{_UNFINISHED}*"):  # by a process that was killed
-                shutil.rmtree(unfinished, ignore_errors=True)
-            if missing := [package for package in packages if not _is_in(folder, package)]:
-                names = " and ".join(missing)
-                _log.info("Installing %s for Blender's Python %s into %s (once)", names, python, folder)
-                await _install(missing, python, folder)
-    except OSError as error:
-        raise InstanceError(
-            f"Cannot write {', '.join(packages)} for Blender's Python {python} into {folder}: {error}\n"
-            f"$ASYNCBLEND_CACHE names another folder for it."
-        ) from error
+    async with locked(folder, f"{', '.join(packages)} for Blender's Python {python}"):
+        for unfinished in folder.parent.glob(f"{folder.name}{_UNFINISHED}*"):  # by a process that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if missing := [package for package in packages if not _is_in(folder, package)]:
+            names = " and ".join(missing)
+            _log.info("Installing %s for Blender's Python %s into %s (once)", names, python, folder)
+            await _install(missing, python, folder)
 
 
 async def _install(packages: Sequence[str], python: str, folder: Path) -> None:
@@ -165,25 +158,29 @@ def _moving_order(entry: Path) -> int:
 
 
 @contextlib.asynccontextmanager
-async def locked(folder: Path) -> AsyncIterator[None]:
-    """Hold the lock file beside a folder, which one task of all processes can hold at a time.
+async def locked(folder: Path, what: str) -> AsyncIterator[None]:
+    """Hold the lock file beside a folder while `what` is installed into it. Of all processes, one task can hold it.
 
     Waiting for it does not block the event loop. When a process dies, its lock is released.
 
     Raises:
-        OSError: The lock file cannot be written.
+        InstanceError: The lock file, or something inside this context, could not be written.
     """
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     waits = False
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not waits:
-                _log.warning("Waiting for another installation, which holds %s", lock.lock_file)
-            waits = True
-            await asyncio.sleep(_RETRY)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if not waits:
+                    _log.warning("Waiting for another installation, which holds %s", lock.lock_file)
+                waits = True
+                await asyncio.sleep(_RETRY)
         yield
+    except OSError as error:
+        text = f"Cannot write {what} into {folder}: {error}\n$ASYNCBLEND_CACHE names another folder for it."
+        raise InstanceError(text) from error
     finally:
         lock.release()
