@@ -7,8 +7,8 @@
         bl.randomise.background("pictures", task.rng)
         return bl.render()
 
-The result of each is a function of the generator alone, not of what was there before, so that samples are reproducible
-with `task.rng`. All numbers are drawn uniformly from ranges (lo, hi). Lengths are in Blender units, angles in radians.
+The result of each is a function of the generator `rng` alone, not of what was there before: with `task.rng`, samples
+are reproducible. All numbers are drawn uniformly from ranges (lo, hi). Lengths are in Blender units, angles in radians.
 
 Raises, in every function:
     ConfigError: An argument is wrong. The message says what would be right.
@@ -54,7 +54,6 @@ def pose(
 
     Args:
         obj: Any object. Its parents are taken into account.
-        rng: `task.rng`.
         camera: A camera object or a `Camera`. None: the scene's.
         distance: From the camera, along its axis.
         margin: The part of the image's width and height at each edge that the middle is not in, in [0, 0.5).
@@ -90,7 +89,6 @@ def light(
 
     Args:
         obj: A light object.
-        rng: `task.rng`.
         energy: Watts, or watts per square metre for a sun. None: (100, 1000), and (1, 5) for a sun.
         radius: Distance from the target.
         target: Three numbers in world space, or an object, for its middle.
@@ -115,7 +113,6 @@ def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> 
 
     Args:
         obj: An object that can have materials: a mesh, curve, text, surface or metaball.
-        rng: `task.rng`.
         roughness: Of the Principled BSDF, within [0, 1].
     """
     _check_object(obj)
@@ -149,7 +146,6 @@ def camera_on_shell(
     The place is uniform over the shell's area between the two elevations.
 
     Args:
-        rng: `task.rng`.
         target: Three numbers in world space, or an object, for its middle.
         radius: Distance from the target.
         elevation: Angle above the horizon, in radians within [-pi/2, pi/2].
@@ -165,15 +161,13 @@ def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
     """Show a random picture of a folder behind everything, as the camera sees it.
 
     Only the camera sees it: light and reflections come from the world as it was. The picture fills the image, and is
-    cut where its shape differs. Nodes for it are added to the scene's world once; the world's other nodes are kept. A
-    picture is loaded once, and kept until newer ones need the memory (256 MiB in all). The folder is listed once, so
-    pictures that are added later are not used. A view transform such as Filmic changes the picture too; Standard does
-    not.
+    cut where its shape differs. Nodes for it are added to the scene's world; the world's other nodes are kept. Pictures
+    stay in memory until newer ones need it (256 MiB in all). The folder is listed once, so pictures that are added
+    later are not used. A view transform such as Filmic changes the picture too; Standard does not.
 
     Args:
         folder: With files of the kinds that Blender reads (PNG, JPEG, TIFF, WebP, BMP, TGA, OpenEXR, HDR). Folders in
             it are not searched.
-        rng: `task.rng`.
 
     Returns:
         The path of the picture.

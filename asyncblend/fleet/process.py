@@ -44,11 +44,12 @@ class ChildProcess:
         self._exited: asyncio.Future[int] = self._loop.create_future()
         self._stopped = False
         self._pidfd: int | None = None
-        with contextlib.suppress(AttributeError, OSError):  # not Linux, an old kernel, or no descriptor is left
+        try:
             self._pidfd = os.pidfd_open(process.pid)
-            self._loop.add_reader(self._pidfd, self._check_exit)
-        if self._pidfd is None:
+        except (AttributeError, OSError):  # not Linux, an old kernel, or no descriptor is left
             self._check_exit()
+        else:
+            self._loop.add_reader(self._pidfd, self._check_exit)
 
     @classmethod
     def start(
@@ -64,7 +65,6 @@ class ChildProcess:
         """Launch a process in a session of its own. Call it in a running event loop.
 
         Args:
-            command: The command line.
             environment: All of the process's environment variables.
             folder: The process's own folder, which `stop` removes.
             log: Where its output goes. None: into a file in the folder.
@@ -164,7 +164,6 @@ async def output_of(
     Cancelling this kills the command.
 
     Args:
-        command: The command line.
         environment: All of the command's environment variables.
         limit: Seconds that it may take. None: no limit.
         folder: Where its log is kept meanwhile. None: in the temporary folder.

@@ -1,4 +1,4 @@
-"""Which Blender is taken, from files and variables made for the test."""
+"""Which Blender is found, with files and variables made for the test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def set_module(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
 
 
 def set_embedded(home: Path, name: str = "env-1234") -> Blender:
-    """Files like those of an environment with the embedded Blender."""
+    """Write files like those of an environment with the embedded Blender, and return that Blender."""
     (home / name / "lib/python3.11/site-packages/bpy").mkdir(parents=True)
     path = make_executable(home / name / "bin/python")
     (home / "current").write_text(f"{name}\n")
@@ -41,7 +41,7 @@ def home_of(version: tuple[int, int]) -> Path:
 
 @pytest.fixture(autouse=True)
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with no Blender at all; the folder is the working directory."""
+    """Set up a machine without any Blender, and return its working directory."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -103,7 +103,7 @@ def test_variable_then_path_then_module(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_embedded_blender_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the own interpreter's module, which "bpy" means first too."""
+    """It comes after this interpreter's module, also where "bpy" is asked for."""
     inside = set_embedded(home_of((3, 11)))
     assert find_blender(None) == find_blender("bpy") == inside
     assert find_blender(None).found == "the embedded Blender"
@@ -117,13 +117,13 @@ def test_embedded_blender_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert find_blender(None) == on_path
     assert all_blenders() == [on_path, module, inside]
 
-    monkeypatch.setenv(VARIABLE, inside.path)  # so it can be had before the others
+    monkeypatch.setenv(VARIABLE, inside.path)  # to prefer it to the others
     assert find_blender(None) == inside
     assert all_blenders() == [inside, on_path, module]
 
 
 def test_embedded_blender_of_this_python_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of another Python will do."""
+    """If there is none for this Python, that of another one is found."""
     older, newer = set_embedded(home_of((3, 11))), set_embedded(home_of((3, 13)))
     for here, found in (((3, 11), older), ((3, 12), older), ((3, 13), newer)):
         monkeypatch.setattr(sys, "version_info", here)
@@ -133,7 +133,7 @@ def test_embedded_blender_of_this_python_is_the_first(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("remove", ["current", "env-1234/bin/python", "env-1234/lib/python3.11/site-packages/bpy"])
 def test_embedded_blender_that_is_not_whole_is_not_found(remove: str) -> None:
-    """Half made, or its Python was removed."""
+    """An environment that is unfinished, or whose Python was removed, does not count."""
     home = home_of((3, 11))
     set_embedded(home)
     (home / remove).rename(home / "away")

@@ -29,13 +29,13 @@ needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="
 
 
 def children() -> list[psutil.Process]:
-    """Ours; without multiprocessing's helpers, which live as long as this process does."""
+    """Return our child processes, except multiprocessing's helpers, which live as long as this process does."""
     own = psutil.Process().children()
     return [process for process in own if "multiprocessing" not in " ".join(process.cmdline())]
 
 
 def make_wheel(index: Path, name: str) -> None:
-    """A wheel with one module, that can be installed for any Python."""
+    """Write a wheel that has one module and can be installed for any Python."""
     info = f"{name}-1.0.dist-info"
     files = {
         f"{name}/__init__.py": f"name = {name!r}\n",
@@ -55,7 +55,7 @@ def make_wheel(index: Path, name: str) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels, the only one that pip sees."""
+    """Make a folder of wheels, and let pip see no other."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in ("alpha", "beta"):
@@ -69,7 +69,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where to install; nothing but it and its lock may be left beside it."""
+    """Return the folder to install into. Nothing but the folder and its lock may be left in its parent."""
     folder = tmp_path / "cache" / "packages" / "cpython-311-linux"
     yield folder
     assert {path.name for path in folder.parent.iterdir()} <= {folder.name, f"{folder.name}.lock"}
@@ -150,7 +150,7 @@ async def test_processes_that_ask_at_once_install_once(index: Path, folder: Path
 async def test_a_process_that_dies_releases_its_lock(
     index: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who waits for it says so once, and then installs."""
+    """The process that waits for it logs that once, and then installs."""
     folder.parent.mkdir(parents=True)
     code = textwrap.dedent(f"""
         import asyncio, pathlib
@@ -221,7 +221,7 @@ async def test_cancelled_while_waiting_for_the_lock(index: Path, folder: Path) -
     folder.parent.mkdir(parents=True)
     async with locked(folder, "alpha"):
         task = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
-        for _ in range(3):  # let it find the lock taken
+        for _ in range(3):  # until it has found that the lock is held
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -255,7 +255,7 @@ def test_uv_stands_in_for_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @needs_pip
 @pytest.mark.slow
 async def test_pyzmq_from_the_index_is_built_for_blenders_python(folder: Path) -> None:
-    python = "3.10" if HOST_PYTHON != "3.10" else "3.11"  # not the one that runs here
+    python = "3.10" if HOST_PYTHON != "3.10" else "3.11"  # another version than runs here
     await install(["pyzmq"], python, folder)
     assert not (folder / "numpy").exists()
     tag = f"cp{python.replace('.', '')}"

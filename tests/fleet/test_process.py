@@ -22,22 +22,20 @@ import uvloop
 from asyncblend.fleet.process import ChildProcess
 from asyncblend.fleet.workspace import Workspace
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups and signals of POSIX")
-
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-LIMIT = 30  # seconds for anything at all
+LIMIT = 30  # seconds; no test may take longer
 
 
 class Run(Protocol):
-    """Run a coroutine function to its end, and give its result."""
+    """Runs a coroutine function to its end and returns its result."""
 
     def __call__(self, main: Callable[[], Awaitable[T]]) -> T: ...
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """On each of the two event loops."""
+    """Return a function that runs a coroutine function, on each of the two event loops."""
     factory: Callable[[], asyncio.AbstractEventLoop] = (
         asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
     )
@@ -62,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """A named pipe: it reads as ended once all who have it open for writing are gone."""
+    """Make a named pipe, which reads as ended once no process has it open for writing."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     return path
@@ -77,7 +75,7 @@ def sh(folder: Path, script: str, **options: Any) -> ChildProcess:
 
 
 async def line_of(pipe: Path) -> str:
-    """What the child writes into the pipe first: it has come this far."""
+    """Return the first line that the child writes into the pipe, by which it says how far it is."""
 
     def read() -> str:
         with pipe.open() as file:
@@ -87,25 +85,25 @@ async def line_of(pipe: Path) -> str:
 
 
 def nothing() -> None:
-    """Ask in vain."""
+    """Request the end in a way that no process hears."""
 
 
 async def over(process: ChildProcess) -> int:
-    """Its status; nothing of it is left."""
+    """Wait for the exit and stop the process; return its status."""
     status = await process.wait()
     await process.stop(nothing, 0)
     return status
 
 
 def gone(pid: int) -> bool:
-    """Whether that process has ended; the grim reaper may still have to look at an orphan."""
+    """Return whether that process has ended. An orphan may not have been reaped yet."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     return True
 
 
 async def ended(pid: int) -> None:
-    """Wait for the end of a process that is no child of ours."""
+    """Wait for the end of a process that is not our child."""
     while not gone(pid):
         await asyncio.sleep(0.01)
 
@@ -127,7 +125,7 @@ def test_exit_status_and_signal(run: Run, folder: Path, script: str, status: int
 
 
 def test_a_crash_is_told_by_its_signal(run: Run, folder: Path) -> None:
-    """A segmentation fault, whether or not it dumps core."""
+    """This holds for a segmentation fault, whether or not it dumps core."""
 
     async def main() -> int:
         code = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
@@ -137,7 +135,7 @@ def test_a_crash_is_told_by_its_signal(run: Run, folder: Path) -> None:
 
 
 def test_wait_may_be_cancelled_and_called_again(run: Run, folder: Path, pipe: Path) -> None:
-    """By several at once, and after the end too."""
+    """Several tasks may wait at once, and also after the exit."""
 
     async def main() -> int:
         process = sh(folder, f"read line < {pipe}; exit 4")
@@ -155,7 +153,7 @@ def test_wait_may_be_cancelled_and_called_again(run: Run, folder: Path, pipe: Pa
 
 
 def test_output_is_in_the_log(run: Run, folder: Path) -> None:
-    """Standard output and error together, and there is nothing to read from."""
+    """Standard output and error are in one log, and standard input is empty."""
 
     async def main() -> str:
         process = sh(folder, "echo out; echo err >&2; cat; echo end")
@@ -168,7 +166,7 @@ def test_output_is_in_the_log(run: Run, folder: Path) -> None:
 
 
 def test_the_tail_of_a_long_log_is_its_last_lines(run: Run, folder: Path) -> None:
-    """Neither the memory nor the message grows with the log."""
+    """A tail has a limited number of lines, however long the log is."""
 
     async def main() -> str:
         code = "for i in range(100_000): print('line', i)"
@@ -182,7 +180,7 @@ def test_the_tail_of_a_long_log_is_its_last_lines(run: Run, folder: Path) -> Non
 
 
 def test_the_tail_of_one_long_line_is_limited(run: Run, folder: Path) -> None:
-    """A line without an end does not make the message endless."""
+    """A tail has a limited size, also where one line is longer."""
 
     async def main() -> str:
         process = start(folder, sys.executable, "-c", "print('y' * 1_000_000 + 'END')")
@@ -214,7 +212,7 @@ sys.stdout.buffer.write(b"\n".join("ü".encode() * 30 for _ in range(1000)) + b"
 
 
 def test_the_log_can_be_read_while_it_is_written(run: Run, folder: Path, pipe: Path) -> None:
-    """A start that takes too long shows how far it came."""
+    """The log of a start that takes too long shows how far it came."""
 
     async def main() -> str:
         process = sh(folder, f"echo loading; echo ready > {pipe}; read line < {pipe}")
@@ -227,7 +225,7 @@ def test_the_log_can_be_read_while_it_is_written(run: Run, folder: Path, pipe: P
 
 
 def test_it_gets_the_environment_and_a_session_of_its_own(run: Run, folder: Path, tmp_path: Path) -> None:
-    """Exactly the environment that is given; a Ctrl-C in our terminal does not reach it."""
+    """It gets exactly the given environment, and a Ctrl-C in our terminal does not reach it."""
 
     async def main() -> None:
         code = (
@@ -242,7 +240,7 @@ def test_it_gets_the_environment_and_a_session_of_its_own(run: Run, folder: Path
 
 
 def test_it_inherits_the_lifeline(run: Run, folder: Path) -> None:
-    """The end to read from, and only that: it reads as ended once the workspace is gone, on either event loop."""
+    """It inherits only the read end, which reads as ended once the workspace is closed."""
 
     async def main() -> int:
         with Workspace() as workspace:
@@ -259,7 +257,7 @@ def test_it_inherits_the_lifeline(run: Run, folder: Path) -> None:
 
 
 def test_what_cannot_be_executed_raises(run: Run, folder: Path) -> None:
-    """The operating system's own error."""
+    """The operating system's own error is raised."""
 
     async def main() -> None:
         with pytest.raises(FileNotFoundError):
@@ -274,7 +272,7 @@ def test_what_cannot_be_executed_raises(run: Run, folder: Path) -> None:
 
 
 def test_stop_asks_first_and_waits(run: Run, folder: Path, pipe: Path) -> None:
-    """What ends within its grace ends by itself: it is asked once, and not killed."""
+    """A process that ends within its grace is asked once, and not killed."""
 
     async def main() -> int:
         process = sh(folder, f"echo ready > {pipe}; read line < {pipe}; exit 5")
@@ -298,7 +296,7 @@ def test_stop_asks_first_and_waits(run: Run, folder: Path, pipe: Path) -> None:
 
 
 def test_stop_kills_what_does_not_end(run: Run, folder: Path, pipe: Path) -> None:
-    """After the grace, also what ignores every signal that can be ignored."""
+    """After the grace it kills, also a process that ignores every signal that can be ignored."""
 
     async def main() -> int:
         process = sh(folder, f"trap '' INT TERM HUP; echo ready > {pipe}; while :; do sleep 100; done")
@@ -312,7 +310,7 @@ def test_stop_kills_what_does_not_end(run: Run, folder: Path, pipe: Path) -> Non
 
 
 def test_stop_kills_even_what_is_suspended(run: Run, folder: Path, pipe: Path) -> None:
-    """A stopped process group cannot answer."""
+    """A suspended process group cannot end by itself, and is killed."""
 
     async def main() -> int:
         process = sh(folder, f"echo ready > {pipe}; sleep 100")
@@ -325,7 +323,7 @@ def test_stop_kills_even_what_is_suspended(run: Run, folder: Path, pipe: Path) -
 
 
 def test_stop_is_safe_on_what_has_ended(run: Run, folder: Path) -> None:
-    """It is not asked, and a second stop does nothing."""
+    """A process that has ended is not asked, and a second stop does nothing."""
 
     async def main() -> int:
         process = sh(folder, "exit 6")
@@ -340,7 +338,7 @@ def test_stop_is_safe_on_what_has_ended(run: Run, folder: Path) -> None:
 
 
 def test_a_grandchild_goes_with_its_group(run: Run, folder: Path, pipe: Path) -> None:
-    """A wrapper that is killed takes along what it started, though that ignores what it can."""
+    """What a wrapper started is killed with it, even if it ignores signals."""
 
     async def main() -> None:
         process = sh(folder, f"(trap '' TERM HUP; exec sleep 100) & (echo ready > {pipe}; exec sleep 100) & wait")
@@ -355,7 +353,7 @@ def test_a_grandchild_goes_with_its_group(run: Run, folder: Path, pipe: Path) ->
 
 
 def test_a_wrapper_that_leaves_a_grandchild_leaves_nothing(run: Run, folder: Path, pipe: Path) -> None:
-    """The exit is noticed though the grandchild holds the output, and stop ends that one too."""
+    """The exit is noticed although the grandchild holds the output, and stop ends the grandchild too."""
 
     async def main() -> None:
         process = sh(folder, f"sh -c 'echo up > {pipe}; exec sleep 100' & read line < {pipe}; exit 7")
@@ -375,7 +373,7 @@ def _group_of(pid: int) -> int | None:
 
 
 def test_an_ask_that_raises_still_ends_it(run: Run, folder: Path) -> None:
-    """The error comes out, and nothing is left."""
+    """The error is raised, and nothing is left."""
 
     async def main() -> int:
         process = sh(folder, "sleep 100")
@@ -392,7 +390,7 @@ def test_an_ask_that_raises_still_ends_it(run: Run, folder: Path) -> None:
 
 
 def test_cancelling_stop_kills_at_once(run: Run, folder: Path, pipe: Path) -> None:
-    """A second Ctrl-C does not wait for the grace, and still nothing is left."""
+    """A second Ctrl-C does not wait for the grace, and nothing is left."""
 
     async def main() -> int:
         process = sh(folder, f"trap '' TERM; echo ready > {pipe}; sleep 100")
@@ -411,7 +409,7 @@ def test_cancelling_stop_kills_at_once(run: Run, folder: Path, pipe: Path) -> No
 
 
 def test_cancelling_stop_again_and_again_still_finishes(run: Run, folder: Path) -> None:
-    """However impatient, it returns only when nothing is left, and the cancellation is not lost."""
+    """It returns only when nothing is left, and the cancellation is not lost."""
 
     async def main() -> None:
         process = sh(folder, "sleep 100")
@@ -463,7 +461,7 @@ def test_a_loop_that_is_closed_meanwhile_abandons_nothing(
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs a pidfd")
 def test_the_exit_is_noticed_whoever_handles_sigchld(run: Run, folder: Path, pipe: Path) -> None:
-    """torch's DataLoader replaces SIGCHLD's handler, and uvloop then hears of no exit; we do, and reap it."""
+    """Exits are noticed and reaped although somebody, such as torch's DataLoader, replaces the handler of SIGCHLD."""
 
     async def main() -> int:
         process = sh(folder, f"read line < {pipe}; exit 8")
@@ -481,7 +479,7 @@ def test_the_exit_is_noticed_whoever_handles_sigchld(run: Run, folder: Path, pip
 
 
 def test_the_exit_is_noticed_without_a_pidfd(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On other systems, and on old kernels, the event loop's own way is taken."""
+    """On other systems and on old kernels, the process is polled."""
 
     def refused(pid: int, flags: int = 0) -> int:
         raise OSError("no such call")
@@ -519,7 +517,7 @@ def test_no_descriptor_is_left(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_folder_is_private_and_goes() -> None:
-    """Nobody else may look into it, and all that is in it goes with it."""
+    """Other users may not look into it, and it is removed with all that is in it."""
     with Workspace() as workspace:
         assert stat.S_IMODE(workspace.folder.stat().st_mode) == 0o700
         life = workspace.life_folder(3, 1)
@@ -537,7 +535,7 @@ def test_two_runs_share_nothing() -> None:
 
 
 def test_the_lifeline_ends_with_the_workspace() -> None:
-    """Its read end tells of the end exactly then, and none of its descriptors is left."""
+    """Its read end reads as ended from then on, and none of its descriptors is left."""
     before = psutil.Process().num_fds()
     with Workspace() as workspace:
         assert workspace.lifeline is not None
@@ -552,7 +550,7 @@ def test_the_lifeline_ends_with_the_workspace() -> None:
 
 
 def test_leaving_twice_is_harmless() -> None:
-    """A descriptor that belongs to somebody else by then is not closed."""
+    """Another descriptor that has the same number by then is not closed."""
     workspace = Workspace()
     with workspace:
         pass
@@ -563,14 +561,14 @@ def test_leaving_twice_is_harmless() -> None:
 
 
 def test_an_error_inside_takes_the_folder_too() -> None:
-    """And comes out."""
+    """The error is raised, and the folder is removed."""
     with pytest.raises(ZeroDivisionError), Workspace() as workspace:
         raise ZeroDivisionError
     assert not workspace.folder.exists()
 
 
 def program(tmp_path: Path, source: str, *args: str) -> str:
-    """Run a program of its own, which must end well and be silent on standard error; return its output."""
+    """Run a program in a process of its own and return its output; it must succeed and write no error."""
     script = tmp_path / "program.py"
     script.write_text(source)
     done = subprocess.run(
@@ -605,7 +603,7 @@ while thread.is_alive() and len(forked) < 1000:
     forked.append(os.fork())
     if forked[-1] == 0:
         os.close(tell)
-        os.read(told, 1)  # lives until it is told
+        os.read(told, 1)  # lives until the pipe is closed
         os._exit(0)
 thread.join(10)
 print("hangs" if thread.is_alive() else "ok")
@@ -634,7 +632,7 @@ child = os.fork()
 if child == 0:
     os.close(tell)
     os.close(read_end)
-    os.read(told, 1)  # lives until it is told
+    os.read(told, 1)  # lives until the pipe is closed
     os._exit(3)
 os.close(told)
 assert not select.select([read_end], [], [], 0)[0], "ended too early"

@@ -103,12 +103,9 @@ class Camera:
         data, render = before.camera.data, bpy.context.scene.render
         sensor = "sensor_height" if data.sensor_fit == "VERTICAL" else "sensor_width"
         found = lens_settings(wanted, before.frame, data.sensor_fit, getattr(data, sensor))
-        changes = [
-            (render, "pixel_aspect_x", found.pixel_aspect[0]),
-            (render, "pixel_aspect_y", found.pixel_aspect[1]),
-            (data, "shift_x", found.shift[0]),
-            (data, "shift_y", found.shift[1]),
-        ]
+        (aspect_x, aspect_y), (shift_x, shift_y) = found.pixel_aspect, found.shift
+        changes = [(render, "pixel_aspect_x", aspect_x), (render, "pixel_aspect_y", aspect_y)]
+        changes += [(data, "shift_x", shift_x), (data, "shift_y", shift_y)]
         if before.perspective:
             changes += [(data, "lens", found.lens), (data, sensor, found.sensor)]
         else:

@@ -108,8 +108,6 @@ def lens_settings(K: _Array, frame: Frame, fit: str, sensor: float) -> LensSetti
     """Return the settings with which a camera projects by K: the inverse of `BKE_camera_params_compute_viewplane`.
 
     Args:
-        K: Intrinsics that were checked.
-        frame: The image.
         fit: The camera's sensor_fit: "AUTO", "HORIZONTAL" or "VERTICAL".
         sensor: The present LensSettings.sensor in millimetres. It is kept unless the lens would be shorter than
             Blender allows.

@@ -29,8 +29,7 @@ def preview(values: Mapping[str, Any], script: str | None) -> None:
 
     Args:
         values: What the user's `sample` function returned.
-        script: Path of the script. If there is no such file (a text inside a .blend), or it is None, there is no
-            script file.
+        script: Path of the script. There may be no such file, as for a text inside a .blend.
     """
     stem = _path_without_suffix(script)
     for name, value in _flatten(values):

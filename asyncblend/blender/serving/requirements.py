@@ -15,12 +15,7 @@ _PACKAGES = {"numpy": "numpy", "zmq": "pyzmq"}  # module -> distribution
 
 
 def find(cache: str, report: str) -> None:
-    """Make numpy and zmq importable, or else end this process with a report, so that the host installs them.
-
-    Args:
-        cache: As in `look`.
-        report: Path of the file for the report.
-    """
+    """Call `look`. If a package is missing, write a report for the host, which installs it, and end this process."""
     found = look(cache)
     if found.packages is None:
         return

@@ -20,12 +20,8 @@ def seed_everything(seed: int, index: int) -> None:
     These are `random`, the global state of `numpy.random` and, when bpy is loaded, `mathutils.noise` and the noise seed
     of Cycles in every scene. Does not import bpy: without it, as in a fake Blender, there is nothing more to seed.
 
-    Args:
-        seed: The stream's seed, not negative.
-        index: The sample's index, not negative.
-
     Raises:
-        ValueError: The seed or the index is negative.
+        ValueError: The seed of the stream or the index of the sample is negative.
     """
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must be non-negative; got {seed} and {index}")

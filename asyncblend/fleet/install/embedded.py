@@ -117,13 +117,11 @@ async def _working_python() -> tuple[tuple[int, int], str]:
         with contextlib.suppress(OSError):
             if (await output_of([python, "-I", "-c", check], os.environ))[0] == 0:
                 return version, python
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    here = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    why = f"There is no module bpy for {here}, which runs here"
+    if sys.version_info[:2] in MODULES:
+        why = f"this {here} cannot make environments"
     versions = [f"{a}.{b}" for a, b in MODULES]
-    why = (
-        f"this Python {here} cannot make environments"
-        if sys.version_info[:2] in MODULES
-        else f"There is no module bpy for Python {here}, which runs here"
-    )
     raise InstanceError(
         f"{why}, and no python{' and no python'.join(versions)} that works is on the PATH.\n"
         f"Install Python {' or '.join(versions)}, and type `asyncblend doctor --fix` again."

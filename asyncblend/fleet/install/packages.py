@@ -111,7 +111,6 @@ async def run_installer(
     """Run an installer to its end. Cancelling this kills it.
 
     Args:
-        command: The installer's command line.
         what: Beginning of an error's message, up to the words "failed with status".
         by_hand: What to type into a shell instead; for an error's message.
         without: Environment variables that the installer must not see.
@@ -145,16 +144,13 @@ def _move_in(fresh: Path, folder: Path) -> None:
         fresh.rename(folder)
         return
     entries = [entry for entry in fresh.iterdir() if entry.name not in _NOT_MODULES]
-    for entry in sorted(entries, key=_moving_order):
+    # A module's shared libraries go before it, as a Blender may import it at once, and its metadata goes after it.
+    order = {".libs": 0, ".dist-info": 2}
+    for entry in sorted(entries, key=lambda entry: order.get(entry.suffix, 1)):
         place = folder / entry.name
         if place.exists():  # left by an interrupted installation
             place.rename(fresh / f"{entry.name}.old")
         entry.rename(place)
-
-
-def _moving_order(entry: Path) -> int:
-    """Sort a module's shared libraries before it, as a Blender may import it at once, and its metadata after it."""
-    return {".libs": 0, ".dist-info": 2}.get(entry.suffix, 1)
 
 
 @contextlib.asynccontextmanager
