@@ -277,7 +277,7 @@ def test_nothing_is_unpickled_or_evaluated(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_processes_start_in_one_way(file: str) -> None:
-    """`asyncio.create_subprocess_exec`: no shell, nothing that blocks the loop or forks it."""
+    """Only `asyncio.create_subprocess_exec` starts processes: no shell, and nothing that blocks the loop or forks it."""
     assert not {"subprocess", "pty", "multiprocessing.process", "popen2"} & set(imported(file))
     banned = (
         "os.system",
