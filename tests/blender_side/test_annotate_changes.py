@@ -16,7 +16,6 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 from asyncblend import ConfigError, blender as bl
-from asyncblend.blender import instances
 
 scene, layer = bpy.context.scene, bpy.context.view_layer
 scene.render.engine = "CYCLES"
@@ -24,14 +23,15 @@ scene.cycles.samples, scene.cycles.use_denoising = 1, False
 scene.render.resolution_x, scene.render.resolution_y = 96, 64
 cube, results = bpy.data.objects["Cube"], {}
 
-def seen():
-    found = bl.annotate([cube], {"Cube": [(0, 0, 1)]})
+def seen(rendered=None):
+    found = bl.annotate([cube], {"Cube": [(0, 0, 1)]}, rendered=rendered)
     return [found["class_id"][0].item(), found["visible_fraction"][0].item(), found["keypoints"][0, 0, 2].item()]
 
-bl.render(("instance",))
-results["plain"] = seen()
+labels = bl.render(("instance",))
+results["plain"] = seen(labels)
 cube["class_id"] = 2
 results["class"] = seen()
+results["class of the render"] = seen(labels)
 cube.visible_camera = False
 results["unseen"] = seen()[1]
 cube.visible_camera = True
@@ -88,10 +88,11 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
     return found
 
 
-def test_classes_are_those_of_now(results: dict[str, Any]) -> None:
-    """Also where the mask of an earlier render serves."""
+def test_classes_are_those_of_the_render(results: dict[str, Any]) -> None:
+    """Of the given one, and of one that annotate does itself."""
     assert results["plain"] == [0, pytest.approx(1, abs=0.05), 2]
     assert results["class"][0] == 2
+    assert results["class of the render"] == results["plain"]
 
 
 def test_what_the_camera_does_not_see(results: dict[str, Any]) -> None:

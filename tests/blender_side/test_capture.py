@@ -163,7 +163,7 @@ finish()
 VALUES = (
     SCENE
     + """
-from asyncblend.blender import capture
+from asyncblend.blender.capture import cycles as reading, plan as planning
 
 cube.pass_index, cube.active_material.pass_index = 3, 5
 aov = layer.aovs.add()
@@ -185,10 +185,10 @@ assert switches() == before
 assert list(memory) == ["image", *asked]
 results["own"] = all(a.flags.c_contiguous and a.flags.writeable and a.flags.owndata or a.base.flags.owndata
                      for a in memory.values())
-obstacle = capture.cycles.passes_obstacle
-capture.cycles.passes_obstacle = lambda scene: "the test says so"
+obstacle = planning.passes_obstacle
+planning.passes_obstacle = lambda scene: "the test says so"
 saved = bl.render(asked, color="linear", channels="RGBA")
-capture.cycles.passes_obstacle = obstacle
+planning.passes_obstacle = obstacle
 results["saved"] = bl.last_render()._asdict()
 for name in memory:
     np.savez(OUT / f"{name}.npz", memory=memory[name], saved=saved[name])
@@ -225,12 +225,12 @@ with changed(options, engine="BLENDER_WORKBENCH"):
 # an error inside the engine's render only reaches Blender's log
 def broken(*args):
     raise ArithmeticError("broken on purpose")
-read, capture.cycles._read = capture.cycles._read, broken
+read, reading._read = reading._read, broken
 try:
     bl.render()
 except ArithmeticError as error:
     results["errors"]["reading"] = [type(error).__name__, str(error)]
-capture.cycles._read = read
+reading._read = read
 import cycles
 assert cycles.CyclesRender.render.__module__ == "cycles"
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 import os
-from asyncblend.blender.capture import render
+from asyncblend.blender import render
 
 scene = bpy.context.scene
 options, image = scene.render, scene.render.image_settings

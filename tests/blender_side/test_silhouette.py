@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from asyncblend.blender.labels import silhouette
-from asyncblend.blender.labels.silhouette import clip_near, edges_of, mask_of, spans_of
+from asyncblend.blender.labels.silhouette import Spans, clip_near, edges_of, spans_of
 
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
@@ -24,6 +24,15 @@ def covered(xy: _Floats, triangles: npt.NDArray[Any], window: tuple[int, int, in
     spans = spans_of(xy, triangles, edges_of(triangles), window)
     mask = mask_of(spans, *window[2:])
     assert spans.pixels == mask.sum()
+    return mask
+
+
+def mask_of(spans: Spans, width: int, height: int) -> _Bools:
+    """The spans as a height x width array."""
+    mask = np.zeros((height, width), bool)
+    for row, start, stop in zip(*spans, strict=True):
+        assert not mask[row, start:stop].any()  # no pixel is in two spans
+        mask[row, start:stop] = True
     return mask
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asyncblend.blender.capture.pixels import Pixels, ray_lengths, turned, unit_vectors
+from asyncblend.blender.capture.pixel_labels import PixelLabels, ray_lengths, rotated, unit_vectors
 
 SIZES = [(1, 1), (3, 5), (480, 641), (1, 70_000), (70_000, 1), (0, 4)]
 
@@ -28,11 +28,11 @@ def test_unit_vectors(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_turned(size: tuple[int, int]) -> None:
+def test_rotated(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(*size, 3)).astype(np.float32)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    found = turned(vectors, rotation)
+    found = rotated(vectors, rotation)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, vectors @ rotation.T, atol=1e-5)
 
@@ -55,7 +55,7 @@ def test_flow_has_its_signs_from_the_vector_pass() -> None:
     """y points up there, and the next frame is subtracted from this one; nothing flows where there is nothing."""
     vector = np.array([[[1, 2, 3, 4], [5, 6, 7, 8], [9, 9, 9, 9]]], np.float32)
     depth = np.array([[[2], [1e10], [0]]], np.float32)
-    pixels = Pixels({"vector": vector, "depth": depth}, 1e10, _NoCamera())  # type: ignore[arg-type]
-    assert pixels.flow_forward.tolist() == [[[-3, 4], [0, 0], [0, 0]]]
-    assert pixels.flow_backward.tolist() == [[[1, -2], [0, 0], [0, 0]]]
-    assert pixels.depth.tolist() == [[2, float("inf"), float("inf")]]
+    labels = PixelLabels({"vector": vector, "depth": depth}, 1e10, _NoCamera())  # type: ignore[arg-type]
+    assert labels.flow_forward.tolist() == [[[-3, 4], [0, 0], [0, 0]]]
+    assert labels.flow_backward.tolist() == [[[1, -2], [0, 0], [0, 0]]]
+    assert labels.depth.tolist() == [[2, float("inf"), float("inf")]]

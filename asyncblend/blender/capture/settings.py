@@ -1,0 +1,36 @@
+"""Settings of Blender that a render needs, changed for as long as it takes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["changed"]
+
+
+@contextlib.contextmanager
+def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Change settings within the `with` block, and put them back at its end, also after an error.
+
+    Args:
+        changes: (owner, name, value) of each. They are made, and undone, in this order, because some settings decide
+            which values others may have. A setting that this version of Blender lacks is skipped.
+    """
+    wanted = [(owner, name, value) for owner, name, value in changes if hasattr(owner, name)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    try:
+        _assign(wanted)
+        yield
+    finally:
+        _assign(before)
+
+
+def _assign(values: Iterable[tuple[Any, str, Any]]) -> None:
+    for owner, name, value in values:
+        if (
+            getattr(owner, name) != value
+        ):  # an assignment makes Blender evaluate the scene again, even of an equal value
+            setattr(owner, name, value)
