@@ -9,7 +9,7 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 - `scene/`: `bl.Camera`, and what places objects and backgrounds.
 - `randomise.py`: `bl.randomise`: random poses, materials, lights, cameras and backgrounds.
 
-Imports point down: `serving`, `labels`, `capture`, `randomise` and then `scene`.
+`labels` builds on `capture`, and these two and `randomise` build on `scene`. `serving` needs none of them.
 """
 
 from typing import TYPE_CHECKING

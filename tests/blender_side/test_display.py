@@ -48,7 +48,7 @@ def test_table_divides_alpha_out_for_rgba_only() -> None:
 def test_exposure_is_in_stops() -> None:
     linear = np.full((2, 2, 4), 0.1, np.float32)
     np.testing.assert_allclose(table(exposure=2.0).apply(linear)[0, 0], [102, 51, 102], atol=1)
-    np.testing.assert_allclose(table().with_exposure(-1).apply(linear)[0, 0], [13, 6, 13], atol=1)
+    np.testing.assert_allclose(table(exposure=-1.0).apply(linear)[0, 0], [13, 6, 13], atol=1)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e30, -1.0, 1e-40])

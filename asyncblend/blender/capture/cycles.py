@@ -37,11 +37,7 @@ def reading_passes(layer: str, names: Sequence[str]) -> Iterator[PassReader]:
 
     The engine's `render` is a Python function that calls into C++. Once it returns, `RenderEngine.get_result` holds the
     denoised passes. Their `rect.foreach_get` fills a float32 buffer in 0.3 ms for 640 x 480 RGBA; every other way to
-    make an array of `rect` takes minutes.
-
-    Args:
-        layer: The name of the view layer.
-        names: Blender's own names of the passes.
+    make an array of `rect` takes minutes. `names` are Blender's own names of the passes.
     """
     import cycles
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,6 @@ _DROPPED = 13
 _ENTRIES = 1 << (32 - _DROPPED)
 _WIDTH = 1024
 _BLOCK = 1 << 16  # pixels in one step, so that its arrays stay in the processor's cache and need no fresh memory
-_KEPT = 16  # tables in the cache, of half a megabyte each, or three times that where the channels differ
-
-_cache: OrderedDict[tuple[Any, ...], DisplayTable | None] = OrderedDict()
 
 
 class DisplayTable:
@@ -29,15 +25,15 @@ class DisplayTable:
 
     The upper 19 bits of a float32 (sign, exponent and ten bits of the mantissa) are the index into the table. So every
     float has an entry, and an image of 640 x 480 takes about a millisecond.
+
+    Args:
+        tables: 3 x 2**19, for R, G and B.
+        exposure: By how many stops images are made brighter first.
     """
 
     def __init__(self, tables: npt.NDArray[np.uint8], exposure: float = 0.0) -> None:
-        self._tables = tables  # one for each of R, G and B
+        self._tables = tables
         self._scale = np.float32(2.0**exposure)
-
-    def with_exposure(self, exposure: float) -> DisplayTable:
-        """Return the same transform for images that are made brighter by `exposure` stops."""
-        return DisplayTable(self._tables, exposure)
 
     def apply(self, linear: npt.NDArray[np.float32], channels: str = "RGB") -> npt.NDArray[np.uint8]:
         """Return the display values of scene-linear pixels, within 1/255 of what Blender would save.
@@ -71,8 +67,8 @@ class DisplayTable:
             image[..., channel] = self._tables[channel].take(indices[..., channel])
 
 
-def display_table(scene: Any) -> DisplayTable | None:
-    """Return the scene's view transform with its look, exposure, gamma, curves and display device as a table.
+def display_table() -> DisplayTable | None:
+    """Return the current scene's view transform with look, exposure, gamma, curves and display device as a table.
 
     Blender fills the table: a float image that holds one value for each entry is saved in memory with the scene's
     settings. That takes 50 to 100 ms, and is done once for each combination of settings; the last few tables are kept.
@@ -82,17 +78,12 @@ def display_table(scene: Any) -> DisplayTable | None:
         None for a transform that mixes the channels, such as Filmic or AgX. (A table of all three channels was tried:
         with 65 entries a side it was off by up to 7/255 for AgX, and took 70 ms at 640 x 480. A file takes 9 ms.)
     """
-    view = scene.view_settings
-    key = _settings(scene)
+    import bpy
+
+    view = bpy.context.scene.view_settings
+    tables = _tables(_settings(bpy.context.scene))
     exposure = 0.0 if view.use_curve_mapping else view.exposure  # Blender applies the curves before the exposure
-    if key in _cache:
-        _cache.move_to_end(key)
-    else:
-        _cache[key] = _fill(scene)
-        if len(_cache) > _KEPT:
-            _cache.popitem(last=False)
-    table = _cache[key]
-    return table and table.with_exposure(exposure)
+    return None if tables is None else DisplayTable(tables, exposure)
 
 
 def _settings(scene: Any) -> tuple[Any, ...]:
@@ -119,7 +110,12 @@ def _setting_names() -> list[str]:
     ]
 
 
-def _fill(scene: Any) -> DisplayTable | None:
+@functools.lru_cache(maxsize=16)  # of half a megabyte each, or three times that where the channels differ
+def _tables(settings: tuple[Any, ...]) -> npt.NDArray[np.uint8] | None:
+    """Have Blender fill the tables for the current scene. Its settings are only the key by which they are kept."""
+    import bpy
+
+    scene = bpy.context.scene
     if _mixes_channels(scene):
         return None
     bits = np.arange(_ENTRIES, dtype=np.uint32) << _DROPPED
@@ -127,9 +123,7 @@ def _fill(scene: Any) -> DisplayTable | None:
     infinite = np.isinf(bits.view(np.float32))
     values[infinite] = bits.view(np.float32)[infinite]
     tables = np.ascontiguousarray(_shown(scene, np.repeat(values[:, None], 3, axis=1)).T)
-    if (tables[0] == tables[1:]).all():
-        return DisplayTable(np.broadcast_to(tables[0].copy(), tables.shape))
-    return DisplayTable(tables)
+    return np.broadcast_to(tables[0].copy(), tables.shape) if (tables[0] == tables[1:]).all() else tables
 
 
 def _mixes_channels(scene: Any) -> bool:

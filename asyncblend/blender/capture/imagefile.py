@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,16 +35,8 @@ def save_tiff(scene: Any, image: Any, channels: str) -> npt.NDArray[np.uint8]:
 
     The file is an uncompressed TIFF, because Blender (3.4 and 4.5) writes no other 8 bit format as fast.
 
-    Args:
-        scene: The scene whose settings count.
-        image: An image of Blender. The pixels of a float image are scene-linear.
-        channels: "RGB" or "RGBA".
-
     Returns:
         H x W x C uint8, top row first, read-only. Alpha is straight, which means not multiplied into the colours.
-
-    Raises:
-        RuntimeError: Blender wrote no image.
     """
     return parse_tiff(_save(scene, image, "TIFF", channels, "8", tiff_codec="NONE"))
 
@@ -51,17 +44,9 @@ def save_tiff(scene: Any, image: Any, channels: str) -> npt.NDArray[np.uint8]:
 def save_exr(scene: Any, image: Any, *, layers: bool) -> dict[str, npt.NDArray[np.float32]]:
     """Return an image as 32 bit scene-linear floats, without the view transform.
 
-    Args:
-        scene: The scene whose settings count.
-        image: An image of Blender.
-        layers: Return all passes of all view layers instead of the image alone.
-
     Returns:
-        H x W x C arrays, top row first, with channels in the order RGBA or XYZW: {"": image} without layers, and with
-        layers by "LAYER.PASS".
-
-    Raises:
-        RuntimeError: Blender wrote no image.
+        H x W x C arrays, top row first, with channels in the order RGBA or XYZW: {"": image}, or with `layers` all
+        passes of all view layers by "LAYER.PASS".
     """
     file_format = "OPEN_EXR_MULTILAYER" if layers else "OPEN_EXR"
     return parse_exr(_save(scene, image, file_format, "RGBA", "32", exr_codec="NONE", use_exr_interleave=True))
@@ -81,8 +66,7 @@ def _save(scene: Any, image: Any, file_format: str, mode: str, depth: str, **mor
     with _scratch_path() as path, changed(changes):
         if image is not None:
             image.save_render(path, scene=scene)
-        with open(path, "rb") as file:
-            data = file.read()
+        data = Path(path).read_bytes()
     if not data:
         raise RuntimeError("Blender rendered, but wrote no image")
     return data
@@ -99,10 +83,9 @@ def _scratch_path() -> Iterator[str]:
             os.close(descriptor)
     else:
         with tempfile.TemporaryDirectory(prefix="asyncblend-render-") as folder:
-            path = os.path.join(folder, "frame")
-            with open(path, "wb"):
-                pass
-            yield path
+            path = Path(folder, "frame")
+            path.touch()
+            yield str(path)
 
 
 def parse_tiff(data: bytes) -> npt.NDArray[np.uint8]:
@@ -111,31 +94,26 @@ def parse_tiff(data: bytes) -> npt.NDArray[np.uint8]:
     Raises:
         RuntimeError: The data are something else.
     """
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 8:
+    if data[:4] != b"II*\0" or len(data) < 8:
         raise RuntimeError("Blender wrote no TIFF image")
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, start)
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
     fields = {}
     for entry in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind, length = struct.unpack_from(order + "HHI", data, entry)
-        code, size = {3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
-        if code:
+        tag, kind, length, _ = struct.unpack_from("<HHII", data, entry)
+        if code := {3: "H", 4: "I"}.get(kind):
+            layout = f"<{length}{code}"
             at = entry + 8  # up to four bytes of values are in the entry itself, more are elsewhere
-            if size * length > 4:
-                (at,) = struct.unpack_from(order + "I", data, at)
-            fields[tag] = struct.unpack_from(f"{order}{length}{code}", data, at)
+            if struct.calcsize(layout) > 4:
+                (at,) = struct.unpack_from("<I", data, at)
+            fields[tag] = struct.unpack_from(layout, data, at)
     width, height, channels = (fields[tag][0] for tag in (256, 257, 277))
-    layout = (set(fields[258]), fields[259], fields.get(284, (1,)), fields.get(274, (1,)))
-    if layout != ({8}, (1,), (1,), (1,)):
-        raise RuntimeError(f"Blender wrote a TIFF image of an unknown kind: {layout}")
     offsets, sizes = fields[273], fields[279]
-    if all(a + n == b for a, n, b in zip(offsets, sizes, offsets[1:], strict=False)):
-        pixels = np.frombuffer(data, np.uint8, height * width * channels, offsets[0])
-    else:
-        strips = [data[at : at + size] for at, size in zip(offsets, sizes, strict=True)]
-        pixels = np.frombuffer(b"".join(strips), np.uint8, height * width * channels)
-    return pixels.reshape(height, width, channels)
+    gaps = any(a + size != b for a, size, b in zip(offsets, sizes, offsets[1:], strict=False))
+    found = (set(fields[258]), fields[259], fields.get(284, (1,)), fields.get(274, (1,)), gaps)
+    if found != ({8}, (1,), (1,), (1,), False):
+        raise RuntimeError(f"Blender wrote a TIFF image of an unknown kind: {found}")
+    return np.frombuffer(data, np.uint8, height * width * channels, offsets[0]).reshape(height, width, channels)
 
 
 def parse_exr(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
@@ -162,28 +140,28 @@ def parse_exr(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     left, top, right, bottom = struct.unpack("<4i", header["dataWindow"])
     width, height = right - left + 1, bottom - top + 1
 
-    groups: dict[str, list[tuple[int, str, str, int]]] = {}
-    position, offset, channels = 0, 8, header["channels"]  # a line begins with eight bytes: its number and its size
+    line_fields: list[Any] = [("number and size of the line", "<u8")]
+    position, channels = 0, header["channels"]
     while channels[position]:
         name, position = _string(channels, position)
         (kind,) = struct.unpack_from("<i", channels, position)
+        line_fields.append((name, _EXR_TYPES[kind], (width,)))
         position += 16
-        group, _, channel = name.rpartition(".")
-        code = _EXR_TYPES[kind]
-        groups.setdefault(group, []).append((_EXR_ORDER.get(channel, 99), name, code, offset))
-        offset += width * int(code[-1])
-
+    line = np.dtype(line_fields)
     starts = np.frombuffer(data, "<u8", height, at + 1)
-    if height > 1 and not (np.diff(starts.astype(np.int64)) == offset).all():
+    if height > 1 and not (np.diff(starts.astype(np.int64)) == line.itemsize).all():
         raise RuntimeError("Blender wrote an OpenEXR file with its lines out of order")
-    lines = np.frombuffer(data, np.uint8, height * offset, int(starts[0])).reshape(height, offset)
+    lines = np.frombuffer(data, line, height, int(starts[0]))
+
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name, *_ in line_fields[1:]:
+        group, _, channel = name.rpartition(".")
+        groups.setdefault(group, []).append((_EXR_ORDER.get(channel, 99), name))
     found = {}
     for group, members in groups.items():
-        array = np.empty((height, width, len(members)), np.float32)
-        for i, (_, _, code, start) in enumerate(sorted(members)):
-            line = lines[:, start : start + width * int(code[-1])]
-            array[..., i] = np.ascontiguousarray(line).view(code)
-        found[group] = array
+        found[group] = np.empty((height, width, len(members)), np.float32)
+        for i, (_, name) in enumerate(sorted(members)):
+            found[group][..., i] = lines[name]
     return found
 
 

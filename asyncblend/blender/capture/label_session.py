@@ -10,18 +10,17 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 from ..scene.camera import Camera
-from .camera_motion import watching_camera
+from .camera_motion import checked_camera
 from .object_ids import assigned_ids
-from .passes import Pass, is_object_index, passes_enabled, passes_named
+from .passes import Pass, is_object_index, passes_enabled, passes_named, unavailable
 from .pixel_labels import PixelLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from .camera_motion import CameraMotion
     from .object_ids import ObjectIds
 
-__all__ = ["LABELS", "LabelSession", "Request", "label_session", "parse_request"]
+__all__ = ["LABELS", "LabelSession", "label_session"]
 
 LABELS: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),
@@ -40,64 +39,43 @@ _FLOWS = {"flow_forward", "flow_backward"}
 _BACKGROUND_DEPTH = 1e10  # of Cycles and Workbench
 
 
-class Request(NamedTuple):
-    """What the user asked for, and what Blender has to render for it."""
+class LabelSession(NamedTuple):
+    """One render with labels and passes."""
 
     names: list[str]
     """Labels and passes in the order in which they were asked for."""
     passes: list[Pass]
-    """Blender's passes."""
+    """What Blender has to render for them."""
     reasons: dict[str, str]
     """By the name of a pass the label or pass for which it is needed."""
-
-
-def parse_request(names: Sequence[str]) -> Request:
-    """Return what has to be rendered for labels and passes with these names.
-
-    Raises:
-        ConfigError: `names` is not a sequence of names, or has the name of the image itself.
-    """
-    asked = [wanted.name for wanted in passes_named(names)]
-    reasons: dict[str, str] = {}
-    for name in asked:
-        for need in LABELS.get(name, (name,)):
-            reasons.setdefault(need, name)
-    return Request(asked, passes_named(list(reasons)), reasons)
-
-
-class LabelSession(NamedTuple):
-    """One render with labels and passes."""
-
-    request: Request
     scene: Any
     object_ids: ObjectIds | None
     """For the labels with ids."""
-    motion: CameraMotion | None
-    """For flow."""
 
-    def values(self, passes: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-        """Return what was asked for.
+    def own_names(self, available: Collection[str]) -> dict[str, str]:
+        """Return Blender's own names of the passes, by their names. Raise ConfigError if one is not available."""
+        found = {}
+        for wanted in self.passes:
+            own = next((own for own in wanted.own_names if own in available), None)
+            if own is None:
+                raise unavailable(self.reasons[wanted.name], wanted, self.scene.render.engine, available, LABELS)
+            found[wanted.name] = own
+        return found
 
-        Args:
-            passes: The passes of the request, by name: H x W x C, top row first. They may be overwritten later.
+    def values(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        """Return what was asked for, as new arrays, and with ids also their table, as "instances".
 
-        Returns:
-            New arrays, contiguous and writable, and with ids also their table, as "instances".
-
-        Raises:
-            ConfigError: Cycles left the camera's movement out of the flow.
+        `arrays` are the passes by name: H x W x C, top row first. They may be overwritten later.
         """
-        if self.motion is not None:
-            self.motion.check()
-        labels = PixelLabels(passes, _background_depth(self.scene), Camera(), self.object_ids)
+        labels = PixelLabels(arrays, _background_depth(self.scene), Camera(), self.object_ids)
         found: dict[str, Any] = {}
-        for name in self.request.names:
+        for name in self.names:
             if name in LABELS:
                 found[name] = getattr(labels, name)
             elif self.object_ids is not None and is_object_index(name):
-                found[name] = self.object_ids.user_index(passes[name][..., 0])
+                found[name] = self.object_ids.user_index(arrays[name][..., 0])
             else:
-                array = passes[name]
+                array = arrays[name]
                 found[name] = np.array(array[..., 0] if array.shape[2] == 1 else array, np.float32, order="C")
         if self.object_ids is not None:
             found["instances"] = labels.ids_and_table[1]
@@ -105,21 +83,27 @@ class LabelSession(NamedTuple):
 
 
 @contextlib.contextmanager
-def label_session(request: Request, scene: Any, view_layer: Any) -> Iterator[LabelSession]:
-    """Have a render of the scene give the passes of the request within the `with` block.
+def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator[LabelSession]:
+    """Have a render of the scene give labels and passes within the `with` block.
 
     Raises:
-        ConfigError: Flow is asked for together with motion blur; or as for `ObjectIds`.
+        ConfigError: `names` is not a sequence of names, or has the name of the image itself; flow is asked for together
+            with motion blur, or Cycles left the camera's movement out of it; or as for `ObjectIds`.
     """
-    ids = motion = None
+    asked = [wanted.name for wanted in passes_named(names)]
+    reasons: dict[str, str] = {}
+    for name in asked:
+        for need in LABELS.get(name, (name,)):
+            reasons.setdefault(need, name)
+    passes, ids = passes_named(list(reasons)), None
     with contextlib.ExitStack() as stack:
-        if flows := _FLOWS & set(request.names):
+        if flows := _FLOWS & set(asked):
             _check_motion_blur(scene, view_layer, min(flows))
-            motion = stack.enter_context(watching_camera(min(flows)))
-        if _WITH_IDS & set(request.names):
+            stack.enter_context(checked_camera(min(flows)))
+        if _WITH_IDS & set(asked):
             ids = stack.enter_context(assigned_ids(view_layer))
-        stack.enter_context(passes_enabled(view_layer, request.passes))
-        yield LabelSession(request, scene, ids, motion)
+        stack.enter_context(passes_enabled(view_layer, passes))
+        yield LabelSession(asked, passes, reasons, scene, ids)
 
 
 def _check_motion_blur(scene: Any, view_layer: Any, name: str) -> None:

@@ -28,13 +28,13 @@ def assigned_ids(view_layer: Any) -> Iterator[ObjectIds]:
         ConfigError: As for `ObjectIds`.
     """
     ids = ObjectIds(view_layer)
+    own_indices = dict(zip(ids.objects, ids.own_indices, strict=True))
     persistent = view_layer.id_data.render.use_persistent_data
-    changed = {obj: own for number, (obj, own) in enumerate(ids.own_indices(), 1) if own != number}
     try:
-        _assign({obj: number for number, (obj, _) in enumerate(ids.own_indices(), 1) if obj in changed}, persistent)
+        _assign({obj: number for number, obj in enumerate(ids.objects, 1)}, persistent)
         yield ids
     finally:
-        _assign(changed, persistent)
+        _assign(own_indices, persistent)
 
 
 def _assign(indices: Mapping[Any, int], tell_blender: bool) -> None:
@@ -46,14 +46,13 @@ def _assign(indices: Mapping[Any, int], tell_blender: bool) -> None:
     """
     import bpy
 
-    if not indices:
-        return
-    objects = bpy.data.objects
-    objects.foreach_set("pass_index", [indices.get(obj, obj.pass_index) for obj in objects])
+    objects = bpy.data.objects  # a handler may have removed some of the others during the render
+    changed = [obj for obj in objects if indices.get(obj, obj.pass_index) != obj.pass_index]
+    if changed:
+        objects.foreach_set("pass_index", [indices.get(obj, obj.pass_index) for obj in objects])
     if tell_blender:
-        for obj in objects:  # not over `indices`: a handler may have removed some of those objects during the render
-            if obj in indices:
-                obj.update_tag()
+        for obj in changed:
+            obj.update_tag()
 
 
 class ObjectIds:
@@ -83,41 +82,33 @@ class ObjectIds:
                 f"{view_layer.name!r} has {len(inside)} objects with a surface, and the file {len(outside)} more. Join "
                 "or remove some"
             )
-        self._objects = [*inside, *outside]
-        self._own = [obj.pass_index for obj in self._objects]
+        self.objects = [*inside, *outside]
+        """In order of their numbers, which begin at 1."""
+        self.own_indices = [obj.pass_index for obj in self.objects]
+        """The `pass_index` that the user gave to each of them."""
         self.table = [_row(number, obj) for number, obj in enumerate(inside, 1)]
         """A `{"id": 3, "name": "Cube", "class_id": 2, "class_name": "cube"}` for each of the view layer's objects, in
         order of id. The class comes from the object's custom properties; without a `class_id` it is 0 and ""."""
 
-    def own_indices(self) -> Iterator[tuple[Any, int]]:
-        """Yield each object, in order of number from 1 on, and the `pass_index` that the user gave it."""
-        return zip(self._objects, self._own, strict=True)
-
     def read(self, index_pass: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], list[dict[str, Any]]]:
-        """Return the ids in a render of the object index pass, and their table.
+        """Return the ids in a rendered object index pass, H x W int32, new and contiguous, and their table.
 
         Objects outside the view layer that are seen follow after the view layer's objects, in order of name. So their
         ids, and only theirs, depend on what this image shows.
-
-        Args:
-            index_pass: H x W of any dtype.
-
-        Returns:
-            H x W int32, new and contiguous, and a table like `table`.
         """
         ids: npt.NDArray[np.int32] = np.array(index_pass, np.int32, order="C")
         count = len(self.table)
         if not ids.size or ids.max() <= count:
             return ids, self.table
         seen = np.unique(ids[ids > count])
-        id_of = np.arange(len(self._objects) + 1, dtype=np.int32)
+        id_of = np.arange(len(self.objects) + 1, dtype=np.int32)
         id_of[seen] = np.arange(count + 1, count + 1 + len(seen))
-        more = [_row(int(id_of[number]), self._objects[number - 1]) for number in seen]
+        more = [_row(int(id_of[number]), self.objects[number - 1]) for number in seen]
         return id_of[ids], [*self.table, *more]
 
     def user_index(self, index_pass: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the object index pass with the user's own `pass_index` of each object: H x W float32."""
-        own: npt.NDArray[np.float32] = np.array([0, *self._own], np.float32)
+        own: npt.NDArray[np.float32] = np.array([0, *self.own_indices], np.float32)
         return own[index_pass.astype(np.int32)]
 
 
@@ -127,22 +118,17 @@ def _with_surface(objects: Iterable[Any]) -> list[Any]:
 
 
 def _row(number: int, obj: Any) -> dict[str, Any]:
-    class_id, class_name = _class(obj)
-    return {"id": number, "name": obj.name, "class_id": class_id, "class_name": class_name}
-
-
-def _class(obj: Any) -> tuple[int, str]:
-    value = obj.get("class_id")
-    if value is None:
-        return 0, ""
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or not 1 <= value <= _LARGEST_CLASS:
-        shown = value if isinstance(value, (int, float, str)) else type(value).__name__
+    class_id, class_name = obj.get("class_id"), obj.get("class_name")
+    row = {"id": number, "name": obj.name, "class_id": 0, "class_name": ""}
+    if class_id is None:
+        return row
+    whole = isinstance(class_id, int) or (isinstance(class_id, float) and class_id.is_integer())
+    if isinstance(class_id, bool) or not whole or not 1 <= class_id <= _LARGEST_CLASS:
+        shown = class_id if isinstance(class_id, (int, float, str)) else type(class_id).__name__
         raise ConfigError(
             f"object {obj.name!r}: class_id must be a whole number from 1 on, got {shown!r}. An object of no class "
             f"has no class_id: del obj['class_id']"
         )
-    name = obj.get("class_name")
-    if name is not None and not isinstance(name, str):
-        raise ConfigError(f"object {obj.name!r}: class_name must be a string, got {type(name).__name__}")
-    return int(value), name or str(int(value))
+    if class_name is not None and not isinstance(class_name, str):
+        raise ConfigError(f"object {obj.name!r}: class_name must be a string, got {type(class_name).__name__}")
+    return row | {"class_id": int(class_id), "class_name": class_name or str(int(class_id))}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Pass", "find_pass", "is_object_index", "passes_enabled", "passes_named", "unavailable"]
+__all__ = ["Pass", "is_object_index", "passes_enabled", "passes_named", "unavailable"]
 
 
 class Pass(NamedTuple):
@@ -63,11 +63,7 @@ _FRIENDLY = {
 """By friendly name. Which of them exist depends on the engine and on Blender's version."""
 
 _BY_OWN_NAME = {own: known for known in _FRIENDLY.values() for own in known.own_names}
-_CRYPTOMATTE = {
-    "CryptoObject": "use_pass_cryptomatte_object",
-    "CryptoMaterial": "use_pass_cryptomatte_material",
-    "CryptoAsset": "use_pass_cryptomatte_asset",
-}
+_CRYPTOMATTES = ("CryptoObject", "CryptoMaterial", "CryptoAsset")  # with two digits behind: CryptoObject00
 
 
 def passes_named(names: Sequence[str]) -> list[Pass]:
@@ -83,8 +79,10 @@ def passes_named(names: Sequence[str]) -> list[Pass]:
         if name == "image":
             raise ConfigError("passes: 'image' is always there; the pass of that kind is 'combined'")
         known = _FRIENDLY.get(name) or _BY_OWN_NAME.get(name)
-        unknown = Pass(name, (name,), _CRYPTOMATTE.get(name[:-2], ""))  # cryptomattes are numbered: CryptoObject00
-        found.append(known._replace(name=name) if known else unknown)
+        if known is None:
+            kind = name[:-2].removeprefix("Crypto").lower()
+            known = Pass(name, (name,), f"use_pass_cryptomatte_{kind}" if name[:-2] in _CRYPTOMATTES else "")
+        found.append(known._replace(name=name))
     return found
 
 
@@ -93,22 +91,13 @@ def is_object_index(name: str) -> bool:
     return _FRIENDLY["object_index"] in (_FRIENDLY.get(name), _BY_OWN_NAME.get(name))
 
 
-def find_pass(wanted: Pass, available: Collection[str]) -> str | None:
-    """Return which of Blender's own names of available passes is the pass, or None."""
-    return next((own for own in wanted.own_names if own in available), None)
-
-
 def unavailable(
     name: str, wanted: Pass, engine: str, available: Collection[str], labels: Collection[str]
 ) -> ConfigError:
     """Return the error for a pass that does not exist even with all switches on.
 
-    Args:
-        name: What the user asked for: the pass, or a label that is made from it.
-        wanted: The pass.
-        engine: The scene's render engine.
-        available: Blender's own names of the passes that exist.
-        labels: The names of all labels.
+    `name` is what the user asked for: the pass, or a label that is made from it. `available` has Blender's own names of
+    the passes that do exist, and `labels` the names of all labels.
     """
     if name in labels or wanted.switch:
         if engine != "CYCLES":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -23,65 +24,54 @@ _Ids = npt.NDArray[np.int32]
 _BLOCK = 1 << 15  # pixels in one step
 
 
+@dataclasses.dataclass
 class PixelLabels:
-    """The labels of one render. Each is computed when it is first asked for.
+    """The labels of one render. Each is computed when it is first asked for."""
 
-    Args:
-        passes: Blender's passes by friendly name: H x W x C float32, top row first, with Blender's own values for the
-            background.
-        background_depth: The depth from which on a pixel counts as background.
-        camera: The camera of the render.
-        object_ids: What the object index pass holds, if it is among the passes.
-    """
-
-    def __init__(
-        self,
-        passes: Mapping[str, npt.NDArray[Any]],
-        background_depth: float,
-        camera: Camera,
-        object_ids: ObjectIds | None = None,
-    ) -> None:
-        self._passes = passes
-        self._background_depth = background_depth
-        self._camera = camera
-        self._object_ids = object_ids
+    passes: Mapping[str, npt.NDArray[Any]]
+    """By friendly name: H x W x C float32, top row first, with Blender's own values for the background."""
+    background_depth: float
+    """The depth from which on a pixel counts as background."""
+    camera: Camera
+    object_ids: ObjectIds | None = None
+    """What the object index pass holds, if it is among the passes."""
 
     @functools.cached_property
     def background(self) -> _Bool:
         """H x W. Includes what is outside of a border that is rendered without cropping: there all passes are 0."""
-        depth = self._passes["depth"][..., 0]
-        found: _Bool = depth >= self._background_depth
+        depth = self.passes["depth"][..., 0]
+        found: _Bool = depth >= self.background_depth
         found |= depth <= 0
         return found
 
     @functools.cached_property
     def depth(self) -> _Float:
-        depth = np.array(self._passes["depth"][..., 0], np.float32, order="C")
+        depth = np.array(self.passes["depth"][..., 0], np.float32, order="C")
         np.copyto(depth, np.inf, where=self.background)
         return depth
 
     @functools.cached_property
     def distance(self) -> _Float:
         # The rays of an orthographic camera are parallel, and the depth of a panorama is the distance already.
-        if self._camera.obj.data.type != "PERSP":
+        if self.camera.obj.data.type != "PERSP":
             return self.depth.copy()
         height, width = self.depth.shape
-        distance = ray_lengths(self._camera.K, width, height)
+        distance = ray_lengths(self.camera.K, width, height)
         distance *= self.depth
         return distance
 
     @functools.cached_property
     def normal(self) -> _Float:
-        return unit_vectors(self._passes["normal"], self.background)
+        return unit_vectors(self.passes["normal"], self.background)
 
     @functools.cached_property
     def normal_camera(self) -> _Float:
-        return rotated(self.normal, self._camera.world_to_camera[:3, :3])
+        return rotated(self.normal, self.camera.world_to_camera[:3, :3])
 
     @functools.cached_property
     def ids_and_table(self) -> tuple[_Ids, list[dict[str, Any]]]:
-        assert self._object_ids is not None
-        return self._object_ids.read(self._passes["object_index"][..., 0])
+        assert self.object_ids is not None
+        return self.object_ids.read(self.passes["object_index"][..., 0])
 
     @property
     def instance(self) -> _Ids:
@@ -106,7 +96,7 @@ class PixelLabels:
 
         The pass has y up, and holds (where it was - here, here - where it will be), as experiments showed.
         """
-        vectors = self._passes["vector"]
+        vectors = self.passes["vector"]
         flow = np.empty((*vectors.shape[:2], 2), np.float32)
         for axis, factor in enumerate((sign, -sign)):
             np.multiply(vectors[..., channel + axis], np.float32(factor), out=flow[..., axis])

@@ -44,7 +44,7 @@ def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
     view = scene.view_settings
     if view.use_curve_mapping and channels == "RGBA":
         return plan._replace(reason="the view's curves are applied while alpha is in the colours")
-    table = display_table(scene)
+    table = display_table()
     if table is None:
         mixing = f"the view transform mixes the channels ({view.view_transform}, look {view.look})"
         return plan._replace(reason=mixing)
@@ -56,15 +56,14 @@ def passes_obstacle(scene: Any) -> str:
     render = scene.render
     if render.engine != "CYCLES":
         return f"the engine is {render.engine}"
-    if render.use_multiview:
-        return "render.use_multiview is on"
-    if render.use_border and not render.use_crop_to_border:
-        return "a border is rendered without cropping"
-    scale = render.resolution_percentage / 100
-    size = max(render.resolution_x, render.resolution_y) * scale
-    if scene.cycles.use_auto_tile and size > scene.cycles.tile_size:
-        return "Cycles renders in tiles (cycles.use_auto_tile), and puts them together later"
-    return ""
+    size = max(render.resolution_x, render.resolution_y) * render.resolution_percentage / 100
+    tiled = scene.cycles.use_auto_tile and size > scene.cycles.tile_size
+    obstacles = [
+        (render.use_multiview, "render.use_multiview is on"),
+        (render.use_border and not render.use_crop_to_border, "a border is rendered without cropping"),
+        (tiled, "Cycles renders in tiles (cycles.use_auto_tile), and puts them together later"),
+    ]
+    return next((reason for obstacle, reason in obstacles if obstacle), "")
 
 
 def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
@@ -72,43 +71,32 @@ def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
     import bpy
 
     render = scene.render
-    if compositing:
-        return "the scene has compositor nodes"
-    if sequencing:
-        return "the scene has sequencer strips"
-    if render.use_stamp:
-        return "render.use_stamp writes into the image"
-    if render.use_freestyle:
-        return "Freestyle draws into the image"
-    if len(scene.view_layers) > 1:
-        return "the scene has several view layers"
-    if getattr(render.image_settings, "color_management", "FOLLOW_SCENE") != "FOLLOW_SCENE":
-        return "image_settings.color_management is not FOLLOW_SCENE"
-    pencils = (getattr(bpy.data, name, ()) for name in ("grease_pencils", "grease_pencils_v3"))
-    if any(pencils) and any(obj.type in _GREASE_PENCIL for obj in bpy.data.objects):
-        return "grease pencil is drawn into the image"
-    return ""
+    management = getattr(render.image_settings, "color_management", "FOLLOW_SCENE")
+    pencils = any(getattr(bpy.data, name, ()) for name in ("grease_pencils", "grease_pencils_v3"))
+    drawn = pencils and any(obj.type in _GREASE_PENCIL for obj in bpy.data.objects)
+    obstacles = [
+        (compositing, "the scene has compositor nodes"),
+        (sequencing, "the scene has sequencer strips"),
+        (render.use_stamp, "render.use_stamp writes into the image"),
+        (render.use_freestyle, "Freestyle draws into the image"),
+        (len(scene.view_layers) > 1, "the scene has several view layers"),
+        (management != "FOLLOW_SCENE", "image_settings.color_management is not FOLLOW_SCENE"),
+        (drawn, "grease pencil is drawn into the image"),
+    ]
+    return next((reason for obstacle, reason in obstacles if obstacle), "")
 
 
 def _has_compositor(scene: Any) -> bool:
     """Whether there are compositor nodes that Blender would run."""
-    if not scene.render.use_compositing:
-        return False
-    import bpy
-
-    if bpy.app.version >= (5, 0):
+    if hasattr(scene, "compositing_node_group"):  # from Blender 5.0 on
         tree = scene.compositing_node_group
-    elif scene.use_nodes:
-        tree = scene.node_tree
     else:
-        return False
-    return tree is not None and len(tree.nodes) > 0
+        tree = scene.node_tree if scene.use_nodes else None
+    return scene.render.use_compositing and tree is not None and len(tree.nodes) > 0
 
 
 def _has_strips(scene: Any) -> bool:
     """Whether there are sequencer strips that Blender would show."""
-    editor = scene.sequence_editor
-    if editor is None or not scene.render.use_sequencer:
-        return False
-    strips = editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all  # "strips" from 4.4 on
-    return len(strips) > 0
+    editor = scene.sequence_editor if scene.render.use_sequencer else None
+    strips = "strips_all" if hasattr(editor, "strips_all") else "sequences_all"  # renamed in Blender 4.4
+    return len(getattr(editor, strips, ())) > 0

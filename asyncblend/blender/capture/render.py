@@ -12,15 +12,14 @@ import numpy.typing as npt
 from ...errors import ConfigError
 from .cycles import PassReader, pass_names, reading_passes
 from .imagefile import render_result, save_exr, save_tiff
-from .label_session import LABELS, label_session, parse_request
-from .passes import find_pass, unavailable
+from .label_session import label_session
 from .plan import plan_capture
 from .settings import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
-    from .label_session import Request
+    from .label_session import LabelSession
 
 __all__ = ["RenderInfo", "last_render", "render"]
 
@@ -59,29 +58,28 @@ def render(
     `last_render` tells which of the two it was, and why. The first frame with a new view transform, look, gamma or
     curve (not exposure) takes up to 0.1 s longer, because a table is made for it.
 
-    All settings that are changed for the render are put back, also when it fails: file format, dither, the switches of
-    the passes, and compositing and sequencer, which are switched off where they would have nothing to do.
-    `scene.render.use_persistent_data` is left alone. It saves a tenth to a third of a fast frame: set it yourself, once
-    you have checked that your frames stay the same. With it, Blender keeps showing the old state of whatever it was not
-    told about: `obj["name"] = x` without `obj.update_tag()`, `mesh.vertices.foreach_set` without `mesh.update()`, and
-    new pixels of an image even with `image.update()`. A new seed of Cycles is always noticed.
+    All settings that are changed for the render are put back, also when it fails. Compositing and sequencer are off
+    meanwhile where they would have nothing to do. `scene.render.use_persistent_data` is left alone: it saves a tenth to
+    a third of a fast frame, so set it once you have checked that your frames stay the same. With it, Blender keeps
+    showing the old state of whatever it was not told about: `obj["name"] = x` without `obj.update_tag()`,
+    `mesh.vertices.foreach_set` without `mesh.update()`, and new pixels of an image even with `image.update()`. A new
+    seed of Cycles is always noticed.
 
     Labels are exact: a pixel has the value of the one surface that is seen through its centre (with depth of field or
     motion blur, by its first ray). A surface is what Cycles shades: glass itself and not what is behind it, no volume
     and no holdout. A surface whose alpha is below the view layer's `pass_alpha_threshold` is seen in that share of its
     pixels. Pixels that show no surface are background. The labels are:
 
-    - "depth": H x W float32, Blender units along the camera's axis; background +inf. A panoramic camera has no axis;
-      for it this is the distance.
-    - "distance": H x W float32, Blender units from the camera's centre; background +inf. For an orthographic camera
-      this is the depth.
+    - "depth": H x W float32, Blender units along the camera's axis, or from its centre if it is panoramic; background
+      +inf.
+    - "distance": H x W float32, Blender units from the camera's centre; background +inf. Equal to the depth for an
+      orthographic camera.
     - "normal": H x W x 3 float32 of length 1, in world space; background 0. The shading normal, with smoothing and bump
       maps, on the side of the camera. It is the mean of the pixel's samples, so it is mixed on edges.
     - "normal_camera": the same in the camera's space: x right, y down, z forward, as in OpenCV.
     - "instance": H x W int32, the ids of objects; background 0. The view layer's objects that have a surface, also
-      those that are hidden, have the ids 1 to N in order of name. What an instance of a collection, of particles or of
-      geometry nodes shows has the id of its source object. Sources outside the view layer follow after N, if they are
-      seen.
+      hidden ones, have the ids 1 to N in order of name. What an instance of a collection, of particles or of geometry
+      nodes shows has the id of its source object. Sources outside the view layer follow after N, if they are seen.
     - "semantic": H x W int32, the objects' custom property `class_id`, a whole number from 1 on; 0 for objects without
       one and for the background.
     - "flow_forward", "flow_backward": H x W x 2 float32, pixels, x right, y down: from here to where the point that the
@@ -99,27 +97,25 @@ def render(
             "emission", "position", "uv", "mist", "combined" and others, or Blender's own names ("Depth", "Normal",
             "DiffCol", "CryptoObject00"), also those of AOVs. They are switched on for this render. With several view
             layers they are those of `bpy.context.view_layer`.
-        color: "display" for what Blender would save as an 8 bit PNG with dither off; "linear" for scene-linear values
-            without the view transform.
+        color: "display" for what Blender would save as an 8 bit PNG with dither off; "linear" for scene-linear values.
         channels: "RGB", over black where the film is transparent, or "RGBA". Alpha is straight for "display", as in a
             PNG, and multiplied into the colours for "linear", as in an OpenEXR file.
         dtype: The dtype of a linear image: float32 (also for None) or float16. A display image is uint8.
 
     Returns:
-        `{"image": H x W x C, ...}`, and each label and pass by the name by which it was asked for. A pass is float32,
-        H x W or H x W x C with C > 1, in Blender's own units and with its own values for the background (a "Depth" of
-        1e10 in Cycles). All arrays are new, contiguous and writable, and have the top row first. A display image from
-        memory is within 1/255 of what Blender would save; all other images are the same to the bit. With "instance" or
-        "semantic" there is also "instances": a list with a `{"id": 1, "name": "Cube", "class_id": 2, "class_name":
-        "cube"}` for each id, in order, also for objects that are not seen. `class_name` is another custom property;
-        without it it is `str(class_id)`, and without a class 0 and "".
+        `{"image": H x W x C, ...}`, and each label and pass by the name by which it was asked for. All arrays are new,
+        contiguous and writable, and have the top row first. A display image from memory is within 1/255 of what Blender
+        would save; all other images are the same to the bit. A pass is float32, H x W or H x W x C with C > 1, in
+        Blender's own units and with its own values for the background (a "Depth" of 1e10 in Cycles). With "instance" or
+        "semantic" there is also "instances": a list with `{"id": 1, "name": "Cube", "class_id": 2, "class_name":
+        "cube"}` for each id, in order, also for objects that are not seen. `class_name` is another custom property, and
+        `str(class_id)` by default. An object without a class has 0 and "".
 
     Raises:
-        ConfigError: An argument is wrong, or there is no such pass; the message says which there are, or which engine
-            has it. A class_id is not a whole number from 1 on, or there are more objects than Blender can number
-            (32767). Flow is asked for with motion blur, or with a camera whose movement Cycles leaves out of it: an
-            animated shift or orthographic scale, in older Blenders an animated lens, in newer ones an orthographic
-            camera that moves.
+        ConfigError: An argument is wrong, or there is no such pass. A class_id is not a whole number from 1 on, or there
+            are more objects than Blender can number (32767). Flow is asked for with motion blur, or with a camera whose
+            movement Cycles leaves out of it: an animated shift or orthographic scale, in older Blenders an animated
+            lens, in newer ones an orthographic camera that moves. The message says what to change.
         RuntimeError: Blender could not render (no camera, no denoiser, ...) or wrote no image. The message holds
             Blender's own message and says what to change.
     """
@@ -127,36 +123,39 @@ def render(
     import bpy
 
     start = time.perf_counter()
-    request = parse_request(passes)
     image_dtype = _image_dtype(color, channels, dtype)
     scene = bpy.context.scene
     layer = scene.view_layers[0] if len(scene.view_layers) == 1 else bpy.context.view_layer
     plan = plan_capture(scene, color, channels)
     steps = [
-        (scene.render, "use_compositing", plan.compositing),  # to skip them saves a quarter of a fast frame in 4.5
+        (scene.render, "use_compositing", plan.compositing),  # skipping both saves a quarter of a fast frame in 4.5
         (scene.render, "use_sequencer", plan.sequencing),
     ]
-    with label_session(request, scene, layer) as session, changed(steps):
-        own = _own_names(request, scene, pass_names(scene, layer)) if plan.passes_in_memory else {}
-        names = list(dict.fromkeys(own.values())) + (["Combined"] if plan.image_in_memory else [])
+    with label_session(passes, scene, layer) as session, changed(steps):
+        own_names = session.own_names(pass_names(scene, layer)) if plan.passes_in_memory else {}
+        names = list(dict.fromkeys(own_names.values())) + (["Combined"] if plan.image_in_memory else [])
         with reading_passes(layer.name, names) if names else contextlib.nullcontext(PassReader()) as reader:
             render_start = time.perf_counter()
             _run_blender(scene)
             seconds_render = time.perf_counter() - render_start - reader.seconds
-        _check(scene, reader, names)
+        if reader.error is not None:
+            raise reader.error
+        if missing := set(names) - set(reader.passes):
+            raise RuntimeError(_explain(scene, f"Cycles gave no {', '.join(sorted(missing))}"))
 
+        combined: Any = reader.passes.get("Combined")
         image: _Array
         if plan.table is not None:
-            image = plan.table.apply(reader.passes["Combined"], channels)
+            image = plan.table.apply(combined, channels)
         elif not plan.reason:
-            image = _first_channels(len(channels), reader.passes["Combined"][::-1], image_dtype)
+            image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
-            opaque = plan.image_in_memory and bool((reader.passes["Combined"][..., 3] == 1).all())
+            opaque = plan.image_in_memory and bool((combined[..., 3] == 1).all())
             image = _saved_image(scene, color, channels, opaque)
         if plan.passes_in_memory:
-            arrays = {name: reader.passes[own[name]][::-1] for name in own}
+            arrays = {name: reader.passes[own][::-1] for name, own in own_names.items()}
         else:
-            arrays = _saved_passes(request, scene, layer.name) if request.passes else {}
+            arrays = _saved_passes(session, scene, layer.name) if session.passes else {}
         result = {"image": np.require(image, image_dtype, ["C", "W"])} | session.values(arrays)
 
     seconds_capture = time.perf_counter() - start - seconds_render
@@ -179,17 +178,6 @@ def _image_dtype(color: str, channels: str, dtype: Any) -> np.dtype[Any]:
     return found
 
 
-def _own_names(request: Request, scene: Any, available: Collection[str]) -> dict[str, str]:
-    """Return Blender's own names of the passes, by their names in the request."""
-    found = {}
-    for wanted in request.passes:
-        own = find_pass(wanted, available)
-        if own is None:
-            raise unavailable(request.reasons[wanted.name], wanted, scene.render.engine, available, LABELS)
-        found[wanted.name] = own
-    return found
-
-
 def _run_blender(scene: Any) -> None:
     import bpy
 
@@ -199,13 +187,6 @@ def _run_blender(scene: Any) -> None:
         bpy.ops.render.render(write_still=False)
     except RuntimeError as error:
         raise RuntimeError(_explain(scene, str(error).strip())) from error
-
-
-def _check(scene: Any, reader: PassReader, names: Sequence[str]) -> None:
-    if reader.error is not None:
-        raise reader.error
-    if missing := set(names) - set(reader.passes):
-        raise RuntimeError(_explain(scene, f"Cycles gave no {', '.join(sorted(missing))}"))
 
 
 def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
@@ -220,11 +201,11 @@ def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
     return _first_channels(3, saved, saved.dtype)
 
 
-def _saved_passes(request: Request, scene: Any, layer: str) -> dict[str, _Array]:
+def _saved_passes(session: LabelSession, scene: Any, layer: str) -> dict[str, _Array]:
     prefix = f"{layer}."
     saved = save_exr(scene, render_result(), layers=True)
     available = {name.removeprefix(prefix): array for name, array in saved.items() if name.startswith(prefix)}
-    return {name: available[own] for name, own in _own_names(request, scene, available).items()}
+    return {name: available[own] for name, own in session.own_names(available).items()}
 
 
 def _first_channels(count: int, array: _Array, dtype: np.dtype[Any]) -> _Array:

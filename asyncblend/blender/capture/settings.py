@@ -13,11 +13,10 @@ __all__ = ["changed"]
 
 @contextlib.contextmanager
 def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Change settings within the `with` block, and put them back at its end, also after an error.
+    """Change settings, each given as (owner, name, value), and put them back at the end of the `with` block.
 
-    Args:
-        changes: (owner, name, value) of each. They are made, and undone, in this order, because some settings decide
-            which values others may have. A setting that this version of Blender lacks is skipped.
+    They are changed, and put back, in this order, because some settings decide which values others may have. Settings
+    that this version of Blender lacks are skipped.
     """
     wanted = [(owner, name, value) for owner, name, value in changes if hasattr(owner, name)]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]

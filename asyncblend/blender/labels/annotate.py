@@ -17,7 +17,8 @@ from .boxes import boxes_of
 from .keypoints import flagged, world_points
 from .meshes import WITH_MESH, Mesh, edges_for, mesh_of
 from .rendered_ids import Entry, ids_from, render_ids
-from .views import Appearance, View, appearance, transformed, whole_pixels
+from .silhouette import edges_of, spans_of
+from .views import Appearance, View, appearance, transformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -251,9 +252,10 @@ def _box3d(one: _Annotated) -> _Floats:
 
 def _fractions(visible: npt.NDArray[np.int64], each: list[_Annotated], view: View) -> npt.NDArray[np.float32]:
     found = np.zeros(len(each), np.float32)
+    window = (-view.width, -view.height, 3 * view.width, 3 * view.height)  # the extended image, as in BOP
     for number in np.flatnonzero(visible):  # an object that cannot be seen needs no silhouette
-        one = each[number]
-        edges = None if one.appearance.clipped else edges_for(one.obj.name, one.mesh.triangles)
-        whole = whole_pixels(one.appearance, edges, view)
+        xy, triangles, clipped, *_ = each[number].appearance
+        edges = edges_of(triangles) if clipped else edges_for(each[number].obj.name, triangles)
+        whole = spans_of(xy, triangles, edges, window).pixels
         found[number] = visible[number] / max(whole, visible[number])
     return found

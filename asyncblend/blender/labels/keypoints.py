@@ -31,7 +31,7 @@ def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Po
         given: K x 3 numbers in the object's own space, or a list whose entries are three such numbers, the index of a
             vertex, the name of a bone, or an object or its name.
         vertices: The vertices of its evaluated mesh, N x 3, in its own space.
-        depsgraph: The evaluated one.
+        depsgraph: The current, evaluated one.
 
     Raises:
         ConfigError: An entry is something else, or there is no such vertex, bone or object. The message says which.
@@ -118,14 +118,9 @@ def _armature(obj: Any) -> Any:
 def flagged(
     objects: list[Any], points: list[_Points], margin: float, view: View, depsgraph: Any
 ) -> npt.NDArray[np.float32]:
-    """Return where keypoints are in the image, with COCO's visibility: N x K x 3 float32, x y v.
+    """Return where the keypoints of N objects are in the image, with COCO's visibility: N x K x 3 float32, x y v.
 
-    Args:
-        objects: N objects.
-        points: For each of them its keypoints in world space. The longest decides K; the other rows are 0 0 0.
-        margin: As for `is_occluded`.
-        view: The camera.
-        depsgraph: The evaluated one.
+    `points` has the keypoints of each object in world space. The longest one decides K; missing rows are 0 0 0.
     """
     import bpy
 

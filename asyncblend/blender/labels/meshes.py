@@ -32,11 +32,7 @@ class Mesh(NamedTuple):
 
 
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:
-    """Return the mesh of an object as Blender evaluates it for viewports, with the viewport's settings of modifiers.
-
-    Args:
-        obj: The object, of a type in WITH_MESH.
-        evaluated: The same object, evaluated.
+    """Return the mesh of an object, of a type in WITH_MESH, as Blender evaluates it for its viewport.
 
     Raises:
         ConfigError: The mesh is empty, or has coordinates that are not finite.

@@ -26,15 +26,10 @@ def is_occluded(
     is_transparent: Callable[[Any], bool],
     depsgraph: Any,
 ) -> bool:
-    """Return whether there is a surface between a point and the start of its ray.
+    """Whether there is a surface between a point and the start of its ray from the camera, both in world space.
 
-    Args:
-        point: The point, in world space.
-        start: Where the ray from the camera begins.
-        owner: The object that the point belongs to.
-        margin: How far below the surface of its owner a point still counts as on it, in Blender units along the ray.
-        is_transparent: Whether rays pass through an object.
-        depsgraph: The evaluated one.
+    A point may lie up to `margin`, in Blender units along the ray, below the surface of its `owner`. Rays pass through
+    objects that are transparent.
     """
     import bpy
     from mathutils import Vector

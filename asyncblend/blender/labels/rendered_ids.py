@@ -40,15 +40,10 @@ class RenderedIds(NamedTuple):
 
 
 def ids_from(rendered: Any, width: int, height: int) -> RenderedIds:
-    """Return the ids in a result of `render`.
-
-    Args:
-        rendered: The result, with the pass "instance".
-        width: The image's width with the current settings, in pixels.
-        height: Its height.
+    """Return the ids in `rendered`, which has to be a result of `render` with "instance".
 
     Raises:
-        ConfigError: It is not such a result, or its image has another size.
+        ConfigError: It is something else, or its image has another size than the current settings of the scene give.
     """
     if not isinstance(rendered, Mapping):
         raise ConfigError(f"rendered must be a dict, got {type(rendered).__name__}: {_ADVICE}")

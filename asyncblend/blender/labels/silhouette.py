@@ -87,8 +87,10 @@ def spans_of(xy: _Floats, triangles: _Indices, edges: Edges, window: tuple[int, 
     gain = np.where(down, -gain, gain)
     first, stop = _rows(np.minimum(ya, yb), height), _rows(np.maximum(ya, yb), height)
     some = np.flatnonzero(first < stop)
-    crossed = _Crossed(x[a[some]], y[a[some]], x[b[some]], y[b[some]], first[some], stop[some], gain[some])
-    found = [Spans(*_covered(*crossings, width)) for crossings in _crossings(crossed, height)]
+    a, b = a[some], b[some]
+    slope = (x[b] - x[a]) / (y[b] - y[a])
+    bands = _crossings(x[a], y[a], slope, first[some], stop[some], gain[some], height)
+    found = [Spans(*_covered(*crossings, width)) for crossings in bands]
     return Spans(*map(np.concatenate, zip(*found, strict=True)))
 
 
@@ -109,30 +111,22 @@ def _rows(y: _Floats, height: int) -> _Indices:
     return np.minimum(found, height)
 
 
-class _Crossed(NamedTuple):
-    """Edges that cross rows, from an upper end a to a lower end b, in coordinates of the window."""
+def _crossings(
+    x: _Floats, y: _Floats, slope: _Floats, first: _Indices, stop: _Indices, gain: _Floats, height: int
+) -> Iterator[tuple[_Indices, _Floats, _Floats]]:
+    """Yield row, x and gain of each crossing, in bands of rows from top to bottom, unsorted within a band.
 
-    xa: _Floats
-    ya: _Floats
-    xb: _Floats
-    yb: _Floats
-    first: _Indices  # the first row that is crossed
-    stop: _Indices  # the row after the last one
-    gain: _Floats  # how the number of covering triangles changes from left to right
-
-
-def _crossings(edges: _Crossed, height: int) -> Iterator[tuple[_Indices, _Floats, _Floats]]:
-    """Yield row, x and gain of each crossing, in bands of rows from top to bottom, unsorted within a band."""
-    slope = (edges.xb - edges.xa) / (edges.yb - edges.ya)
-    total = int((edges.stop - edges.first).sum())
+    An edge has its upper end at (x, y), goes `slope` to the right in each row, and crosses the rows from `first` up to,
+    but without, `stop`. Its `gain` is how the number of covering triangles changes there from left to right.
+    """
+    total = int((stop - first).sum())
     step = max(1, height * _CROSSINGS // max(total, 1))
     for top in range(0, height, step):
-        first = np.maximum(edges.first, top)
-        rows = np.maximum(np.minimum(edges.stop, top + step) - first, 0)
+        begin = np.maximum(first, top)
+        rows = np.maximum(np.minimum(stop, top + step) - begin, 0)
         of = np.repeat(np.arange(len(rows)), rows)
-        row = np.arange(len(of)) + (first - np.cumsum(rows) + rows)[of]
-        x = edges.xa[of] + (row + 0.5 - edges.ya[of]) * slope[of]
-        yield row, x, edges.gain[of]
+        row = np.arange(len(of)) + (begin - np.cumsum(rows) + rows)[of]
+        yield row, x[of] + (row + 0.5 - y[of]) * slope[of], gain[of]
 
 
 def _covered(row: _Indices, x: _Floats, gain: _Floats, width: int) -> tuple[_Indices, _Indices, _Indices]:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..scene.lens import to_pixels
-from .silhouette import Edges, clip_near, edges_of, spans_of
+from .silhouette import clip_near
 
-__all__ = ["Appearance", "View", "appearance", "rays", "transformed", "whole_pixels"]
+__all__ = ["Appearance", "View", "appearance", "rays", "transformed"]
 
 _Floats = npt.NDArray[np.float64]
 _Triangles = npt.NDArray[np.integer[Any]]
@@ -75,20 +75,6 @@ def appearance(points: _Floats, triangles: _Triangles, view: View) -> Appearance
     inside = bool((low < high).all())
     box = np.concatenate([low, high - low]) if inside else np.zeros(4)
     return Appearance(xy, remaining, clipped, box.astype(np.float32), truncated)
-
-
-def whole_pixels(mesh: Appearance, edges: Edges | None, view: View) -> int:
-    """Count the pixels of the whole silhouette, in an image extended to three times its size, as BOP does.
-
-    Args:
-        mesh: The mesh.
-        edges: The edges of its triangles, if they are known. Those of a clipped mesh are always computed.
-        view: The camera.
-    """
-    if edges is None or mesh.clipped:
-        edges = edges_of(mesh.triangles)
-    window = (-view.width, -view.height, 3 * view.width, 3 * view.height)
-    return spans_of(mesh.xy, mesh.triangles, edges, window).pixels
 
 
 def rays(points: _Floats, view: View) -> _Floats:
