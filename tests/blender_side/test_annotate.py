@@ -1,4 +1,4 @@
-"""annotate: boxes, poses and visibility, against Blender's own drawing of each object by itself."""
+"""Boxes, poses and visibility from `annotate` are checked against Blender's own render of each object alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ scene.render.resolution_x, scene.render.resolution_y = {WIDTH}, {HEIGHT}
 camera = bl.Camera()
 results = {{}}
 
-def ids():  # what annotate renders where it is given no result
+def ids():  # the ids that annotate renders when it is given no result
     return render_ids(scene.render.resolution_x, scene.render.resolution_y)
 
 def plain(found):
@@ -154,7 +154,7 @@ def test_3d_boxes_are_the_bound_boxes_of_blender(scenes: list[Any]) -> None:
 
 
 def test_poses_take_vertices_to_their_pixels(scenes: list[Any]) -> None:
-    """Scaled, parented objects too: what is multiplied are vertices as they are in the mesh."""
+    """The pose is multiplied with the vertices of the mesh as they are, also for scaled objects with parents."""
     for found, truth in scenes:
         for pose, local, xy in zip(found["pose"], truth["local"], truth["xy"], strict=True):
             x, y, z = (np.array(pose)[:3, :3] @ np.transpose(local)) + np.array(pose)[:3, 3:]
@@ -163,7 +163,7 @@ def test_poses_take_vertices_to_their_pixels(scenes: list[Any]) -> None:
 
 
 def test_visible_fractions_are_of_the_object_drawn_alone(scenes: list[Any]) -> None:
-    """In an image of three times the size: parts outside the image count."""
+    """The object alone is drawn in an image of three times the size, because parts outside the image count."""
     hidden = 0
     for found, truth in scenes:
         for number, fraction, whole in zip(found["id"], found["visible_fraction"], truth["whole"], strict=True):
@@ -208,7 +208,7 @@ for kind in ("PERSP", "ORTHO"):
     empty()
     straight(kind)
     scene.camera.data.clip_start = 0.5
-    # below the camera, before it and behind it
+    # the floor reaches from behind the camera to far in front of it
     add("Floor", "plane", size=200, location=(0, 0, -1), rotation=(0 if kind == "PERSP" else 0.1, 0, 0))
     found = [plain(bl.annotate(["Floor"]))]
     add("Near", "uv_sphere", radius=1, location=(0.7, -9.2, 0.3))  # the camera is in it
@@ -281,12 +281,12 @@ def test_no_objects_give_empty_arrays(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
 def test_a_mesh_around_the_camera_is_cut_at_the_near_plane(results: dict[str, Any], kind: str) -> None:
-    """What is cut is the same that Cycles does not draw, so boxes from mesh and mask agree."""
+    """Cycles does not draw what is nearer than that plane, so boxes from the mesh and from the mask agree."""
     for found in results[f"crossing {kind}"]:
         np.testing.assert_allclose(found["bbox"], found["bbox_loose"], atol=1.1)
         assert found["truncated"] == [True]
     floor = results[f"crossing {kind}"][0]
-    if kind == "PERSP":  # from the horizon down, and three times as wide and high outside the image
+    if kind == "PERSP":  # it goes on below the horizon, outside the image
         assert 0.1 < floor["visible_fraction"][0] < 0.3
 
 
@@ -304,7 +304,7 @@ def settings():
         str(getattr(owner, name))
         for owner in owners
         for name in owner.bl_rna.properties.keys()
-        if not owner.is_property_readonly(name) and name != "denoiser"  # 3.4 has none, and warns of that
+        if not owner.is_property_readonly(name) and name != "denoiser"  # reading it gives a warning in 3.4, which has no denoiser
     ]
 
 empty()
@@ -313,7 +313,7 @@ cube, ball = add("Cube", "cube", size=1.5), add("Ball", "uv_sphere", location=(2
 renders = []
 bpy.app.handlers.render_post.append(lambda *_: renders.append(1))
 
-def count(name, rendered=None):  # how many renders it took, and what was found
+def count(name, rendered=None):  # keep how many renders annotate needed, and what it found
     before, so_far = settings(), len(renders)
     found = plain(bl.annotate([cube, ball], rendered=rendered))
     assert settings() == before, name
@@ -411,7 +411,7 @@ attempt("no camera", lambda: bl.annotate([cube]))
 scene.camera = own
 known = bl.render(("instance",))
 attempt("vertexless", lambda: bl.annotate([vertexless], rendered=known))
-bpy.app.handlers.render_post.clear()  # the bpy module hangs at its end where Python still handles renders
+bpy.app.handlers.render_post.clear()  # with such a handler the bpy module would hang at exit
 """
 
 
@@ -421,7 +421,7 @@ def states(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 def test_ids_are_rendered_where_none_are_given(states: dict[str, Any]) -> None:
-    """With any engine, sharp whatever is blurred; and what had to be set is as before, which the script asserts."""
+    """They are sharp with every engine and every blur. The script asserts that all settings are put back."""
     for name in ("first", "again", "moved"):
         renders, _, fractions = states[name]
         assert renders == 1, name
@@ -431,7 +431,7 @@ def test_ids_are_rendered_where_none_are_given(states: dict[str, Any]) -> None:
 
 
 def test_a_given_result_needs_no_render_and_is_what_the_labels_belong_to(states: dict[str, Any]) -> None:
-    """Its mask decides about boxes and fractions, also where it is the mask of a border."""
+    """Boxes and fractions come from its mask, with a border and without."""
     for name in ("rendered", "half of the mask", "border", "crop"):
         assert states[name][0] == 0, name
     _, boxes, fractions = states["rendered"]
@@ -447,7 +447,7 @@ def test_a_given_result_needs_no_render_and_is_what_the_labels_belong_to(states:
 
 
 def test_ids_and_classes_are_those_of_the_given_table(states: dict[str, Any]) -> None:
-    """Or else of now. The given result is not changed."""
+    """Without a given result they are those of the scene as it is now. A given result is not changed."""
     assert states["classes"] == {
         "rendered": [[2, 1], [0, 3], ["", "round"]],
         "now": [[2, 1], [0, 4], ["", "other"]],
@@ -476,7 +476,7 @@ RENDERED = 'give it the result of bl.render((..., "instance")) as it is, or leav
     ],
 )
 def test_a_result_that_cannot_belong_is_refused(states: dict[str, Any], name: str, part: str) -> None:
-    """And the message says what to do. Nothing is rendered then, which the script asserts."""
+    """The message says what to do. The script asserts that nothing is rendered."""
     error = states["errors"][name]
     assert error is not None
     assert error[0] == "ConfigError"

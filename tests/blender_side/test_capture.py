@@ -1,4 +1,4 @@
-"""render: each way to get an image gives what Blender saves, and so do the passes."""
+"""Each way in which `render` gets images and passes gives what Blender itself saves."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ BY_FILE = ["filmic", "agx", "look", "white_balance"]
 @pytest.mark.parametrize("film", ["", "-transparent"])
 @pytest.mark.parametrize("transform", [*IN_MEMORY, *BY_FILE])
 def test_view_transform_is_what_blender_saves(images: Path, transform: str, film: str, channels: str) -> None:
-    """In memory within 1/255, by a file to the bit."""
+    """From memory it is within 1/255 of that, and by a file it is the same to the bit."""
     name = f"{transform}-{channels}{film}"
     if not (images / f"{name}.npy").exists():
         pytest.skip(f"this Blender has no {transform}")
@@ -357,7 +357,7 @@ def test_tells_how_long_it_took(images: Path) -> None:
     ],
 )
 def test_pass_is_to_the_bit_what_an_exr_holds(values: Path, name: str, shape: tuple[int, ...]) -> None:
-    """Read in memory and from the multilayer file that Blender writes."""
+    """Passes read from memory are compared with those of the multilayer file that Blender writes."""
     arrays = np.load(values / f"{name}.npz")
     assert arrays["memory"].dtype == arrays["saved"].dtype == np.float32
     assert arrays["memory"].shape == shape

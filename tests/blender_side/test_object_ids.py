@@ -1,4 +1,4 @@
-"""Ids of objects: their table, what shares an id, and what is put back."""
+"""Object ids: their table, which surfaces share an id, and that `pass_index` is put back."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_ids_follow_the_scene_with_persistent_data(results: dict[str, Any]) -> N
 def test_wrong_input_is_a_config_error_that_says_what_is_right(
     results: dict[str, Any], name: str, words: list[str]
 ) -> None:
-    """And each object has its own pass_index again: the script looks after each."""
+    """The script asserts after each error that every object has its own `pass_index` again."""
     kind, message = results["errors"][name]
     assert kind == "ConfigError"
     for word in words:

@@ -46,7 +46,7 @@ def _assign(indices: Mapping[Any, int], tell_blender: bool) -> None:
     """
     import bpy
 
-    objects = bpy.data.objects  # a handler may have removed some of the others during the render
+    objects = bpy.data.objects  # not the keys of `indices`: a handler of the render may have removed some of those
     changed = [obj for obj in objects if indices.get(obj, obj.pass_index) != obj.pass_index]
     if changed:
         objects.foreach_set("pass_index", [indices.get(obj, obj.pass_index) for obj in objects])

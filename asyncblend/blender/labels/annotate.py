@@ -227,9 +227,8 @@ def _margin(value: Any) -> float:
 def _view(scene: Any, depsgraph: Any) -> View:
     camera, frame = Camera(), frame_of(scene.render)
     data = evaluated(camera.obj, depsgraph).data
-    perspective = data.type == "PERSP"
-    size = frame.width, frame.height
-    return View(camera.K, camera.world_to_camera, perspective, data.clip_start, data.clip_end, *size)
+    limits = data.clip_start, data.clip_end, frame.width, frame.height
+    return View(camera.K, camera.world_to_camera, data.type == "PERSP", *limits)
 
 
 def _annotated(obj: Any, entry: Entry, view: View, depsgraph: Any) -> _Annotated:

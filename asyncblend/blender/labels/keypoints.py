@@ -124,24 +124,29 @@ def flagged(
     """
     import bpy
 
-    found = np.zeros((len(objects), max(map(len, points), default=0), 3), np.float32)
+    counts = [len(some) for some in points]
+    found = np.zeros((len(objects), max(counts, default=0), 3), np.float32)
+    if not any(counts):
+        return found
     hidden = hidden_from_renders(bpy.context.view_layer)
+    # All keypoints of all objects in one array. `of` and `row` tell where they belong in `found`.
+    world = np.concatenate(points)
+    of, row = np.nonzero(np.arange(max(counts)) < np.array(counts)[:, None])
+    local = transformed(view.world_to_camera, world)
+    xy = view.pixels(local)
+    with np.errstate(invalid="ignore"):  # points behind the camera are NaN
+        inside = ((xy >= 0) & (xy < (view.width, view.height))).all(axis=1) & (local[:, 2] > view.near)
+    inside &= np.array([obj.name not in hidden for obj in objects])[of]
+    world, local, xy, of, row = world[inside], local[inside], xy[inside], of[inside], row[inside]
 
-    def is_transparent(obj: Any) -> bool:
-        return obj.name in hidden or not obj.visible_camera
-
-    for obj, world, rows in zip(objects, points, found, strict=True):
-        if obj.name in hidden or not len(world):
-            continue
-        local = transformed(view.world_to_camera, world)
-        xy = view.pixels(local)
-        with np.errstate(invalid="ignore"):  # points behind the camera are NaN
-            inside = ((xy >= 0) & (xy < (view.width, view.height))).all(axis=1) & (local[:, 2] > view.near)
-        seen = np.flatnonzero(inside)
-        starts = transformed(np.linalg.inv(view.world_to_camera), rays(local[seen], view))
-        rows[seen, :2] = xy[seen]
-        for number, start in zip(seen, starts, strict=True):
-            too_far = local[number, 2] > view.far
-            occluded = too_far or is_occluded(world[number], start, obj, margin, is_transparent, depsgraph)
-            rows[number, 2] = 1 if occluded else 2
+    rotation, shift = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
+    starts = (rays(local, view) - shift) @ rotation  # back to the world: a rotation's inverse is its transpose
+    lengths = np.linalg.norm(world - starts, axis=1)
+    directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
+    occluded = [
+        is_occluded(start, direction, length, objects[number], margin, hidden, depsgraph)
+        for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
+    ]
+    found[of, row, :2] = xy
+    found[of, row, 2] = np.where((local[:, 2] > view.far) | np.array(occluded, bool), 1, 2)
     return found

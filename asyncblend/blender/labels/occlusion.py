@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["hidden_from_renders", "is_occluded"]
 
@@ -19,23 +15,23 @@ that the point lies on. That is 1 mm at 10 m."""
 
 
 def is_occluded(
-    point: npt.NDArray[np.float64],
     start: npt.NDArray[np.float64],
+    direction: npt.NDArray[np.float64],
+    length: float,
     owner: Any,
     margin: float,
-    is_transparent: Callable[[Any], bool],
+    hidden: set[str],
     depsgraph: Any,
 ) -> bool:
-    """Whether there is a surface between a point and the start of its ray from the camera, both in world space.
+    """Whether there is a surface between a point and the camera, on a ray of that length in world space.
 
     A point may lie up to `margin`, in Blender units along the ray, below the surface of its `owner`. Rays pass through
-    objects that are transparent.
+    the `hidden` objects, and through those that the camera does not see.
     """
     import bpy
     from mathutils import Vector
 
-    length = math.dist(start, point)
-    begin, along = Vector(start), Vector((point - start) / max(length, 1e-30))
+    begin, along = Vector(start), Vector(direction)
     tolerance = _TOLERANCE * length
     travelled, end = 0.0, length - tolerance
     while travelled < end:
@@ -45,7 +41,7 @@ def is_occluded(
             return False
         travelled += (place - at).length
         on_owner = obj == owner and end - travelled <= margin
-        if not on_owner and not is_transparent(obj):
+        if not on_owner and obj.name not in hidden and obj.visible_camera:
             return True
         travelled += tolerance  # continue behind the surface that was hit
     return False
