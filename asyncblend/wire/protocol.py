@@ -40,7 +40,7 @@ __all__ = [
     "life_of",
 ]
 
-VERSION = 2
+VERSION = 3
 
 # From Blender.
 HELLO = "hello"  # token, version, instance, epoch; first on the socket, and again whenever the host asks

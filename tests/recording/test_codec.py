@@ -120,12 +120,12 @@ def test_files_have_the_names_of_the_values() -> None:
     assert about == {
         "index": 12,
         "instance": 1,
-        "params": {"level": 0.5, "xy": {"$file": "params-xy.npy"}},
+        "params": {"level": 0.5, "xy": {"$": "params-xy.npy"}},
         "values": {
-            "image": {"$file": "image.png"},
-            "mask": {"$file": "mask.npy"},
-            "depth": {"$file": "depth.npy"},
-            "deep": {"xy": [{"$file": "deep-xy-0.npy"}]},
+            "image": {"$": "image.png"},
+            "mask": {"$": "mask.npy"},
+            "depth": {"$": "depth.npy"},
+            "deep": {"xy": [{"$": "deep-xy-0.npy"}]},
             "count": 3,
             "far": {"$float": "inf"},
         },
@@ -181,8 +181,24 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
         ("json", b'{"index": 1, "instance": 0, "params": {}}', "there is no 'values'"),
         (
             "json",
-            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$file": "y.npy"}}}',
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": "y.npy"}}}',
             "no 'y.npy'",
+        ),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": 0}}}', "there is no 0"),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"$": "x.npy"}}', "no dicts"),
+        ("json", b'{"index": 1, "instance": 0, "params": [], "values": {}}', "no dicts"),
+        ("json", b'{"index": 1e999, "instance": 0, "params": {}, "values": {}}', "JSON"),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$float": "1"}}}', "JSON"),
+        (
+            "json",
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": ' + b"[" * 40 + b"]" * 40 + b"}}",
+            "nested",
+        ),
+        pytest.param(
+            "json",
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": [{"$": "x.npy"}, {"$": "x.npy"}]}}',
+            "no 'x.npy'",
+            id="one-file-twice",  # else a small JSON could ask for any amount of memory
         ),
         ("x.npy", b"", "x.npy cannot be read"),
         ("x.npy", b"\x93NUMPY\x01\x00", "x.npy cannot be read"),

@@ -18,7 +18,7 @@ import webdataset
 
 from asyncblend import recording
 from asyncblend.errors import RecordingError
-from asyncblend.recording import Recording, read
+from asyncblend.recording import Recording, read, shards, writer
 
 from .conftest import ABOUT, values_of
 
@@ -94,6 +94,39 @@ def test_a_bad_table_is_made_again(damage: str, written: Written) -> None:
     check(folder, list(range(10)))
     written([])
     assert table.read_bytes() == good
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_another_format_is_told(table: bool, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reading and by writing on, both with tables and without; the shards stay as they are."""
+    monkeypatch.setattr(shards, "FORMAT", 1)
+    monkeypatch.setattr(writer, "FORMAT", 1)
+    folder = written(range(10))
+    monkeypatch.undo()
+    if not table:
+        for path in folder.glob("*.json"):
+            path.unlink()
+    before = {path: path.read_bytes() for path in folder.glob("shard-*")}
+    for reader in (lambda: list(read(folder)), lambda: written([])):
+        with pytest.raises(RecordingError, match=r"shard-000000\.tar is of the format 1.*reads format 2") as caught:
+            reader()
+        assert caught.value.path == str(folder / "shard-000000.tar")
+    assert {path: path.read_bytes() for path in folder.glob("shard-*")} == before
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 11 + b"\0", b"\x80" + b"\xff" * 11])
+def test_a_size_that_no_file_has_is_told(size: bytes, written: Written) -> None:
+    """Negative, which would read the same header for ever, or larger than all disks."""
+    folder = written(range(4))
+    tar = folder / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[124:136] = size
+    data[148:156] = b"        "
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    tar.write_bytes(data)
+    tar.with_suffix(".json").unlink()
+    with pytest.raises(RecordingError, match=r"shard-000000\.tar is damaged"):
+        list(read(folder))
 
 
 def test_another_tools_tar_is_read(written: Written) -> None:

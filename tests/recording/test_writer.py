@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import asyncblend
 from asyncblend.config import StreamConfig
 from asyncblend.errors import ConfigError, RecordingError
 from asyncblend.recording import Recording, read
@@ -157,7 +159,7 @@ def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(fold
     """However it dies."""
     code = (
         "import sys; from pathlib import Path; from asyncblend.recording.writer import *;"
-        f"Writer(Path({str(folder)!r}), {ABOUT!r}, ShardSize(4)).open(); print('open', flush=True); sys.stdin.read()"
+        f"writer = Writer(Path({str(folder)!r}), {ABOUT!r}, ShardSize(4)); writer.open(); print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
@@ -169,6 +171,29 @@ def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(fold
         other.kill()
         other.wait(timeout=30)
         opened(folder).close()
+
+
+def test_the_lock_is_no_symbolic_link(folder: Path, tmp_path: Path) -> None:
+    """What it leads to is neither emptied nor written."""
+    folder.mkdir()
+    (tmp_path / "precious").write_text("mine")
+    for target in (tmp_path / "precious", tmp_path / "new"):
+        (folder / ".writing").symlink_to(target)
+        with pytest.raises(RecordingError, match=r"\.writing is a symbolic link") as caught:
+            opened(folder)
+        assert caught.value.path == str(folder)
+        (folder / ".writing").unlink()
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_writer_that_cannot_open_holds_nothing(written: Written, folder: Path) -> None:
+    """Whatever stops it after it has locked the folder, the next writer may have the folder."""
+    written(range(4))
+    other = Writer(folder, {**ABOUT, "seed": 1}, ShardSize(4))
+    with pytest.raises(ConfigError):
+        other.open()
+    opened(folder).close()
 
 
 def test_a_recording_of_something_else_is_told(written: Written, folder: Path) -> None:
@@ -335,10 +360,51 @@ def test_a_folder_that_one_may_not_write_is_told(folder: Path) -> None:
 
 
 def test_a_missing_library_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the line that installs it."""
+    """The error has the line that installs it, and nothing is left in the folder."""
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(RecordingError, match=r"needs the library webdataset.*-m pip install webdataset"):
+    with pytest.raises(RecordingError, match=r'needs webdataset: pip install "asyncblend\[record\]"'):
         opened(folder)
+    assert not folder.exists()
+
+
+def test_without_webdataset_recordings_are_read_and_not_written(written: Written, tmp_path: Path) -> None:
+    """In a Python that has all the installed packages but webdataset, and not its metadata either."""
+    recorded = written(range(6))
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(np.__file__).parents[1].iterdir():
+        if not path.name.startswith(("webdataset", "__")):
+            (packages / path.name).symlink_to(path)
+    (tmp_path / "scene.py").write_text("raise SystemExit('rendered')")
+    code = f"""
+import asyncio, importlib.util, sys
+sys.path.insert(1, {str(packages)!r})
+assert importlib.util.find_spec("webdataset") is None
+import asyncblend as ab
+from asyncblend.recording import read
+assert [sample["image"].shape for sample in read({str(recorded)!r})] == [(6, 8, 3)] * 6
+assert len(list(ab.RecordedDataset({str(recorded)!r}))) == 6
+
+async def record():
+    await ab.BlenderStream(script={str(tmp_path / "scene.py")!r}, blender="/nowhere", length=4).record({str(tmp_path / "new")!r})
+
+try:
+    asyncio.run(record())
+except ab.RecordingError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],  # -S: without the folder of installed packages
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(asyncblend.__file__).parents[1])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'recording needs webdataset: pip install "asyncblend[record]"' in done.stdout
+    assert not (tmp_path / "new").exists()
 
 
 def test_closing_makes_the_shard_whole_from_any_thread(folder: Path) -> None:
