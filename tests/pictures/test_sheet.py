@@ -208,7 +208,7 @@ def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int)
     layout = contact._layout((width, height), tiles)
     places = [layout.image, *layout.tiles]
     assert len(places) == 1 + tiles
-    assert layout.width <= max(contact._WIDEST, layout.image.width)
+    assert layout.width <= max(contact._MAX_BLOCK, layout.image.width)
     for place in places:
         assert place.left >= 0
         assert place.top >= contact._CAPTION
