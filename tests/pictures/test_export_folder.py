@@ -1,4 +1,4 @@
-"""The folder of an export: whatever goes wrong, and when, an earlier export stays as it was."""
+"""The folder of an export: whatever goes wrong at any moment, an earlier export is not lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_earlier_export_is_replaced_and_other_files_stay(out: Path) -> None:
-    """A folder of the new export replaces the earlier one as a whole. Nothing is left beside them."""
+    """A folder of the new export replaces the earlier one as a whole. Nothing is left beside `out`."""
     out.chmod(0o750)
     assert export([], out, overwrite=True).images == 1
     assert files_in(out) == {**NEW, **OWN}
@@ -61,7 +61,7 @@ def test_an_earlier_export_is_replaced_and_other_files_stay(out: Path) -> None:
 def test_an_error_at_any_renaming_loses_nothing(
     calls: int, done: bool, error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before or after each of the renamings: of the earlier folder, of the new one, and of the two other files."""
+    """The error comes before or after each renaming: of the old folder, the new one, and the user's two entries."""
     rename = os.rename
     seen = 0
 
@@ -77,22 +77,22 @@ def test_an_error_at_any_renaming_loses_nothing(
     with pytest.raises((ConfigError, KeyboardInterrupt)) as caught:
         export([], out, overwrite=True)
     assert seen >= calls
-    if calls <= 2 and not done:
-        assert files_in(out) == EARLIER
-        if isinstance(error, OSError):
+    if calls <= 2:  # of the two folders
+        new_is_in_place = calls == 2 and done
+        assert files_in(out) == ({**NEW, **OWN} if new_is_in_place else EARLIER)
+        assert list(out.parent.iterdir()) == [out]
+        if isinstance(error, OSError) and not new_is_in_place:
             assert "Input/output error; nothing was changed there" in str(caught.value)
-    found = files_in(out.parent)  # also what could not be put back
-    assert {text for name, text in found.items() if name.endswith("notes.txt")} == {"mine"}
-    assert sum(name.endswith("notes.txt") for name in found) == 2
-    if calls > 2 and isinstance(error, OSError):
-        assert f"the earlier files are in {out.parent}/.out.export-" in str(caught.value)
-    else:
-        assert list(out.parent.iterdir()) == [out] or calls > 2
-        assert files_in(out) in (EARLIER, {**NEW, **OWN}) or calls > 2
+    else:  # of the user's files, some of which then are still in the earlier folder
+        (kept,) = out.parent.glob(".out.export-*/old")
+        assert files_in(out).items() >= NEW.items()
+        assert {**files_in(kept), **files_in(out)} == {**EARLIER, **NEW}
+        if isinstance(error, OSError):
+            assert f"Input/output error; the earlier files are in {kept}" in str(caught.value)
 
 
 def test_what_cannot_be_put_back_is_kept(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says where it is."""
+    """The error says where the earlier export is."""
     rename = os.rename
 
     def failing(source: Any, target: Any, **options: Any) -> None:
@@ -108,7 +108,7 @@ def test_what_cannot_be_put_back_is_kept(out: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failure_while_writing_changes_nothing(overwrite: bool, out: Path) -> None:
-    """Of the samples or of the disk; there is no folder where there was none, and nothing beside it."""
+    """An error of the samples or of the disk leaves no new folder, and nothing beside it."""
 
     def failing(error: Exception) -> Any:
         raise error
@@ -125,7 +125,7 @@ def test_a_failure_while_writing_changes_nothing(overwrite: bool, out: Path) -> 
 
 
 def test_files_that_come_meanwhile_are_not_replaced(out: Path) -> None:
-    """Without overwrite, also those of another export into the same folder."""
+    """Without overwrite, files that appear while the export is written stay, also those of another export."""
 
     def items() -> Any:
         write(out.parent / "other", {"annotations.json": "another"})
@@ -138,7 +138,7 @@ def test_files_that_come_meanwhile_are_not_replaced(out: Path) -> None:
 
 
 def test_an_empty_folder_and_a_link_to_one(out: Path) -> None:
-    """Both get the files; the link stays a link."""
+    """Both get the files, and the link stays a link."""
     for name in ("empty", "linked"):
         (out.parent / name).mkdir()
     (out.parent / "link").symlink_to("linked")
@@ -149,7 +149,7 @@ def test_an_empty_folder_and_a_link_to_one(out: Path) -> None:
 
 
 def test_the_current_folder_is_not_replaced(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell in it would be in a folder that is no more. The same holds for the folders above it."""
+    """A shell would be left in a folder that no longer exists. The same holds for the folders above the current one."""
     monkeypatch.chdir(out)
     for target in (".", "..", out):
         with pytest.raises(ConfigError, match="holds the current folder or is a mount point"):
@@ -160,7 +160,7 @@ def test_the_current_folder_is_not_replaced(out: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_parent_that_one_may_not_write_is_told(out: Path) -> None:
-    """The folder is written beside its place."""
+    """The parent must be writable, because the new folder is written in it."""
     out.parent.chmod(0o500)
     with pytest.raises(ConfigError, match="Permission denied; nothing was changed there"):
         export([], out, overwrite=True)
@@ -168,7 +168,7 @@ def test_a_parent_that_one_may_not_write_is_told(out: Path) -> None:
 
 
 def test_the_json_is_one_with_its_lines(scene: Callable[..., Any], tmp_path: Path) -> None:
-    """An image or object a line, so that a long file can be read and compared by lines."""
+    """Each image and each object has a line, so that a long file can be read and compared by lines."""
     export([scene(index) for index in range(3)], tmp_path / "out")
     text = (tmp_path / "out" / "annotations.json").read_text()
     whole = json.loads(text)
