@@ -12,9 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
-from ..export import FORMATS, Report
+from ..export import FORMATS, Report, check_format
 from ..export import export as export_items
-from ..export.formats import check_format
 from ..recording import Recording
 
 __all__ = ["export"]
