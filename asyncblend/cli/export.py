@@ -1,10 +1,10 @@
-"""`asyncblend export`: a recording in the format of other tools."""
+"""`asyncblend export`: write a recording in the format of other tools."""
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,25 +12,31 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
-from ..export import FORMATS, Report
-from ..export import export as export_items
-from ..export.formats import check_format
-from ..recording import Recording
+from .live import facts_table
+
+if TYPE_CHECKING:
+    from ..export import Report
 
 __all__ = ["export"]
 
 
 def export(
     recording: Annotated[Path, typer.Argument(help="A folder that `asyncblend record` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to; made if missing, and to be empty.")],
-    format: Annotated[str, typer.Option(help=f"One of: {', '.join(FORMATS)}.")] = "coco",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="The folder to write into. It is made if it does not exist, and must be empty.")
+    ],
+    format: Annotated[str, typer.Option(help="The format to write. There is one: coco.")] = "coco",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in the folder.")] = False,
 ) -> None:
     """Write a recording's images and labels as COCO's annotations.json and images.
 
-    Samples need the labels of `bl.render(("instance",))` and `bl.annotate(objects)`. On an error, or Ctrl-C, nothing
-    is changed in the folder.
+    The samples must have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`. After an error, or
+    Ctrl-C, the folder is as it was before.
     """
+    from ..export import export as export_items
+    from ..export.formats import check_format
+    from ..recording import Recording
+
     check_format(format)
     samples = Recording(recording)
     console = Console()
@@ -59,9 +65,7 @@ def _info(recording: Path, about: Any) -> dict[str, Any]:
 
 
 def _table(report: Report, out: Path) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column()
+    table = facts_table()
     table.add_row("images", f"{report.images:,}")
     classes = ", ".join(f"{name} {count:,}" for name, count in report.classes)
     table.add_row("objects", f"{report.objects:,}" + (f"  ({classes})" if classes else ""))

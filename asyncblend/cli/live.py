@@ -1,10 +1,12 @@
-"""LiveLine: what a stream is doing, in the terminal, while it runs and when it has ended."""
+"""Shows in the terminal what a stream is doing, while it runs and when it has ended."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -12,11 +14,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from ..stream.stats import StreamStats
+from ..aio import loop_factory
 
-__all__ = ["LiveLine"]
+if TYPE_CHECKING:
+    from ..config import StreamConfig
+    from ..stream.frame import Frame
+    from ..stream.stats import StreamStats
 
-_BAR = 12  # characters
+__all__ = ["LiveLine", "facts_table", "watch"]
+
+_BAR_WIDTH = 12  # characters
 _STYLES = {
     "ready": "green",
     "idle": "cyan",
@@ -27,19 +34,54 @@ _STYLES = {
 }
 
 
-class LiveLine:
-    """A line that is drawn anew several times a second: frames per second, frames by instance, queue fill.
+def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None], *, summary: bool = False) -> None:
+    """Run a stream to its end with a `LiveLine`, and call `seen` with each frame.
 
     Args:
-        stats: gives the stream's statistics, from any thread; None while there are none.
-        places: the stream's `queue_size`.
-        total: frames that will come, None for endless.
+        summary: Whether to print what came in all, also after an error or Ctrl-C.
+
+    Raises:
+        AsyncblendError: As `BlenderStream` raises it.
+    """
+    from ..stream.stream import BlenderStream
+
+    async def run() -> None:
+        async with stream:
+            async for frame in stream:
+                line.frame_came()
+                seen(frame)
+
+    stream = BlenderStream(config)
+    line = LiveLine(console, stream.stats, config.queue_size, config.length)
+    try:
+        with line, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(run())
+    finally:
+        if summary:
+            line.summary()
+
+
+def facts_table() -> Table:
+    """Return an empty table of two columns, without lines: labels, and what is to be said about each."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    return table
+
+
+class LiveLine:
+    """A context manager with a line in the terminal: frames per second, how full the queue is, frames by instance.
+
+    Args:
+        stats: Returns the stream's statistics, or None while there are none. Called from another thread.
+        queue_size: The stream's `queue_size`.
+        total: How many frames will come; None if the stream is endless.
     """
 
     def __init__(
-        self, console: Console, stats: Callable[[], StreamStats | None], places: int, total: int | None
+        self, console: Console, stats: Callable[[], StreamStats | None], queue_size: int, total: int | None
     ) -> None:
-        self._console, self._stats, self._places, self._total = console, stats, places, total
+        self._console, self._stats, self._queue_size, self._total = console, stats, queue_size, total
         self._spinner = Spinner("dots")
         self._began = time.perf_counter()
         self._first: float | None = None
@@ -57,20 +99,21 @@ class LiveLine:
         self._live.__exit__(kind, error, trace)
 
     def frame_came(self) -> None:
-        """Note that the consumer has one more frame."""
+        """Note that the consumer has received one more frame."""
         self._last = time.perf_counter()
         if self._first is None:
             self._first = self._last
 
     def summary(self, **more: str) -> None:
-        """Print what it was, in all. `more`: further rows."""
+        """Print what came in all. `more` adds rows to the table.
+
+        Prints nothing if no frame came: then an error says why, or nobody waited for one.
+        """
         stats = self._stats()
         if stats is None or self._first is None:
-            return  # no frame came: an error tells why, or nobody waited for one
+            return
         seconds = self._last - self._first
-        table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(style="dim")
-        table.add_column()
+        table = facts_table()
         table.add_row("frames", str(stats.delivered))
         table.add_row("time to the first frame", f"{self._first - self._began:.1f} s")
         if seconds > 0:
@@ -101,13 +144,13 @@ class LiveLine:
             total = "" if self._total is None else f"/{self._total}"
             line.append(f"{stats.delivered}{total} frames", style="bold")
             line.append(f"  {rate:.1f}/s")
-        queued = round(_BAR * stats.queued / self._places)
-        rendering = round(_BAR * (stats.queued + stats.rendering) / self._places) - queued
+        queued = round(_BAR_WIDTH * stats.queued / self._queue_size)
+        rendering = round(_BAR_WIDTH * (stats.queued + stats.rendering) / self._queue_size) - queued
         line.append("  queue ")
         line.append("━" * queued, style="green")
         line.append("━" * rendering, style="yellow")
-        line.append("━" * (_BAR - queued - rendering), style="bright_black")
-        line.append(f" {stats.queued}/{self._places}")
+        line.append("━" * (_BAR_WIDTH - queued - rendering), style="bright_black")
+        line.append(f" {stats.queued}/{self._queue_size}")
         line.append("  by instance")
         for number, state in sorted(stats.state.items()):
             line.append(f" {stats.frames[number]}", style=_STYLES.get(state, ""))
@@ -115,6 +158,6 @@ class LiveLine:
             line.append(f"  restarts {stats.restarts}", style="yellow")
         row = Table.grid(padding=(0, 1))
         row.add_column()
-        row.add_column(no_wrap=True)  # a narrow terminal cuts the end off
+        row.add_column(no_wrap=True)  # a narrow terminal cuts the end off, and the line stays one line
         row.add_row(self._spinner, line)
         return row
