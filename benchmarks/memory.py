@@ -103,9 +103,7 @@ async def _watch(config: ab.StreamConfig, frames: int) -> Memory:
 
 
 def _draw(path: Path, title: str, seen: Memory) -> None:
-    from asyncblend.cli.charts import OURS, new_figure, save  # imports matplotlib, which takes memory too
-
-    from .charts import draw_curve, name_axis
+    from .charts import OURS, draw_curve, name_axis, new_figure, save  # imports matplotlib, which takes memory too
 
     below = ", ".join(
         f"{whose} {'flat' if trend.flat else 'NOT FLAT'} ({trend.early:.0f} to {trend.late:.0f} MiB)"

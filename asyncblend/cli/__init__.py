@@ -8,8 +8,7 @@ What the commands share:
 - `options`: the arguments and options that several commands take.
 - `config_file`: reads the argument CONFIG, a TOML file or a script, into a `StreamConfig`.
 - `live`: runs a stream with a line in the terminal that shows how far it is.
-- `tuning`: measures a config with several numbers of instances and threads, for `bench`.
-- `charts`: bar charts with matplotlib, for `bench` and for the benchmarks of a checkout.
+- `tuning`: measures a config with several numbers of instances and threads, and draws the result, for `bench`.
 - `scripts`: finds the Blender scripts that come with the package.
 - `needs`: which packages are missing, and the line that installs them.
 """
@@ -20,7 +19,6 @@ import logging
 import sys
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
 from ..errors import AsyncblendError, BlenderNotFound, InstanceError
@@ -30,6 +28,7 @@ from .doctor.command import doctor
 from .export import export
 from .inspect import inspect
 from .link import link
+from .live import STDERR as console
 from .needs import what_to_install
 from .record import record
 from .stream import stream
@@ -54,12 +53,8 @@ def main() -> None:
 
     The exit status is 1 after a failure, 2 after wrong usage, and 130 after Ctrl-C.
     """
-    console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, show_time=False)],
-    )
+    handler = RichHandler(console=console, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         app(standalone_mode=True)
     except AsyncblendError as error:

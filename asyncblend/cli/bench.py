@@ -21,34 +21,19 @@ __all__ = ["bench"]
 
 def bench(
     config: ConfigArgument,
-    instances: Annotated[
-        str,
-        typer.Option(
-            help="The numbers of Blender processes to try, such as 1,2,4. By default 1, 2, 4, ... up to twice "
-            "the cores of this machine."
-        ),
-    ] = "",
-    threads: Annotated[
-        str,
-        typer.Option(
-            help="The numbers of threads of each process to try, such as 1,2. By default the cores divided among the "
-            "processes, and all cores for each."
-        ),
-    ] = "",
+    instances: Annotated[str, typer.Option(help="The numbers of Blender processes to try, such as 1,2,4.")] = "",
+    threads: Annotated[str, typer.Option(help="The numbers of threads of each process to try, such as 1,2.")] = "",
     seconds: Annotated[float, typer.Option(help="How long each setting is measured, after a warm-up.", min=0.05)] = 5.0,
     blender: BlenderOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Get a first impression: 1 second for each setting.")] = False,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="A file to write all figures to.", dir_okay=False)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A folder to write a plot to: bench.png. Plots need matplotlib.", file_okay=False),
-    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="A file for all figures.", dir_okay=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the plot, bench.png.", file_okay=False)] = None,
 ) -> None:
     """Run your script with several numbers of instances and threads, one after another, and say which is best.
 
-    The figure that counts is frames per second at a consumer that takes each frame at once.
+    The figure that counts is frames per second at a consumer that takes each frame at once. By default the numbers of
+    instances are 1, 2, 4, ... up to twice the cores of this machine, each with the cores divided among the instances,
+    and with all cores for each of them. The plot needs matplotlib.
     """
     console = Console()
     chosen = load_config(config, blender=blender)
@@ -99,15 +84,8 @@ def _table(trials: list[Trial]) -> Table:
 
 
 def _figures(trials: list[Trial]) -> dict[str, object]:
-    return {
-        "best": best(trials).setting._asdict(),
-        "trials": [
-            {
-                **one.setting._asdict(),
-                "frames_per_second": one.rate,
-                "windows": list(one.rates),
-                "first": one.first,
-            }
-            for one in trials
-        ],
-    }
+    figures = [
+        {**one.setting._asdict(), "frames_per_second": one.rate, "windows": list(one.rates), "first": one.first}
+        for one in trials
+    ]
+    return {"best": best(trials).setting._asdict(), "trials": figures}

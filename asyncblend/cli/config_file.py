@@ -31,11 +31,9 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
         raise ConfigError(f"config {str(path)!r} does not exist (looked in {Path.cwd()})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {str(path)!r} cannot be read: {error}") from None
-    for name in ("script", "scene"):
-        if isinstance(fields.get(name), str):
-            fields[name] = path.parent / fields[name]
-    if isinstance(blender := fields.get("blender"), str) and blender != "bpy":
-        fields["blender"] = path.parent / Path(blender).expanduser()
+    for name in ("script", "scene", "blender"):
+        if isinstance(value := fields.get(name), str) and (name, value) != ("blender", "bpy"):
+            fields[name] = path.parent / Path(value).expanduser()
     for name, part in (("timeouts", Timeouts), ("restart", RestartPolicy)):
         if isinstance(fields.get(name), dict):
             fields[name] = part(**fields[name])

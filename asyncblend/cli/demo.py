@@ -27,9 +27,7 @@ def demo(
     batch_size: Annotated[int, typer.Option(help="How many frames a batch has.")] = 4,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
     blender: BlenderOption = None,
-    out: Annotated[Path, typer.Option(help="The folder for the pictures output_00.png, output_01.png, ...")] = Path(
-        "tmp"
-    ),
+    out: Annotated[Path, typer.Option(help="The folder for the pictures, output_00.png and so on.")] = Path("tmp"),
 ) -> None:
     """Render randomly turned and coloured cubes, and write each batch as a picture with the cubes' corners marked.
 
@@ -41,36 +39,27 @@ def demo(
 
     if batches < 1 or batch_size < 1:
         raise typer.BadParameter("--batches and --batch-size must be at least 1")
-    config = StreamConfig(
-        script=script("cube.py"),
-        instances=instances,
-        length=batches * batch_size,
-        seed=seed,
-        ordered=True,  # else the same seed would give the same frames in other pictures
-        blender=blender,
-    )
+    options: dict[str, Any] = {"instances": instances, "length": batches * batch_size, "seed": seed, "blender": blender}
+    # Without an order, the same seed would give the same frames in other pictures.
+    config = StreamConfig(script=script("cube.py"), ordered=True, **options)
 
     def counted(item: dict[str, Any]) -> dict[str, Any]:
         line.frame_came()
         return item
 
     dataset = BlenderDataset(config, transform=counted)
-    line = LiveLine(Console(), dataset.stats, config.queue_size, config.length)
+    line = LiveLine(Console(), config, dataset.stats)
     try:
         with line:
             for number, batch in enumerate(DataLoader(dataset, batch_size=batch_size)):
                 if number == 0:
-                    _remove_pictures(out)
+                    out.mkdir(parents=True, exist_ok=True)
+                    for old in out.glob("output_*.png"):
+                        old.unlink()
                 figure(batch).save(out / f"output_{number:02d}.png")
         line.summary(pictures=str(out / f"output_##.png ({batches})"))
     finally:
         dataset.close()
-
-
-def _remove_pictures(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("output_*.png"):
-        old.unlink()
 
 
 def figure(batch: dict[str, Any]) -> Image.Image:

@@ -22,9 +22,7 @@ __all__ = ["export"]
 
 def export(
     recording: Annotated[Path, typer.Argument(help="A folder that `asyncblend record` wrote.")],
-    out: Annotated[
-        Path, typer.Option(help="The folder to write into. It is made if it does not exist, and must be empty.")
-    ],
+    out: Annotated[Path, typer.Option(help="The folder to write into. It must be empty, or not exist yet.")],
     format: Annotated[str, typer.Option(help="The format to write. There is one: coco.")] = "coco",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in the folder.")] = False,
 ) -> None:
@@ -41,13 +39,8 @@ def export(
     samples = Recording(recording)
     console = Console()
     with Progress(console=console, transient=True) as progress:
-        report = export_items(
-            progress.track(samples, total=len(samples), description="exporting"),
-            out,
-            format,
-            overwrite=overwrite,
-            info=_info(recording, samples.about),
-        )
+        items = progress.track(samples, total=len(samples), description="exporting")
+        report = export_items(items, out, format, overwrite=overwrite, info=_info(recording, samples.about))
     console.print(_table(report, out))
     for note in report.notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
@@ -65,13 +58,10 @@ def _info(recording: Path, about: Any) -> dict[str, Any]:
 
 
 def _table(report: Report, out: Path) -> Table:
-    table = facts_table()
-    table.add_row("images", f"{report.images:,}")
     classes = ", ".join(f"{name} {count:,}" for name, count in report.classes)
-    table.add_row("objects", f"{report.objects:,}" + (f"  ({classes})" if classes else ""))
+    facts = {"images": f"{report.images:,}", "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
     if report.hidden:
-        table.add_row("left out", f"{report.hidden:,} without a visible pixel")
+        facts["left out"] = f"{report.hidden:,} without a visible pixel"
     if report.keypoints:
-        table.add_row("keypoints", f"{report.keypoints:,} in the images")
-    table.add_row("written to", str(out / "annotations.json"))
-    return table
+        facts["keypoints"] = f"{report.keypoints:,} in the images"
+    return facts_table({**facts, "written to": str(out / "annotations.json")})

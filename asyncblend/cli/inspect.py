@@ -24,11 +24,7 @@ _MOST_SAMPLES = 100  # a picture of more would not fit into memory, and nobody c
 
 def inspect(
     source: Annotated[
-        Path,
-        typer.Argument(
-            help="What to look at: a Blender script (script.py), a TOML file with StreamConfig's fields, or a folder "
-            "that `asyncblend record` wrote."
-        ),
+        Path, typer.Argument(help="A script.py, a TOML file with StreamConfig's fields, or a folder with a recording.")
     ],
     out: Annotated[Path, typer.Option(help="The picture to write: a .png, .jpg or .webp file.")] = Path("sheet.png"),
     samples: Annotated[int, typer.Option(help="How many samples to draw, beginning with the first.")] = 4,
@@ -39,10 +35,8 @@ def inspect(
     """Draw samples with their labels into one picture.
 
     Boxes, class names, keypoints and masks are drawn onto the image, each array of `bl.render` gets a tile of its own,
-    and what else a sample has is listed as text.
-
-    3D boxes need the camera in the sample: its K and world_to_camera, and "orthographic": True for an orthographic
-    camera.
+    and what else a sample has is listed as text. 3D boxes need the camera in the sample: its K and world_to_camera,
+    and "orthographic": True for an orthographic camera.
     """
     from ..pictures import contact_sheet
 

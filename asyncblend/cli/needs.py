@@ -10,21 +10,16 @@ import sys
 
 __all__ = ["is_missing", "pip", "require", "what_to_install"]
 
-_BASE = {
-    "numpy": "numpy",
+_BASE = ("numpy", "zmq", "PIL", "filelock", "platformdirs")
+"""The modules that almost every command imports."""
+_PACKAGES = {
     "zmq": "pyzmq",
     "PIL": "pillow",
-    "filelock": "filelock",
-    "platformdirs": "platformdirs",
-}
-"""Modules that almost every command imports, and what pip installs for each."""
-_OTHERS = {
-    "torch": "torch",
     "matplotlib": "asyncblend[plot]",
     "pycocotools": "asyncblend[coco]",
     "webdataset": "asyncblend[record]",
 }
-"""Modules that one command imports."""
+"""What pip installs for a module, where that is not the module's name."""
 
 
 def is_missing(module: str) -> bool:
@@ -47,18 +42,13 @@ def require(*modules: str) -> None:
 
 
 def what_to_install(error: ImportError) -> str | None:
-    """Return a sentence that names the missing packages and the line that installs them.
-
-    Returns:
-        None if no package is missing: then the error is a mistake of ours, or an installation is broken.
-    """
+    """Return a sentence with the missing packages and the line that installs them, or None if nothing is missing."""
     named = (error.name or "").partition(".")[0]
-    missing = [module for module in dict.fromkeys([named, *_BASE]) if module and is_missing(module)]
-    if not missing:
+    if not (missing := [module for module in dict.fromkeys((named, *_BASE)) if module and is_missing(module)]):
         return None
-    packages = [(_BASE | _OTHERS).get(module, module) for module in missing]
+    line = pip(*(_PACKAGES.get(module, module) for module in missing))
     verb = "is" if len(missing) == 1 else "are"
-    return f"This command needs {' and '.join(missing)}, which {verb} not installed. Type: {pip(*packages)}"
+    return f"This command needs {' and '.join(missing)}, which {verb} not installed. Type: {line}"
 
 
 def pip(*packages: str) -> str:

@@ -10,8 +10,7 @@ import typer
 __all__ = ["BlenderOption", "ConfigArgument", "InstancesOption", "LengthOption", "SeedOption"]
 
 ConfigArgument = Annotated[
-    Path,
-    typer.Argument(metavar="CONFIG", help="A Blender script (script.py), or a TOML file with StreamConfig's fields."),
+    Path, typer.Argument(metavar="CONFIG", help="A Blender script, or a TOML file with StreamConfig's fields.")
 ]
 BlenderOption = Annotated[
     str | None,
@@ -20,11 +19,6 @@ BlenderOption = Annotated[
         "the first one that `asyncblend doctor` finds is used."
     ),
 ]
-InstancesOption = Annotated[
-    int | None, typer.Option(help="How many Blender processes render at the same time. Overrides CONFIG.")
-]
+InstancesOption = Annotated[int | None, typer.Option(help="How many Blender processes render. Overrides CONFIG.")]
 LengthOption = Annotated[int | None, typer.Option(help="How many samples to render. Overrides CONFIG.")]
-SeedOption = Annotated[
-    int | None,
-    typer.Option(help="The same seed gives the same samples, whatever the number of instances. Overrides CONFIG."),
-]
+SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same samples. Overrides CONFIG.")]

@@ -11,23 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from ..aio import loop_factory
 from .config_file import load_config
+from .live import LiveLine
 from .needs import require
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SeedOption
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
-    from ..recording.recorder import Recorder
 
 __all__ = ["record"]
 
@@ -39,13 +31,9 @@ def record(
     instances: InstancesOption = None,
     blender: BlenderOption = None,
     seed: SeedOption = None,
-    image_format: Annotated[
-        str, typer.Option(help="How to store images: `png`, or `jpeg` for arrays whose name contains image.")
-    ] = "png",
+    image_format: Annotated[str, typer.Option(help="`png`, or `jpeg` for what is named image.")] = "png",
     quality: Annotated[int | None, typer.Option(help="The quality of JPEG images, 1 to 100. 95 by default.")] = None,
-    shard_size: Annotated[
-        str, typer.Option(help="How large a shard becomes: a number of samples, or of bytes, such as 500MB.")
-    ] = "100",
+    shard_size: Annotated[str, typer.Option(help="The samples in a shard, or its bytes, such as 500MB.")] = "100",
 ) -> None:
     """Render samples and record them as WebDataset shards, to train on them without Blender.
 
@@ -56,11 +44,8 @@ def record(
     chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
     if chosen.length is None:
         raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
-    how: dict[str, Any] = {
-        "image_format": image_format,
-        "quality": quality,
-        "shard_size": int(shard_size) if shard_size.isdecimal() else shard_size,
-    }
+    size = int(shard_size) if shard_size.isdecimal() else shard_size
+    how = {"image_format": image_format, "quality": quality, "shard_size": size}
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_record(chosen, out, how))
 
@@ -68,73 +53,24 @@ def record(
 async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
     from ..stream.stream import BlenderStream
 
-    recorder = BlenderStream(config).record(out, **how)
-    line = _Line(Console(), recorder, config.length or 0)
-    complete = False
+    console, stream = Console(highlight=False, soft_wrap=True), BlenderStream(config)
+    recorder = stream.record(out, **how)
+    line = LiveLine(console, config, stream.stats)
+    then = "The same command goes on after them."
     try:
         with line:
             async with recorder:
                 async for _ in recorder:
-                    line.frame_came()
-        complete = True
+                    if line.first is None and recorder.before:
+                        console.print(f"{recorder.before} of {config.length} samples are there already")
+                    line.frame_came(recorder.before)
+        then = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
     finally:
-        line.summary(out, complete=complete)
-
-
-class _Line:
-    """A progress line with samples, rate, bytes and the time that remains, and a summary at the end."""
-
-    def __init__(self, console: Console, recorder: Recorder, length: int) -> None:
-        self._console, self._recorder, self._length = console, recorder, length
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("samples  {task.fields[rate]}  {task.fields[written]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("waiting for the first frame", total=None, rate="", written="")
-        self._first: float | None = None
-        self._frames = 0
-
-    def __enter__(self) -> None:
-        self._progress.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def frame_came(self) -> None:
-        """Note that one more frame is on its way to the disk."""
-        now, before = time.perf_counter(), self._recorder.before
-        if self._first is None:
-            self._first = now
-            if before:
-                self._console.print(f"{before} of {self._length} samples are there already", highlight=False)
-            self._progress.reset(self._task, total=self._length, completed=before, description="recording")
-        self._frames += 1
-        rate = (self._frames - 1) / max(now - self._first, 1e-9)
-        self._progress.update(
-            self._task,
-            completed=self._recorder.recorded,
-            rate=f"{rate:.1f}/s" if self._frames > 1 else "",
-            written=f"{decimal(self._recorder.written)}  time left",
-        )
-
-    def summary(self, out: Path, *, complete: bool) -> None:
-        """Print what the folder has now, and what to type next. Prints nothing if it has no sample."""
-        recorder = self._recorder
-        if not recorder.recorded:
-            return
-        text = f"{recorder.recorded} samples are in {out}"
-        if self._first is not None and self._frames > 1:
-            seconds = time.perf_counter() - self._first
-            new = recorder.recorded - recorder.before
-            text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s, {decimal(recorder.written)}"
-        self._console.print(text, soft_wrap=True, highlight=False)
-        inspect = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
-        then = inspect if complete else "The same command goes on after them."
-        self._console.print(then, soft_wrap=True, highlight=False)
+        if recorder.recorded:  # else an error says why there is none
+            text = f"{recorder.recorded} samples are in {out}"
+            if line.first is not None and line.frames > 1:
+                seconds = time.perf_counter() - line.first
+                new = recorder.recorded - recorder.before
+                text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s, {decimal(recorder.written)}"
+            console.print(text)
+            console.print(then)

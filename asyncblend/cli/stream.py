@@ -36,14 +36,13 @@ def stream(
         [timeouts]
         frame = 60
     """
+    chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
     console = Console()
-    shown = False
+    shown: list[int] = []
 
     def show_first(frame: Frame) -> None:
-        nonlocal shown
         if not shown:
             console.print(repr(frame), markup=False)
-            shown = True
+            shown.append(frame.index)
 
-    chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
     watch(chosen, console, show_first, summary=True)

@@ -69,11 +69,7 @@ def settings(instances: Sequence[int] = (), threads: Sequence[int] = (), cores: 
 
 
 def trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
-    """Start a fleet with this setting, and measure its frames for some seconds, after a warm-up half as long.
-
-    Raises:
-        AsyncblendError: As `BlenderStream` raises it.
-    """
+    """Start a fleet with this setting, and measure its frames for some seconds, after a warm-up half as long."""
     # The stream is made endless, because a short length would end before the clock does.
     options: dict[str, Any] = {"instances": setting.instances, "threads": setting.threads, "length": None}
     if config.script_args and not isinstance(config.script_args[0], str | os.PathLike):
@@ -90,24 +86,22 @@ async def _trial(config: StreamConfig, setting: Setting, seconds: float) -> Tria
 
     began = time.perf_counter()
     async with BlenderStream(config) as stream:
-        frames: AsyncIterator[object] = aiter(stream)
+        frames = aiter(stream)
         await anext(frames)
         first = time.perf_counter() - began
-        warm = time.perf_counter() + seconds / 2
         for _ in range(2 * setting.instances):  # so many frames show that all instances render
             await anext(frames)
-        while time.perf_counter() < warm:
-            await anext(frames)
-        rates = []
-        for _ in range(_WINDOWS):
-            count, start = 0, time.perf_counter()
-            while True:
-                await anext(frames)
-                count += 1
-                if (passed := time.perf_counter() - start) >= seconds / _WINDOWS:
-                    break
-            rates.append(count / passed)
-    return Trial(setting, rates, first)
+        await _rate(frames, seconds / 2)
+        return Trial(setting, [await _rate(frames, seconds / _WINDOWS) for _ in range(_WINDOWS)], first)
+
+
+async def _rate(frames: AsyncIterator[object], seconds: float) -> float:
+    """Take frames for some seconds, and return how many came per second."""
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        await anext(frames)
+        count += 1
+    return count / passed
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -119,19 +113,23 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 def draw(path: Path, trials: Sequence[Trial], name: str) -> None:
     """Write a bar chart of all trials as a PNG file. `name` is the script's, for the title."""
-    from .charts import OTHER, OURS, Bar, bar_chart
+    from matplotlib.figure import Figure  # without pyplot: no display and no global settings are touched
 
-    chosen, base = best(trials), trials[0]
-    bars = [
-        Bar(
-            str(one.setting),
-            one.rate,
-            min(one.rates),
-            max(one.rates),
-            f"{one.rate:,.1f}   {one.rate / base.rate:.2f}x",
-            OURS if one is chosen else OTHER,
-        )
-        for one in trials
-    ]
-    below = f"instances x threads, best: {chosen.setting}. 1x is as fast as {base.setting}."
-    bar_chart(path, f"Instances and threads for {name}", below, "frames/s (more is better)", {"": bars})
+    ink, grey, best_colour = "#1f2328", "#b1b7be", "#0072b2"
+    chosen, rates = best(trials), [one.rate for one in trials]
+    figure = Figure(figsize=(9, 1.4 + 0.4 * len(trials)), dpi=130, facecolor="white")
+    axes = figure.subplots()
+    colours = [best_colour if one is chosen else grey for one in trials]
+    spread = [[one.rate - min(one.rates) for one in trials], [max(one.rates) - one.rate for one in trials]]
+    axes.barh(range(len(trials)), rates, 0.72, xerr=spread, color=colours, ecolor=ink, capsize=2.5)
+    for place, one in enumerate(trials):
+        text = f"{one.rate:,.1f}   {one.rate / rates[0]:.2f}x"
+        axes.annotate(text, (max(one.rates), place), (7, 0), textcoords="offset points", va="center", color=ink)
+    axes.set_yticks(range(len(trials)), [str(one.setting) for one in trials])
+    axes.set_ylim(len(trials) - 0.5, -0.5)
+    axes.set_xticks([])  # the rates stand beside the bars
+    axes.set_xlim(0, 1.3 * max(max(one.rates) for one in trials))
+    axes.set_xlabel(f"frames/s (more is better); 1x is as fast as {trials[0].setting}", color="#656d76", labelpad=10)
+    axes.set_title(f"{name}: best with {chosen.setting}", loc="left", pad=14, fontsize=14, fontweight="bold", color=ink)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.25)

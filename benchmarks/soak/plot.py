@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asyncblend.cli.charts import OURS, new_figure, save, strip
-
-from ..charts import draw_curve, name_axis
+from ..charts import OURS, draw_curve, name_axis, new_figure, save, strip
 from .faults import GARBAGE, KILL, KINDS, SLOW, STOP
 from .run import Run
 

@@ -90,7 +90,8 @@ async def make_embedded() -> str:
             return _complete(home) or await _make(base, version, home)
     except OSError as error:
         raise InstanceError(
-            f"Cannot write {MODULES[version]} into {home}: {error}\n$ASYNCBLEND_CACHE names another folder for it."
+            f"Cannot write {MODULES[version]} into {home}: {error}\n$ASYNCBLEND_CACHE names another folder for it.",
+            command=packages.OTHER_FOLDER,
         ) from error
 
 
@@ -137,7 +138,8 @@ async def _working_python() -> tuple[tuple[int, int], str]:
     )
     raise InstanceError(
         f"{why}, and no {names} that works is on the PATH.\n"
-        f"Install Python {versions}, and type `asyncblend doctor --fix` again."
+        f"Install Python {versions}, and type `asyncblend doctor --fix` again.",
+        command=f"asyncblend doctor --fix    (with Python {versions} on the PATH)",
     )
 
 
@@ -155,6 +157,8 @@ async def _make(base: str, version: tuple[int, int], home: Path) -> str:
                     f"Installing {MODULES[version]} for Python {version[0]}.{version[1]} failed with status {code}:\n"
                     f"{last}\nTo install by hand, type:\n{_by_hand(base, version, home)}",
                     log_tail=output,
+                    details=last,
+                    command=_by_hand(base, version, home),
                 )
         fresh = environment / _CURRENT
         fresh.write_text(environment.name, encoding="utf-8")

@@ -29,9 +29,12 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["cache_folder", "install"]
+__all__ = ["OTHER_FOLDER", "cache_folder", "install"]
 
 _log = logging.getLogger("asyncblend")
+
+OTHER_FOLDER = "export ASYNCBLEND_CACHE=FOLDER    (with a folder that you may write to)"
+"""What to type where the cache folder cannot be written."""
 
 _FRESH = ".new-"
 _NOT_MODULES = {"..", "bin", "Scripts", "__pycache__"}
@@ -82,7 +85,8 @@ async def install(packages: Sequence[str], python: str, folder: Path) -> None:
     except OSError as error:
         raise InstanceError(
             f"Cannot write {', '.join(packages)} for Blender's Python {python} into {folder}: {error}\n"
-            f"$ASYNCBLEND_CACHE names another folder for it."
+            f"$ASYNCBLEND_CACHE names another folder for it.",
+            command=OTHER_FOLDER,
         ) from error
 
 
@@ -99,6 +103,8 @@ async def _install(packages: Sequence[str], python: str, folder: Path) -> None:
                 f"status {code}:\n{last}\nTo install by hand, type:\n"
                 f"{shlex.join(_command(packages, python, folder))}",
                 log_tail=output,
+                details=last,
+                command=shlex.join(_command(packages, python, folder)),
             )
         _move_in(fresh, folder)
     finally:
@@ -120,7 +126,8 @@ def _command(packages: Sequence[str], python: str, target: Path) -> list[str]:
         return [uv, "pip", "install", "--python", sys.executable, *where, *packages]
     raise InstanceError(
         f"Blender's Python {python} has no {' and no '.join(packages)}, and {sys.executable} has no pip to "
-        f"install with, nor is uv on the PATH. Type `{shlex.quote(sys.executable)} -m ensurepip`, and start again."
+        f"install with, nor is uv on the PATH. Type `{shlex.quote(sys.executable)} -m ensurepip`, and start again.",
+        command=f"{shlex.quote(sys.executable)} -m ensurepip",
     )
 
 
