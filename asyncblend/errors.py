@@ -46,12 +46,17 @@ def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> 
 class AsyncblendError(Exception):
     """Base of all errors that asyncblend raises on purpose."""
 
+    command = ""
+    """What to type in a shell to mend it; empty if no command is known to help."""
+    details = ""
+    """Lines that explain it, such as the last output of a program; empty if there are none."""
+
     def __init__(self, message: str = "", *, command: str = "", details: str = "") -> None:
         super().__init__(message)
-        self.command = command
-        """What to type in a shell to mend it; empty if no command is known to help."""
-        self.details = details
-        """Lines that explain it, such as the last output of a program; empty if there are none."""
+        if command:
+            self.command = command
+        if details:
+            self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default passes `args` to __init__ and loses keyword data; OSError's own drops subclasses' data.
