@@ -28,7 +28,7 @@ from .doctor.command import doctor
 from .export import export
 from .inspect import inspect
 from .link import link
-from .live import STDERR as console
+from .live import STDERR
 from .needs import what_to_install
 from .record import record
 from .stream import stream
@@ -53,22 +53,22 @@ def main() -> None:
 
     The exit status is 1 after a failure, 2 after wrong usage, and 130 after Ctrl-C.
     """
-    handler = RichHandler(console=console, show_path=False, show_time=False)
+    handler = RichHandler(console=STDERR, show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         app(standalone_mode=True)
     except AsyncblendError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
+        STDERR.print(f"[bold red]{type(error).__name__}[/]", end=" ")
+        STDERR.print(str(error), markup=False, highlight=False)
         # The doctor cannot help where the user's script raised: the message shows the script's traceback already.
         if isinstance(error, BlenderNotFound) or (isinstance(error, InstanceError) and "Traceback" not in str(error)):
-            console.print("`asyncblend doctor` looks at what is on this machine.", style="dim")
+            STDERR.print("`asyncblend doctor` looks at what is on this machine.", style="dim")
         sys.exit(1)
     except ImportError as error:
         if (sentence := what_to_install(error)) is None:
             raise
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("Stopped.", style="dim")
+        STDERR.print("Stopped.", style="dim")
         sys.exit(130)

@@ -86,10 +86,10 @@ class LiveLine:
     def frame_came(self, before: int = 0) -> None:
         """Note that one more frame came. `before` is how many were there before this run."""
         self._last = time.perf_counter()
+        self.frames += 1
         if self.first is None:
             self.first = self._last
             self._progress.reset(self._task, completed=before)  # the wait does not count for the time that remains
-        self.frames += 1
         self._progress.update(self._task, completed=before + self.frames)
 
     @property

@@ -47,8 +47,7 @@ def what_to_install(error: ImportError) -> str | None:
     if not (missing := [module for module in dict.fromkeys((named, *_BASE)) if module and is_missing(module)]):
         return None
     line = pip(*(_PACKAGES.get(module, module) for module in missing))
-    verb = "is" if len(missing) == 1 else "are"
-    return f"This command needs {' and '.join(missing)}, which {verb} not installed. Type: {line}"
+    return f"This command needs what is not installed here: {', '.join(missing)}. Type: {line}"
 
 
 def pip(*packages: str) -> str:

@@ -26,8 +26,8 @@ _Row = tuple[str, str, str]
 class Page:
     """Prints panels with coloured marks in a terminal, and plain lines elsewhere.
 
-    Commands stand outside the panels and are never broken into lines, so that they can be copied. The methods of the
-    names of a part of the report, as `examine` returns it, print this part.
+    Commands stand outside the panels and are never broken into lines, so that they can be copied. Each method but
+    `working` prints the part of the report of `examine` that it is named after.
     """
 
     def __init__(self, console: Console) -> None:
