@@ -83,6 +83,15 @@ def test_can_be_made_from_its_message_alone(name: str) -> None:
     assert vars(error) == {key: empty[key] for key in DATA.get(name, {})}
 
 
+@pytest.mark.parametrize("name", ["AsyncblendError", "BlenderNotFound", "InstanceError"])
+def test_errors_bring_the_command_that_mends_them(name: str) -> None:
+    """The command and the details are data, empty unless they are given, and survive pickling."""
+    assert (make(name, MESSAGE).command, make(name, MESSAGE).details) == ("", "")
+    error = make(name, MESSAGE, command="unset X", details="why")
+    assert (error.command, error.details, str(error)) == ("unset X", "why", MESSAGE)
+    check_same(pickle.loads(pickle.dumps(error)), error)
+
+
 @pytest.mark.parametrize("name", TREE)
 def test_the_message_is_all_that_is_shown(name: str) -> None:
     """`str` gives the message unchanged, also with data, and for the classes that are OSErrors too."""

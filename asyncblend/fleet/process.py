@@ -154,14 +154,10 @@ class ChildProcess:
             async with asyncio.timeout(_REAP):
                 await self._process.wait()  # until the event loop has noticed the exit, too
         except TimeoutError:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
+            self._reap()
             abandon_loop(self._loop)
         except asyncio.CancelledError:
-            # Every task of the loop was cancelled, as a second Ctrl-C does, and the loop may be closed next. This
-            # blocks, for moments only: the process was killed.
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._see_dead()
             self._forget_pidfd()
             raise
         finally:
@@ -171,6 +167,16 @@ class ChildProcess:
                 self._process._transport.close()  # type: ignore[attr-defined]
             self._stopped = True
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
+    def _see_dead(self) -> None:
+        # Every task of the loop was cancelled, as a second Ctrl-C does, and the loop may be closed next. This blocks, for
+        # moments only: the process was killed.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _forget_pidfd(self) -> None:
         if self._pidfd is not None:
