@@ -18,8 +18,6 @@ from .leases import Lease
 from .passes import Arrival, Drawn, Pass
 from .stats import StreamStats
 
-__all__ = ["Dispatcher"]
-
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
 
 

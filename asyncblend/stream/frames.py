@@ -19,8 +19,6 @@ from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats
 
-__all__ = ["Frames"]
-
 
 class Frames:
     """One pass over a running stream: an asynchronous iterator over its frames.

@@ -17,8 +17,6 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigError
 
-__all__ = ["Lease", "LeaseBook"]
-
 Params = TypeVar("Params")
 
 

@@ -19,8 +19,6 @@ from .leases import Lease, LeaseBook
 from .queue import FrameQueue
 from .stats import PassStats
 
-__all__ = ["Arrival", "Drawn", "Pass", "own_indices"]
-
 _log = logging.getLogger("asyncblend")
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..recording.recorder import Recorder
     from .sync import SyncStream
 
-__all__ = ["BlenderStream"]
-
 _log = logging.getLogger("asyncblend")
 
 

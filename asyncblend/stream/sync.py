@@ -31,8 +31,6 @@ from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats, StreamStats
 
-__all__ = ["SyncFrames", "SyncStream"]
-
 T = TypeVar("T")
 
 

@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
-__all__ = ["BOOTSTRAP", "RUN", "Launch", "Life", "Report"]
-
 BOOTSTRAP = Path(__file__).parents[1] / "blender" / "serving" / "bootstrap.py"
 """The script that every Blender is started with."""
 

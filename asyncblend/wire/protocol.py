@@ -20,28 +20,6 @@ from . import payload
 from .launch import Life
 from .payload import Hold, bytes_of, decode_tree, dumps, parse_json
 
-__all__ = [
-    "BEAT",
-    "BYE",
-    "FAILED",
-    "FRAME",
-    "HELLO",
-    "LEASE",
-    "MAX_HEADER",
-    "READY",
-    "REVOKE",
-    "STOP",
-    "VERSION",
-    "WELCOME",
-    "Message",
-    "check_version",
-    "decode",
-    "encode",
-    "field",
-    "life_of",
-    "pairs",
-]
-
 VERSION = 3
 
 # From Blender.

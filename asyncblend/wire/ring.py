@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Ring", "Slots", "launching"]
-
 _PAGE = 4096
 _SIZE = 1 << 30  # bytes; sparse
 _SMALLEST = 1 << 14  # bytes of an array that is worth it
