@@ -25,7 +25,7 @@ _ANSWER = "asyncblend: "
 _ASK = """\
 import bpy, dataclasses, json, runpy
 runpy.run_path({bootstrap!r})["load_asyncblend"]()
-from asyncblend.blender import requirements
+from asyncblend.blender.serving import requirements
 modules = bpy.utils.user_resource("SCRIPTS", path="addons/modules", create=True)
 print({answer!r} + json.dumps([modules, dataclasses.asdict(requirements.look({cache!r}))]))
 """
