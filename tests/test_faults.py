@@ -428,7 +428,7 @@ def sample(task):
 # A process that a Blender left behind when it died: it has the secret, and goes on as if it were that Blender.
 GHOST = """
 import sys, zmq
-from asyncblend import payload, protocol
+from asyncblend.wire import payload, protocol
 from asyncblend.fleet.process import ChildProcess
 
 endpoint, token, heard = sys.argv[1:]

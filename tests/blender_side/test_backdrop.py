@@ -18,7 +18,7 @@ pytestmark = pytest.mark.blender
 SCRIPT = """
 from pathlib import Path
 from asyncblend import ConfigError, blender as bl
-from asyncblend.blender import backdrop
+from asyncblend.blender.scene import backdrop
 
 FOLDER = Path(FOLDER)
 scene, data = bpy.context.scene, bpy.data

@@ -38,7 +38,7 @@ def set_up(values):
     obj.parent = parent if values["parented"] else None
 
 def size():
-    from asyncblend.blender.lens import frame_of
+    from asyncblend.blender.scene.lens import frame_of
     return frame_of(scene.render)
 """
 

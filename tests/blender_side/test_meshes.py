@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCRIPT = """
-from asyncblend.blender import meshes
+from asyncblend.blender.labels import meshes
 
 for obj in list(bpy.data.objects):
     bpy.data.objects.remove(obj)

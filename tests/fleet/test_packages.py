@@ -130,7 +130,7 @@ async def test_tasks_that_ask_at_once_install_once(index: Path, folder: Path, ca
 async def test_processes_that_ask_at_once_install_once(index: Path, folder: Path) -> None:
     code = textwrap.dedent(f"""
         import asyncio, logging, pathlib
-        from asyncblend.fleet.packages import install
+        from asyncblend.fleet.install.packages import install
         logging.basicConfig(level=logging.INFO)
         asyncio.run(install(["alpha", "beta"], {HOST_PYTHON!r}, pathlib.Path({str(folder)!r})))
     """)
