@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 import uvloop
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncblend as ab
@@ -177,7 +177,6 @@ def test_frames_outlive_the_ring_and_its_blender(pair: Pair) -> None:
     np.testing.assert_array_equal(array, noise(1))
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 200_000), st.integers(0, 9)),
