@@ -59,9 +59,8 @@ def pytest_configure(config: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `--all` runs, start what is slow first, and keep users of one Blender in one process."""
     if not config.getoption("all"):
-        left_out = [item for item in items if _only_in_all(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=[item for item in items if _only_in_all(item)])
+        items[:] = [item for item in items if not _only_in_all(item)]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if group := _group(item):
@@ -72,7 +71,8 @@ def _only_in_all(item: pytest.Item) -> bool:
     """Tell whether a short run can do without this test: the module has the same contract as the executable."""
     if item.get_closest_marker("exhaustive"):
         return True
-    return "executable" in _parameters(item).values() and not item.get_closest_marker("every_kind")
+    with_executable = any(isinstance(value, str) and value == "executable" for value in _parameters(item).values())
+    return with_executable and not item.get_closest_marker("every_kind")
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
