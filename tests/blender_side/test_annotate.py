@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 160, 120
 START = f"""
 from mathutils import Vector
 from asyncblend import blender as bl
-from asyncblend.blender.capture import object_ids
+from asyncblend.blender import instances
 
 scene = bpy.context.scene
 scene.render.engine = "CYCLES"
@@ -62,7 +62,7 @@ def whole(obj):  # the pixels of the object alone, in an image of three times th
     scene.render.resolution_y *= 3
     data.lens, data.ortho_scale, data.shift_x, data.shift_y = before[0] / 3, before[1] * 3, before[2] / 3, before[3] / 3
     bl.annotate([obj])
-    pixels = int((object_ids.last().mask > 0).sum())
+    pixels = int((instances.last().mask > 0).sum())
     scene.render.resolution_x //= 3
     scene.render.resolution_y //= 3
     data.lens, data.ortho_scale, data.shift_x, data.shift_y = before
@@ -93,7 +93,7 @@ for number in range(4):
         obj.scale = rng.uniform(0.4, 1.1, 3)
     objects[1].parent = objects[0]
     found = bl.annotate(objects)
-    masks = object_ids.last()
+    masks = instances.last()
     depsgraph = bpy.context.evaluated_depsgraph_get()
     truth = {"id": {row["name"]: row["id"] for row in masks.table}, "mask": masks.mask.tolist(), "K": camera.K.tolist()}
     for obj in objects:
@@ -221,7 +221,7 @@ bpy.ops.curve.primitive_bezier_circle_add(location=(-1, 0, -1), rotation=(np.pi 
 curve = bpy.context.object
 curve.data.bevel_depth = 0.2
 found = bl.annotate([text, curve])
-results["curves"] = plain(found), [int((object_ids.last().mask == i).sum()) for i in found["id"]]
+results["curves"] = plain(found), [int((instances.last().mask == i).sum()) for i in found["id"]]
 """
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 from asyncblend import ConfigError, blender as bl
-from asyncblend.blender.capture import object_ids
+from asyncblend.blender import instances
 
 scene, layer = bpy.context.scene, bpy.context.view_layer
 scene.render.engine = "CYCLES"

@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 SCRIPT = """
 from mathutils import Vector
-from asyncblend.blender.scene.camera import Camera
+from asyncblend.blender.camera import Camera
 from asyncblend.blender.capture import render
 
 bpy.data.objects.remove(bpy.data.objects["Cube"])

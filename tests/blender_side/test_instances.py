@@ -15,7 +15,7 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 from asyncblend import blender as bl
-from asyncblend.blender.capture import object_ids
+from asyncblend.blender import instances
 
 scene, layer, data = bpy.context.scene, bpy.context.view_layer, bpy.data
 options = scene.render
@@ -66,7 +66,7 @@ results["table"] = found["instances"]
 results["seen"] = at(found, (0, 0, 0), (4, 0, 0), (4, 4, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0), (-4, -4, 0))
 results["classes"] = sorted({int(value) for value in np.unique(found["semantic"])})
 results["highest"] = int(found["instance"].max())
-results["of the layer"] = object_ids.table(layer)
+results["of the layer"] = instances.table(layer)
 
 # by persistent data too, and with an object that was linked just now
 options.use_persistent_data = True
@@ -92,9 +92,9 @@ for value in (0, -3, 1.5, "cube", [1, 2]):
 cube["class_id"], cube["class_name"] = 1, 3
 attempt("class name")
 del cube["class_id"], cube["class_name"]
-most, object_ids._MOST = object_ids._MOST, 7
+most, instances._MOST = instances._MOST, 7
 attempt("too many")
-object_ids._MOST = most
+instances._MOST = most
 attempt("unknown", "instance", "nope")
 options.engine = "BLENDER_WORKBENCH"
 attempt("engine", "depth", "semantic")
@@ -106,16 +106,16 @@ assert cube.pass_index == most
 # the last mask
 def change(name, owner, attribute, value, frame=False):
     found = bl.render(["instance"])
-    last = object_ids.last()
+    last = instances.last()
     assert last.still_true(), name
     assert (last.mask == found["instance"]).all() and last.table == found["instances"]
     found["instance"][:] = 9  # the caller's own
     own = getattr(owner, attribute)
     own = own.copy() if hasattr(own, "copy") and owner is not scene else own
     scene.frame_set(value) if frame else setattr(owner, attribute, value)
-    results["still"][name] = object_ids.last().still_true()
+    results["still"][name] = instances.last().still_true()
     scene.frame_set(own) if frame else setattr(owner, attribute, own)
-    results["still"][name + ", and back"] = object_ids.last().still_true()
+    results["still"][name + ", and back"] = instances.last().still_true()
 
 bl.render(["depth"])
 change("a light", data.objects["Light"].data, "energy", 5)
@@ -132,8 +132,8 @@ change("the frame", scene, "frame_current", 7, frame=True)
 change("the name", cube, "name", "renamed")
 change("the seed", scene.cycles, "seed", 77)
 change("no camera", scene, "camera", None)
-results["read-only"] = not object_ids.last().mask.flags.writeable
-results["dtype"] = str(object_ids.last().mask.dtype)
+results["read-only"] = not instances.last().mask.flags.writeable
+results["dtype"] = str(instances.last().mask.dtype)
 (OUT / "results.json").write_text(json.dumps(results))
 """
 
