@@ -1,7 +1,7 @@
 """asyncblend: live synthetic data from Blender for PyTorch.
 
-This module runs in Blender's own Python too (3.10 and up), so it imports nothing but the standard library;
-each public name is loaded when it is first used.
+This module runs in Blender's own Python too (3.10 and up), so it imports nothing but the standard library. Each
+public name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import BlenderNotFound as BlenderNotFound
     from .errors import ConfigError as ConfigError
     from .errors import CrashLoop as CrashLoop
+    from .errors import ForkedProcessError as ForkedProcessError
     from .errors import FrameTimeout as FrameTimeout
     from .errors import InstanceError as InstanceError
     from .errors import InstanceExited as InstanceExited
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
     from .stream.frame import Frame as Frame
+    from .stream.frames import Frames as Frames
+    from .stream.stats import PassStats as PassStats
     from .stream.stats import StreamStats as StreamStats
     from .stream.stream import BlenderStream as BlenderStream
+    from .stream.sync import SyncFrames as SyncFrames
+    from .stream.sync import SyncStream as SyncStream
 
 __version__ = "0.1.0"
 
@@ -42,11 +47,14 @@ __all__ = [
     "BlenderStream",
     "ConfigError",
     "CrashLoop",
+    "ForkedProcessError",
     "Frame",
     "FrameTimeout",
+    "Frames",
     "InstanceError",
     "InstanceExited",
     "MixedDataset",
+    "PassStats",
     "ProtocolError",
     "RecordedDataset",
     "RecordingError",
@@ -56,6 +64,8 @@ __all__ = [
     "StreamClosed",
     "StreamConfig",
     "StreamStats",
+    "SyncFrames",
+    "SyncStream",
     "Timeouts",
 ]
 
@@ -69,6 +79,7 @@ __getattr__ = lazy(
             "BlenderNotFound",
             "ConfigError",
             "CrashLoop",
+            "ForkedProcessError",
             "FrameTimeout",
             "InstanceError",
             "InstanceExited",
@@ -81,8 +92,10 @@ __getattr__ = lazy(
         "data.mixed": ["MixedDataset"],
         "data.recorded": ["RecordedDataset"],
         "stream.frame": ["Frame"],
-        "stream.stats": ["StreamStats"],
+        "stream.frames": ["Frames"],
+        "stream.stats": ["PassStats", "StreamStats"],
         "stream.stream": ["BlenderStream"],
+        "stream.sync": ["SyncFrames", "SyncStream"],
     },
 )
 

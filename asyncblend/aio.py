@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ __all__ = ["abandon_loop", "end_context", "finish", "loop_factory", "run_in_thre
 T = TypeVar("T")
 
 
-async def finish(coro: Coroutine[Any, Any, T]) -> T:
-    """Run `coro` to its end however often the caller is cancelled, then re-raise the cancellation.
+async def finish(work: Awaitable[T]) -> T:
+    """Run `work` to its end however often the caller is cancelled, then re-raise the cancellation.
 
     Only for cleanup that is known to end.
     """
-    task = asyncio.ensure_future(coro)
+    task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

@@ -1,4 +1,4 @@
-"""The names of blendtorch, from which asyncblend comes: its host code runs with one changed line.
+"""The names of blendtorch, the origin of asyncblend. Its host code runs with one changed line:
 
     from asyncblend import blendtorch as bt
 
@@ -6,7 +6,7 @@
         recv = bt.Receiver(launcher)
         data = recv(timeoutms=5000)     # {"image": ..., "xy": ..., "btid": 2}
 
-New code wants `asyncblend.BlenderDataset`, whose DataLoader may have workers.
+New code should use `asyncblend.BlenderDataset`, whose DataLoader may have workers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from .config import StreamConfig
-from .errors import StreamClosed
-from .stream.bridge import Bridge, Pass
+from .errors import ConfigError
+from .stream.sync import SyncFrames, SyncStream
 
 __all__ = ["BlenderLauncher", "Receiver"]
 
@@ -30,14 +30,14 @@ class BlenderLauncher:
     """Launches Blender instances on entering, and closes them on leaving.
 
     Args:
-        num_instances: how many.
-        scene: .blend file to open; None or "" for Blender's factory scene.
-        script: Python file that runs inside Blender and calls `asyncblend.blender.serve`.
-        blend_path: an executable, a folder that holds one, or "bpy"; None looks around as StreamConfig.blender does.
-        instance_args: one sequence of script arguments per instance.
+        num_instances: The number of Blenders.
+        scene: The .blend file to open. None or "": Blender's factory scene.
+        script: The Python file that runs inside Blender and calls `asyncblend.blender.serve`.
+        blend_path: An executable, a folder that holds one, or "bpy". None searches as StreamConfig.blender does.
+        instance_args: One sequence of script arguments per instance.
 
     Raises:
-        ConfigError: an argument is wrong.
+        ConfigError: An argument is wrong.
     """
 
     def __init__(
@@ -55,29 +55,30 @@ class BlenderLauncher:
             blender=blend_path,
             script_args=() if instance_args is None else instance_args,
         )
-        self._bridge: Bridge | None = None
-        self._frames: Pass | None = None
+        self._stream: SyncStream | None = None
+        self._frames: SyncFrames | None = None
 
     def __enter__(self) -> BlenderLauncher:
-        """Start the Blenders; returns when the first is ready.
+        """Start the Blenders, and return when the first is ready.
 
         Raises:
-            AsyncblendError: as entering a BlenderStream does.
+            AsyncblendError: As entering a BlenderStream does.
         """
-        self._bridge = Bridge(self._config)
-        self._frames = self._bridge.open()
+        self._stream = SyncStream(self._config)
+        self._stream.start()
+        self._frames = self._stream.frames()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._bridge is not None
-        self._bridge.close()
+        assert self._stream is not None
+        self._stream.close()
 
     def recv(self, timeoutms: int = -1) -> dict[str, Any]:
-        """As Receiver's."""
+        """Return the next sample, as `Receiver` does."""
         if self._frames is None:
-            raise StreamClosed("use the launcher in a `with` block")
+            raise ConfigError("use the launcher in a `with` block")
         frame = self._frames.get(None if timeoutms < 0 else timeoutms / 1000)
         return {**{name: _own(value) for name, value in frame.items()}, "btid": frame.instance}
 
@@ -89,15 +90,16 @@ class Receiver:
         self._launcher = blender_launcher
 
     def __call__(self, timeoutms: int = 5000) -> dict[str, Any]:
-        """The next sample of any Blender: the script's values, arrays writable, and `btid`, the instance's number.
+        """Return the next sample of any Blender: the script's values, with writable arrays, and `btid`, its instance.
 
         Args:
-            timeoutms: milliseconds to wait at most; negative: for ever.
+            timeoutms: Milliseconds to wait at most. A negative number waits forever.
 
         Raises:
-            TimeoutError: nothing came in time.
-            StreamClosed: the launcher is not open.
-            AsyncblendError: a Blender or a sample failed.
+            TimeoutError: Nothing came in time.
+            ConfigError: The launcher was not entered.
+            StreamClosed: The launcher was closed.
+            AsyncblendError: A Blender or a sample failed.
         """
         return self._launcher.recv(timeoutms)
 

@@ -1,4 +1,4 @@
-"""StreamConfig and its parts: plain, frozen, validated data. No work is done here."""
+"""StreamConfig and its parts: plain, frozen, validated data. Nothing is looked up or started here."""
 
 from __future__ import annotations
 
@@ -7,20 +7,33 @@ import difflib
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from .errors import ConfigError
 
-__all__ = ["Params", "RestartPolicy", "StreamConfig", "Timeouts", "check_whole", "cores", "resolve"]
+__all__ = [
+    "Params",
+    "RestartPolicy",
+    "StreamConfig",
+    "StreamOptions",
+    "Timeouts",
+    "check_params",
+    "check_whole",
+    "cores",
+    "options_checked",
+    "resolve",
+]
 
 Params = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
+_MOST_PREFETCHED = 1000  # the leases of a Blender must fit into the header of one message
 
 
-def _options_checked(cls: type[T]) -> type[T]:
-    """Let a wrong keyword raise a ConfigError that names the right one, instead of a bare TypeError."""
+def options_checked(cls: type[T]) -> type[T]:
+    """Let a wrong keyword of a dataclass raise a ConfigError that names the right one, instead of a bare TypeError."""
     init = cls.__init__
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = {field.name for field in fields}
@@ -41,12 +54,24 @@ def _options_checked(cls: type[T]) -> type[T]:
 
 
 def check_whole(name: str, value: object, at_least: int) -> None:
-    """
+    """Check an option that is a whole number.
+
     Raises:
-        ConfigError: it is not a whole number, or too small.
+        ConfigError: It is something else, or too small.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ConfigError(f"{name} must be a whole number, at least {at_least}; got {value!r}")
+
+
+def check_params(params: Params) -> Params:
+    """Check the option `params`, and return it.
+
+    Raises:
+        ConfigError: It is neither a mapping nor callable.
+    """
+    if not (isinstance(params, Mapping) or callable(params)):
+        raise ConfigError(f"params must be a mapping or a callable(index) -> mapping; got {params!r}")
+    return params
 
 
 def _seconds(name: str, value: object, *, zero: bool = False) -> None:
@@ -60,41 +85,41 @@ def _path(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be a path; got {value!r}")
 
 
-@_options_checked
+@options_checked
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long to wait for a Blender, in seconds. `math.inf` waits for ever."""
+    """How long to wait for a Blender, in seconds. `math.inf` waits forever."""
 
     start: float = 120.0
     """From the launch until the script calls `bl.serve`."""
 
     beat: float = 30.0
-    """Between two heartbeats, which a thread inside Blender sends: the process lives."""
+    """Between two heartbeats. A thread inside Blender sends them, so a missing one means a stopped process."""
 
     frame: float = 300.0
-    """For one sample, from the lease to the frame: the script makes progress. Waiting for a lease never counts."""
+    """For one sample, from the lease to the frame. The time in which Blender waits for a lease does not count."""
 
     stop: float = 5.0
-    """For Blender to end by itself once asked to, then its process group is killed."""
+    """For Blender to end by itself when it is asked to. Then its process group is killed."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _seconds(f"Timeouts.{field.name}", getattr(self, field.name), zero=field.name == "stop")
 
 
-@_options_checked
+@options_checked
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
-    """When a Blender that died is started again. Each delay doubles: `backoff`, `2 * backoff`, ... up to `max_backoff`.
+    """When a Blender that crashed is started again. Delays double: `backoff`, `2 * backoff`, ... up to `max_backoff`.
 
     A script that does not load, a Blender that cannot be executed, or another protocol version is never retried.
     """
 
     max_restarts: int = 5
-    """Restarts of one instance allowed within `window`; one more death is a `CrashLoop`. 0: never restart."""
+    """Restarts of one instance that are allowed within `window`. One more crash is a `CrashLoop`. 0: never restart."""
 
     window: float = 60.0
-    """Seconds that a death is remembered for."""
+    """Seconds for which a crash is remembered."""
 
     backoff: float = 0.25
     """Seconds before the first restart."""
@@ -103,13 +128,13 @@ class RestartPolicy:
     """Longest delay, in seconds."""
 
     jitter: float = 0.1
-    """Each delay is made longer by up to this share of it, at random, so that instances do not start in step."""
+    """Each delay is longer by a random share of itself, up to this one, so that instances do not start in step."""
 
     min_instances: int | None = None
-    """Go on with that many when others died too often. None: with all or not at all."""
+    """Go on with at least that many instances when others crashed too often. None: all instances are needed."""
 
     max_sample_deaths: int = 3
-    """Blenders that one sample may kill before it is given up as bad (`StreamConfig.on_bad_sample`)."""
+    """Blenders that one sample may kill. Then it is a bad sample (`StreamConfig.on_bad_sample`)."""
 
     def __post_init__(self) -> None:
         check_whole("RestartPolicy.max_restarts", self.max_restarts, 0)
@@ -122,13 +147,13 @@ class RestartPolicy:
         check_whole("RestartPolicy.max_sample_deaths", self.max_sample_deaths, 1)
 
 
-@_options_checked
+@options_checked
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """What to render, with how many Blenders, in which order. Frozen plain data; picklable if `params` is.
+    """What to render, with how many Blenders, in which order. Frozen plain data, which can be pickled if `params` can.
 
     Raises:
-        ConfigError: an option is unknown, missing or wrong. Paths are looked at only when a stream starts.
+        ConfigError: An option is unknown, missing or wrong. Whether paths exist is checked when a stream starts.
     """
 
     script: PathLike
@@ -154,27 +179,28 @@ class StreamConfig:
     """Number of samples. None: endless."""
 
     start: int = 0
-    """First index of the stream. A shard's indices count from here."""
+    """First index of the stream."""
 
     ordered: bool = False
     """Deliver by index instead of by arrival."""
 
-    shard: tuple[int, int] = (0, 1)
-    """(k, n): this stream owns the indices k, k + n, k + 2n, ..."""
+    shard: tuple[int, int] | None = None
+    """(k, n): this stream has the indices start + k, start + k + n, start + k + 2n, ...
+    None: all of them; in a BlenderDataset, the share of the rank in `torch.distributed`."""
 
     params: Params | None = None
     """Mapping, or callable(index) -> mapping, evaluated when the index is leased; `task.params` in the script.
     The callable runs in the thread of the event loop: it must be quick, and thread-safe if the bridge is used."""
 
     queue_size: int = 16
-    """Places: frames rendering, in flight and queued never exceed it. Also the bound of host memory."""
+    """Slots: frames rendering, in flight and queued never exceed it. It bounds the host's memory."""
 
     prefetch: int = 2
-    """Leases that one instance may hold, so that it never waits for the host between two samples."""
+    """Samples that one instance may hold, so that it never waits for the host between two."""
 
     shared_memory: bool = True
-    """Let large arrays travel in memory that is shared with each Blender, where the system can; else over the socket.
-    Frames that are held while this process forks keep their memory until their Blender ends."""
+    """Let large arrays travel in memory that is shared with each Blender, where the system has it (Linux), instead of
+    over the socket. Frames that are held while this process forks keep their memory until their Blender ends."""
 
     restart: RestartPolicy = RestartPolicy()
     """What to do when a Blender dies."""
@@ -182,22 +208,22 @@ class StreamConfig:
     timeouts: Timeouts = Timeouts()
     """How long to wait for what."""
 
-    on_bad_sample: str = "raise"
-    """"raise" a SampleError for a sample that raises or kills its Blenders, or "skip" it, log it, and count it."""
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    """What to do about a sample that raises or kills its Blenders: "raise" a SampleError, or "skip", log and count it."""
 
     max_frames_per_instance: int | None = None
-    """Replace a Blender after so many frames: its memory grows. One at a time; the others go on meanwhile."""
+    """Replace a Blender after so many frames, because its memory grows. One at a time; the others go on meanwhile."""
 
     max_rss: int | None = None
     """Replace a Blender whose resident memory exceeds this, in bytes."""
 
-    threads: int | str | None = "auto"
+    threads: int | Literal["auto"] | None = "auto"
     """Threads that each Blender renders with. "auto": the cores that this process may use, shared out among the
     instances. None: as the scene has it."""
 
     gpus: Sequence[int | str] | None = None
-    """Devices to render on with Cycles, as CUDA_VISIBLE_DEVICES numbers them: instance i gets the one at place i, and
-    so on in turns. None: the CPU, or what the scene and the user's preferences say."""
+    """Devices to render on with Cycles, as CUDA_VISIBLE_DEVICES numbers them. Instances get them in turns.
+    None: the CPU, or what the scene and the user's preferences say."""
 
     logs: PathLike | None = None
     """Folder to keep each Blender's latest output in, at most 1 MiB, as `instance-<number>.log`. None: kept only for
@@ -206,9 +232,6 @@ class StreamConfig:
     factory_startup: bool = True
     """Ignore the user's Blender preferences, add-ons and start-up file, so that runs are alike everywhere."""
 
-    first_instance: int = 0
-    """Number of the first instance; the dataset's workers share one numbering."""
-
     def __post_init__(self) -> None:
         _path("script", self.script)
         if self.scene is not None:
@@ -216,13 +239,16 @@ class StreamConfig:
         if self.blender is not None:
             _path("blender", self.blender)
         check_whole("instances", self.instances, 1)
-        check_whole("first_instance", self.first_instance, 0)
         check_whole("seed", self.seed, 0)
         check_whole("start", self.start, 0)
         if self.length is not None:
             check_whole("length", self.length, 0)
+        if self.start + (self.length or 0) >= sys.maxsize:
+            raise ConfigError(f"start and length must end below 2**63; got {self.start} and {self.length}")
         check_whole("queue_size", self.queue_size, 1)
         check_whole("prefetch", self.prefetch, 1)
+        if self.prefetch > _MOST_PREFETCHED:
+            raise ConfigError(f"prefetch must be at most {_MOST_PREFETCHED}; got {self.prefetch}")
         for name in ("max_frames_per_instance", "max_rss"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
@@ -237,8 +263,8 @@ class StreamConfig:
         self._check_gpus()
         self._check_script_args()
         self._check_shard()
-        if not (self.params is None or isinstance(self.params, Mapping) or callable(self.params)):
-            raise ConfigError(f"params must be a mapping or a callable(index) -> mapping; got {self.params!r}")
+        if self.params is not None:
+            check_params(self.params)
         for name, kind in (
             ("ordered", bool),
             ("factory_startup", bool),
@@ -275,6 +301,8 @@ class StreamConfig:
 
     def _check_shard(self) -> None:
         shard = self.shard
+        if shard is None:
+            return
         if not isinstance(shard, tuple) or len(shard) != 2:
             raise ConfigError(f"shard must be a pair (k, n); got {shard!r}")
         check_whole("shard's n", shard[1], 1)
@@ -282,36 +310,64 @@ class StreamConfig:
         if shard[0] >= shard[1]:
             raise ConfigError(f"shard (k, n) needs k < n; got {shard!r}")
 
-    def args_of(self, instance: int) -> tuple[str, ...]:
-        """`sys.argv[1:]` of the script in that instance (its number, from `first_instance` on)."""
+    def args_of(self, place: int) -> tuple[str, ...]:
+        """Return `sys.argv[1:]` of the script in the instance at that place, from 0 on."""
         args = self.script_args
         if args and not isinstance(args[0], str | os.PathLike):
-            args = args[instance - self.first_instance]
+            args = args[place]
         return tuple(os.fspath(a) for a in args)
 
     def threads_each(self) -> int | None:
-        """Threads of each instance; None: as the scene has it."""
+        """Return the number of threads of each instance. None: as the scene has it."""
         if isinstance(self.threads, str):
             return max(1, cores() // self.instances)
         return self.threads
 
     def gpu_of(self, instance: int) -> str | None:
-        """The device of that instance (its number, from `first_instance` on), if `gpus` are given."""
+        """Return the device of the instance of that number, if `gpus` are given."""
         return None if self.gpus is None else str(self.gpus[instance % len(self.gpus)])
 
 
+class StreamOptions(TypedDict, total=False):
+    """StreamConfig's fields as keywords, for `BlenderStream(**options)` and `BlenderDataset(**options)`."""
+
+    script: PathLike
+    scene: PathLike | None
+    script_args: Sequence[Any]
+    instances: int
+    blender: PathLike | None
+    seed: int
+    length: int | None
+    start: int
+    ordered: bool
+    shard: tuple[int, int] | None
+    params: Params | None
+    queue_size: int
+    prefetch: int
+    shared_memory: bool
+    restart: RestartPolicy
+    timeouts: Timeouts
+    on_bad_sample: Literal["raise", "skip"]
+    max_frames_per_instance: int | None
+    max_rss: int | None
+    threads: int | Literal["auto"] | None
+    gpus: Sequence[int | str] | None
+    logs: PathLike | None
+    factory_startup: bool
+
+
 def cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def resolve(config: StreamConfig | None, options: Mapping[str, Any]) -> StreamConfig:
-    """A config from a config, single options, or both; the options override the config.
+    """Return a config made of a config, single options, or both. Options override the config.
 
     Raises:
-        ConfigError: as StreamConfig does, or `config` is none.
+        ConfigError: An option is wrong, or `config` is no StreamConfig.
     """
     if config is None:
         return StreamConfig(**options)

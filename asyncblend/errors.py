@@ -11,7 +11,8 @@ AsyncblendError
 ├── SampleError                           a sample could not be made: .index, .traceback
 ├── RecordingError                        a recording cannot be written or read: .path, .recorded
 ├── ProtocolError                         the other side sent what we cannot read
-└── StreamClosed                          used before it was entered, or after it was closed
+├── ForkedProcessError                    a stream of the parent process was used in a forked one
+└── StreamClosed                          used after it was closed
 
 Every class can be made from its message alone, with the data as optional keywords, because PyTorch's
 DataLoader rebuilds a worker's exception as `type(message)` in the training process.
@@ -26,6 +27,7 @@ __all__ = [
     "BlenderNotFound",
     "ConfigError",
     "CrashLoop",
+    "ForkedProcessError",
     "FrameTimeout",
     "InstanceError",
     "InstanceExited",
@@ -127,5 +129,9 @@ class ProtocolError(AsyncblendError):
     """The other side sent a message that we cannot read, or speaks another protocol version."""
 
 
+class ForkedProcessError(AsyncblendError):
+    """A stream was used in another process than the one that opened it. Make a new stream there."""
+
+
 class StreamClosed(AsyncblendError):
-    """The stream is not open: it was not entered yet, or it has been closed."""
+    """The stream, or this iteration over it, has been closed."""

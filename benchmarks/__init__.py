@@ -7,7 +7,7 @@ options     what the commands have in common
 peers/      what asyncblend is compared with, and the limits
 inside/     scripts that run inside Blender
 streams     asyncblend's own ways
-transport, latency, render, labels, origin, dataloader, record, startup, memory, tune
+transport, latency, render, passes, labels, origin, dataloader, record, startup, memory, tune
             the questions: each has `measure`, which answers it, and the command of its name
 results     all of them, into RESULTS.md
 soak/       minutes of faults

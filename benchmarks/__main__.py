@@ -9,6 +9,7 @@ from benchmarks.labels import labels
 from benchmarks.latency import latency
 from benchmarks.memory import memory
 from benchmarks.origin import origin
+from benchmarks.passes import passes
 from benchmarks.record import record
 from benchmarks.render import render
 from benchmarks.results import everything
@@ -18,7 +19,7 @@ from benchmarks.transport import transport
 from benchmarks.tune import tune
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-for _command in (transport, latency, render, labels, origin, dataloader, record, startup, memory, tune, soak):
+for _command in (transport, latency, render, passes, labels, origin, dataloader, record, startup, memory, tune, soak):
     app.command()(_command)
 app.command("all")(everything)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from asyncblend.fleet.discovery import find_blender
 
-from . import dataloader, labels, latency, memory, origin, record, render, startup, transport, tune
+from . import dataloader, labels, latency, memory, origin, passes, record, render, startup, transport, tune
 from .machine import machine
 from .measuring import Effort
 from .options import BlenderOption, JsonOption, QuickOption
@@ -68,6 +68,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("latency", latency.measure, (5, 0.3)),
         ("origin", lambda how: origin.measure(how, blender), (3, 1.0)),
         ("render", lambda how: render.measure(how, blender), (3, 0.7)),
+        ("passes", lambda how: passes.measure(how, blender), (5, 1.0)),
         ("labels", lambda how: labels.measure(how, blender), (7, 1.5)),
         ("dataloader", dataloader.measure, (5, 0.4)),
         ("record", lambda how: record.measure(how, blender), (5, 1.0)),

@@ -1,4 +1,4 @@
-"""asyncblend's own ways: an open stream, or the bridge, as something that can be timed."""
+"""asyncblend's own ways: a stream, asynchronous or in a thread, as something that can be timed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
-from asyncblend.stream.bridge import Bridge
+from asyncblend.stream.sync import SyncStream
 
 from .measuring import Timed, Way, timed, timed_async
 
-__all__ = ["PATIENT", "async_for", "bridge", "written"]
+__all__ = ["PATIENT", "async_for", "sync", "written"]
 
 PATIENT = ab.Timeouts(start=120, beat=600, frame=600, stop=5)
 """The loop stands still while another way has its turn."""
@@ -47,9 +47,9 @@ def async_for(**options: Any) -> Iterator[Way]:
 
 
 @contextlib.contextmanager
-def bridge(**options: Any) -> Iterator[Way]:
-    """Frames of the bridge, whose loop has a thread of its own: what a DataLoader uses."""
-    own = Bridge(ab.StreamConfig(timeouts=PATIENT, **options))
+def sync(**options: Any) -> Iterator[Way]:
+    """Time frames of a SyncStream, whose loop has a thread of its own: what a DataLoader uses."""
+    own = SyncStream(ab.StreamConfig(timeouts=PATIENT, **options))
 
     def take() -> int:
         source.get()
@@ -61,7 +61,8 @@ def bridge(**options: Any) -> Iterator[Way]:
         return timed(take, seconds)
 
     try:
-        source = own.open()
+        own.start()
+        source = own.frames()
         yield way
     finally:
         own.close()

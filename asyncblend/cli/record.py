@@ -80,7 +80,7 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
 class _Line:
     """Samples, rate, bytes and the time that is left, while they come and at the end."""
 
-    def __init__(self, console: Console, recorder: Recorder, length: int) -> None:
+    def __init__(self, console: Console, recorder: Recorder[Any], length: int) -> None:
         self._console, self._recorder, self._length = console, recorder, length
         self._progress = Progress(
             SpinnerColumn(),

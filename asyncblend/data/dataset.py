@@ -5,23 +5,36 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Unpack
 
-import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..config import StreamConfig, resolve
+from ..config import StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError
-from ..stream.bridge import Bridge, Pass, StreamStats
-from .items import Item, ItemDataset
+from ..stream.passes import own_indices
+from ..stream.stats import StreamStats
+from ..stream.sync import SyncFrames, SyncStream
+from .items import ItemDataset, ItemKeywords, ItemOptions
 
 __all__ = [
     "BlenderDataset",
-    "DataLoader",
-]  # torch's, for the command line, which must not import torch itself
+    "DataLoader",  # for the command line, which does not import torch itself
+]
 
 _ENDLESS_EPOCH = 1 << 32  # indices between the epochs of an endless stream
+
+
+class _Options(StreamOptions, ItemKeywords, total=False):
+    """All keywords of a BlenderDataset."""
+
+
+class _Share(NamedTuple):
+    """What one process renders of a dataset."""
+
+    config: StreamConfig
+    first_instance: int
+    """Instances are numbered through all ranks and workers, which render together."""
 
 
 class BlenderDataset(ItemDataset):
@@ -29,64 +42,51 @@ class BlenderDataset(ItemDataset):
 
         loader = DataLoader(BlenderDataset(script="cube.py", length=1000), batch_size=8, num_workers=2)
 
-    Items are dicts: what the script returned, arrays as writable tensors that are yours, plus "index" (int).
+    Items are dicts: what the script returned, with arrays as writable tensors that you own, and "index" (int).
     Nothing is started before the first iteration. Without workers the fleet stays warm between iterations, until
     `close`, garbage collection or exit; with `persistent_workers=True` each worker's share does.
 
-    Worker w of W in rank r of R takes shard r * W + w of R * W, so ranks have equally many samples where R * W divides
-    the length. The instances of a rank are shared out among its
-    workers, and a worker with no instance gets no indices. A `shard` in the config stands for (r, R).
+    Worker w of W in rank r of R has shard r * W + w of R * W, so ranks have equally many samples if R * W divides the
+    length. The instances of a rank are shared out among its workers, and a worker without an instance gets no indices.
+    A `shard` in the config stands for (r, R).
 
-    With `batch_size`, items are whole batches, for a DataLoader that makes none: each array is copied once, from the
-    memory that Blender wrote it to into the batch's tensor.
+    With `batch_size`, items are whole batches, for a DataLoader that makes none. Each array is copied once, from the
+    memory that Blender wrote it to into the batch's tensor:
 
         loader = DataLoader(BlenderDataset(script="cube.py", length=1000, batch_size=8), batch_size=None)
 
     Args:
-        config: the options.
-        transform: called with each item, in the process that iterates; what it returns is the item.
-        batch_size: samples in an item. Numbers are stacked too; strings and None come as lists. The last batch of
-            each worker is shorter. None: an item is one sample.
-        drop_last: leave shorter batches out.
-        pin_memory: build batches in page-locked memory, from which copies to a GPU are fast and need not be waited
-            for. Without a GPU, and in workers, it does nothing.
-        device: where the batches' tensors are to be, such as "cuda". The copy goes on while the GPU still computes
-            the step before. Not with workers.
-        options: StreamConfig's fields; they override the config's.
+        config: The options.
+        transform: Called with each item, in the process that iterates. What it returns is the item.
+        batch_size: Samples in an item. Numbers are stacked too; strings and None come as lists. The last batch of each
+            worker may be shorter. None: an item is one sample.
+        drop_last: Leave out shorter batches.
+        pin_memory: Build batches in page-locked memory, from which copies to a GPU are fast. Without a GPU, and in
+            workers, it does nothing.
+        device: Where the tensors of batches go, such as "cuda". Not with workers.
+        options: StreamConfig's fields. They override the config's.
 
     Raises:
-        ConfigError: an option is wrong.
+        ConfigError: An option is wrong.
     """
 
-    def __init__(
-        self,
-        config: StreamConfig | None = None,
-        *,
-        transform: Callable[[Item], Any] | None = None,
-        batch_size: int | None = None,
-        drop_last: bool = False,
-        pin_memory: bool = False,
-        device: torch.device | str | int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            transform=transform,
-            batch_size=batch_size,
-            drop_last=drop_last,
-            pin_memory=pin_memory,
-            device=device,
-        )
-        self.config = resolve(config, options)
-        self._resume: tuple[int, Mapping[str, Any]] | None = None  # epoch, and where to go on in it
-        self._bridge: Bridge | None = None
-        self._bridge_epoch = 0  # of its present pass
+    def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
+        given: dict[str, Any] = dict(options)
+        own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
+        super().__init__(ItemOptions(**own))
+        self.config = resolve(config, given)
+        self._resume: tuple[int, Mapping[str, Any]] | None = None  # the epoch, and the state of its pass
+        self._stream: SyncStream | None = None
+        self._share_of_stream: _Share | None = None
+        self._frames: SyncFrames | None = None  # the present or last iteration
+        self._frames_epoch = 0
         self._finalizer: weakref.finalize[Any, BlenderDataset] | None = None
 
     def __len__(self) -> int:
-        """Items of one epoch in this rank; exact without workers, or where ranks times workers divide the length.
+        """Return the items of one epoch in this rank; exact without workers, or if ranks times workers divide the length.
 
         Raises:
-            TypeError: the stream is endless.
+            TypeError: The stream is endless.
         """
         if self.config.length is None:
             raise TypeError("an endless BlenderDataset has no len(); give it a length")
@@ -94,75 +94,121 @@ class BlenderDataset(ItemDataset):
         return self._length(len(range(rank, self.config.length, ranks)))
 
     def __iter__(self) -> Iterator[Any]:
-        frames = self.begin()
-        if frames is not None:
-            yield from self.items_of(frames)
+        frames = self._begin()
+        if frames is None:
+            return
+        try:
+            yield from self._items_of(frames)
+        finally:
+            frames.close()  # a loop that is left early must not keep Blenders rendering for it
 
-    def begin(self, *, wait: bool = True) -> Pass | None:
-        """Begin an iteration, for who takes the frames themselves. None: this process renders nothing.
+    def render(self, index: int, params: Mapping[str, Any] | None = None) -> Any:
+        """Render one sample now, and return it as an item, transformed. Starts the fleet if there is none.
+
+        The request is served before samples that no Blender has begun, also while this dataset is iterated. The same
+        index with the same params gives the same item. With `batch_size`, it is an item without a batch axis.
 
         Args:
-            wait: until the first Blender is ready. Else what goes wrong at the start is raised by the pass, or by
-                another `begin`.
-        """
-        config = self._share()
-        if config is None:
-            return None
-        epoch = int(self._epoch)
-        start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
-        state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
-        self._resume, self._bridge_epoch = None, epoch
-        # Over this process's last fleet, if that is usable, else over a new one.
-        if self._bridge is not None and self._bridge.usable and self._bridge.config == config:
-            return self._bridge.begin(start, state, wait=wait)
-        self.close()
-        self._bridge = Bridge(config)
-        self._finalizer = weakref.finalize(self, self._bridge.close)
-        return self._bridge.open(start, state, wait=wait)
-
-    def set_epoch(self, epoch: int) -> None:
-        """From the next iteration on, render other samples: the indices are offset by `epoch` times the length.
+            index: The sample's index. It need not belong to the dataset's own.
+            params: Passed to the script as `task.params`. None: drawn as the config says.
 
         Raises:
-            ConfigError: not a whole number from 0 on.
+            SampleError: The script raised, or the sample killed its Blender too often.
+            ConfigError: An argument is wrong, or this worker has no Blender.
+            AsyncblendError: As entering a BlenderStream raises.
         """
-        super().set_epoch(epoch)
+        share = self._share()
+        if share is None:
+            raise ConfigError("this worker has no Blender to render with; use fewer workers, or more instances")
+        return self._item_of(self._stream_for(share).render(index, params))
+
+    def flush(self) -> int:
+        """Give up the samples of the present iteration that no Blender has begun, so that changed params hold at once.
+
+        For `num_workers=0`: in workers, params are copies.
+
+        Returns:
+            The number of samples given up. Each of them is rendered later, with its new params.
+        """
+        return 0 if self._frames is None else self._frames.flush()
+
+    def _begin(self, *, wait: bool = True) -> SyncFrames | None:
+        """Begin an iteration, and return its frames; None if this process renders nothing.
+
+        Args:
+            wait: Whether to wait for the first Blender. Otherwise what goes wrong at the start is raised by the frames.
+        """
+        share = self._share()
+        if share is None:
+            return None
+        epoch, config = int(self._epoch), share.config
+        start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
+        state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
+        self._resume = None
+        stream = self._stream_for(share, wait=wait)
+        if self._frames is not None:
+            self._frames.close("another iteration over the same dataset has begun")
+        self._frames, self._frames_epoch = stream.frames(own_indices(config, start), state=state), epoch
+        return self._frames
+
+    def _stream_for(self, share: _Share, *, wait: bool = True) -> SyncStream:
+        """Return this process's fleet if that is usable, else a new one."""
+        if self._stream is not None and self._stream.usable and self._share_of_stream == share:
+            if wait:
+                self._stream.wait_ready()
+            return self._stream
+        self.close()
+        self._frames = None
+        stream = SyncStream(share.config, first_instance=share.first_instance)
+        self._stream, self._share_of_stream = stream, share
+        self._finalizer = weakref.finalize(self, stream.close)
+        stream.start(wait=wait)
+        return stream
 
     def stats(self) -> StreamStats | None:
-        """The stream's statistics, in the process that iterates; None before the first iteration."""
-        return None if self._bridge is None else self._bridge.stats()
+        """Return the stream's statistics, in the process that iterates; None before the first iteration."""
+        return None if self._stream is None else self._stream.stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Which samples of this epoch have been taken, in the process that iterates."""
+        """Return which samples of this epoch have been taken, in the process that iterates."""
         epoch = int(self._epoch)
         if self._resume is not None and self._resume[0] == epoch:
             return {"epoch": epoch, "stream": self._resume[1]}
-        begun = self._bridge is not None and self._bridge_epoch == epoch
-        return {"epoch": epoch, "stream": self._bridge.state_dict() if self._bridge and begun else {}}
+        begun = self._frames is not None and self._frames_epoch == epoch
+        return {"epoch": epoch, "stream": self._frames.state_dict() if self._frames and begun else {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on where `state` was saved, in the process that iterates.
 
         Raises:
-            ConfigError: not a state; one of another stream is found out by the iteration.
+            ConfigError: It is no state. If it is one of another stream, the iteration raises.
         """
         if not isinstance(state, Mapping) or state.keys() != {"epoch", "stream"}:
             raise ConfigError(f"not a saved state of a BlenderDataset: {state!r:.200}")
         self.set_epoch(state["epoch"])
         self._resume = (state["epoch"], state["stream"]) if state["stream"] else None
 
+    def set_epoch(self, epoch: int) -> None:
+        """From the next iteration on, render other samples: the indices are offset by `epoch` times the length.
+
+        Raises:
+            ConfigError: It is not a whole number from 0 on.
+        """
+        super().set_epoch(epoch)
+
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""
-        if self._bridge is not None:
-            self._bridge.close()
+        if self._stream is not None:
+            self._stream.close()
         if self._finalizer is not None:
             self._finalizer.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_bridge": None, "_finalizer": None}
+        own = {"_stream": None, "_share_of_stream": None, "_frames": None, "_finalizer": None}
+        return {**super().__getstate__(), **own}
 
-    def _share(self) -> StreamConfig | None:
-        """What this process renders, or None for nothing."""
+    def _share(self) -> _Share | None:
+        """Return what this process renders, or None for nothing."""
         config = self.config
         worker = get_worker_info()
         w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -178,16 +224,14 @@ class BlenderDataset(ItemDataset):
         args = config.script_args
         if args and not isinstance(args[0], str | os.PathLike):
             args = args[before : before + count]
-        # Instances are numbered through all ranks, which render together.
-        this_rank = self._distributed()[0]
-        return dataclasses.replace(
+        own = dataclasses.replace(
             config,
             instances=count,
-            first_instance=config.first_instance + this_rank * config.instances + before,
             shard=shard,
             script_args=args,
             threads=config.threads_each(),  # the cores are shared out among all workers' instances
         )
+        return _Share(own, self._distributed()[0] * config.instances + before)
 
     def _shard(self) -> tuple[int, int]:
-        return self.config.shard if self.config.shard != (0, 1) else self._distributed()
+        return self.config.shard or self._distributed()

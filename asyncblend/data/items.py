@@ -3,101 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..config import check_whole
+from ..config import check_whole, options_checked
 from ..errors import ConfigError
 from ..stream.batch import Batch, Memory
 from ..stream.frame import Frame
 
-__all__ = ["Item", "ItemDataset"]
+__all__ = ["Item", "ItemDataset", "ItemKeywords", "ItemOptions"]
 
 Item = dict[str, Any]
 
 
-class ItemDataset(IterableDataset[Any]):
-    """A dataset that gives frames as items, or in whole batches.
+class ItemKeywords(TypedDict, total=False):
+    """ItemOptions' fields as keywords of the datasets."""
 
-    Args:
-        transform: called with each item, in the process that iterates; what it returns is the item.
-        batch_size, drop_last, pin_memory, device: as BlenderDataset has them.
+    transform: Callable[[Item], Any] | None
+    batch_size: int | None
+    drop_last: bool
+    pin_memory: bool
+    device: torch.device | str | int | None
+
+
+@options_checked
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemOptions:
+    """How a dataset makes items of frames.
 
     Raises:
-        ConfigError: an option is wrong.
+        ConfigError: An option is wrong.
     """
 
-    def __init__(
-        self,
-        *,
-        transform: Callable[[Item], Any] | None,
-        batch_size: int | None,
-        drop_last: bool,
-        pin_memory: bool,
-        device: torch.device | str | int | None,
-    ) -> None:
-        super().__init__()
-        if transform is not None and not callable(transform):
-            raise ConfigError(f"transform must be callable; got {transform!r}")
-        if batch_size is not None:
-            check_whole("batch_size", batch_size, 1)
-        for name, value in (
-            ("drop_last", drop_last),
-            ("pin_memory", pin_memory),
-            ("device", device is not None),
-        ):
-            if value and batch_size is None:
+    transform: Callable[[Item], Any] | None = None
+    """Called with each item, in the process that iterates. What it returns is the item."""
+
+    batch_size: int | None = None
+    """Samples in an item. Numbers are stacked too; strings and None come as lists. The last batch of each worker may
+    be shorter. None: an item is one sample."""
+
+    drop_last: bool = False
+    """Leave out shorter batches."""
+
+    pin_memory: bool = False
+    """Build batches in page-locked memory, from which copies to a GPU are fast and need not be waited for. Without a
+    GPU, and in workers, it does nothing."""
+
+    device: torch.device | str | int | None = None
+    """Where the tensors of batches go, such as "cuda". The copy goes on while the GPU still computes the step before.
+    Not with workers."""
+
+    def __post_init__(self) -> None:
+        if self.transform is not None and not callable(self.transform):
+            raise ConfigError(f"transform must be callable; got {self.transform!r}")
+        if self.batch_size is not None:
+            check_whole("batch_size", self.batch_size, 1)
+            return
+        for name in ("drop_last", "pin_memory", "device"):
+            if getattr(self, name) not in (False, None):
                 raise ConfigError(f"{name} goes with batch_size; a DataLoader has the same option for its own batches")
-        self._transform = transform
-        self._batch_size, self._drop_last = batch_size, drop_last
-        self._device = None if device is None else torch.device(device)
-        self._pinned = (pin_memory or self._device is not None) and torch.cuda.is_available()
+
+
+class ItemDataset(IterableDataset[Any]):
+    """A dataset that yields frames as items, or in whole batches."""
+
+    def __init__(self, options: ItemOptions) -> None:
+        super().__init__()
+        self._items = options
+        self._device = None if options.device is None else torch.device(options.device)
+        self._pinned = (options.pin_memory or self._device is not None) and torch.cuda.is_available()
         # In shared memory, so that set_epoch reaches workers that live on between epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._rank: tuple[int, int] | None = None
         self._copying: torch.cuda.Stream | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """From the next iteration on, this is the epoch; 0 before.
+        """Set the epoch of the iterations that begin from now on. It is 0 before.
 
         Raises:
-            ConfigError: not a whole number from 0 on.
+            ConfigError: It is not a whole number from 0 on.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
         self._epoch.fill_(epoch)
 
-    @property
-    def batched(self) -> bool:
-        """Whether its items are batches."""
-        return self._batch_size is not None
-
-    @property
-    def transformed(self) -> bool:
-        """Whether its items go through a transform."""
-        return self._transform is not None
-
-    def item_of(self, frame: Frame) -> Any:
-        """One frame as an item, transformed."""
+    def _item_of(self, frame: Frame) -> Any:
+        """Return one frame as an item, transformed."""
         return self._transformed(_item(frame))
 
-    def items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
-        """Frames as items, or as batches; transformed."""
-        made = map(_item, frames) if self._batch_size is None else self._batches(frames, self._batch_size)
-        return map(self._transformed, made)
+    def _items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
+        """Yield frames as items, or as batches; transformed."""
+        size = self._items.batch_size
+        return map(self._transformed, map(_item, frames) if size is None else self._batches(frames, size))
 
     def _transformed(self, item: Item) -> Any:
-        return item if self._transform is None else self._transform(item)
+        return item if self._items.transform is None else self._items.transform(item)
 
     def _length(self, samples: int) -> int:
-        """How many items so many samples make."""
-        if self._batch_size is None:
+        """Return how many items that many samples make."""
+        size = self._items.batch_size
+        if size is None:
             return samples
-        return samples // self._batch_size if self._drop_last else -(-samples // self._batch_size)
+        return samples // size if self._items.drop_last else -(-samples // size)
 
     def _batches(self, frames: Iterable[Frame], size: int) -> Iterator[Item]:
         if self._device is not None and self._device.type != "cpu" and get_worker_info() is not None:
@@ -110,11 +122,11 @@ class ItemDataset(IterableDataset[Any]):
             if batch.full:
                 yield self._moved(batch.finish())
                 batch = Batch(size, empty)
-        if len(batch) and not self._drop_last:
+        if len(batch) and not self._items.drop_last:
             yield self._moved(batch.finish())
 
     def _moved(self, batch: Item) -> Item:
-        """On the device; a copy to a GPU goes on while its main stream computes."""
+        """Return the batch on the device. A copy to a GPU goes on while its main stream computes."""
         device = self._device
         if device is None:
             return batch
@@ -126,7 +138,7 @@ class ItemDataset(IterableDataset[Any]):
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             moved = tensor.to(device, non_blocking=True)
-            moved.record_stream(main)  # its memory is the copying stream's, which must not reuse it too early
+            moved.record_stream(main)  # the copying stream owns its memory, and must not reuse it too early
             return moved
 
         with torch.cuda.stream(copying):
@@ -139,14 +151,14 @@ class ItemDataset(IterableDataset[Any]):
         return {**self.__dict__, "_copying": None, "_rank": self._distributed()}
 
     def _place(self) -> tuple[int, int]:
-        """(k, n): of what is there already, this process takes each n-th one from the k-th on. Equally many a rank."""
+        """Return (k, n): this process takes the samples k, k + n, k + 2n, ... of a recording. Ranks have equally many."""
         worker = get_worker_info()
         w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rank, ranks = self._distributed()
         return rank + ranks * w, ranks * workers
 
     def _distributed(self) -> tuple[int, int]:
-        """(rank, ranks)."""
+        """Return the rank of this process, and the number of ranks."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return self._rank or (0, 1)
@@ -157,9 +169,9 @@ def _item(frame: Frame) -> Item:
 
 
 def _own(value: Any) -> Any:
-    """Arrays as tensors with memory of their own; the rest as it is."""
+    """Return a value with arrays as tensors that have memory of their own."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value if value.flags.writeable else value.copy())  # those of a stream are not
+        return torch.from_numpy(value if value.flags.writeable else value.copy())  # a live frame is read-only
     if isinstance(value, list):
         return [_own(item) for item in value]
     if isinstance(value, dict):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Unpack
 
 import torch
 from torch.utils.data import get_worker_info
 
 from ..config import check_whole
 from ..errors import ConfigError
-from ..stream.bridge import Frame, StreamStats
-from ..stream.queue import EndOfStream
+from ..stream.frame import Frame
+from ..stream.stats import StreamStats
 from .dataset import BlenderDataset
-from .items import Item, ItemDataset
+from .items import ItemDataset, ItemKeywords, ItemOptions
 from .recorded import RecordedDataset
 
 __all__ = ["MixedDataset"]
 
-_WORKERS = 1024  # whose counts have a place
+_WORKERS = 1024  # that have a row of counts of their own
 
 
 class MixedDataset(ItemDataset):
@@ -26,25 +26,25 @@ class MixedDataset(ItemDataset):
 
         dataset = MixedDataset(BlenderDataset(script="cube.py", length=1000), RecordedDataset("cubes"), ratio=0.5)
 
-    Of the items a share of `ratio` is live, as long as there is a live one when its turn comes; else a recorded one
-    takes its place, also while the Blenders start. `counts` tells how many there were of each. The recorded ones come
-    again and again.
+    A share of `ratio` of the items is live, as long as there is a live one when its turn comes. Otherwise a recorded
+    one takes its place, also while the Blenders start. `counts` tells how many there were of each. The recording is
+    repeated as often as needed.
 
     An iteration ends with the last live sample; how many recorded ones came with them depends on how fast they were.
-    With `length` it ends after so many, live or not: then `len()` is known, and ranks have equally many. Ranks and
-    workers share both parts out as each would by itself; a worker with no Blender gives recorded ones only, and
+    With `length` it ends after that many, live or not: then `len()` is known, and ranks have equally many. Ranks and
+    workers share both parts as each would by itself. A worker without a Blender gives recorded samples only, and
     without `length` none at all.
 
     Args:
-        live: what is rendered. It is yours: `close` closes it.
-        recorded: what is there.
-        ratio: of the live ones among all, over 0 and at most 1.
-        length: items of an epoch, of all ranks and workers together; of samples, if they are batched here.
-        transform, batch_size, drop_last, pin_memory, device: as BlenderDataset has them. The two have their own
-            transforms, and with `batch_size` none; their batches cannot be mixed.
+        live: What is rendered. It stays yours, but `close` closes it.
+        recorded: What is there already.
+        ratio: The share of live samples, over 0 and at most 1.
+        length: Samples of an epoch, of all ranks and workers together. None: until the live ones end.
+        items: `transform`, `batch_size`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them. The two
+            parts have their own transforms, and with `batch_size` none; their batches cannot be mixed.
 
     Raises:
-        ConfigError: an option is wrong.
+        ConfigError: An option is wrong.
     """
 
     def __init__(
@@ -54,20 +54,10 @@ class MixedDataset(ItemDataset):
         ratio: float = 0.5,
         *,
         length: int | None = None,
-        transform: Callable[[Item], Any] | None = None,
-        batch_size: int | None = None,
-        drop_last: bool = False,
-        pin_memory: bool = False,
-        device: torch.device | str | int | None = None,
+        **items: Unpack[ItemKeywords],
     ) -> None:
-        super().__init__(
-            transform=transform,
-            batch_size=batch_size,
-            drop_last=drop_last,
-            pin_memory=pin_memory,
-            device=device,
-        )
-        _check_parts(live, recorded, batched=batch_size is not None)
+        super().__init__(ItemOptions(**items))
+        _check_parts(live, recorded, batched=self._items.batch_size is not None)
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
             raise ConfigError(f"ratio must be a number over 0 and at most 1; got {ratio!r}")
         if length is not None:
@@ -78,15 +68,15 @@ class MixedDataset(ItemDataset):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Samples so far: "live" and "recorded". Of all workers; they run ahead of the training loop."""
+        """Samples of all workers so far, "live" and "recorded". Workers run ahead of the training loop."""
         live, recorded = self._counts.sum(dim=0).tolist()
         return {"live": live, "recorded": recorded}
 
     def __len__(self) -> int:
-        """Items of one epoch in this rank.
+        """Return the items of one epoch in this rank.
 
         Raises:
-            TypeError: no `length` was given.
+            TypeError: No `length` was given.
         """
         if self._samples is None:
             raise TypeError("a MixedDataset has no len() without a length")
@@ -94,22 +84,22 @@ class MixedDataset(ItemDataset):
         return self._length(len(range(rank, self._samples, ranks)))
 
     def __iter__(self) -> Iterator[Any]:
-        if self.batched:
-            return self.items_of(frame for _, frame in self._mixed())
-        return (self._transformed(part.item_of(frame)) for part, frame in self._mixed())
+        if self._items.batch_size is not None:
+            return self._items_of(frame for _, frame in self._mixed())
+        return (self._transformed(part._item_of(frame)) for part, frame in self._mixed())
 
     def set_epoch(self, epoch: int) -> None:
-        """From the next iteration on, this is the epoch of both.
+        """Set the epoch of both parts, from the next iteration on.
 
         Raises:
-            ConfigError: not a whole number from 0 on.
+            ConfigError: It is not a whole number from 0 on.
         """
         super().set_epoch(epoch)
         self._live.set_epoch(epoch)
         self._recorded.set_epoch(epoch)
 
     def stats(self) -> StreamStats | None:
-        """Of the live part, in the process that iterates; None before the first iteration."""
+        """Return the statistics of the live part, in the process that iterates; None before the first iteration."""
         return self._live.stats()
 
     def close(self) -> None:
@@ -117,40 +107,42 @@ class MixedDataset(ItemDataset):
         self._live.close()
 
     def _mixed(self) -> Iterator[tuple[ItemDataset, Frame]]:
+        """Yield each frame and the part that it is of."""
         k, n = self._place()
         left = None if self._samples is None else len(range(k, self._samples, n))
         worker = get_worker_info()
         counts = self._counts[0 if worker is None else worker.id % _WORKERS]
-        live = self._live.begin(wait=False) if left != 0 else None
-        recorded = self._recorded.again_and_again(int(self._epoch), (k, n))
-        due = 0.0  # live ones that have not come
-        while left != 0 and (live is not None or left is not None):
-            due = min(due, 1.0) + self._ratio  # of those that did not come in time, one is made up for
-            frame = None
-            if live is not None and due > 1.0 - 1e-9:
-                try:
-                    frame = live.poll()
-                except EndOfStream:
+        live = self._live._begin(wait=False) if left != 0 else None
+        recorded = self._recorded._cycle(int(self._epoch), (k, n))
+        due = 0.0  # live samples that should have come by now
+        try:
+            while left != 0 and (live is not None or left is not None):
+                due = min(due, 1.0) + self._ratio  # carry over at most one live sample that was due but not ready
+                frame = live.poll() if live is not None and due > 1.0 - 1e-9 else None
+                if live is not None and live.finished:
                     live = None
                     continue
-            part: ItemDataset = self._recorded
-            if frame is None:
-                frame = next(recorded)
-                counts[1] += 1
-            else:
-                due, part = due - 1.0, self._live
-                counts[0] += 1
-            left = None if left is None else left - 1
-            yield part, frame
+                part: ItemDataset = self._recorded
+                if frame is None:
+                    frame = next(recorded)
+                    counts[1] += 1
+                else:
+                    due, part = due - 1.0, self._live
+                    counts[0] += 1
+                left = None if left is None else left - 1
+                yield part, frame
+        finally:
+            if live is not None:
+                live.close()
 
 
 def _check_parts(live: object, recorded: object, *, batched: bool) -> None:
     for name, part, kind in (("live", live, BlenderDataset), ("recorded", recorded, RecordedDataset)):
         if not isinstance(part, kind):
             raise ConfigError(f"{name} must be a {kind.__name__}; got {part!r:.100}")
-        if part.batched:
+        if part._items.batch_size is not None:
             raise ConfigError(f"{name} has a batch_size: give it to the MixedDataset, which mixes samples")
-        if batched and part.transformed:
+        if batched and part._items.transform is not None:
             raise ConfigError(
                 f"{name} has a transform, whose items cannot be batched here; with batch_size, give the transform to "
                 f"the MixedDataset, and it gets the batches"

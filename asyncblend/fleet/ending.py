@@ -1,4 +1,4 @@
-"""Ending: how a Blender's life ended, as an error for the caller, and whether another life may do better."""
+"""Ending: how the life of a Blender ended, as an error for the caller, and whether another life may do better."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ __all__ = ["Ending", "cannot_start", "still_missing", "why_it_ended"]
 
 
 class Ending(NamedTuple):
-    """Of one life."""
+    """How one life ended."""
 
     cause: Cause
     error: InstanceError
-    """What to raise if it is the last."""
+    """Raised if it was the last life."""
     report: Report = Report()
 
 
 def why_it_ended(instance: Instance, status: int, log_tail: str, report: Report, timeouts: Timeouts) -> Ending:
-    """From its exit status (negative is a signal), and what it left."""
-    cause: Cause = "death"
+    """Judge by the exit status (a negative one is a signal) and by what the Blender left."""
+    cause: Cause = "crash"
     if report.packages is not None:
-        cause = "blameless"
+        cause = "needs_packages"
     elif report.script_failed and instance.condemned is None:
-        cause = "hopeless"
+        cause = "fatal"
     return Ending(cause, _error(instance, status, log_tail, timeouts), report)
 
 
 def cannot_start(number: int, error: OSError) -> Ending:
-    """The operating system refused a process: out of descriptors, processes, memory or disk. That may pass."""
-    return Ending("death", InstanceError(f"Blender {number} could not be started: {error}", instance=number))
+    """Judge a process that the operating system refused: out of descriptors, processes, memory or disk. It may pass."""
+    return Ending("crash", InstanceError(f"Blender {number} could not be started: {error}", instance=number))
 
 
 def still_missing(number: int, ending: Ending) -> Ending:
-    """Its packages were installed, and it does not find them."""
+    """Judge a Blender whose packages were installed, and which does not find them."""
     report, tail = ending.report, ending.error.log_tail
     text = (
         f"{' and '.join(report.packages or ())} for Blender's Python {report.python} are in {report.folder}, "
         f"but Blender {number} does not find them there; is it shut off from that folder?"
     )
-    return Ending("hopeless", InstanceError(text, instance=number, log_tail=tail), report)
+    return Ending("fatal", InstanceError(text, instance=number, log_tail=tail), report)
 
 
 def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -> InstanceError:

@@ -1,4 +1,4 @@
-"""Fleet: keeps the instances alive. Starts them, watches them, restarts what dies, and stops them all."""
+"""Fleet: starts the instances, watches them, restarts those that crash, and stops them all."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ class Child(Protocol):
     log: Log
 
     async def wait(self) -> int:
-        """Its exit status; negative is the signal that killed it."""
+        """Return its exit status; a negative one is the signal that killed it."""
 
     def report(self) -> Report:
-        """What it left for us."""
+        """Return what it left for the host."""
 
     def kill(self) -> None:
         """End it and all that it started, at once."""
 
     async def stop(self, ask: Callable[[], None], grace: float) -> None:
-        """Ask it to end, give it `grace` seconds, then kill; return when nothing is left of it."""
+        """Ask it to end, give it `grace` seconds, then kill it. Return when nothing is left of it."""
 
 
 class Fleet:
-    """All the instances of one run. `run` is their supervisor; the other methods tell it what came over the wire.
+    """All the instances of one run. `run` supervises them; the other methods tell the fleet what came over the wire.
 
-    What to do about an instance is decided by its `Instance`; here it is done.
+    An `Instance` decides what to do about one Blender; the fleet does it.
 
     Args:
-        config: the options.
-        spawn: launches the Blender of a life.
-        send_stop: asks a Blender to end, if there is a connection.
-        clock, sleep, chance: time in seconds, monotonic; waiting; random numbers in [0, 1).
+        config: The options.
+        spawn: Launches the Blender of a life.
+        send_stop: Asks a Blender to end, if it is connected.
+        first: Number of the first instance.
+        clock, sleep, chance: Monotonic time in seconds; waiting; random numbers in [0, 1).
     """
 
     def __init__(
@@ -60,13 +61,15 @@ class Fleet:
         spawn: Callable[[Life], Awaitable[Child]],
         send_stop: Callable[[Life], None],
         *,
+        first: int = 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._config, self._spawn, self._send_stop = config, spawn, send_stop
         self._clock, self._sleep = clock, sleep
-        numbers = range(config.first_instance, config.first_instance + config.instances)
+        self._on_ready: Callable[[], None] = lambda: None
+        numbers = range(first, first + config.instances)
         self._instances = {number: Instance(number, config, chance) for number in numbers}
         self._children: dict[int, Child] = {}
         self._first_ready = asyncio.Event()
@@ -80,57 +83,58 @@ class Fleet:
 
     @property
     def restarts(self) -> int:
-        """Lives begun because the one before had died."""
+        """Blenders started again after a crash."""
         return sum(instance.restarts for instance in self._instances.values())
 
     @property
     def recycled(self) -> int:
-        """Lives begun because the one before had served its time."""
+        """Blenders replaced on purpose, because they had served their time."""
         return sum(instance.recycled for instance in self._instances.values())
 
     def ready_lives(self) -> list[Life]:
-        """The lives that may be given leases, by instance number."""
+        """Return the lives that may be given leases, by instance number."""
         return [instance.life for instance in self._instances.values() if instance.serves]
 
     async def first_ready(self) -> None:
         """Wait until any instance serves."""
         await self._first_ready.wait()
 
-    # -- what came over the wire. A life that is over is ignored. -----------------------------------------------
+    # -- what came over the wire; a life that is over is ignored --------------------------------------------------
 
     def _current(self, life: Life) -> Instance | None:
         instance = self._instances.get(life.instance)
         return instance if instance is not None and instance.alive and instance.life == life else None
 
     def is_current(self, life: Life) -> bool:
-        """Whether this is the present life of one of our instances."""
+        """Return whether this is the present life of one of the instances."""
         return self._current(life) is not None
 
     def beat(self, life: Life, rss: int) -> None:
-        """A HELLO or BEAT came; `rss`: its resident memory in bytes, 0 for unknown."""
+        """Note a HELLO or BEAT. `rss` is the Blender's resident memory in bytes, 0 for unknown."""
         if instance := self._current(life):
             instance.beat(self._clock(), rss)
             self._replace_if_worn(instance)
 
     def ready(self, life: Life) -> None:
-        """It serves."""
+        """Note that the script of this life serves."""
         if instance := self._current(life):
             self._first_ready.set()
             instance.ready(self._clock())
+            self._on_ready()
 
     def leased(self, life: Life) -> None:
-        """It was given a lease."""
+        """Note that this life was given a lease."""
         if instance := self._current(life):
             instance.leased(self._clock())
 
     def answered(self, life: Life, *, more: bool) -> None:
-        """It answered a lease, with `more` to do."""
+        """Note that this life answered a lease. `more`: it holds another."""
         if instance := self._current(life):
             instance.answered(self._clock(), more=more)
             self._replace_if_worn(instance)
 
     def expel(self, life: Life, why: str) -> None:
-        """Kill it for what it did; its supervisor starts the next life."""
+        """Kill a Blender for what it did. Its supervisor starts the next life."""
         child = self._children.get(life.instance)  # none while it is launched, and when it has ended
         if child is not None and (instance := self._current(life)) and instance.condemn(why):
             child.kill()
@@ -143,27 +147,32 @@ class Fleet:
         if instance.leaving:
             self._send_stop(instance.life)
 
-    # -- supervision --------------------------------------------------------------------------------------------
+    # -- supervision ----------------------------------------------------------------------------------------------
 
-    async def run(self, on_death: Callable[[Life], None]) -> None:
-        """Supervise until cancelled; then stop every Blender. `on_death` is called when nothing of a life is left.
+    async def run(self, on_ready: Callable[[], None], on_death: Callable[[Life], None]) -> None:
+        """Supervise until cancelled, then stop every Blender.
+
+        Args:
+            on_ready: Called when an instance serves.
+            on_death: Called when nothing of a life is left.
 
         Raises (in an ExceptionGroup):
-            InstanceExited, StartTimeout: a Blender died, and none was ever ready; or its script does not load.
-            CrashLoop: one died more often than the policy allows.
-            BlenderNotFound: it cannot be executed.
+            InstanceExited, StartTimeout: A Blender died and none was ever ready, or its script does not load.
+            CrashLoop: An instance died more often than the policy allows.
+            BlenderNotFound: Blender cannot be executed.
         """
+        self._on_ready = on_ready
         async with asyncio.TaskGroup() as group:
             for number, instance in self._instances.items():
                 group.create_task(self._supervise(instance, on_death), name=f"asyncblend instance {number}")
             group.create_task(self._watch(), name="asyncblend watch")
 
     async def _supervise(self, instance: Instance, on_death: Callable[[Life], None]) -> None:
-        """One life after another."""
+        """Run one life after another."""
         while True:
             life = instance.start(self._clock())
             try:
-                ending = self._considered(instance, await self._live(instance))
+                ending = self._judge(instance, await self._live(instance))
             except BaseException:
                 instance.close()
                 on_death(life)
@@ -173,7 +182,7 @@ class Fleet:
             if delay is None:
                 self._give_up(instance, ending)
                 return
-            if ending.cause == "blameless":
+            if ending.cause == "needs_packages":
                 await self._install(instance, ending.report)
             elif instance.state == "backoff":
                 about = str(ending.error).partition("\n")[0]
@@ -181,7 +190,7 @@ class Fleet:
                 await self._sleep(delay)
 
     async def _live(self, instance: Instance) -> Ending:
-        """One life, until nothing is left of it."""
+        """Run one life, until nothing is left of it."""
         try:
             child = await self._spawn(instance.life)
         except BlenderNotFound:
@@ -201,22 +210,22 @@ class Fleet:
             await finish(child.stop(lambda: self._send_stop(life), grace))
             child.log.trim()
 
-    def _considered(self, instance: Instance, ending: Ending) -> Ending:
-        """The same, in the light of what was before."""
-        if ending.cause == "blameless" and instance.number in self._installed:
+    def _judge(self, instance: Instance, ending: Ending) -> Ending:
+        """Return the same ending, or one with a graver cause, considering what came before it."""
+        if ending.cause == "needs_packages" and instance.number in self._installed:
             return still_missing(instance.number, ending)
-        if ending.cause == "death" and not self._first_ready.is_set():
-            return ending._replace(cause="hopeless")
+        if ending.cause == "crash" and not self._first_ready.is_set():
+            return ending._replace(cause="fatal")
         return ending
 
     def _give_up(self, instance: Instance, ending: Ending) -> None:
-        """It has failed: go on with the others, or raise."""
+        """Go on without an instance that has failed, or raise."""
         policy, number = self._config.restart, instance.number
         left = sum(other.state != "failed" for other in self._instances.values())
         if self._first_ready.is_set() and policy.min_instances is not None and left >= policy.min_instances:
             _log.error("Going on with %d Blenders, without %d. %s", left, number, str(ending.error))
             return
-        if ending.cause == "hopeless":
+        if ending.cause == "fatal":
             raise ending.error
         raise CrashLoop(
             f"Blender {number} died more than {policy.max_restarts} times in {policy.window:g} s, "
@@ -226,7 +235,7 @@ class Fleet:
         ) from ending.error
 
     async def _install(self, instance: Instance, report: Report) -> None:
-        """What this Blender's Python lacks; once for all instances."""
+        """Install what this Blender's Python lacks, once for all instances."""
         async with self._installing:
             try:
                 await packages.install(list(report.packages or ()), report.python, Path(report.folder))
@@ -236,7 +245,7 @@ class Fleet:
         self._installed.add(instance.number)
 
     async def _watch(self) -> None:
-        """Kill what overran a budget; its supervisor sees the exit."""
+        """Kill what overran a budget. Its supervisor sees the exit."""
         timeouts = self._config.timeouts
         interval = min(1.0, timeouts.start / 4, timeouts.beat / 4, timeouts.frame / 4)
         last = self._clock()
@@ -252,5 +261,5 @@ class Fleet:
                 if instance.overdue(now):
                     child.kill()
                 if instance.leaving:
-                    # It was asked when it became free; a second request does no harm, a lost one is made good.
+                    # It was asked when it became free. Another request does no harm, and replaces a lost one.
                     self._send_stop(instance.life)

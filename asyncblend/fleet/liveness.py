@@ -1,4 +1,4 @@
-"""Liveness: whether a Blender still makes progress. Pure: the caller has the clock."""
+"""Liveness: tells whether a Blender still makes progress. Pure: the caller has the clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Liveness"]
 
 
 class Liveness:
-    """Three separate budgets of one life: start (until READY), beat (the process lives), frame (the script gets on).
+    """Three separate budgets of one life: start (until READY), beat (the process lives), frame (the script makes progress).
 
     Waiting for a lease is never a hang. All times are seconds of one monotonic clock.
     """
@@ -22,35 +22,35 @@ class Liveness:
 
     @property
     def ready(self) -> bool:
-        """The script has called serve."""
+        """Whether the script has called serve."""
         return self._ready
 
     @property
     def working(self) -> bool:
-        """It holds a lease."""
+        """Whether it holds a lease."""
         return self._progress is not None
 
     def beat_at(self, now: float) -> None:
-        """A sign of life came."""
+        """Note a sign of life."""
         self._beat = now
 
     def ready_at(self, now: float) -> None:
-        """It called serve."""
+        """Note that the script called serve."""
         self._ready = True
         self._beat = now
 
     def leased_at(self, now: float) -> None:
-        """It was given a lease; the frame budget runs if it had none."""
+        """Note a lease. If it is the only one, the frame budget begins."""
         if self._progress is None:
             self._progress = now
 
     def answered_at(self, now: float, *, more: bool) -> None:
-        """It answered a lease; `more`: it holds another."""
+        """Note that it answered a lease. `more`: it holds another."""
         self._beat = now
         self._progress = now if more else None
 
     def stalled(self, gap: float) -> None:
-        """The host itself stood still (suspended, debugged) for `gap` seconds: they do not count."""
+        """Leave out `gap` seconds in which the host itself stood still (suspended, debugged)."""
         self._started += gap
         if self._beat is not None:
             self._beat += gap
@@ -58,10 +58,10 @@ class Liveness:
             self._progress += gap
 
     def overdue(self, now: float) -> str | None:
-        """Which budget is spent: "start", "beat" or "frame"; None while all is well."""
+        """Return the budget that is spent ("start", "beat" or "frame"), or None while all is well."""
         if not self._ready and now - self._started > self._timeouts.start:
             return "start"
-        # Before it serves, Blender and the scene are loaded, which may hold the interpreter lock: no thread can beat.
+        # Loading Blender and the scene may hold the interpreter lock, so that no thread can beat before it serves.
         if self._ready and self._beat is not None and now - self._beat > self._timeouts.beat:
             return "beat"
         if self._progress is not None and now - self._progress > self._timeouts.frame:

@@ -1,4 +1,4 @@
-"""RestartHistory: whether, and when, a Blender that died is started again. Pure: the caller has the clock."""
+"""RestartHistory: decides when an instance that crashed is started again. Pure: the caller has the clock."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["RestartHistory"]
 
 
 class RestartHistory:
-    """The deaths of one instance within the policy's window.
+    """The crashes of one instance within the policy's window.
 
-    Deaths with no answered sample between them are never forgotten: a sample that hangs takes longer than a window.
+    Crashes with no answered sample between them are never forgotten: a sample that hangs takes longer than a window.
     """
 
     def __init__(self, policy: RestartPolicy, chance: Callable[[], float] = float) -> None:
@@ -23,11 +23,11 @@ class RestartHistory:
         self._answered = False
 
     def answered(self) -> None:
-        """It answered a lease."""
+        """Note that it answered a lease."""
         self._answered = True
 
     def died(self, now: float) -> float | None:
-        """Note a death at `now` (seconds, monotonic). The delay before the next start, or None: it dies too often."""
+        """Note a crash at `now` (seconds, monotonic). Return the delay before the next start; None: it crashes too often."""
         while self._answered and self._deaths and now - self._deaths[0] > self._policy.window:
             self._deaths.popleft()
         self._answered = False

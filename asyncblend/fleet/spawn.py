@@ -1,10 +1,11 @@
-"""Spawner: launches one Blender. Its command line, its environment, its folder and its log."""
+"""Spawner: launches one Blender with its command line, environment, folder, shared memory and log."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Protocol
 
@@ -30,15 +31,15 @@ _ALLOCATORS = {
 }
 """Have glibc's malloc (the bpy module) and jemalloc (most executables) keep the memory of a frame for the next one.
 
-Else much of the time of a fast frame goes into fresh pages from the system: of 640 x 480 with one sample, 56 ms became
-50 ms for the image alone and 95 ms became 74 ms with all labels, and with jemalloc 43 ms became 39 ms and 77 ms became
-56 ms. The memory at its peak stays the same with glibc, and is a fifth more with jemalloc.
+Otherwise a fast frame spends much of its time on fresh pages from the system. At 640 x 480 with one sample, an image
+took 50 instead of 56 ms with glibc and 39 instead of 43 ms with jemalloc; with all labels 74 instead of 95 ms and 56
+instead of 77 ms. Peak memory is the same with glibc and a fifth more with jemalloc.
 """
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """Have numpy work in the script's own thread.
 
-Else its others spin after each product or inverse of a matrix, however small, on the cores that Blender renders with:
-half of all processor time with 128 x 96, 13 ms a frame instead of 7.
+Otherwise OpenBLAS's threads spin after each product or inverse of a matrix, however small, on the cores that Blender
+renders with. At 128 x 96 that was half of all processor time: 13 ms a frame instead of 7.
 """
 
 
@@ -48,33 +49,50 @@ class Address(Protocol):
     endpoint: str
     token: str
 
-    def ring(self, life: Life) -> Ring | None:
-        """Memory to share with this life, if there is any. Its descriptor is the caller's to close."""
-
 
 class BlenderProcess(ChildProcess):
     """A Blender of the fleet."""
 
     def report(self) -> Report:
-        """What it left for us."""
+        """Return what it left for the host."""
         return Report.read(self._folder / _REPORT)
 
 
 class Spawner:
-    """Calling it with a life launches that life's Blender.
+    """Launches a life's Blender when it is called with the life.
+
+    Args:
+        config: The options.
+        blender: What to launch.
+        workspace: Has the folders of the run.
+        address: Where the Blender finds its host.
+        rings: Gets the memory that is shared with each life, where there can be any.
+        first: Number of the first instance.
 
     Raises (the call):
-        BlenderNotFound: it cannot be executed.
-        OSError: the operating system refused for another reason.
+        BlenderNotFound: Blender cannot be executed.
+        OSError: The operating system refused for another reason.
     """
 
-    def __init__(self, config: StreamConfig, blender: Blender, workspace: Workspace, address: Address) -> None:
+    def __init__(
+        self,
+        config: StreamConfig,
+        blender: Blender,
+        workspace: Workspace,
+        address: Address,
+        rings: MutableMapping[Life, Ring],
+        *,
+        first: int = 0,
+    ) -> None:
         self._config, self._blender, self._workspace, self._address = config, blender, workspace, address
+        self._rings, self._first = rings, first
 
     async def __call__(self, life: Life) -> BlenderProcess:
         folder = self._workspace.life_folder(*life)
         log = self._kept_log(life)
-        ring = self._address.ring(life)
+        ring = Ring.create() if self._config.shared_memory else None
+        if ring is not None:
+            self._rings[life] = ring
         shared = None if ring is None else ring.descriptor
         inherited = [one for one in (self._workspace.lifeline, shared) if one is not None]
         try:
@@ -132,7 +150,7 @@ class Spawner:
             beat=min(1.0, config.timeouts.beat / 4),
             kind=self._blender.kind,
             script=os.fspath(config.script),
-            script_args=list(config.args_of(life.instance)),
+            script_args=list(config.args_of(life.instance - self._first)),
             scene=None if config.scene is None else os.fspath(config.scene),
             factory_startup=config.factory_startup,
             threads=config.threads_each(),
@@ -146,7 +164,7 @@ class Spawner:
         return environment
 
     def _kept_log(self, life: Life) -> Log | None:
-        """The instance's file in the user's folder for logs: its lives one after another."""
+        """Open the instance's file in the user's folder for logs, which has its lives one after another."""
         if self._config.logs is None:
             return None
         folder = Path(self._workspace.cwd, self._config.logs)

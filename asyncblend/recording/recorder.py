@@ -1,41 +1,85 @@
-"""Recorder: writes a stream's frames into a folder while they come. What `BlenderStream.record` gives."""
+"""Recorder: writes the frames of a pass into a folder while they come. What `BlenderStream.record` returns."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..aio import finish
-from ..config import check_whole, cores
+from ..config import StreamConfig, check_whole, cores
 from ..errors import ConfigError, RecordingError
-from ..stream.frame import Frame
 from .about import about
 from .codec import Images, encode
 from .writer import ShardSize, Writer
 
-if TYPE_CHECKING:
-    from ..stream.stream import BlenderStream
-
 __all__ = ["Recorder"]
 
 
-class Recorder:
-    """Records a stream: to its end, when awaited; or frame by frame, as an asynchronous iterator.
+class _Sample(Protocol):
+    """What is recorded: a stream's frame, which is a mapping with attributes."""
 
-    Images are encoded by threads, and the files written by them; the event loop never waits. At most two frames for
-    each thread wait for that, then the iterator does, and so, its places being taken, the fleet.
+    index: int
+    instance: int
+    params: Mapping[str, Any]
+
+    def keys(self) -> Iterable[str]: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+F = TypeVar("F", bound=_Sample)
+F_co = TypeVar("F_co", bound=_Sample, covariant=True)
+
+
+class _Frames(Protocol[F_co]):
+    """A pass over the stream."""
+
+    def __anext__(self) -> Awaitable[F_co]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class _Stream(Protocol[F_co]):
+    """The stream that is recorded."""
+
+    config: StreamConfig
+
+    @property
+    def blender_version(self) -> str: ...
+
+    def frames(self, indices: Sequence[int]) -> _Frames[F_co]: ...
+
+    async def __aenter__(self) -> object: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Recorder(Generic[F]):
+    """Records a stream: to its end, when it is awaited; or frame by frame, as an asynchronous iterator.
+
+    Threads encode the images and write the files, so the event loop never waits for either. When two frames for each
+    thread wait to be written, the iterator waits too; then the slots fill up, and the fleet waits.
+
+    Args:
+        stream: The stream. The recorder is a pass over those of its indices that the folder lacks.
+        entered: Returns whether the stream is entered. Otherwise the recorder enters and closes it.
+        folder, length, images, shard_size: As `BlenderStream.record` has them.
+
+    Raises:
+        ConfigError: The length is wrong, or missing for an endless stream.
     """
 
     def __init__(
         self,
-        stream: BlenderStream,
+        stream: _Stream[F],
+        entered: Callable[[], bool],
         folder: str | os.PathLike[str],
         *,
         length: int | None,
@@ -49,59 +93,61 @@ class Recorder:
                 raise ConfigError(f"length={length} is more than the stream has, which is {config.length}")
         elif config.length is None:
             raise ConfigError("an endless stream is recorded up to a length: record(folder, length=1000)")
-        self._stream, self._folder, self._images = stream, Path(folder), images
-        self._length = config.length if length is None else length
+        self._stream, self._entered, self._folder, self._images = stream, entered, Path(folder), images
+        k, n = config.shard or (0, 1)
+        end = config.start + (length if length is not None else config.length or 0)
+        self._indices = range(config.start + k, end, n)
         self._shard_size = shard_size
         self._threads = cores()
         self._writer: Writer | None = None
+        self._frames: _Frames[F] | None = None  # none if the folder has all samples
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: set[asyncio.Future[None]] = set()
-        self._error: BaseException | None = None  # of a job, until somebody has heard of it
+        self._error: BaseException | None = None  # of a job, until it has been raised
         self._beginning: asyncio.Future[None] | None = None
         self._finishing: asyncio.Future[None] | None = None
         self._before = 0
-        self._complete = False  # from the beginning
-        self._entered = False  # by us
+        self._owns_stream = False
         self._closing = False
 
     @property
     def recorded(self) -> int:
-        """Samples in the folder, of earlier runs too; those on their way there are not counted."""
+        """Samples in the folder, of earlier runs too, without those that are being written."""
         return 0 if self._writer is None else len(self._writer.indices)
 
     @property
     def before(self) -> int:
-        """Samples that were in the folder when it began."""
+        """Samples that were in the folder at the beginning."""
         return self._before
 
     @property
     def written(self) -> int:
-        """Bytes, by this recorder."""
+        """Bytes that this recorder has written."""
         return 0 if self._writer is None else self._writer.written
 
     def __await__(self) -> Generator[Any, None, int]:
         return self._to_the_end().__await__()
 
-    def __aiter__(self) -> Recorder:
+    def __aiter__(self) -> AsyncIterator[F]:
         return self
 
-    async def __anext__(self) -> Frame:
-        """The next frame, which is on its way to the disk.
+    async def __anext__(self) -> F:
+        """Return the next frame, which is being written meanwhile.
 
         Raises:
-            StopAsyncIteration: all is recorded.
-            RecordingError: it cannot be written; all whole samples stay readable.
-            ConfigError: the folder has a recording of another stream.
-            Also what a stream raises. In all these cases the recorder is closed.
+            StopAsyncIteration: All samples are recorded.
+            RecordingError: A sample cannot be written. All whole samples stay readable.
+            ConfigError: The folder has a recording of another stream.
+            AsyncblendError: As iterating over the stream raises. In all these cases the recorder is closed.
         """
         if self._closing:
             raise StopAsyncIteration
         try:
             await self._begin()
             await self._room()
-            if self._complete:
+            if self._frames is None:
                 raise StopAsyncIteration
-            frame = await anext(self._stream)
+            frame = await self._frames.__anext__()
         except StopAsyncIteration:
             await self.aclose()
             raise
@@ -109,7 +155,7 @@ class Recorder:
             with contextlib.suppress(RecordingError):  # one error is enough
                 await self.aclose()
             raise
-        # From here on no await: a frame that was taken is recorded, also if we are cancelled.
+        # From here on nothing is awaited: a frame that was taken is recorded, also if this task is cancelled.
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "asyncblend recording")
         job = asyncio.get_running_loop().run_in_executor(self._pool, partial(self._write, frame))
@@ -118,14 +164,14 @@ class Recorder:
         return frame
 
     async def aclose(self) -> None:
-        """Make the shard at hand whole, so that all frames that were given are on the disk. May be called twice.
+        """Make the last shard whole, so that all frames that were returned are on the disk. May be called twice.
 
         Raises:
-            RecordingError: it cannot be written.
+            RecordingError: It cannot be written.
         """
         await finish(self._close())
 
-    async def __aenter__(self) -> Recorder:
+    async def __aenter__(self) -> Recorder[F]:
         return self
 
     async def __aexit__(
@@ -136,13 +182,13 @@ class Recorder:
 
     @property
     def closed(self) -> bool:
-        """It records no more."""
+        """Whether it records no more."""
         return self._closing
 
     async def stream_closed(self) -> BaseException | None:
-        """The stream's own: it is closed, and waits until all that it gave is on the disk. What went wrong at that."""
-        if self._entered:
-            return None  # it is we who close it
+        """Wait until all that the closed stream gave is on the disk. Return the error that nobody has been told of."""
+        if self._owns_stream:
+            return None  # the recorder itself closes the stream
         await self._finished()
         error, self._error = self._error, None
         return error
@@ -156,20 +202,22 @@ class Recorder:
     async def _begin(self) -> None:
         if self._beginning is None:
             self._beginning = asyncio.ensure_future(self._open())
-        await asyncio.shield(self._beginning)  # it is not left half done
+        await asyncio.shield(self._beginning)  # a cancelled caller must not leave it half done
 
     async def _open(self) -> None:
-        """See what the folder has, and have the stream go on after that, before it renders anything."""
+        """Read what the folder has, and begin a pass over the rest."""
         made_of = await asyncio.to_thread(about, self._stream.config, self._images)
         self._writer = Writer(self._folder, made_of, self._shard_size)
         await asyncio.to_thread(self._writer.open)
-        self._before = len(self._writer.indices)
-        if self._closing:
+        there = set(self._writer.indices)
+        self._before = len(there)
+        missing = [index for index in self._indices if index not in there]
+        if self._closing or not missing:
             return
-        self._complete = not self._stream.go_on_after(self._writer.indices, self._length)
-        if not self._complete and not self._stream.entered:
-            self._entered = True
+        self._owns_stream = not self._entered()
+        if self._owns_stream:
             await self._stream.__aenter__()
+        self._frames = self._stream.frames(missing)
 
     async def _room(self) -> None:
         while len(self._jobs) >= 2 * self._threads:
@@ -177,10 +225,12 @@ class Recorder:
         if self._error is not None:
             raise self._error
 
-    def _write(self, frame: Frame) -> None:
-        """In a thread of the pool."""
+    def _write(self, frame: F) -> None:
+        """Encode and write a frame, in a thread of the pool."""
         assert self._writer is not None
-        files = encode(frame, index=frame.index, instance=frame.instance, params=frame.params, images=self._images)
+        files = encode(
+            dict(frame), index=frame.index, instance=frame.instance, params=frame.params, images=self._images
+        )
         self._writer.add(frame.index, files, blender=self._stream.blender_version)
 
     def _done(self, job: asyncio.Future[None]) -> None:
@@ -190,8 +240,10 @@ class Recorder:
 
     async def _close(self) -> None:
         self._closing = True
-        if self._entered:
-            await self._stream.aclose()  # first: we may be waiting for it to start
+        if self._owns_stream:
+            await self._stream.aclose()
+        elif self._frames is not None:
+            await self._frames.aclose()
         await self._finished()
         error, self._error = self._error, None
         if error is not None:
@@ -206,7 +258,7 @@ class Recorder:
     async def _finish(self) -> None:
         if self._beginning is not None:
             await asyncio.wait([self._beginning])
-            self._beginning.exception()  # who waited for it has it; nobody else needs it
+            self._beginning.exception()  # whoever waited for it has it; nobody else needs it
         while self._jobs:
             await asyncio.wait(self._jobs)
         if self._writer is not None:

@@ -1,1 +1,18 @@
-"""From Blender's sockets to the consumer: hub, queue, frames, statistics, and BlenderStream over them."""
+"""From a fleet's Blenders to the consumers of their frames, in one event loop.
+
+stream      BlenderStream, the public way in an asyncio program
+sync        SyncStream, the same in a background thread, for programs without asyncio and for PyTorch
+frames      Frames, the consumer's end of one pass
+run         one running fleet with its hub and dispatcher; the engine under stream and sync
+dispatcher  which index is leased to which Blender, for which pass; which frame goes to which pass
+passes      one consumer's leases, queue, order, crashes, error and counters
+leases      the book of one pass: which positions of its indices are leased, arrived, consumed (pure)
+queue       arrived frames of one pass
+hub         the ROUTER socket, and who is connected to it
+frame, batch, stats
+            what is delivered: a sample, samples stacked, counters
+
+The way of a frame: a consumer frees a slot of its pass; the dispatcher leases the next index to a Blender through the
+hub; Blender's answer comes through the hub to the dispatcher, which checks that its sender holds that lease, and to the
+pass, whose book notes it and whose queue keeps it until the consumer takes it. Heartbeats go from the hub to the fleet.
+"""

@@ -1,250 +1,286 @@
-"""Dispatcher: leases go out to the Blenders, frames come in to the queue. Where book, hub, fleet and queue meet."""
+"""Dispatcher: leases go out to the Blenders, frames come in to the passes. Where passes, hub and fleet meet."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..config import StreamConfig
-from ..errors import ConfigError, SampleError
+from ..errors import SampleError
 from ..fleet.fleet import Fleet
-from ..wire import payload
 from ..wire.launch import Life
 from .frame import Frame
 from .hub import Hub
-from .leases import LeaseBook
-from .queue import FrameQueue
+from .leases import Lease
+from .passes import Arrival, Drawn, Pass
 from .stats import StreamStats
 
-_log = logging.getLogger("asyncblend")
+__all__ = ["Dispatcher"]
 
-__all__ = ["Book", "Dispatcher", "Drawn", "new_book"]
-
-
-class Drawn(NamedTuple):
-    """The params of one index, drawn once."""
-
-    parts: list[Any]
-    """As they travel."""
-    values: Mapping[str, Any]
-    """As Blender sees them."""
+_REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
 
 
-Book = LeaseBook[Life, Drawn]
-_NONE = Drawn(payload.encode_values({}), MappingProxyType({}))
+class _Held(NamedTuple):
+    """A lease and the pass that it is of."""
+
+    source: Pass
+    lease: Lease[Drawn]
 
 
-def new_book(config: StreamConfig, start: int, first_serial: int = 0) -> Book:
-    """The book of one pass that begins at index `start`."""
+@dataclass(eq=False)
+class _Holding:
+    """What one life holds."""
 
-    def draw(index: int) -> Drawn:
-        if config.params is None:
-            return _NONE
-        values = config.params(index) if callable(config.params) else config.params
-        try:
-            tree, *arrays = payload.encode_values(values)
-        except payload.Unsendable as error:
-            raise ConfigError(f"params of index {index}: {error}") from None
-        # A snapshot: the training loop may change its arrays, a lease given out again has its first params.
-        parts = [tree, *(array.tobytes() for array in arrays)]
-        return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
+    held: list[_Held] = field(default_factory=list)
+    """In the order in which the life renders them; it is at the first one."""
+    answered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    """Pass and serial of its latest answers."""
+    turn: int = -1
+    """When it was leased something last."""
+    urgent: int = 0
+    """How many of `held` are of urgent passes."""
 
-    return LeaseBook(
-        draw,
-        places=config.queue_size,
-        start=start,
-        length=config.length,
-        shard=config.shard,
-        ordered=config.ordered,
-        first_serial=first_serial,
-    )
+    def find(self, number: int, serial: int) -> _Held | None:
+        for one in self.held:
+            if one.lease.serial == serial and one.source.number == number:
+                return one
+        return None
+
+    def add(self, one: _Held) -> None:
+        place = len(self.held)
+        if one.source.urgent:  # as the worker does: after what is being rendered, before the rest
+            self.urgent += 1
+            place = next((i for i, other in enumerate(self.held) if i and not other.source.urgent), place)
+        self.held.insert(place, one)
+
+    def remove(self, one: _Held) -> None:
+        self.held.remove(one)
+        self.urgent -= one.source.urgent
 
 
 class Dispatcher:
-    """Hears of everything (it is the hub's Receiver) and decides what is leased next. Never waits."""
+    """Decides what is leased next and to which Blender, and hands each frame to its pass. Never waits.
 
-    def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet, book: Book) -> None:
+    The hub tells it what came over the wire, the fleet which Blenders serve, the consumers what they took. All of its
+    passes share the Blenders: the one with the largest share of free slots is served next, so a slow consumer, whose
+    slots are full, never holds up another.
+    """
+
+    def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet) -> None:
+        self.end_error: BaseException | None = None
+        """Why the run cannot go on: the first reason."""
         self._config, self._hub, self._fleet = config, hub, fleet
+        self._passes: list[Pass] = []
+        self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
+        self._numbers = itertools.count()
+        self._turns = itertools.count()
+        self._dispatching = False
+        self._holdings: dict[Life, _Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
-        self._last_lease: dict[int, int] = {}  # serial, by instance
-        self._stale = self._duplicates = self._delivered = self._skipped = (
-            0  # of earlier passes, and from no life at all
-        )
-        self.error: BaseException | None = None
-        """Why no more leases go out in this pass."""
-        self._end: BaseException | None = None  # the same, for all passes to come
-        self._open(book)
+        self._stale = self._duplicates = 0
+        self._delivered = self._skipped = 0  # of passes that have ended
+
+    # -- for the consumers ----------------------------------------------------------------------------------------
+
+    def begin(self, source: Pass) -> None:
+        """Serve another pass, until `end`."""
+        source.number = next(self._numbers)
+        self._passes.append(source)
+        self._served[source.number] = -1
+        if self.end_error is not None:
+            source.fail(self.end_error)
         self.dispatch()
 
-    def begin(self, book: Book) -> None:
-        """A new pass. What is rendering or queued of the last one is dropped."""
-        self.queue.close()
-        self.queue.clear()  # a consumer that was woken for one of them must not take it for a frame of the new pass
-        self._stale += self.book.stale
-        self._duplicates += self.book.duplicates
-        self._delivered += self.book.delivered
-        self._skipped += self.book.skipped
-        self._open(book)
-        self.error = self._end
-        if self.error is not None:
-            self.queue.close(self.error)
+    def consume(self, source: Pass, arrival: Arrival) -> None:
+        """Note that the consumer has this frame: its slot is free for another."""
+        source.consume(arrival)
         self.dispatch()
 
-    def _open(self, book: Book) -> None:
-        self.book = book
-        self.queue: FrameQueue[Frame] = FrameQueue(self._config.queue_size)
-        """Frames in the order in which they are to be taken."""
-        self._deaths: dict[int, int] = {}  # Blenders that died at it, by index
-        self._early: dict[int, Frame] = {}  # arrived before their turn, when the stream is ordered
+    def flush(self, source: Pass) -> int:
+        """Give up the samples of a pass that no Blender has begun, and lease them again with new params.
 
-    def take(self, frame: Frame) -> None:
-        """The consumer has this frame."""
-        self.book.take(frame.index)
+        Returns:
+            The number of samples given up.
+        """
+        count = self._give_up(source)
+        self.dispatch()
+        return count
+
+    def end(self, source: Pass, error: BaseException | None = None) -> None:
+        """Serve this pass no more. What is rendering or queued of it is dropped. May be called twice."""
+        if source not in self._passes:
+            return
+        self._passes.remove(source)
+        del self._served[source.number]
+        self._delivered += source.book.delivered
+        self._skipped += source.book.skipped
+        source.end(error)
+        self._revoke(source)
         self.dispatch()
 
-    def dispatch(self) -> None:
-        """Lease all that may be leased now, always to whoever holds least; end the queue when all is delivered."""
-        if self.error is not None:
-            return
-        if not self.book.may_lease:  # before all that costs more: it is so after most frames
-            if self.book.done:
-                self.queue.close()
-            return
-        lives = self._fleet.ready_lives()
-        # One lease at a time would wake ZeroMQ's thread for each, which costs more than all else that a frame does:
-        # who has work for a while gets several at once later.
-        if not any(self.book.holding(life) <= self._config.prefetch // 2 for life in lives):
-            return
-        while lives:
-            # Who holds least; among those, who has waited longest: with few places all have their turn.
-            life = min(lives, key=lambda one: (self.book.holding(one), self._last_lease.get(one.instance, -1)))
-            if self.book.holding(life) >= self._config.prefetch:
-                return
-            try:
-                lease = self.book.lease(life)
-            except BaseException as error:  # the user's params raised: whatever it is, it is the consumer's
-                self._fail_pass(error)
-                return
-            if lease is None:
-                return
-            self._last_lease[life.instance] = lease.serial
-            self._fleet.leased(life)
-            if not self._send(life, lease.serial, lease.index, lease.params):
-                # It is dying, or reconnecting: the lease is its own until then.
-                lives.remove(life)
+    def close(self, error: BaseException) -> None:
+        """End all passes with this error, and accept no more."""
+        self.end_error = self.end_error or error
+        for source in list(self._passes):
+            self.end(source, error)
 
     def fail(self, error: BaseException) -> None:
-        """The run cannot go on: no more leases; the consumer gets the frames that are there, then the error."""
-        self._end = self._end or error
-        self._fail_pass(error)
-
-    def _fail_pass(self, error: BaseException) -> None:
-        if self.error is None:
-            self.error = error
-            # If all has arrived, the consumer has no need of the fleet any more.
-            self.queue.close(None if self.book.complete else error)
-
-    @property
-    def blender_version(self) -> str:
-        """Of the Blenders, once one is ready; "" before, and where there is none."""
-        return self._hub.blender
-
-    @property
-    def end(self) -> BaseException | None:
-        """Why the run cannot go on: the first reason."""
-        return self._end
+        """Lease no more, because the run cannot go on. Consumers get the frames that are there, then the error."""
+        self.end_error = self.end_error or error
+        for source in self._passes:
+            source.fail(error)
 
     def stats(self) -> StreamStats:
-        """A snapshot."""
-        book = self.book
+        """Return a snapshot of the counters of all passes and the fleet."""
+        each = [source.stats() for source in self._passes]
         return StreamStats(
-            delivered=self._delivered + book.delivered,
-            rendering=book.rendering,
-            queued=book.waiting,
+            delivered=self._delivered + sum(one.delivered for one in each),
+            rendering=sum(one.rendering for one in each),
+            queued=sum(one.queued for one in each),
+            skipped=self._skipped + sum(one.skipped for one in each),
             restarts=self._fleet.restarts,
             recycled=self._fleet.recycled,
-            duplicates=self._duplicates + book.duplicates,
-            stale=self._stale + book.stale,
+            duplicates=self._duplicates,
+            stale=self._stale,
             bad_messages=self._hub.bad_messages,
-            skipped=self._skipped + book.skipped,
             frames=dict(self._frames),
             state=self._fleet.states,
         )
 
-    def _send(self, life: Life, serial: int, index: int, params: Drawn) -> bool:
-        return self._hub.send_lease(life, serial, index, self.book.first_serial, params.parts)
+    # -- leases out -----------------------------------------------------------------------------------------------
 
-    # -- from the fleet -----------------------------------------------------------------------------------------
+    def dispatch(self) -> None:
+        """Lease all that may be leased now, always to the Blender that holds least."""
+        wanting = [source for source in self._passes if source.may_lease]
+        if not wanting or self._dispatching:  # before all that costs more: it is so after most frames
+            return
+        self._dispatching = True  # the user's params may call `flush`, which calls this
+        try:
+            self._lease_to_ready(wanting)
+        finally:
+            self._dispatching = False
+
+    def _lease_to_ready(self, wanting: list[Pass]) -> None:
+        ready = [(life, self._holdings.setdefault(life, _Holding())) for life in self._fleet.ready_lives()]
+        prefetch = self._config.prefetch
+        urgent = any(source.urgent for source in wanting)
+        # Each lease on its own wakes ZeroMQ's thread, which costs more than all else that a frame does: a Blender
+        # that has work for a while gets several at once later.
+        if not urgent and not any(len(holding.held) <= prefetch // 2 for _, holding in ready):
+            return
+        while ready and wanting:
+            source = wanting[0] if len(wanting) == 1 else min(wanting, key=self._rank)
+            life, holding = min(ready, key=_urgent_load if source.urgent else _load)
+            if (holding.urgent if source.urgent else len(holding.held)) >= prefetch:
+                return
+            try:
+                lease = source.book.lease()
+            except BaseException as error:  # the user's params raised: whatever it is, it is the consumer's
+                source.fail(error)
+                self._give_up(source)
+                wanting.remove(source)
+                continue
+            assert lease is not None, "a pass that may lease"
+            holding.add(_Held(source, lease))
+            holding.turn = self._served[source.number] = next(self._turns)
+            self._fleet.leased(life)
+            if not self._send(life, source, lease):
+                # It is dying, or reconnecting: the lease is its own until then.
+                ready.remove((life, holding))
+            if not source.may_lease:
+                wanting.remove(source)
+
+    def _rank(self, source: Pass) -> tuple[bool, bool, float, int]:
+        """Urgent passes come first, then those with a crashed sample, then those with the largest share of free slots."""
+        return (not source.urgent, not source.book.has_returned, -source.free, self._served[source.number])
+
+    def _send(self, life: Life, source: Pass, lease: Lease[Drawn]) -> bool:
+        return self._hub.send_lease(
+            life, source.number, lease.serial, lease.index, lease.params.parts, urgent=source.urgent
+        )
+
+    def _give_up(self, source: Pass) -> int:
+        """Let no Blender begin what it holds of a pass. Return how many samples wait to be leased again."""
+        return source.book.flush(self._revoke(source))
+
+    def _revoke(self, source: Pass) -> list[Lease[Drawn]]:
+        """Take back the leases of a pass that no Blender has begun, as far as can be known here."""
+        revoked = []
+        for life, holding in self._holdings.items():
+            if own := [one for one in holding.held[1:] if one.source is source]:
+                for one in own:
+                    holding.remove(one)
+                self._hub.send_revoke(life, source.number, [one.lease.serial for one in own])
+                revoked += [one.lease for one in own]
+        return revoked
+
+    # -- from the fleet -------------------------------------------------------------------------------------------
 
     def life_over(self, life: Life) -> None:
-        """Its leases go to others."""
-        self._hub.forget(life)
-        held = self.book.held(life)
-        self.book.give_back(life)
-        # Who was ended by us says nothing of its sample: closed, replaced, or started again with its packages.
-        if held and self._fleet.states[life.instance] in ("backoff", "failed"):
-            lease = held[0]  # the one that it was at: a Blender answers them in their order
-            deaths = self._deaths[lease.index] = self._deaths.get(lease.index, 0) + 1
-            if deaths >= self._config.restart.max_sample_deaths:
-                text = (
-                    f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "
-                    f"its params: {dict(lease.params.values)}"
-                )
-                self._bad_sample(lease.index, SampleError(text, index=lease.index))
+        """Give the leases of a life that has ended to others."""
+        holding = self._holdings.pop(life, None)
+        # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
+        crashed = self._fleet.states[life.instance] in ("backoff", "failed")
+        for i, (source, lease) in enumerate(holding.held if holding is not None else ()):
+            source.give_back(lease, blamed=crashed and i == 0)
+            if source.error is not None:
+                self._give_up(source)
         self.dispatch()
 
-    # -- from the hub -------------------------------------------------------------------------------------------
+    # -- from the hub ---------------------------------------------------------------------------------------------
 
-    def knows(self, life: Life) -> bool:
-        return self._fleet.is_current(life)
+    def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None:
+        """Send a life, which came back on another connection, the leases that it does not have."""
+        has = {tuple(one) for one in holding}
+        own = self._holdings.get(life)
+        for source, lease in own.held if own is not None else ():
+            if (source.number, lease.serial) not in has:
+                self._send(life, source, lease)
 
-    def beat(self, life: Life, rss: int = 0) -> None:
-        self._fleet.beat(life, rss)
-
-    def ready(self, life: Life) -> None:
-        self._fleet.ready(life)
-        self.dispatch()
-
-    def reconnected(self, life: Life, holding: Sequence[int]) -> None:
-        for lease in self.book.held(life):
-            if lease.serial not in holding:
-                self._send(life, lease.serial, lease.index, lease.params)
-
-    def frame(self, life: Life, serial: int, index: int, values: dict[str, Any]) -> None:
-        lease = self.book.arrive(index, serial, life)
-        self._fleet.answered(life, more=self.book.holding(life) > 0)
-        if lease is not None:
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
+        """Hand a frame to its pass, if the sender holds that lease now."""
+        one = self._answer(life, number, serial)
+        if one is not None:
             self._frames[life.instance] += 1
-            self._early[index] = Frame(values, index=index, instance=life.instance, params=lease.params.values)
-            self._let_out(index)
+            frame = Frame(values, index=one.lease.index, instance=life.instance, params=one.lease.params.values)
+            self._stale += not one.source.arrive(one.lease, frame)
         self.dispatch()
 
-    def sample_failed(self, life: Life, serial: int, index: int, error: str, traceback: str) -> None:
-        counts = self.book.fail(index, serial, life)
-        self._fleet.answered(life, more=self.book.holding(life) > 0)
-        if counts:
+    def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
+        """Tell a pass that its sample raised, if the sender holds that lease now."""
+        one = self._answer(life, number, serial)
+        if one is not None:
             text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}"
-            self._bad_sample(index, SampleError(text, index=index, traceback=traceback))
-
-    def _let_out(self, turn: int | None) -> None:
-        """Queue this frame if it is there and its turn, and those that waited for it."""
-        while turn in self._early and self.book.may_leave(turn):
-            self.queue.put(self._early.pop(turn))
-            turn = self.book.left(turn)
-
-    def _bad_sample(self, index: int, error: SampleError) -> None:
-        """A sample that cannot be made: the end of this pass, or one frame less, as the user chose."""
-        if self._config.on_bad_sample == "raise":
-            self._fail_pass(error)
-            return
-        _log.warning("Skipped a sample: %s", str(error).partition("\n")[0])
-        self._let_out(self.book.skip(index))
+            one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
+            if one.source.error is not None:
+                self._give_up(one.source)
         self.dispatch()
-
-    def misbehaved(self, life: Life, how: str) -> None:
-        self._fleet.expel(life, how)
 
     def dropped_frame(self) -> None:
+        """Count a frame from a connection that belongs to no life."""
         self._stale += 1
+
+    def _answer(self, life: Life, number: int, serial: int) -> _Held | None:
+        """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease."""
+        holding = self._holdings.setdefault(life, _Holding())
+        one = holding.find(number, serial)
+        if one is None:
+            self._stale += 1
+            self._duplicates += (number, serial) in holding.answered
+        else:
+            holding.remove(one)
+            holding.answered.append((number, serial))
+        self._fleet.answered(life, more=bool(holding.held))
+        return one
+
+
+def _load(ready: tuple[Life, _Holding]) -> tuple[int, int]:
+    """Rank Blenders by what they hold; among equals by who has waited longest, so that all have their turn."""
+    return (len(ready[1].held), ready[1].turn)
+
+
+def _urgent_load(ready: tuple[Life, _Holding]) -> tuple[int, int, int]:
+    return (ready[1].urgent, *_load(ready))

@@ -1,4 +1,4 @@
-"""Frame: one sample, as it comes out of a stream."""
+"""Frame: one sample, as a stream delivers it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Frame"]
 
 
 class Frame(Mapping[str, Any]):
-    """What the script's `sample` returned, by name. Arrays are numpy, and read-only: copy one to write into it."""
+    """A mapping with what the script's `sample` returned, by name. Arrays are numpy's and read-only; copy one to write."""
 
     __slots__ = ("_values", "index", "instance", "params")
 
@@ -20,11 +20,11 @@ class Frame(Mapping[str, Any]):
     ) -> None:
         self._values = values
         self.index = index
-        """Index of the sample in the stream."""
+        """Index of the sample."""
         self.instance = instance
         """Number of the Blender that made it."""
         self.params: Mapping[str, Any] = {} if params is None else params
-        """What it was made with; {} for none."""
+        """The params that it was made with; {} for none."""
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -41,7 +41,7 @@ class Frame(Mapping[str, Any]):
     def __contains__(self, name: object) -> bool:
         return name in self._values
 
-    # Mapping's equality would compare arrays, which have no truth value.
+    # Mapping's equality would compare arrays, and those have no truth value.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 

@@ -1,4 +1,4 @@
-"""FrameQueue: arrived frames, between the hub and the consumer."""
+"""FrameQueue: arrived frames, between the dispatcher and a consumer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class EndOfStream(Exception):
 
 
 class FrameQueue(Generic[T]):
-    """Bounded FIFO between tasks of one event loop.
+    """A bounded FIFO between tasks of one event loop.
 
-    It never makes the sender wait: who puts has a place already (a lease), so running over is a bug.
-    `get` is atomic with regard to cancellation: it gives an item or leaves the queue unchanged. After `close`,
-    queued items are still given, then the error or EndOfStream.
+    `put` never waits: each item has a slot already (a lease), so too many items are a bug. `get` is atomic with regard
+    to cancellation: it returns an item or leaves the queue unchanged. After `close`, queued items are still returned,
+    then the error or EndOfStream is raised.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -30,25 +30,20 @@ class FrameQueue(Generic[T]):
         self._closed = False
         self._error: BaseException | None = None
 
-    @property
-    def closed(self) -> bool:
-        """No more items will come."""
-        return self._closed
-
     def put(self, item: T) -> None:
         """Append an item. After `close` it is dropped."""
         if self._closed:
             return
-        assert len(self._items) < self._maxsize, "a frame without a place"
+        assert len(self._items) < self._maxsize, "a frame without a slot"
         self._items.append(item)
         self._wake_one()
 
     async def get(self) -> T:
-        """Remove and return the first item.
+        """Remove and return the first item, and wait for one if there is none.
 
         Raises:
-            EndOfStream: closed, and all items are gone.
-            BaseException: the error that `close` was given, once all items are gone.
+            EndOfStream: The queue was closed, and all items are gone.
+            BaseException: The error that `close` was given, once all items are gone.
         """
         while not self._items and not self._closed:
             getter = asyncio.get_running_loop().create_future()
@@ -59,7 +54,7 @@ class FrameQueue(Generic[T]):
                 if getter in self._getters:
                     self._getters.remove(getter)
                 elif not getter.cancelled():
-                    self._wake_one()  # woken and cancelled at once: the next one must not sleep on
+                    self._wake_one()  # this task was woken and cancelled at once: another one must not sleep on
                 raise
         if self._items:
             return self._items.popleft()
@@ -70,7 +65,7 @@ class FrameQueue(Generic[T]):
         self._items.clear()
 
     def close(self, error: BaseException | None = None) -> None:
-        """No more items. Only the first call counts."""
+        """Accept no more items. Only the first call counts."""
         if not self._closed:
             self._closed, self._error = True, error
             for getter in self._getters:

@@ -29,6 +29,7 @@ __all__ = [
     "LEASE",
     "MAX_HEADER",
     "READY",
+    "REVOKE",
     "STOP",
     "VERSION",
     "WELCOME",
@@ -38,20 +39,22 @@ __all__ = [
     "encode",
     "field",
     "life_of",
+    "pairs",
 ]
 
-VERSION = 2
+VERSION = 3
 
 # From Blender.
 HELLO = "hello"  # token, version, instance, epoch; first on the socket, and again whenever the host asks
 READY = "ready"  # blender (its version; may be missing); the script called serve
-FRAME = "frame"  # lease, index, values
-FAILED = "failed"  # lease, index, error, traceback
+FRAME = "frame"  # pass, lease (its serial in the pass), index, values
+FAILED = "failed"  # pass, lease, index, error, traceback
 BEAT = "beat"  # token, version, instance, epoch, rss (bytes; may be missing); on a socket of its own
 BYE = "bye"
 # From the host. HELLO from the host means: I do not know you, say HELLO again.
 WELCOME = "welcome"  # version, seed
-LEASE = "lease"  # lease, index, since, values (the params)
+LEASE = "lease"  # pass, lease, index, urgent (before what is not begun), values (the params)
+REVOKE = "revoke"  # pass, leases (serials, which are not to be begun)
 STOP = "stop"  # reason
 
 MAX_HEADER = 64 * 1024
@@ -60,12 +63,13 @@ _INT, _STR = int, str
 _FIELDS: dict[str, dict[str, type]] = {
     HELLO: {},
     READY: {},
-    FRAME: {"lease": _INT, "index": _INT},
-    FAILED: {"lease": _INT, "index": _INT, "error": _STR, "traceback": _STR},
+    FRAME: {"pass": _INT, "lease": _INT, "index": _INT},
+    FAILED: {"pass": _INT, "lease": _INT, "index": _INT, "error": _STR, "traceback": _STR},
     BEAT: {"token": _STR, "version": _INT, "instance": _INT, "epoch": _INT},
     BYE: {},
     WELCOME: {"version": _INT, "seed": _INT},
-    LEASE: {"lease": _INT, "index": _INT, "since": _INT},
+    LEASE: {"pass": _INT, "lease": _INT, "index": _INT, "urgent": bool},
+    REVOKE: {"pass": _INT, "leases": list},
     STOP: {"reason": _STR},
 }
 """Fields that each kind must have. HELLO's are checked by `life_of`, after its version."""
@@ -148,6 +152,18 @@ def field(fields: Mapping[str, Any], name: str, of: type) -> Any:
     if type(value) is not of or (isinstance(value, int) and value < 0):
         raise ProtocolError(f"field {name!r} must be a {of.__name__}, got {value!r:.80}")
     return value
+
+
+def pairs(fields: Mapping[str, Any], name: str) -> list[tuple[int, int]]:
+    """Return the field of that name, a list of pairs of whole numbers.
+
+    Raises:
+        ProtocolError: It is something else.
+    """
+    value = field(fields, name, list)
+    if not all(isinstance(one, list) and [type(part) for part in one] == [int, int] for one in value):
+        raise ProtocolError(f"field {name!r} must be a list of pairs of whole numbers, got {value!r:.80}")
+    return [(one[0], one[1]) for one in value]
 
 
 def life_of(fields: Mapping[str, Any], token: str) -> Life:

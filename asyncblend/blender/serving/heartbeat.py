@@ -1,4 +1,4 @@
-"""Heartbeat: a thread that tells the host that this process lives, also while it renders."""
+"""Heartbeat: a thread that tells the host that this process is alive, also while it renders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Heartbeat"]
 
 
 class Heartbeat:
-    """Sends a BEAT every `interval` seconds on a socket of its own: ZeroMQ's sockets belong to one thread each.
+    """Sends a BEAT every `interval` seconds. It has a socket of its own, because ZeroMQ's sockets are not thread-safe.
 
-    A Python thread goes on ticking during a render (Cycles and Workbench both let go of the interpreter lock),
-    so a missing beat means a stopped or dead process, not a slow frame.
+    A Python thread goes on during a render (Cycles and Workbench both release the interpreter lock), so a missing
+    beat means a stopped or dead process, not a slow frame.
     """
 
     def __init__(self, context: zmq.Context[Any], endpoint: str, identity: Mapping[str, Any], interval: float) -> None:
@@ -29,11 +29,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="asyncblend heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Send the first beat at once."""
+        """Start the thread, which sends the first beat at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the socket. Safe to call twice."""
+        """End the thread and close its socket. Safe to call twice."""
         self._stop.set()
         self._thread.join()
 
@@ -43,17 +43,17 @@ class Heartbeat:
     def _run(self) -> None:
         with self._context.socket(zmq.DEALER) as socket:
             socket.linger = 0
-            socket.sndhwm = 2  # a host that stalls finds a beat or two, not a backlog
+            socket.sndhwm = 2  # a host that was stalled finds a beat or two, not a backlog
             socket.connect(self._endpoint)
             while True:
-                with contextlib.suppress(zmq.Again):  # the host is stalled; the next beat says the same
+                with contextlib.suppress(zmq.Again):  # the host is stalled, and the next beat says the same
                     socket.send_multipart(self._beat(), zmq.DONTWAIT)
                 if self._stop.wait(self._interval):
                     return
 
 
 def _resident_memory() -> int:
-    """Bytes of this process; 0 where the system does not say."""
+    """Return the resident memory of this process in bytes; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Task: one sample to be made."""
+"""Task: one sample that a script is asked for."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ __all__ = ["Task", "encode_sample", "make_task"]
 
 @dataclass(frozen=True)
 class Task:
-    """What the user's `sample` function is called with."""
+    """The argument of the user's `sample` function."""
 
     index: int
     """Index of the sample in the stream."""
     params: Mapping[str, Any]
-    """What the host's `params` gave for this index; {} for none. Arrays are read-only."""
+    """The host's `params` for this index; {} for none. Arrays are read-only."""
     seed: int
     """Seed of the stream."""
     instance: int
-    """Number of this Blender. A sample that depends on it is not reproducible."""
+    """Number of this Blender. A sample that depends on it cannot be reproduced."""
 
     @functools.cached_property
     def rng(self) -> np.random.Generator:
-        """`numpy.random.default_rng([seed, index])`: draw everything random from it, and the sample is reproducible."""
+        """`numpy.random.default_rng([seed, index])`. A sample that draws everything random from it can be reproduced."""
         return np.random.default_rng([self.seed, self.index])
 
 
 def make_task(*, index: int, seed: int, instance: int, params: Mapping[str, Any]) -> Task:
-    """The task of that index, with every random generator seeded for it."""
+    """Return the task of that index, and seed every random generator for it."""
     seed_everything(seed, index)
     return Task(index, MappingProxyType(dict(params)), seed, instance)
 
 
 def encode_sample(values: Any, shared: Shared | None = None) -> list[Any]:
-    """What the user's `sample` function returned, as parts to send; without the arrays that `shared` takes.
+    """Return what the user's `sample` function returned as parts to send, without the arrays that `shared` takes.
 
     Raises:
-        Unsendable: it is no dict, or a value cannot travel; the message names its key.
+        Unsendable: It is no dict, or a value cannot travel. The message names its key.
     """
     if isinstance(values, Mapping) and "index" in values:
         raise Unsendable("value 'index' is reserved: the frame's own index travels under this name")

@@ -1,4 +1,4 @@
-"""Worker: Blender's end of the wire. Takes leases, makes their samples one after another, sends the frames."""
+"""Worker: Blender's end of the wire. It takes leases, makes their samples one after another, and sends the frames."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["Worker"]
 
 _DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a receive
 _LINGER = 2000  # milliseconds for the last messages to leave
-_SUMMARY, _TRACEBACK = 4_000, 40_000  # bytes, as JSON, of an error that travel: they must fit into the header
+_SUMMARY, _TRACEBACK = 4_000, 40_000  # bytes, as JSON, of an error: they must fit into the header
 
 
 class Worker:
-    """Connects to the host, then serves leases until the host says STOP."""
+    """Connects to the host, then answers leases until the host says STOP."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -68,7 +68,8 @@ class Worker:
         self._send(protocol.READY, blender=_version())
         idle = int(1000 * self._launch.beat)
         while True:
-            # All that has come is read before the next sample, so that a STOP or a new pass takes effect at once.
+            # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
+            # effect at once.
             if parts := self._received():
                 if not self._receive(protocol.decode(parts)):
                     return
@@ -79,7 +80,7 @@ class Worker:
                 self._hello()
 
     def _received(self) -> list[zmq.Frame]:
-        """A message that is here already; empty if there is none."""
+        """Return the parts of a message that is here already, or nothing."""
         try:
             part = self._socket.recv(_DONTWAIT, copy=False)
         except zmq.Again:
@@ -91,7 +92,7 @@ class Worker:
         return parts
 
     def close(self) -> None:
-        """Say BYE and let go of the sockets; at most two seconds."""
+        """Say BYE and close the sockets, within two seconds."""
         self._send(protocol.BYE)
         self._heartbeat.stop()
         self._socket.close()
@@ -99,7 +100,7 @@ class Worker:
 
     def answer(self, sample: Sample, lease: Message) -> None:
         """Make one sample, and send its FRAME, or FAILED with the traceback."""
-        about = {"lease": lease.fields["lease"], "index": lease.fields["index"]}
+        about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         try:
             task = make_task(
                 index=about["index"],
@@ -107,29 +108,32 @@ class Worker:
                 instance=self._launch.instance,
                 params=lease.values or {},
             )
-            with _Unheard() as unheard:
+            with _HandlerErrors() as handlers:
                 values = self.make(sample, task)
-            if unheard.error is not None:
-                raise unheard.error
+            if handlers.error is not None:
+                raise handlers.error
             parts = encode_sample(values, self._shared)
         except Exception as error:
-            self._send(protocol.FAILED, error=_summary(error), traceback=_told(error), **about)
+            self._send(protocol.FAILED, error=_summary(error), traceback=_traceback_of(error), **about)
         else:
-            # Copied into ZeroMQ: the script may write into the same arrays for its next sample.
+            # ZeroMQ gets a copy, because the script may write into the same arrays for its next sample.
             self._socket.send_multipart(protocol.encode(protocol.FRAME, about, parts))
 
     def make(self, sample: Sample, task: Task) -> Mapping[str, Any]:
-        """Call the user's function. A seam for `asyncblend.testing`."""
+        """Call the user's function. `asyncblend.testing` overrides it."""
         return sample(task)
 
     def _receive(self, message: Message) -> bool:
-        """Take in a message from the host. False: it said STOP."""
+        """Take in a message from the host. Return False if it said STOP."""
         kind, fields = message.kind, message.fields
         if kind == protocol.LEASE:
-            # Leases of an earlier pass are no longer wanted.
-            keep = (p for p in self._pending if p.fields["lease"] >= fields["since"])
-            self._pending = deque(keep)
-            self._pending.append(message)
+            place = len(self._pending)
+            if fields["urgent"]:
+                place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
+            self._pending.insert(place, message)
+        elif kind == protocol.REVOKE:
+            revoked = {(fields["pass"], serial) for serial in fields["leases"]}
+            self._pending = deque(lease for lease in self._pending if _name_of(lease) not in revoked)
         elif kind == protocol.WELCOME:
             protocol.check_version(fields, "the host")
             self._seed = fields["seed"]
@@ -144,45 +148,50 @@ class Worker:
         return True
 
     def _hello(self) -> None:
-        holding = [lease.fields["lease"] for lease in self._pending]
+        holding = [_name_of(lease) for lease in self._pending]
         self._send(protocol.HELLO, ready=self._ready, holding=holding, **self._identity)
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart(protocol.encode(kind, fields))
 
 
-class _Unheard:
-    """Catches what Blender only prints and then forgets: exceptions of handlers and timers. They reach sys.excepthook."""
+def _name_of(lease: Message) -> tuple[int, int]:
+    """Return what names a lease: its pass, and its serial in that."""
+    return lease.fields["pass"], lease.fields["lease"]
+
+
+class _HandlerErrors:
+    """Catches exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and then forgets."""
 
     error: BaseException | None = None
     """The first one."""
 
-    def __enter__(self) -> _Unheard:
+    def __enter__(self) -> _HandlerErrors:
         self._before = sys.excepthook
-        sys.excepthook = self._hear
+        sys.excepthook = self._catch
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.excepthook = self._before
 
-    def _hear(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def _catch(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         self.error = self.error or error.with_traceback(trace)
         self._before(kind, error, trace)
 
 
 def _version() -> str:
-    """Blender's; "" where there is none."""
-    bpy = sys.modules.get("bpy")  # not imported here: a fake has none
+    """Return Blender's version; "" where there is none."""
+    bpy = sys.modules.get("bpy")  # not imported here, because a fake has none
     return "" if bpy is None else str(bpy.app.version_string)
 
 
 def _summary(error: BaseException) -> str:
-    # Not str(error): an exception of the user's may raise there.
+    # Not str(error), which may raise for an exception of the user's.
     return traceback.format_exception_only(type(error), error)[-1].strip()[: _SUMMARY // 12]
 
 
-def _told(error: BaseException) -> str:
-    """The traceback from the user's function on, without our own frames above it."""
+def _traceback_of(error: BaseException) -> str:
+    """Return the traceback from the user's function on, without the package's own frames above it."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(package + os.sep):
@@ -192,7 +201,7 @@ def _told(error: BaseException) -> str:
 
 
 def _last(text: str, limit: int) -> str:
-    """The end of a text, of at most `limit` bytes as JSON, where one character may take twelve."""
+    """Return the end of a text, of at most `limit` bytes as JSON, where one character may take twelve."""
     if len(json.dumps(text)) <= limit:
         return text
     while len(json.dumps(text)) > limit:

@@ -1,0 +1,125 @@
+"""Frames: the consumer's end of a pass, as an asynchronous iterator. What `BlenderStream.frames` returns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
+
+from ..config import check_whole
+from ..errors import StreamClosed
+from .batch import Batch
+from .dispatcher import Dispatcher
+from .frame import Frame
+from .passes import Pass
+from .queue import EndOfStream
+from .run import Run
+from .stats import PassStats
+
+__all__ = ["Frames"]
+
+
+class Frames:
+    """One pass over a running stream: an asynchronous iterator over its frames.
+
+        frames = stream.frames(range(100, 200))
+        async for frame in frames:
+            ...
+
+    Each pass has its own slots, so one that is not consumed stops by itself and holds up no other. Leaving the loop
+    early keeps the pass: iterating again goes on, `aclose` ends it, and so do `async with`, garbage collection and
+    closing the stream. Several tasks may iterate; each frame goes to one of them.
+    """
+
+    def __init__(self, run: Run, source: Pass) -> None:
+        run.check_process()
+        self._run, self._source = run, source
+        run.dispatcher.begin(source)
+        # The pass of an iterator that nobody has any more must not keep its slots and its Blenders.
+        self._finalizer = weakref.finalize(self, _abandon, asyncio.get_running_loop(), run.dispatcher, source)
+        self._finalizer.atexit = False
+
+    def __aiter__(self) -> Frames:
+        return self
+
+    async def __anext__(self) -> Frame:
+        """Return the next frame; its slot is free for another sample.
+
+        Raises:
+            StopAsyncIteration: All frames have been delivered.
+            AsyncblendError: Why there are no more frames, after all good ones.
+            StreamClosed: The pass or the stream was closed.
+            ForkedProcessError: This is a forked copy.
+        """
+        self._run.check_process()
+        try:
+            arrival = await self._source.queue.get()
+        except EndOfStream:
+            self._run.dispatcher.end(self._source)
+            raise StopAsyncIteration from None
+        self._run.dispatcher.consume(self._source, arrival)
+        return arrival.frame
+
+    async def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """Yield the frames in batches: dicts of arrays with a first axis of `size`, and "index" (int64).
+
+        Each array is copied once, into memory that belongs to its batch and is writable. Numbers are stacked too;
+        strings and None come as lists.
+
+        Args:
+            size: Samples in a batch. The last batch may have fewer.
+            drop_last: Leave out a batch that is shorter.
+
+        Raises:
+            ConfigError: `size` is not a whole number from 1 on.
+            SampleError: The samples differ in their names, shapes or dtypes.
+            AsyncblendError: As iterating over the frames raises.
+        """
+        check_whole("size", size, 1)
+        batch = Batch(size)
+        async for frame in self:
+            batch.add(frame, frame.index)
+            if batch.full:
+                yield batch.finish()
+                batch = Batch(size)
+        if len(batch) and not drop_last:
+            yield batch.finish()
+
+    def flush(self) -> int:
+        """Give up the samples that no Blender has begun; they get new params, so that changed ones take hold at once.
+
+        Returns:
+            The number of samples given up. Each of them is rendered later, with its new params.
+        """
+        self._run.check_process()
+        return self._run.dispatcher.flush(self._source)
+
+    def stats(self) -> PassStats:
+        """Return a snapshot of the counters, also after the end."""
+        return self._source.stats()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which samples have been delivered, as plain data that JSON can hold."""
+        return self._source.state_dict()
+
+    async def aclose(self) -> None:
+        """End the pass. What is rendering or queued of it is dropped. May be called twice."""
+        if self._finalizer.detach() is not None and not self._run.forked:
+            self._run.dispatcher.end(self._source, StreamClosed("this iteration was closed"))
+
+    async def __aenter__(self) -> Frames:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _abandon(loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, source: Pass) -> None:
+    """End a pass whose iterator was collected, which may happen in any thread."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the stream
+        loop.call_soon_threadsafe(dispatcher.end, source)

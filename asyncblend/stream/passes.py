@@ -1,0 +1,265 @@
+"""Pass: one consumer's way through a sequence of indices. It knows neither Blenders nor sockets."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import sys
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from ..config import Params, StreamConfig, check_params, check_whole
+from ..errors import ConfigError, SampleError
+from ..wire import payload
+from .frame import Frame
+from .leases import Lease, LeaseBook
+from .queue import FrameQueue
+from .stats import PassStats
+
+__all__ = ["Arrival", "Drawn", "Pass", "own_indices"]
+
+_log = logging.getLogger("asyncblend")
+
+
+class Drawn(NamedTuple):
+    """The params of one index, drawn once."""
+
+    parts: list[Any]
+    """As they travel."""
+    values: Mapping[str, Any]
+    """As Blender sees them."""
+
+
+class Arrival(NamedTuple):
+    """A frame and the slot that it occupies."""
+
+    position: int
+    frame: Frame
+
+
+_NO_PARAMS = Drawn(payload.encode_values({}), MappingProxyType({}))
+
+
+class Pass:
+    """What belongs to one consumer alone: its leases, its queue, its order, its crashes, its error and its counters.
+
+    A fleet outlives its passes, and several may run at once; the dispatcher shares the Blenders out among them.
+
+    Args:
+        config: Options of the stream; they hold where the pass has none of its own.
+        indices: The samples to render, any sequence of whole numbers from 0 on. None: the config's own.
+        params: As in StreamConfig. None: the config's.
+        ordered: Whether frames come in the order of `indices`. None: as the config says.
+        queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
+        urgent: Whether its samples are rendered before those of other passes, also on a Blender that holds some.
+        on_bad_sample: As in StreamConfig. None: the config's.
+        state: From `state_dict` of a pass over the same indices; the samples consumed then are excluded.
+
+    Raises:
+        ConfigError: An argument is wrong, or the state does not fit.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        indices: Sequence[int] | None = None,
+        *,
+        params: Params | None = None,
+        ordered: bool | None = None,
+        queue_size: int | None = None,
+        urgent: bool = False,
+        on_bad_sample: Literal["raise", "skip"] | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._seed = config.seed
+        self._indices = own_indices(config) if indices is None else checked_indices(indices)
+        self._params = config.params if params is None else check_params(params)
+        self._skips = (on_bad_sample or config.on_bad_sample) == "skip"
+        self._max_deaths = config.restart.max_sample_deaths
+        if ordered is not None and not isinstance(ordered, bool):
+            raise ConfigError(f"ordered must be a bool; got {ordered!r}")
+        if queue_size is not None:
+            check_whole("queue_size", queue_size, 1)
+        self.urgent = urgent
+        self.number = -1
+        """Names the pass on the wire; given by the dispatcher."""
+        self.book: LeaseBook[Drawn] = LeaseBook(
+            self._indices,
+            self._draw,
+            slots=config.queue_size if queue_size is None else queue_size,
+            ordered=config.ordered if ordered is None else ordered,
+        )
+        if state is not None:
+            self._load(state)
+        self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
+        """Frames in the order in which the consumer gets them."""
+        self.error: BaseException | None = None
+        """Why no more samples are leased."""
+        self._ended = False
+        self._early: dict[int, Frame] = {}  # arrived frames that are not released yet
+        self._deaths: dict[int, int] = {}  # by position: Blenders that crashed while they rendered it
+        if self.book.done:
+            self.queue.close()
+
+    @classmethod
+    def single(cls, config: StreamConfig, index: int, params: Mapping[str, Any] | None) -> Pass:
+        """Return the pass of one sample that is wanted now."""
+        return cls(config, [index], params=params, queue_size=1, urgent=True, on_bad_sample="raise")
+
+    # -- for the dispatcher -------------------------------------------------------------------------------------
+
+    @property
+    def may_lease(self) -> bool:
+        """Whether a sample may be leased now."""
+        return self.error is None and not self._ended and self.book.may_lease
+
+    @property
+    def free(self) -> float:
+        """The share of its slots that are free, from 0 to 1."""
+        return 1 - self.book.occupied / self.book.slots
+
+    def arrive(self, lease: Lease[Drawn], frame: Frame) -> bool:
+        """Queue a frame, and those that waited for it. Return False if the pass has ended: the frame is dropped."""
+        if self._ended:
+            return False
+        self.book.arrive(lease)
+        self._early[lease.position] = frame
+        self._let_out()
+        return True
+
+    def sample_failed(self, lease: Lease[Drawn], error: SampleError) -> None:
+        """End the pass with the error of a sample that raised, or skip the sample, as the user chose."""
+        if not self._ended:
+            self.book.fail(lease)
+            self._bad_sample(lease.position, error)
+
+    def give_back(self, lease: Lease[Drawn], *, blamed: bool) -> None:
+        """Take back a lease whose Blender is gone. `blamed`: the Blender crashed while it rendered this sample."""
+        if self._ended:
+            return
+        self.book.give_back(lease)
+        if not blamed:
+            return
+        deaths = self._deaths[lease.position] = self._deaths.get(lease.position, 0) + 1
+        if deaths >= self._max_deaths:
+            text = (
+                f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "
+                f"its params: {dict(lease.params.values)}"
+            )
+            self._bad_sample(lease.position, SampleError(text, index=lease.index))
+
+    def fail(self, error: BaseException) -> None:
+        """Lease no more. The consumer gets the frames that are there, then the error, unless all have arrived."""
+        if self.error is None:
+            self.error = error
+            self.queue.close(None if self.book.complete else error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Give up everything: what is queued, and what will still arrive. A waiting consumer gets the error."""
+        self._ended = True
+        self.queue.close(error)
+        self.queue.clear()
+        self._early.clear()
+
+    def consume(self, arrival: Arrival) -> None:
+        """Note that the consumer has this frame, and close the queue after the last one."""
+        if not self._ended:
+            self.book.consume(arrival.position)
+            if self.book.done:
+                self.queue.close()
+
+    def _bad_sample(self, position: int, error: SampleError) -> None:
+        if not self._skips:
+            self.fail(error)
+            return
+        _log.warning("Skipped a sample: %s", str(error).partition("\n")[0])
+        self.book.skip(position)
+        self._let_out()
+        if self.book.done:
+            self.queue.close()
+
+    def _let_out(self) -> None:
+        while (position := self.book.release(self._early)) is not None:
+            self.queue.put(Arrival(position, self._early.pop(position)))
+
+    def _draw(self, index: int) -> Drawn:
+        if self._params is None:
+            return _NO_PARAMS
+        values = self._params(index) if callable(self._params) else self._params
+        try:
+            tree, *arrays = payload.encode_values(values)
+        except payload.Unsendable as error:
+            raise ConfigError(f"params of index {index}: {error}") from None
+        # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
+        parts = [tree, *(array.tobytes() for array in arrays)]
+        return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
+
+    # -- for its consumer ---------------------------------------------------------------------------------------
+
+    def stats(self) -> PassStats:
+        """Return a snapshot of the counters."""
+        book = self.book
+        return PassStats(
+            delivered=book.delivered,
+            rendering=0 if self._ended else book.rendering,
+            queued=0 if self._ended else book.queued,
+            skipped=book.skipped,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which samples have been consumed, as plain data that JSON can hold."""
+        return {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict()}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping) or "indices" not in state:
+            raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
+        own = {"seed": self._seed, "indices": _description(self._indices)}
+        for name, value in own.items():
+            if state.get(name) != value:
+                raise ConfigError(f"the saved state has {name}={state.get(name)!r}, this stream has {value!r}")
+        self.book.load_state_dict(state)
+
+
+def own_indices(config: StreamConfig, start: int | None = None) -> range:
+    """Return the indices that a config stands for, from `start` instead of the config's own start if it is given.
+
+    Raises:
+        ConfigError: They do not end below 2**63.
+    """
+    start = config.start if start is None else start
+    if start + (config.length or 0) >= sys.maxsize:
+        raise ConfigError(f"the stream would begin at index {start}; indices must be below 2**63")
+    k, n = config.shard or (0, 1)
+    return range(start + k, sys.maxsize if config.length is None else start + config.length, n)
+
+
+def checked_indices(indices: Sequence[int]) -> Sequence[int]:
+    """Return a sequence of indices as a range or a list of ints.
+
+    Raises:
+        ConfigError: It is no sequence of whole numbers from 0 to 2**63 - 2.
+    """
+    if isinstance(indices, range):
+        checked: Sequence[int] = indices
+        ends: Sequence[int] = (indices[0], indices[-1]) if indices else ()
+    else:
+        try:
+            if isinstance(indices, str | bytes) or not hasattr(indices, "__len__"):
+                raise TypeError
+            ends = checked = [operator.index(index) for index in indices]
+        except TypeError:
+            raise ConfigError(f"indices must be a sequence of whole numbers; got {indices!r:.100}") from None
+    if bad := [index for index in ends if not 0 <= index < sys.maxsize]:
+        raise ConfigError(f"indices must be from 0 to 2**63 - 2; got {bad[0]}")
+    return checked
+
+
+def _description(indices: Sequence[int]) -> dict[str, Any]:
+    """Return what tells one sequence of indices from another, as plain data."""
+    if isinstance(indices, range):
+        stop = None if indices.stop == sys.maxsize else indices.stop
+        return {"start": indices.start, "stop": stop, "step": indices.step}
+    return {"count": len(indices), "crc32": zlib.crc32(array("q", indices).tobytes())}

@@ -1,0 +1,183 @@
+"""Run: one running fleet with its hub and its dispatcher, from the launch to the last process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from ..aio import finish, the_one_error
+from ..config import StreamConfig
+from ..errors import ConfigError, ForkedProcessError, StreamClosed
+from ..fleet.discovery import find_blender
+from ..fleet.fleet import Fleet
+from ..fleet.spawn import Spawner
+from ..fleet.workspace import Workspace
+from ..wire.launch import Life
+from ..wire.ring import Ring
+from .dispatcher import Dispatcher
+from .hub import Hub
+from .stats import StreamStats
+
+__all__ = ["Run"]
+
+
+class Run:
+    """The engine under `BlenderStream` and `Bridge`: both begin passes on its dispatcher.
+
+    `open`, then `ready`, and `aclose` on every path; once each, in one event loop.
+
+    Args:
+        config: The options.
+        first_instance: Number of the first instance.
+    """
+
+    def __init__(self, config: StreamConfig, *, first_instance: int = 0) -> None:
+        self._config, self._first = config, first_instance
+        self._pid = os.getpid()
+        self._resources = contextlib.ExitStack()
+        self._rings: dict[Life, Ring] = {}
+        self._dispatcher: Dispatcher | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    def open(self) -> None:
+        """Find Blender, bind the socket and begin to launch the fleet. Passes may be begun from now on.
+
+        Raises:
+            ConfigError: Script or scene do not exist.
+            BlenderNotFound: There is no Blender.
+        """
+        config = self._config
+        _check_file("script", config.script)
+        if config.scene is not None:
+            _check_file("scene", config.scene)
+        blender = find_blender(config.blender)
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            workspace = self._resources.enter_context(Workspace())
+            self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
+            spawn = Spawner(config, blender, workspace, self._hub, self._rings, first=self._first)
+            self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
+            self._dispatcher = Dispatcher(config, self._hub, self._fleet)
+            self._serving = asyncio.create_task(self._serve(), name="asyncblend run")  # aclose awaits it
+        except BaseException:
+            self._resources.close()
+            raise
+
+    async def ready(self) -> None:
+        """Wait until the first instance serves.
+
+        Raises:
+            InstanceExited, StartTimeout: A Blender died, or was not ready in time.
+            StreamClosed: The run was closed meanwhile.
+        """
+        await asyncio.shield(self._ready)
+
+    @property
+    def opened(self) -> bool:
+        """Whether `open` has succeeded."""
+        return self._dispatcher is not None
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Serves the passes, once the run is open."""
+        assert self._dispatcher is not None, "open comes first"
+        return self._dispatcher
+
+    @property
+    def blender_version(self) -> str:
+        """Blender's version, once an instance is ready; "" before, and where there is none."""
+        return self._hub.blender if self.opened else ""
+
+    def stats(self) -> StreamStats:
+        """Return a snapshot, also before the start and after the end."""
+        if self._dispatcher is not None:
+            return self._dispatcher.stats()
+        numbers = range(self._first, self._first + self._config.instances)
+        return StreamStats(
+            delivered=0, rendering=0, queued=0, restarts=0, recycled=0, duplicates=0, stale=0, bad_messages=0, skipped=0,
+            frames=dict.fromkeys(numbers, 0), state=dict.fromkeys(numbers, "new"),
+        )  # fmt: skip
+
+    @property
+    def ended(self) -> bool:
+        """Whether the fleet has ended, by itself or because it was closed."""
+        return self._serving is not None and self._serving.done()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a forked copy of the one that opened the run. It owns nothing of the run."""
+        return self._pid != os.getpid()
+
+    def check_process(self) -> None:
+        """Check that this is the process that opened the run.
+
+        Raises:
+            ForkedProcessError: It is a forked copy.
+        """
+        if self.forked:
+            raise ForkedProcessError(
+                "this stream belongs to the process from which this one was forked; make a new one here"
+            )
+
+    async def aclose(self) -> None:
+        """Stop the fleet. Return when nothing of it is left. May be called at any time, also twice."""
+        if self.forked:
+            return
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await finish(self._closing)
+
+    async def _close(self) -> None:
+        if self._serving is None:
+            return
+        self._serving.cancel()
+        await asyncio.wait([self._serving])
+        closed = StreamClosed("the stream was closed")
+        if not self._ready.done():
+            self._ready.set_exception(closed)
+        self._ready.exception()  # whoever waits has it; nobody else needs it
+        self.dispatcher.close(closed)  # also frees the memory of frames that nobody can take any more
+        self._free()
+
+    async def _serve(self) -> None:
+        """Run the fleet and the hub until cancelled, or until they cannot go on. Their error goes to the consumers."""
+        fleet, dispatcher = self._fleet, self.dispatcher
+        try:
+            # The hub outlives the fleet, so that a Blender that reconnects while the fleet stops still receives STOP.
+            async with asyncio.TaskGroup() as outer:
+                hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fleet.run(dispatcher.dispatch, self._life_over), name="asyncblend fleet")
+                    await fleet.first_ready()
+                    if not self._ready.done():
+                        self._ready.set_result(None)
+                hearing.cancel()
+        except BaseException as error:
+            cause = the_one_error(error)
+            if isinstance(cause, asyncio.CancelledError):
+                raise
+            dispatcher.fail(cause)
+            if not self._ready.done():
+                self._ready.set_exception(dispatcher.end_error or cause)  # the first reason
+            if not isinstance(cause, Exception):
+                raise
+        finally:
+            self._free()
+
+    def _life_over(self, life: Life) -> None:
+        self._hub.forget(life)
+        self._rings.pop(life, None)
+        self.dispatcher.life_over(life)
+
+    def _free(self) -> None:
+        self._resources.close()
+        self._rings.clear()
+
+
+def _check_file(name: str, path: str | os.PathLike[str]) -> None:
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise ConfigError(f"{name} {os.fspath(path)!r} {what} (looked in {Path.cwd()})")

@@ -1,0 +1,492 @@
+"""SyncStream: a fleet in a background thread with its own event loop, for code that is not asynchronous.
+
+    consumer's thread                        event-loop thread
+    SyncFrames <- SimpleQueue <------------- feeder <- queue of a Pass <- Dispatcher
+               -> consumed frames, many at a time ---------------------> Dispatcher
+
+A frame keeps its slot until the consumer's thread has taken it, so the bound of a pass holds across the threads. A
+SimpleQueue hands over in about 8 us; submitting a coroutine to the loop for each frame would take 40 us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ..aio import run_in_thread
+from ..config import Params, StreamConfig
+from ..errors import ConfigError, ForkedProcessError, StreamClosed
+from .frame import Frame
+from .passes import Arrival, Pass
+from .queue import EndOfStream
+from .run import Run
+from .stats import PassStats, StreamStats
+
+__all__ = ["SyncFrames", "SyncStream"]
+
+T = TypeVar("T")
+
+
+class _End:
+    """The last item of a channel: there are no more frames, or why not."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Channel:
+    """What the event-loop thread and the consumer's thread share of one pass."""
+
+    def __init__(self, source: Pass) -> None:
+        self.source = source
+        self.items: SimpleQueue[Arrival | _End] = SimpleQueue()
+        self.ended = False  # no more frames are put into `items`
+        self.finished = False  # the consumer has met the end of all frames
+        self.dropped = False
+        self.feeding: asyncio.Task[None] | None = None
+
+    def end(self, error: BaseException | None) -> None:
+        """From the event-loop thread: there are no more frames. Only the first end counts."""
+        if not self.ended:
+            self.ended = True
+            self.items.put(_End(error))
+
+    def drop(self) -> None:
+        """From any thread: give out no more frames, also none of those that are here already."""
+        self.dropped = True
+        with contextlib.suppress(Empty):
+            while True:
+                if isinstance(item := self.items.get_nowait(), _End):
+                    self.items.put(item)
+                    return
+
+
+class SyncFrames:
+    """One pass, consumed by one thread: an iterator over its frames. What `SyncStream.frames` returns.
+
+    Closing it, `with`, garbage collection and closing the stream end the pass.
+    """
+
+    def __init__(self, stream: SyncStream, channel: _Channel) -> None:
+        self._stream, self._channel = stream, channel
+        self._finalizer = weakref.finalize(self, stream._abandon, channel)
+        self._finalizer.atexit = False
+
+    def __iter__(self) -> SyncFrames:
+        return self
+
+    def __next__(self) -> Frame:
+        """Wait for the next frame.
+
+        Raises:
+            StopIteration: All frames have been delivered.
+            AsyncblendError: Why there are no more frames, after all good ones.
+            StreamClosed: This iteration or the stream was closed.
+            ForkedProcessError: This is a forked copy.
+        """
+        try:
+            return self._received(None, block=True)
+        except EndOfStream:
+            raise StopIteration from None
+
+    def get(self, timeout: float | None = None) -> Frame:
+        """Wait for the next frame, at most `timeout` seconds. None waits forever.
+
+        Raises:
+            TimeoutError: No frame came in time.
+            StreamClosed: All frames have been delivered; or this iteration or the stream was closed.
+            AsyncblendError: Why there are no more frames, after all good ones.
+        """
+        try:
+            return self._received(timeout, block=True)
+        except Empty:
+            raise TimeoutError(f"no frame came within {timeout:g} s") from None
+        except EndOfStream:
+            raise StreamClosed("all frames have been delivered") from None
+
+    def poll(self) -> Frame | None:
+        """Return the next frame if it is here already, else None. `finished` tells whether there will be another.
+
+        Raises:
+            StreamClosed, AsyncblendError: As `get` does, but for the end of the frames.
+        """
+        try:
+            return self._received(None, block=False)
+        except (Empty, EndOfStream):
+            return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all frames have been delivered and the end was met."""
+        return self._channel.finished
+
+    def flush(self) -> int:
+        """Give up the samples that no Blender has begun, and draw their params anew. Return their number."""
+        return self._stream._call(lambda: self._stream._run.dispatcher.flush(self._channel.source))
+
+    def stats(self) -> PassStats:
+        """Return a snapshot of the counters, also after the end."""
+        return self._stream._call_or_now(self._channel.source.stats)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which samples this thread has taken, as plain data that JSON can hold."""
+        return self._stream._call_or_now(self._channel.source.state_dict)
+
+    def close(self, reason: str = "this iteration was closed") -> None:
+        """End the pass. What is rendering or queued of it is dropped. May be called from any thread, also twice."""
+        if self._finalizer.detach() is not None:
+            self._stream._abandon(self._channel, reason)
+
+    def __enter__(self) -> SyncFrames:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _received(self, timeout: float | None, *, block: bool) -> Frame:
+        self._stream._check_process()
+        channel = self._channel
+        item = channel.items.get(block, timeout)
+        if isinstance(item, _End):
+            channel.items.put(item)  # for the next call
+            channel.finished = item.error is None
+            raise item.error or EndOfStream
+        if channel.dropped:
+            raise StreamClosed("the stream was closed")  # nobody would count this frame as consumed
+        self._stream._took(channel, item)
+        return item.frame
+
+
+class SyncStream:
+    """A BlenderStream for programs without asyncio. `BlenderStream(...).sync()` returns one:
+
+        with BlenderStream(script="cube.py", length=100).sync() as frames:
+            for frame in frames:
+                ...
+
+    Iterating over it is one pass over the config's own indices; `frames` begins others, and `render` makes a single
+    sample. It may be used by several threads, each pass by one at a time, of the process that started it.
+
+    Args:
+        config: The options.
+        state: From `state_dict`; iterating goes on there.
+        first_instance: Number of the first instance, where several processes number theirs together.
+    """
+
+    def __init__(
+        self, config: StreamConfig, state: Mapping[str, Any] | None = None, *, first_instance: int = 0
+    ) -> None:
+        self.config = config
+        self._run = Run(config, first_instance=first_instance)
+        self._source = Pass(config, state=state)
+        self._own: SyncFrames | None = None
+        self._pid = os.getpid()
+        self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._opened = threading.Event()  # passes can be begun, or it is known why not
+        self._thread = threading.Thread(target=self._thread_main, name="asyncblend event loop", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main_task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._over = threading.Event()
+        self._channels: set[_Channel] = set()
+        self._consumed: deque[tuple[_Channel, Arrival]] = deque()
+        self._scheduled = False  # whether the loop will look at what was consumed
+
+    # -- from any thread ----------------------------------------------------------------------------------------
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the thread and the fleet, and return when the first Blender is ready.
+
+        Args:
+            wait: Whether to wait for that. Otherwise what goes wrong at the start, the passes raise.
+
+        Raises:
+            ConfigError: It was started before.
+            AsyncblendError: As entering a BlenderStream does. Nothing is left running.
+        """
+        if self._thread.ident is not None or self._closing:
+            raise ConfigError("a stream can be started only once; make another one")
+        _close_at_exit(self)
+        self._thread.start()
+        if wait:
+            try:
+                self.wait_ready()
+            except BaseException:
+                self.close()
+                raise
+
+    def wait_ready(self) -> None:
+        """Wait until the first Blender is ready.
+
+        Raises:
+            AsyncblendError: As entering a BlenderStream does.
+        """
+        self._started.result()
+
+    def __enter__(self) -> SyncStream:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        """Wait for the next frame of the config's own pass, as `SyncFrames` does."""
+        if self._own is None:
+            self._own = self._begin(self._source)
+        return next(self._own)
+
+    def frames(
+        self,
+        indices: Sequence[int] | None = None,
+        *,
+        params: Params | None = None,
+        ordered: bool | None = None,
+        queue_size: int | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> SyncFrames:
+        """Begin another pass over the warm fleet, as `BlenderStream.frames` does.
+
+        Args:
+            indices, params, ordered, queue_size: As `BlenderStream.frames` has them.
+            state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded.
+
+        Raises:
+            ConfigError: An argument is wrong, or the stream was not started.
+            StreamClosed: The stream was closed.
+            AsyncblendError: The fleet could not start.
+        """
+        return self._begin(
+            Pass(self.config, indices, params=params, ordered=ordered, queue_size=queue_size, state=state)
+        )
+
+    def render(self, index: int, params: Mapping[str, Any] | None = None) -> Frame:
+        """Render one sample, and wait for its frame, as `BlenderStream.render` does."""
+        with self._begin(Pass.single(self.config, index, params)) as frames:
+            return next(frames)
+
+    def flush(self) -> int:
+        """Give up the samples of the config's own pass that no Blender has begun, as `BlenderStream.flush` does."""
+        return 0 if self._own is None else self._own.flush()
+
+    def stats(self) -> StreamStats:
+        """Return a snapshot of the counters of all passes and of the fleet, also after the end."""
+        return self._call_or_now(self._run.stats)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which samples of the config's own pass have been delivered, as plain data that JSON can hold."""
+        return self._call_or_now(self._source.state_dict)
+
+    @property
+    def usable(self) -> bool:
+        """Whether passes can be begun: it is started, of this process, and its fleet has not ended."""
+        return self._pid == os.getpid() and self._thread.is_alive() and not self._run.ended
+
+    def close(self) -> None:
+        """Stop the fleet and the thread. Return when nothing of them is left. From any thread, also twice.
+
+        From the event loop's own thread (a garbage collection there) it only begins to stop. A KeyboardInterrupt
+        meanwhile kills the Blenders at once.
+        """
+        if self._pid != os.getpid():
+            return  # a forked copy owns nothing
+        self._closing = True
+        for channel in list(self._channels):
+            channel.drop()
+        loop, main = self._loop, self._main_task
+        if loop is not None and main is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(main.cancel)
+        if self._thread.ident is None or threading.current_thread() is self._thread:
+            return
+        try:
+            # Not join: interrupted, it takes a running thread for ended (until Python 3.13).
+            self._over.wait()
+        except BaseException:
+            if loop is not None:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_cancel_all)
+            self._over.wait()
+            raise
+        self._thread.join()
+
+    def _begin(self, source: Pass) -> SyncFrames:
+        self._check_process()
+        if self._thread.ident is None:
+            raise ConfigError("the stream is not started; use it in a `with` block")
+        self._opened.wait()
+        channel = _Channel(source)
+        try:
+            self._call(lambda: self._start_feeding(channel))
+        except StreamClosed:
+            if self._started.done():
+                self._started.result()  # if the start has failed, it says why
+            raise
+        return SyncFrames(self, channel)
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkedProcessError(
+                "this stream belongs to the process from which this one was forked; make a new one here"
+            )
+
+    def _took(self, channel: _Channel, arrival: Arrival) -> None:
+        """Note, in the consumer's thread, that it has a frame."""
+        self._consumed.append((channel, arrival))
+        if not self._scheduled:
+            self._scheduled = True
+            assert self._loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop has ended; its last frames may still be taken
+                self._loop.call_soon_threadsafe(self._note_consumed)
+
+    def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
+        """End a pass that nobody consumes any more; from any thread, also in a garbage collection."""
+        if self._pid != os.getpid() or self._loop is None:
+            return
+        if not channel.ended:
+            channel.drop()
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the pass
+            self._loop.call_soon_threadsafe(self._stop_feeding, channel, StreamClosed(reason))
+
+    # -- in the event-loop thread -------------------------------------------------------------------------------
+
+    def _thread_main(self) -> None:
+        error: BaseException | None = None
+        try:
+            run_in_thread(self._main())
+        except asyncio.CancelledError:
+            pass  # at the top of our own loop: close was called
+        except BaseException as end:
+            error = end
+        cause = StreamClosed("the stream was closed")
+        cause.__cause__ = error
+        if not self._started.done():
+            self._started.set_exception(error or cause)
+        for channel in list(self._channels):
+            channel.end(error if error is not None and isinstance(error, Exception) else cause)
+        self._opened.set()
+        self._over.set()
+
+    async def _main(self) -> None:
+        self._main_task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        if self._closing:
+            return  # close was called before there was a loop to tell
+        try:
+            self._run.open()
+            self._opened.set()
+            await self._run.ready()
+            self._started.set_result(None)
+            await asyncio.Event().wait()  # until close cancels this task
+        finally:
+            # That the queues are closed is no end of the passes; `_thread_main` says why they end.
+            for channel in self._channels:
+                if channel.feeding is not None:
+                    channel.feeding.cancel()
+            await self._run.aclose()
+
+    def _start_feeding(self, channel: _Channel) -> None:
+        self._run.dispatcher.begin(channel.source)
+        self._channels.add(channel)
+        channel.feeding = asyncio.create_task(self._feed(channel), name="asyncblend feeder")  # _stop_feeding ends it
+
+    async def _feed(self, channel: _Channel) -> None:
+        queue = channel.source.queue
+        try:
+            while True:
+                channel.items.put(await queue.get())
+        except EndOfStream:
+            channel.end(None)
+        except asyncio.CancelledError:
+            raise  # who cancels it ends the channel
+        except BaseException as error:
+            channel.end(error)
+
+    def _stop_feeding(self, channel: _Channel, error: BaseException) -> None:
+        self._note_consumed()
+        if channel.feeding is not None:
+            channel.feeding.cancel()
+        self._channels.discard(channel)
+        channel.end(error)
+        self._run.dispatcher.end(channel.source, error)
+
+    def _note_consumed(self) -> None:
+        self._scheduled = False
+        while self._consumed:
+            channel, arrival = self._consumed.popleft()
+            self._run.dispatcher.consume(channel.source, arrival)
+
+    # -- across -------------------------------------------------------------------------------------------------
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Run `function` in the event-loop thread, after what was consumed before is noted."""
+        self._check_process()
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def call() -> None:
+            try:
+                self._note_consumed()
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+
+        if self._loop is None:
+            raise StreamClosed("the stream is not open")
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            raise StreamClosed("the stream was closed") from None
+        while True:
+            try:
+                return done.result(timeout=1)
+            except concurrent.futures.TimeoutError:
+                if done.done():
+                    raise
+                if not self._thread.is_alive():
+                    raise StreamClosed("the stream was closed meanwhile") from None
+
+    def _call_or_now(self, function: Callable[[], T]) -> T:
+        """Do the same while the thread runs. Afterwards nothing changes any more, and any thread may look."""
+        with contextlib.suppress(StreamClosed, ForkedProcessError):
+            return self._call(function)
+        return function()
+
+
+def _cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+
+
+_live: weakref.WeakSet[SyncStream] = weakref.WeakSet()
+_registered = False
+
+
+def _close_at_exit(stream: SyncStream) -> None:
+    # atexit comes too late for a thread that uses executors, and never in a DataLoader's workers. This hook of the
+    # threading module runs first, and in both. concurrent.futures uses it likewise.
+    global _registered
+    _live.add(stream)
+    if not _registered:
+        _registered = True
+        threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+
+
+def _close_all() -> None:
+    for stream in list(_live):
+        stream.close()
