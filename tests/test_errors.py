@@ -21,6 +21,7 @@ TREE: dict[str, tuple[type[BaseException], ...]] = {
     "CrashLoop": (errors.InstanceError,),
     "SampleError": (errors.AsyncblendError,),
     "ProtocolError": (errors.AsyncblendError,),
+    "ForkedProcessError": (errors.AsyncblendError,),
     "RecordingError": (errors.AsyncblendError,),
     "StreamClosed": (errors.AsyncblendError,),
 }

@@ -19,10 +19,11 @@ DTYPES = [
 TOKEN = "5ca1ab1e"
 
 # The fields of each kind of message.
-ABOUT: dict[str, Any] = {"lease": 7, "index": 3}
+ABOUT: dict[str, Any] = {"pass": 4, "lease": 7, "index": 3}
 WHO: dict[str, Any] = {"token": TOKEN, "version": protocol.VERSION, "instance": 2, "epoch": 1}
 HELLO: dict[str, Any] = {**WHO, "ready": True, "holding": [1, 2]}
-LEASE: dict[str, Any] = {**ABOUT, "since": 0}
+LEASE: dict[str, Any] = {**ABOUT, "urgent": False}
+REVOKE: dict[str, Any] = {"pass": 4, "leases": [7, 8]}
 FAILED: dict[str, Any] = {**ABOUT, "error": "e", "traceback": "t"}
 WELCOME: dict[str, Any] = {"version": 1, "seed": 0}
 STOP: dict[str, Any] = {"reason": ""}

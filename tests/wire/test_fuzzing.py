@@ -18,6 +18,7 @@ from tests.wire.samples import (
     FAILED,
     HELLO,
     LEASE,
+    REVOKE,
     STOP,
     TOKEN,
     WELCOME,
@@ -73,6 +74,7 @@ VALID: list[list[bytes]] = [
         protocol.encode(protocol.BEAT, WHO),
         protocol.encode(protocol.FAILED, FAILED),
         protocol.encode(protocol.WELCOME, WELCOME),
+        protocol.encode(protocol.REVOKE, REVOKE),
         protocol.encode(protocol.STOP, STOP),
     )
 ]

@@ -28,6 +28,7 @@ from asyncblend.fleet.process import ChildProcess
 from asyncblend.testing import fake_blender
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.ring import Ring, Slots
+from tests.wire.samples import ABOUT
 
 pytestmark = pytest.mark.skipif(Ring.create() is None, reason="this system has no memory to share without a name")
 Write = Callable[..., Path]
@@ -54,7 +55,7 @@ class Pair:
         """Return the values as they arrive in a frame."""
         parts = payload.encode_values(values, self.slots)
         self.parts = len(parts)
-        message = protocol.encode(protocol.FRAME, {"lease": 0, "index": 0}, parts)
+        message = protocol.encode(protocol.FRAME, ABOUT, parts)
         decoded = protocol.decode(message, self.ring.hold).values
         assert decoded is not None
         return decoded
@@ -218,7 +219,7 @@ def test_any_sizes_in_any_order(frames: list[tuple[int, int]]) -> None:
 )
 def test_wrong_places_are_protocol_errors(slot: Any, spec: list[Any], pair: Pair) -> None:
     """A slot or a place that is outside the memory, or is no number, is a ProtocolError and takes no slot."""
-    header = {"lease": 0, "index": 0, "tree": {"arrays": [spec], "slot": slot, "values": {"a": {"$": 0}}}}
+    header = {**ABOUT, "tree": {"arrays": [spec], "slot": slot, "values": {"a": {"$": 0}}}}
     with pytest.raises(ProtocolError):
         protocol.decode(protocol.encode(protocol.FRAME, header), pair.ring.hold)
     assert used(pair.ring) == 0
@@ -227,11 +228,11 @@ def test_wrong_places_are_protocol_errors(slot: Any, spec: list[Any], pair: Pair
 def test_without_memory_a_place_is_a_protocol_error() -> None:
     """A message that names a place in shared memory is refused where there is no shared memory."""
     tree = {"arrays": [["uint8", [10], 0]], "slot": 0, "values": {"a": {"$": 0}}}
-    message = protocol.encode(protocol.FRAME, {"lease": 0, "index": 0, "tree": tree})
+    message = protocol.encode(protocol.FRAME, {**ABOUT, "tree": tree})
     with pytest.raises(ProtocolError, match="of which there is none"):
         protocol.decode(message)
     del tree["slot"]
-    message = protocol.encode(protocol.FRAME, {"lease": 0, "index": 0, "tree": tree})
+    message = protocol.encode(protocol.FRAME, {**ABOUT, "tree": tree})
     with pytest.raises(ProtocolError, match="of shared memory"):
         protocol.decode(message)
 
