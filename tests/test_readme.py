@@ -85,8 +85,9 @@ def run_block(folder: Path, word: str) -> str:
 
 def test_everything_is_run_below() -> None:
     """All Python blocks and all commands are known to these tests: two scenes, and what uses them."""
-    words = ("camera.project", "bl.annotate", "set_epoch", "async for", "MixedDataset", "bt.Receiver")
-    assert {block(word) for word in words} == set(PYTHON)
+    scenes = {block(word) for word in ("camera.project", "bl.annotate")}
+    words = ("set_epoch", "params=lambda", ".sync()", "validation", "MixedDataset", "bt.Receiver")
+    assert scenes | {block(word) for word in words} == set(PYTHON)
     assert {*MAKE, *INSTALL, *SCENES, RECORD, *RECORDED} == COMMANDS
 
 
@@ -102,10 +103,25 @@ def test_the_training_loop(folder: Path) -> None:
 
 def test_the_asynchronous_loop(folder: Path) -> None:
     """Eight frames come in order, with their params, and then the statistics."""
-    *lines, stats = run_block(folder, "async for").splitlines()
+    *lines, stats = run_block(folder, "params=lambda").splitlines()
     assert [line.split()[0] for line in lines] == [str(i) for i in range(8)]
     assert [line.split()[2] for line in lines] == [str(i / 8) for i in range(8)]
     assert stats.startswith("StreamStats(delivered=8")
+
+
+def test_the_loop_without_asyncio(folder: Path) -> None:
+    """Eight frames come through `sync`, each with its corners."""
+    lines = run_block(folder, ".sync()").splitlines()
+    assert sorted(lines) == [f"{i} (8, 2)" for i in range(8)]
+
+
+def test_several_passes(folder: Path) -> None:
+    """A sample that is rendered again has the same pixels, and another pass gives other samples in order."""
+    again, *lines, stats, state = run_block(folder, "validation").splitlines()
+    assert again == "the same pixels again: True"
+    assert lines == [f"validation {i}" for i in range(1000, 1004)]
+    assert stats.startswith("PassStats(delivered=4")
+    assert state.startswith("{")
 
 
 def test_a_recording_in_place_of_the_stream(folder: Path, size: tuple[int, int]) -> None:
