@@ -89,6 +89,11 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
     [
         ("render", {"asyncblend", "PNG, pickle, PUB/SUB", "bare render (limit)"}),
         pytest.param("origin", {"asyncblend", "blendtorch's method"}, marks=exhaustive),
+        pytest.param(
+            "passes",
+            {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"},
+            marks=exhaustive,
+        ),
         pytest.param("labels", {"all labels", "per pixel", "image alone (limit)"}, marks=exhaustive),
         ("tune", {"1 x 1 thread"}),
     ],
