@@ -1,4 +1,4 @@
-"""asyncio helpers: cleanup that finishes under cancellation or signals, and the choice of event loop."""
+"""Helpers for asyncio: cleanup that is finished despite cancellation or signals, and the choice of event loop."""
 
 from __future__ import annotations
 
@@ -16,15 +16,28 @@ T = TypeVar("T")
 
 
 async def finish(work: Awaitable[T]) -> T:
-    """Run `work` to its end however often the caller is cancelled, then re-raise the cancellation.
+    """Run an awaitable to its end, however often the caller is cancelled, and return its result.
 
-    Only for cleanup that is known to end.
+    Use it only for cleanup that is known to end. The work itself is cancelled when somebody cancels every task of the
+    event loop, but not before it has begun.
+
+    Raises:
+        CancelledError: The caller was cancelled, or the work was. Raised when the work has ended.
     """
-    task = asyncio.ensure_future(work)
+    begun = False
+
+    async def run() -> T:
+        nonlocal begun
+        begun = True
+        return await work
+
+    task = asyncio.ensure_future(run())
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
+    while not (begun and task.done()):
+        if task.done():
+            task = asyncio.ensure_future(run())
         try:
-            await asyncio.wait([task])  # does not cancel what it waits for
+            await asyncio.wait([task])  # does not cancel the task
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
@@ -35,18 +48,18 @@ async def finish(work: Awaitable[T]) -> T:
 
 
 def the_one_error(error: BaseException) -> BaseException:
-    """The first real error of an ExceptionGroup, however deep; other exceptions as they are."""
+    """Return the first real error of an exception group, however deeply nested; return any other exception itself."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's event loop where it is installed and would notice that processes end, else asyncio's own.
+    """Return the factory of uvloop's event loop where it would notice that processes end, else of asyncio's own.
 
     torch's DataLoader with workers, and others, handle SIGCHLD, in place of uvloop's own handler.
     """
-    if _somebody_handles_sigchld():
+    if callable(signal.getsignal(signal.SIGCHLD)):
         return asyncio.new_event_loop
     try:
         import uvloop
@@ -55,43 +68,22 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _somebody_handles_sigchld() -> bool:
-    return hasattr(signal, "SIGCHLD") and callable(signal.getsignal(signal.SIGCHLD))
-
-
-def end_context(context: zmq.Context[Any]) -> None:
-    """Close all sockets of a ZeroMQ context at once, and end its threads.
-
-    A signal during `zmq_ctx_term`, such as SIGCHLD of the Blenders that end just then, interrupts it. pyzmq takes that
-    for done, and a thread and five descriptors stay for ever. So this thread hears of signals a moment later.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        context.destroy(linger=0)
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        context.destroy(linger=0)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 _abandoned: list[asyncio.AbstractEventLoop] = []
 
 
 def abandon_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Say that closing this loop would block for ever: a child process ended without its noticing.
+    """Note that closing this loop would block forever, because it has missed the exit of a child process.
 
-    It happens to uvloop where somebody replaced its SIGCHLD handler, as torch's DataLoader with workers does: its
-    handle of that process stays active, and its `close` waits for it. The loop is kept instead; that costs a few
-    descriptors.
+    It happens to uvloop when its SIGCHLD handler is replaced: its handle of that process stays active, and its `close`
+    waits for it. The loop is kept instead, which costs a few descriptors.
     """
     _abandoned.append(loop)
 
 
 def run_in_thread(main: Coroutine[Any, Any, None]) -> None:
-    """As `asyncio.run`, on our choice of loop, for a thread that is not the main one.
+    """Run `main` on a new event loop, as `asyncio.run` does, in a thread that is not the main one.
 
-    It leaves the loop open if that was abandoned.
+    A loop that was abandoned is left open.
     """
     loop = loop_factory()()
     try:
@@ -110,3 +102,16 @@ async def _end_tasks() -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
+
+
+def end_context(context: zmq.Context[Any]) -> None:
+    """Close all sockets of a ZeroMQ context and end its threads, without waiting for messages that are still unsent.
+
+    A signal that arrives during `zmq_ctx_term` interrupts it. pyzmq then takes the context for closed, and a thread and
+    five descriptors are never freed. So this thread's signals are held back meanwhile.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        context.destroy(linger=0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -46,8 +46,6 @@ async def cancelled_twice(config: ab.StreamConfig, turns_before: int | None, tur
         await asyncio.wait([using])
 
 
-# The event loop is closed before it has come to notice the exits, and says so.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("before", [0, 5, 12, None])
 @pytest.mark.parametrize("between", [0, 1, 3, 8, 20, 45])

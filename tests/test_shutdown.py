@@ -537,9 +537,6 @@ def test_cancelled_while_a_blender_is_restarted_nothing_is_left(write_script: Wr
     assert step > 15
 
 
-# What of asyncio's own was cancelled half-way complains when it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_cancelled_and_then_all_at_once_nothing_is_left(write_script: Write, tmp_path: Path) -> None:
     """Wherever it is, as by a second Ctrl-C right after the first, which cancels the tasks that clean up too."""
     scenario = three_frames(write_script("def sample(task): return {}"), fake_blender(tmp_path / "fake"))

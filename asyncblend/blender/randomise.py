@@ -7,11 +7,11 @@
         bl.randomise.background("pictures", task.rng)
         return bl.render()
 
-What each does is a function of the generator alone, not of what was there before: with `task.rng` samples are
-reproducible. All numbers are drawn uniformly from ranges (lo, hi). Lengths are in Blender units, angles in radians.
+The result of each is a function of the generator `rng` alone, not of what was there before: with `task.rng`, samples
+are reproducible. All numbers are drawn uniformly from ranges (lo, hi). Lengths are in Blender units, angles in radians.
 
 Raises, in every function:
-    ConfigError: an argument is wrong; the message says what would be right.
+    ConfigError: An argument is wrong. The message says what would be right.
     RuntimeError: Blender does not keep the transform of an object up to date, because it is disabled in viewports or
         not in the view layer.
 """
@@ -41,7 +41,6 @@ _Array = npt.NDArray[np.float64]
 _Range = tuple[float, float]
 
 _RIGHT = math.pi / 2
-_ENERGY = {"SUN": (1.0, 5.0)}  # watts per square metre; other lights have watts
 _OWNER = "asyncblend_material_of"
 
 
@@ -50,28 +49,30 @@ def pose(
 ) -> None:
     """Turn an object at random, uniformly over all rotations, and put its middle at a random place of the image.
 
-    The middle is that of its bounding box, or the origin of what has no geometry. It is uniform over the image and over
-    the distances; parts of the object may be outside the image. Sets location and rotation; the scale stays.
+    The middle is that of its bounding box, or the origin of an object without geometry. It is uniform over the image
+    and over the distances; parts of the object may be outside the image. The scale stays.
 
     Args:
-        obj: any object. Its parents are respected.
-        rng: `task.rng`.
-        camera: a camera object or a `Camera`; None for the scene's.
-        distance: from the camera, along its axis.
-        margin: how much of the image's width and height stays free of the middle at each edge, in [0, 0.5).
+        obj: Any object. Its parents are taken into account.
+        camera: A camera object or a `Camera`. None: the scene's.
+        distance: From the camera, along its axis.
+        margin: The part of the image's width and height at each edge that the middle is not in, in [0, 0.5).
     """
+    import bpy
+    from mathutils import Quaternion
+
     if not 0 <= margin < 0.5:
         raise ConfigError(f"margin must be at least 0 and below 0.5 of the image, got {margin!r}")
     _check_object(obj)
     far = _drawn(rng, distance, "distance", least=0)
     across = rng.uniform(margin, 1 - margin, 2)
-    axes = _rotation(rng)
+    rotation = Quaternion(rng.normal(size=4).tolist()).normalized()  # a normal distribution prefers no direction
 
-    frame = frame_of(_scene().render)
+    frame = frame_of(bpy.context.scene.render)
     place = _camera(camera).unproject(across[None] * (frame.width, frame.height), far)[0]
-    turn(obj, axes)
-    move(obj, np.zeros(3))  # so that where it was has no part in rounding
-    move(obj, place - middle(obj, _depsgraph()))
+    turn(obj, np.array(rotation.to_matrix(), dtype=np.float64))
+    move(obj, np.zeros(3))  # so that rounding does not depend on where the object was
+    move(obj, place - _place(obj))
 
 
 def light(
@@ -83,20 +84,20 @@ def light(
 ) -> None:
     """Put a light at a random place above a target, shining at it, with a random energy.
 
-    Directions are uniform over the upper half of the sphere. The light's data get the energy: copies of the object that
-    share them share it.
+    Directions are uniform over the upper half of the sphere. The energy is set in the light's data, which copies of the
+    object may share.
 
     Args:
-        obj: a light object.
-        rng: `task.rng`.
-        energy: watts, or watts per square metre for a sun; None for (100, 1000), and (1, 5) for a sun.
-        radius: distance from the target.
-        target: three numbers in world space, or an object, for its middle.
+        obj: A light object.
+        energy: Watts, or watts per square metre for a sun. None: (100, 1000), and (1, 5) for a sun.
+        radius: Distance from the target.
+        target: Three numbers in world space, or an object, for its middle.
     """
     _check_object(obj)
     if obj.type != "LIGHT":
         raise ConfigError(f"object {obj.name!r} is not a light but of type {obj.type}")
-    power = _drawn(rng, energy or _ENERGY.get(obj.data.type, (100.0, 1000.0)), "energy", least=0)
+    usual = (1.0, 5.0) if obj.data.type == "SUN" else (100.0, 1000.0)
+    power = _drawn(rng, energy or usual, "energy", least=0)
     offset = _on_shell(rng, radius, (0, _RIGHT))
     obj.data.energy = power
     move(obj, _place(target) + offset)
@@ -106,14 +107,13 @@ def light(
 def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> None:
     """Give an object a random colour, uniform in hue, and a random roughness.
 
-    Its first time, the object gets a material of its own in all its slots; later calls change that one, so that memory
-    does not grow. The slots are linked to the object: others that share its mesh keep theirs. Saturation is from 0.5 to
-    1 and value from 0.2 to 1.
+    The first call gives the object a material of its own in all its slots; later calls change that one, so that memory
+    does not grow. The slots are linked to the object, so other objects with the same mesh keep theirs. Saturation is
+    from 0.5 to 1 and value from 0.2 to 1.
 
     Args:
-        obj: an object that can have materials: a mesh, curve, text, surface or metaball.
-        rng: `task.rng`.
-        roughness: of the Principled BSDF, within [0, 1].
+        obj: An object that can have materials: a mesh, curve, text, surface or metaball.
+        roughness: Of the Principled BSDF, within [0, 1].
     """
     _check_object(obj)
     if not hasattr(obj.data, "materials"):
@@ -143,14 +143,13 @@ def camera_on_shell(
 ) -> None:
     """Put a camera at a random place on a shell around a target, looking at it.
 
-    Uniform over the shell's area between the two elevations.
+    The place is uniform over the shell's area between the two elevations.
 
     Args:
-        rng: `task.rng`.
-        target: three numbers in world space, or an object, for its middle.
-        radius: distance from the target.
-        elevation: angle above the horizon, in radians within [-pi/2, pi/2].
-        camera: a camera object or a `Camera`; None for the scene's.
+        target: Three numbers in world space, or an object, for its middle.
+        radius: Distance from the target.
+        elevation: Angle above the horizon, in radians within [-pi/2, pi/2].
+        camera: A camera object or a `Camera`. None: the scene's.
     """
     offset = _on_shell(rng, radius, elevation)
     chosen, at = _camera(camera), _place(target)
@@ -161,33 +160,28 @@ def camera_on_shell(
 def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
     """Show a random picture of a folder behind everything, as the camera sees it.
 
-    Only the camera sees it: light and reflections come from the world as it was. It fills the image, and is cut where
-    its shape is another. Nodes for it are put into the scene's world, once; what else is in it is kept. A picture is
-    loaded once, and kept until newer ones need the memory (256 MiB in all). The folder is listed once: pictures that
-    come later are not seen. A view transform such as Filmic changes the picture too; Standard shows it as it is.
+    Only the camera sees it: light and reflections come from the world as it was. The picture fills the image, and is
+    cut where its shape differs. Nodes for it are added to the scene's world; the world's other nodes are kept. Pictures
+    stay in memory until newer ones need it (256 MiB in all). The folder is listed once, so pictures that are added
+    later are not used. A view transform such as Filmic changes the picture too; Standard does not.
 
     Args:
-        folder: with files of the kinds that Blender reads (PNG, JPEG, TIFF, WebP, BMP, TGA, OpenEXR, HDR); folders in it
-            are not searched.
-        rng: `task.rng`.
+        folder: With files of the kinds that Blender reads (PNG, JPEG, TIFF, WebP, BMP, TGA, OpenEXR, HDR). Folders in
+            it are not searched.
 
     Returns:
         The path of the picture.
 
     Raises:
-        ConfigError: there is no such folder, or no picture in it, or it cannot be read; the film is transparent, or
-            the engine is Workbench, so that it would not be seen.
+        ConfigError: There is no such folder, or no picture in it, or the picture cannot be read; or it would not be
+            seen, because the film is transparent or the engine is Workbench.
     """
-    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
-    path = pictures[rng.integers(len(pictures))]
-    backdrop.show(_scene(), path)
-    return path
-
-
-def _scene() -> Any:
     import bpy
 
-    return bpy.context.scene
+    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
+    path = pictures[rng.integers(len(pictures))]
+    backdrop.show(bpy.context.scene, path)
+    return path
 
 
 def _check_object(obj: Any) -> None:
@@ -195,12 +189,6 @@ def _check_object(obj: Any) -> None:
 
     if not isinstance(obj, bpy.types.Object):
         raise ConfigError(f"an object is needed, such as bpy.data.objects['Cube']; got {obj!r}")
-
-
-def _depsgraph() -> Any:
-    import bpy
-
-    return bpy.context.evaluated_depsgraph_get()  # updates the view layer
 
 
 def _camera(camera: Any) -> Camera:
@@ -211,7 +199,7 @@ def _place(target: Any) -> _Array:
     import bpy
 
     if isinstance(target, bpy.types.Object):
-        return middle(target, _depsgraph())
+        return middle(target, bpy.context.evaluated_depsgraph_get())  # updates the view layer
     return vector(target, "target")
 
 
@@ -232,7 +220,10 @@ def _limits(limits: Iterable[float], name: str, least: float, most: float) -> _R
 
 
 def _on_shell(rng: np.random.Generator, radius: Iterable[float], elevation: Iterable[float]) -> _Array:
-    """A vector from the shell's middle to it. A shell's area between two heights grows with their difference alone."""
+    """Return a random vector from the middle of a shell to it.
+
+    The area of a shell between two heights is proportional to their difference, so the height is drawn uniformly.
+    """
     low, high = _limits(elevation, "elevation (in radians)", -_RIGHT, _RIGHT)
     length = _drawn(rng, radius, "radius", least=1e-6)
     up = rng.uniform(math.sin(low), math.sin(high))
@@ -241,18 +232,11 @@ def _on_shell(rng: np.random.Generator, radius: Iterable[float], elevation: Iter
     return length * np.array([flat * math.cos(around), flat * math.sin(around), up])
 
 
-def _rotation(rng: np.random.Generator) -> _Array:
-    """3 x 3, uniform over all rotations: a normally distributed quaternion has no preferred direction."""
-    from mathutils import Quaternion
-
-    return np.array(Quaternion(rng.normal(size=4).tolist()).normalized().to_matrix(), dtype=np.float64)
-
-
 def _own_material(obj: Any) -> Any:
-    """The object's own material, in all its slots. Found by the object's name, so that it is made once.
+    """Return the object's own material, and put it into all the object's slots. It is found by the object's name.
 
-    A copy of the object has another name, and gets another one; an object that is made anew for each sample gets that
-    of the one before it.
+    A copy of the object has another name, so it gets another material. An object that is made anew for each sample gets
+    that of its predecessor.
     """
     import bpy
 

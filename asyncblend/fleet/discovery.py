@@ -1,4 +1,4 @@
-"""Where the Blenders of this machine are. Looks at files only; starts and imports none."""
+"""Which Blenders are on this machine. Looks at files only: no Blender is started, and the module is not imported."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from .install.embedded import embedded_pythons, pythons_for_it
 __all__ = ["VARIABLE", "Blender", "all_blenders", "find_blender"]
 
 VARIABLE = "ASYNCBLEND_BLENDER"
-"""Environment variable that says which Blender to use when no option does; it takes the same forms."""
+"""Environment variable that says which Blender to use when no option does. It takes the same forms."""
 
 _MODULE = "bpy"
 _MODULE_PYTHONS = {(3, 11): "bpy 4.2 to 5.0", (3, 13): "bpy 5.1 and up"}
+_FORMS = f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module."
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,30 @@ class Blender:
 
     kind: Literal["module", "executable"]
     path: str
-    """Absolute path of the executable; for a module, of the Python that imports it: this one, or the embedded
-    Blender's."""
+    """Absolute path of the executable, or of the Python that imports the module: this one, or the embedded Blender's."""
 
     found: str = field(default="", compare=False)
-    """Where it was found, in words, for people."""
+    """Where it was found, in words for people."""
 
 
 def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
-    """The Blender that an option asks for.
+    """Return the Blender that an option asks for.
 
     Args:
-        blender: path of an executable, or of a folder that holds one, or of the embedded Blender's Python; or "bpy"
+        blender: The path of an executable, of a folder that holds one, or of the embedded Blender's Python; or "bpy"
             for the pip module in this Python, else the embedded Blender (see `make_embedded`).
             None: $ASYNCBLEND_BLENDER in the same forms, else `blender` on the PATH, else as for "bpy".
 
     Raises:
-        BlenderNotFound: nothing usable is there; the message says where we looked and what to do. A wrong
-            option or variable is an error; no other Blender is taken instead.
+        BlenderNotFound: Nothing usable is there. The message says where we looked and what to do. A wrong option or
+            variable is an error; no other Blender is used in its place.
     """
     if blender is not None:
         return _named(os.fspath(blender), f"blender={os.fspath(blender)!r}")
     if named := os.environ.get(VARIABLE):
         return _named(named, f"${VARIABLE}={named!r}")
-    for found in (_on_path(), _module("the bpy module"), *_embedded("the embedded Blender")):
-        if found is not None:
-            return found
+    for found in _unnamed():
+        return found
     raise BlenderNotFound(
         f"No Blender found: ${VARIABLE} is not set, there is no `blender` on the PATH "
         f"({os.environ.get('PATH', '')}), and {sys.executable} has no module {_MODULE}.\n"
@@ -63,24 +62,30 @@ def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
 
 
 def all_blenders() -> list[Blender]:
-    """Each Blender found on this machine, once, the one that `find_blender(None)` takes first.
+    """Return each Blender that is found on this machine, in the order in which `find_blender(None)` tries them.
 
-    A wrong $ASYNCBLEND_BLENDER is left out here; `find_blender(None)` raises what is wrong with it.
+    A wrong $ASYNCBLEND_BLENDER is passed over here; `find_blender(None)` raises what is wrong with it.
     """
-    found: list[Blender | None] = []
+    found: list[Blender] = []
     if named := os.environ.get(VARIABLE):
         with contextlib.suppress(BlenderNotFound):
             found.append(_named(named, f"${VARIABLE}"))
-    found += [_on_path(), _module("the bpy module"), *_embedded("the embedded Blender")]
-    return list(dict.fromkeys(one for one in found if one is not None))
+    return list(dict.fromkeys(found + _unnamed()))
+
+
+def _unnamed() -> list[Blender]:
+    """Return the Blenders that need no option and no variable."""
+    path = shutil.which("blender")
+    # An entry of PATH may be relative, and the fleet's working directory may change.
+    on_path = [Blender("executable", os.path.abspath(path), "`blender` on the PATH")] if path else []
+    return [*on_path, *_module("the bpy module"), *_embedded("the embedded Blender")]
 
 
 def _named(name: str, given: str) -> Blender:
-    """The Blender at a path, or the module; `given` is who named it, for messages."""
+    """Return the Blender at a path, or the module. `given` says who named it, for messages."""
     if name == _MODULE:
-        for module in (_module(given), *_embedded(given)):
-            if module is not None:
-                return module
+        for module in (*_module(given), *_embedded(given)):
+            return module
         raise BlenderNotFound(
             f"{given}: {sys.executable} has no module {_MODULE}. {_how_to_get_module()}\n"
             f"(A file or folder of that name: ./{_MODULE})"
@@ -94,58 +99,36 @@ def _named(name: str, given: str) -> Blender:
         hint = ""
         if os.path.basename(name) == name and (on_path := shutil.which(name)):
             hint = f" Did you mean {on_path}, which is on the PATH?"
-        raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_forms()}")
-    if not _executable(path):
-        raise BlenderNotFound(f"{given}: {path} is not an executable file. {_forms()}")
+        raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_FORMS}")
+    if not shutil.which(path):
+        raise BlenderNotFound(f"{given}: {path} is not an executable file. {_FORMS}")
     return Blender("executable", path, given)
 
 
 def _in_folder(folder: str, given: str) -> Blender:
-    names = _names_in_folder()
+    names = ["blender"]
+    if sys.platform == "darwin":
+        names = ["Blender.app/Contents/MacOS/Blender", "Contents/MacOS/Blender", "Blender", "blender"]
     for name in names:
-        path = os.path.join(folder, name)
-        if _executable(path):
+        if path := shutil.which(os.path.join(folder, name)):
             return Blender("executable", path, given)
     raise BlenderNotFound(
         f"{given}: there is no Blender in the folder {folder}: looked for {', '.join(names)} there, "
-        f"as an executable file. {_forms()}"
+        f"as an executable file. {_FORMS}"
     )
 
 
-def _names_in_folder() -> tuple[str, ...]:
-    """Where an executable is, seen from the folder that people call Blender's. The one place that asks the platform."""
-    if sys.platform == "win32":
-        return ("blender.exe",)
-    if sys.platform == "darwin":
-        return ("Blender.app/Contents/MacOS/Blender", "Contents/MacOS/Blender", "Blender", "blender")
-    return ("blender",)
-
-
-def _executable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.X_OK)
-
-
-def _on_path() -> Blender | None:
-    path = shutil.which("blender")
-    # An entry of PATH may be relative, and the fleet's working directory may change.
-    return Blender("executable", os.path.abspath(path), "`blender` on the PATH") if path else None
-
-
-def _module(found: str) -> Blender | None:
+def _module(found: str) -> list[Blender]:
     try:
-        spec = importlib.util.find_spec(_MODULE)  # importing it takes seconds, and is never for the host
+        spec = importlib.util.find_spec(_MODULE)  # importing it would take seconds, and the host has no use for it
     except ValueError:  # something without a spec stands in its place in sys.modules
         spec = None
-    # No origin: a mere folder of that name, somewhere on sys.path.
-    return Blender("module", sys.executable, found) if spec is not None and spec.origin else None
+    # Without an origin it is only a folder of that name, somewhere on sys.path.
+    return [Blender("module", sys.executable, found)] if spec is not None and spec.origin else []
 
 
 def _embedded(found: str) -> list[Blender]:
     return [Blender("module", python, found) for python in embedded_pythons()]
-
-
-def _forms() -> str:
-    return f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module."
 
 
 def _how_to_get_module() -> str:

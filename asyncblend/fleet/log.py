@@ -16,21 +16,21 @@ _TAIL_LINES = 40
 
 
 class Log:
-    """A file, not a pipe: a process that writes much is never blocked, and nobody has to read along."""
+    """The output of a process. A file, not a pipe, so the process never blocks though nobody reads along."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._start = 0  # of the present process's output
+        self._start = 0  # where the present process's output begins
 
     def open(self) -> BinaryIO:
-        """To be the output of a new process."""
-        # Appending: what is written after `trim` goes to the new end.
+        """Open the file for the output of a new process."""
+        # In append mode the process writes to the new end after `trim`.
         self._start = self.path.stat().st_size if self.path.exists() else 0
         return open(self.path, "ab")
 
     def tail(self) -> str:
-        """The last lines; what is no UTF-8 is replaced."""
-        with contextlib.suppress(OSError):  # the folder may have been swept away
+        """Return the last lines of the present process's output. Bytes that are not UTF-8 are replaced."""
+        with contextlib.suppress(OSError):  # the folder may have been removed
             text = self._last(_TAIL_BYTES).decode(errors="replace")
             return "\n".join(text.splitlines()[-_TAIL_LINES:])
         return ""

@@ -1,4 +1,4 @@
-"""ChildProcess: one process that we started, from its launch until nothing of it is left."""
+"""ChildProcess: one process that the package started, from its launch until nothing of it is left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import types
 from asyncio.subprocess import Process
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -21,14 +22,19 @@ from .log import Log
 
 __all__ = ["ChildProcess", "output_of"]
 
-_REAP = 1.0  # seconds for the event loop to notice what we know already
-_ASK = 0.02  # seconds between two looks at what the event loop knows
+_REAP = 1.0  # seconds for the event loop to notice an exit that the pidfd has told of
+_POLL = 0.02  # seconds between two looks at what the event loop has noticed
 _ASK_AGAIN = 1.0  # seconds between two requests to end
 _SPARE = 16  # descriptors that a launch may take for a moment
 
+# A launch waits until nobody has the other end of a certain pipe any more. A process that another thread forks just
+# then, such as a DataLoader's worker, would have it for as long as it lives. So forks wait for a launch.
+_forking = threading.RLock()
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
+
 
 class ChildProcess:
-    """A process, its process group, its log and its folder. Made by `start`."""
+    """A process, its process group, its log and its folder. Made by `start`, and ended by `stop`."""
 
     def __init__(self, process: Process, folder: Path, log: Log) -> None:
         self._process = process
@@ -36,9 +42,15 @@ class ChildProcess:
         self.log = log
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = self._loop.create_future()
+        self._stopped = False
+        # A pidfd tells of the exit on every event loop, whoever handles SIGCHLD, and while a grandchild holds the output.
         self._pidfd: int | None = None
-        self._over = False
-        self._watch_exit()
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except (AttributeError, OSError):  # not Linux, an old kernel, no descriptor is left, or reaped already
+            self._ask_loop()
+        else:
+            self._loop.add_reader(self._pidfd, self._on_pidfd)
 
     @classmethod
     async def start(
@@ -51,17 +63,17 @@ class ChildProcess:
         inherit: Sequence[int] = (),
         cwd: str | None = None,
     ) -> Self:
-        """Launch `command` in a session of its own, with a folder of its own, which goes when it is stopped.
-
-        If this is cancelled, no process is left.
+        """Launch a process in a session of its own. If this is cancelled, no process is left.
 
         Args:
-            log: where its output goes; None for a file in the folder.
-            inherit: descriptors that the process inherits.
-            cwd: its working directory; None for ours.
+            environment: All of the process's environment variables.
+            folder: The process's own folder, which `stop` removes.
+            log: Where its output goes. None: into a file in the folder.
+            inherit: The descriptors that the process inherits.
+            cwd: Its working directory. None: that of this process.
 
         Raises:
-            OSError: the operating system refused.
+            OSError: The operating system refused.
         """
         _check_descriptors()
         log = log or Log(folder / "log.txt")
@@ -91,48 +103,44 @@ class ChildProcess:
         while not launching.done():
             await asyncio.wait([launching], timeout=_REAP)
             if launching.cancelling():
-                # Every task was cancelled, also the one of asyncio's that is to tell of the exit: it waits in vain
-                # for a process that it has killed.
+                # Every task was cancelled, also asyncio's own that waits for the exit: it waits in vain for a process
+                # that it has killed.
                 launching.cancel()
-        if launching.cancelled() or launching.exception() is not None:
-            return
-        await cls(launching.result(), folder, log).stop(lambda: None, 0)
+        if not launching.cancelled() and launching.exception() is None:
+            await cls(launching.result(), folder, log).stop(lambda: None, 0)
 
     @property
     def pid(self) -> int:
-        """Process id, which is its process group's too."""
+        """The process's id, which is also that of its process group."""
         return self._process.pid
 
     async def wait(self) -> int:
-        """Its exit status once it has ended; negative is the signal that killed it. May be cancelled, and called again."""
+        """Wait for the exit and return the status; -N says that signal N killed the process."""
         return await asyncio.shield(self._exited)
 
     def kill(self) -> None:
-        """Kill its whole process group, at once. What it started dies with it, also when it has ended already.
-
-        After `stop` it does nothing: the number may be another's.
-        """
-        if self._over:
-            return
-        if os.name == "posix":
-            # Its own children may outlive it, so its group is killed even when it is dead. The group's number is
-            # not free for others as long as one member lives, and is not reused in the moment after the last.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        """Kill the process and all that it started, at once. After `stop` this does nothing."""
+        if self._stopped:
+            return  # the id may belong to another process by now
+        # What the process started may outlive it, so its group is killed even when it has ended itself. The id of a
+        # group is not given to others while one member lives, nor in the moment after the last has ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def stop(self, ask: Callable[[], None], grace: float) -> None:
-        """Ask it to end, give it `grace` seconds, then kill its group; return when it is reaped and its folder gone.
+        """Have the process end; return when it is reaped, its group is killed and its folder is gone.
 
-        If it is cancelled meanwhile (a second Ctrl-C), it kills at once and still finishes.
+        If this is cancelled (a second Ctrl-C), it kills at once and still finishes.
+
+        Args:
+            ask: Requests the end. Called again each second, as a request may be lost with its connection.
+            grace: Seconds until the process is killed.
         """
         try:
             if not self._exited.done():
                 async with asyncio.timeout(grace):
                     while not self._exited.done():
-                        ask()  # again: the first request may have gone down with its connection
+                        ask()
                         await asyncio.wait([self._exited], timeout=_ASK_AGAIN)
         except TimeoutError:
             pass
@@ -143,61 +151,52 @@ class ChildProcess:
     async def _clean(self) -> None:
         try:
             await self.wait()
-            try:
-                async with asyncio.timeout(_REAP):
-                    await self._process.wait()
-            except TimeoutError:
-                self._reap()
+            async with asyncio.timeout(_REAP):
+                await self._process.wait()  # until the event loop has noticed the exit, too
+        except TimeoutError:
+            abandon_loop(self._loop)
         except asyncio.CancelledError:
-            self._see_dead()  # every task was cancelled, this one too: a second Ctrl-C
+            # Every task of the loop was cancelled, as a second Ctrl-C does, and the loop may be closed next. This
+            # blocks, for moments only: the process was killed.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._forget_pidfd()
             raise
         finally:
-            self._over = True
+            # asyncio learns of an exit from a thread, which may report to a loop that is closed already, and uvloop not
+            # at all if its SIGCHLD handler is gone. Then nobody else closes the transport and reaps the process.
+            self._process._transport.close()  # type: ignore[attr-defined]
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
+            self._stopped = True
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _see_dead(self) -> None:
-        # It was killed, so this blocks for moments. Whoever watches children is left to reap it.
-        with contextlib.suppress(ChildProcessError, AttributeError):
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+    def _forget_pidfd(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
 
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-        abandon_loop(self._loop)
-
-    # A pidfd tells of the exit on every event loop, whoever handles SIGCHLD, and while a grandchild holds the output.
-
-    def _watch_exit(self) -> None:
-        try:
-            self._pidfd = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):  # not Linux, an old kernel, or reaped already
-            self._ask_watcher()
-        else:
-            self._loop.add_reader(self._pidfd, self._on_pidfd)
-
-    def _ask_watcher(self) -> None:
-        """Ask the event loop's own watcher until it knows. No task: when all tasks are cancelled, it goes on."""
+    def _ask_loop(self) -> None:
+        """Look again and again whether the event loop has noticed the exit. No task, because all may be cancelled."""
         if self._process.returncode is not None:
             self._set_exited(self._process.returncode)
         elif not self._loop.is_closed():
-            self._loop.call_later(_ASK, self._ask_watcher)
+            self._loop.call_later(_POLL, self._ask_loop)
 
     def _on_pidfd(self) -> None:
         assert self._pidfd is not None
-        self._loop.remove_reader(self._pidfd)
         try:
             # WNOWAIT: the event loop's own watcher is left to reap it.
             status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # the watcher was faster, and will say so
+        except ChildProcessError:  # the watcher was faster
             status = None
-        finally:
-            os.close(self._pidfd)
-            self._pidfd = None
-        if status is not None:
+        self._forget_pidfd()
+        if status is None:
+            self._ask_loop()
+        else:
             killed = status.si_code != os.CLD_EXITED
             self._set_exited(-status.si_status if killed else status.si_status)
-        else:
-            self._ask_watcher()
 
     def _set_exited(self, status: int) -> None:
         if not self._exited.done():
@@ -206,11 +205,11 @@ class ChildProcess:
 
 @types.coroutine
 def _launch(*command: str, **options: Any) -> Generator[Any, Any, Process]:
-    """create_subprocess_exec. uvloop forks in its first step, and runs the hooks for forks."""
+    """Run create_subprocess_exec, with no fork of another thread in its first step, in which both loops launch."""
     steps = asyncio.create_subprocess_exec(*command, **options).__await__()
     step: Callable[[], Any] = functools.partial(next, steps)
     try:
-        with ring.launching():
+        with _forking, ring.launching():  # uvloop itself forks, and runs the hooks for forks
             awaited = step()
         while True:
             try:
@@ -232,15 +231,18 @@ async def output_of(
     limit: float | None = None,
     folder: Path | None = None,
 ) -> tuple[int, str]:
-    """Run a command to its end: its exit status, and the last lines of what it wrote. Cancelling kills it.
+    """Run a command to its end; return its exit status and the last lines of what it wrote.
+
+    Cancelling this kills the command.
 
     Args:
-        limit: seconds; None for no limit.
-        folder: where its log is meanwhile; None for the temporary folder.
+        environment: All of the command's environment variables.
+        limit: Seconds that it may take. None: no limit.
+        folder: Where its log is kept meanwhile. None: in the temporary folder.
 
     Raises:
-        TimeoutError: it took longer than `limit` seconds, and was killed.
-        OSError: it cannot be started.
+        TimeoutError: The command took longer than `limit` seconds, and was killed.
+        OSError: The command cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="asyncblend-install-", dir=folder) as own:
         process = await ChildProcess.start(command, environment, Path(own))
@@ -252,9 +254,10 @@ async def output_of(
 
 
 def _check_descriptors() -> None:
-    """
+    """Check that a launch would not run out of descriptors half-way, where uvloop loses those that it has opened.
+
     Raises:
-        OSError: a launch would run out of descriptors half-way, where uvloop loses those that it has opened.
+        OSError: It would.
     """
     with open(os.devnull, "rb") as null, contextlib.ExitStack() as spare:
         for _ in range(_SPARE):

@@ -1,4 +1,4 @@
-"""Workspace: what one run has on this machine besides its processes, and takes away with it."""
+"""Workspace: what one run has on this machine besides its processes, and removes at its end."""
 
 from __future__ import annotations
 
@@ -8,33 +8,30 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from types import TracebackType
 
 __all__ = ["Workspace"]
 
-
-_open: weakref.WeakSet[Workspace] = weakref.WeakSet()
+_workspaces: weakref.WeakSet[Workspace] = weakref.WeakSet()
 
 
 class Workspace:
-    """A private folder (mode 0700), and a pipe whose other end every Blender of the run watches.
+    """A private folder (mode 0700), and a pipe whose read end every Blender of the run watches.
 
-    Used as a context manager by the process that owns the run.
+    Use it as a context manager in the process that owns the run.
     """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="asyncblend-"))
         self.cwd = os.getcwd()
-        """Where the run began: each Blender's working directory, also of those that start later."""
-        self.lifeline: int | None = None
-        """Read end of the pipe, to be inherited by each Blender."""
-        self._held: int | None = None
-        if os.name == "posix":
-            self.lifeline, self._held = os.pipe()
-        _open.add(self)
+        """The working directory when the run began. Every Blender gets it, also one that starts later."""
+        self.lifeline: int | None
+        """The read end of the pipe, which each Blender inherits. None after the end."""
+        self._held: int | None
+        self.lifeline, self._held = os.pipe()
+        _workspaces.add(self)
 
     def life_folder(self, instance: int, epoch: int) -> Path:
-        """A new folder for one life of an instance: its log, and its temporary files."""
+        """Make a folder for one life of an instance, for its log and its temporary files, and return its path."""
         folder = self.folder / f"{instance}.{epoch}"
         folder.mkdir()
         return folder
@@ -42,9 +39,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for descriptor in (self.lifeline, self._held):
             if descriptor is not None:
                 with contextlib.suppress(OSError):
@@ -53,14 +48,12 @@ class Workspace:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _forked() -> None:
-    # A forked child (a DataLoader's worker) must not keep the Blenders alive that belong to its parent. Only the held
-    # end: uvloop runs this in each Blender-to-be as well, which needs the other one.
-    for workspace in list(_open):
+def _close_in_forked_child() -> None:
+    # Else a forked child, such as a DataLoader's worker, would keep its parent's Blenders alive when the parent dies.
+    for workspace in list(_workspaces):
         if workspace._held is not None:
             os.close(workspace._held)
             workspace._held = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_close_in_forked_child)

@@ -156,6 +156,8 @@ class SyncFrames:
 
     def _received(self, timeout: float | None, *, block: bool) -> Frame:
         self._stream._check_process()
+        if block:
+            self._stream._check_thread()
         channel = self._channel
         item = channel.items.get(block, timeout)
         if isinstance(item, _End):
@@ -328,6 +330,7 @@ class SyncStream:
 
     def _begin(self, source: Pass) -> SyncFrames:
         self._check_process()
+        self._check_thread()
         if self._thread.ident is None:
             raise ConfigError("the stream is not started; use it in a `with` block")
         self._opened.wait()
@@ -344,6 +347,12 @@ class SyncStream:
         if self._pid != os.getpid():
             raise ForkedProcessError(
                 "this stream belongs to the process from which this one was forked; make a new one here"
+            )
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() == self._thread.ident:
+            raise ConfigError(
+                "frames cannot be waited for in the stream's own thread, which draws params: it would wait for itself"
             )
 
     def _took(self, channel: _Channel, arrival: Arrival) -> None:
@@ -448,6 +457,8 @@ class SyncStream:
 
         if self._loop is None:
             raise StreamClosed("the stream is not open")
+        if threading.get_ident() == self._thread.ident:  # the user's params call `flush`, for instance
+            return function()
         try:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:

@@ -64,7 +64,7 @@ show("wide")
 keep("persistent wide")
 scene.render.use_persistent_data = False
 
-# other worlds: none, one without nodes, and one with an output that is not linked
+# other worlds: no world, one without nodes, and one whose output has no link
 scene.world = None
 show("same")
 keep("none")
@@ -81,7 +81,7 @@ scene.world.node_tree.nodes.clear()
 show("same")
 keep("bare")
 
-# a sky that lights is sampled as it was
+# a sky that lights the scene is still sampled as before
 scene.world = data.worlds.new("Sky")
 scene.world.use_nodes = True
 tree = scene.world.node_tree
@@ -89,7 +89,7 @@ tree.links.new(tree.nodes.new("ShaderNodeTexSky").outputs[0], tree.nodes["Backgr
 show("same")
 results["sampling"] = [scene.world.cycles.sampling_method, data.worlds["World"].cycles.sampling_method]
 
-# which picture: by the generator alone, and memory does not grow
+# the generator alone decides which picture is shown, and memory does not grow
 def chosen():
     return [Path(bl.randomise.background(FOLDER / "many", np.random.default_rng([1, index]))).name for index in range(200)]
 
@@ -130,13 +130,13 @@ attempt("workbench", lambda: show("same"))
 
 
 def gradient(width: int, height: int) -> Any:
-    """Red grows to the right and green downwards."""
+    """Return a picture in which red grows to the right and green downwards."""
     y, x = np.indices((height, width))
     return np.stack([40 + 160 * x / width, 30 + 180 * y / height, np.full(x.shape, 90)], axis=-1).astype(np.uint8)
 
 
 def shrunk(mask: Any) -> Any:
-    """Without two pixels at its edge, where pixels mix what is on both sides, and none of the image's own edge."""
+    """Shrink a mask by two pixels at its edges, where pixels mix both sides, but not at the image's own edge."""
     found = mask.copy()
     for y in range(-2, 3):
         for x in range(-2, 3):
@@ -184,7 +184,7 @@ SAME = gradient(64, 48)
         ("same", SAME),
         ("wide", gradient(128, 48)[:, 32:96]),
         ("high", gradient(64, 96)[24:72]),
-        ("aspect", gradient(128, 48)),  # pixels twice as wide: all of it is seen
+        ("aspect", gradient(128, 48)),  # pixels are twice as wide, so the whole picture is seen
         ("ortho", SAME),
         ("turned", SAME),
         ("crop", SAME[:24, 16:48]),
@@ -196,7 +196,7 @@ SAME = gradient(64, 48)
     ],
 )
 def test_the_picture_fills_the_image(out: Path, name: str, expected: Any) -> None:
-    """Whatever the camera; its middle where its shape is another than the image's, without being stretched."""
+    """It does so with any camera, and is cut, not stretched, where its shape differs from the image's."""
     image = np.load(out / f"{name}.npy").astype(int)
     if name == "aspect":
         expected = expected[:, ::2].astype(int) + (expected[:, 1::2] - expected[:, ::2]) // 2
@@ -205,7 +205,7 @@ def test_the_picture_fills_the_image(out: Path, name: str, expected: Any) -> Non
 
 
 def test_objects_and_their_light_stay_as_they_were(out: Path, results: dict[str, Any]) -> None:
-    """Only what was background changes: the world lights the cube as before."""
+    """Only background pixels change, as the world lights the cube as before."""
     before, after = (np.load(out / f"{name}.npy").astype(int) for name in ("before", "after"))
     world = abs(before - before[0, 0]).max(axis=-1) <= 1
     inside, outside = shrunk(~world), shrunk(world)
@@ -217,7 +217,7 @@ def test_objects_and_their_light_stay_as_they_were(out: Path, results: dict[str,
 
 
 def test_a_world_that_lights_is_sampled_as_it_was(results: dict[str, Any]) -> None:
-    """The map that finds bright directions is left out only where there are none."""
+    """The map that finds bright directions is turned off only for a world that has none."""
     assert results["sampling"] == ["AUTOMATIC", "NONE"]
 
 
@@ -232,7 +232,7 @@ def test_the_generator_chooses(results: dict[str, Any]) -> None:
 
 
 def test_nothing_grows_and_the_oldest_go_first(results: dict[str, Any]) -> None:
-    """Within the bound the pictures that were used last are kept; the user's own images are left alone."""
+    """The most recently used pictures stay in memory, up to the limit; the user's own images are never removed."""
     assert not any(results["grown"])
     most, order = results["kept"]
     assert most == 3

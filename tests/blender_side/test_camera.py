@@ -50,8 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 SCRIPT = """
 from mathutils import Vector
-from asyncblend.blender.camera import Camera
-from asyncblend.blender.capture import render
+from asyncblend.blender import Camera, render
 
 bpy.data.objects.remove(bpy.data.objects["Cube"])
 bpy.data.objects.remove(bpy.data.objects["Light"])
@@ -63,7 +62,7 @@ scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0, 0,
 scene.render.resolution_x, scene.render.resolution_y = 160, 120
 
 POINTS = [(0.9, -0.5, 0.7), (-1.0, 0.8, -0.4), (0.3, 1.3, 0.2)]
-for point, colour in zip(POINTS, np.eye(3)):  # a red, a green and a blue marker: each has a channel for itself
+for point, colour in zip(POINTS, np.eye(3)):  # a red, a green and a blue marker, each alone in its channel
     bpy.ops.mesh.primitive_uv_sphere_add(radius=0.12, location=point)
     material = bpy.data.materials.new("Marker")
     material.use_nodes = True

@@ -1,4 +1,4 @@
-"""What changes a camera, set_K and look_at; and unproject of a whole depth map."""
+"""Changes of a camera by set_K and look_at, and unproject of a whole depth map."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ data = obj.data
 camera = bl.Camera()
 results = {"errors": {}}
 
-# look_at: whatever parent, rotation mode and delta rotation
+# look_at works with any parent, rotation mode and delta rotation
 parent = bpy.data.objects.new("Parent", None)
 scene.collection.objects.link(parent)
 parent.rotation_euler, parent.location = (0.7, -1.1, 2.0), (3, -2, 1)
@@ -60,14 +60,14 @@ cube.location = (0.5, 0.6, 0.7)
 camera.look_at(cube)
 results["object"] = camera.project([(0, 0, 0)], cube).tolist()
 
-# the depth map of a render: every pixel of the cube lies on the cube
+# the depth map of a render: each pixel that shows the cube is on the cube
 cube.rotation_euler = (0.3, 0.4, 0.5)
 render.use_border = render.use_crop_to_border = True
 render.border_min_x, render.border_max_y = 0.1, 0.9
 for kind in ("PERSP", "ORTHO"):
     data.type, data.ortho_scale = kind, 6
     depth = bl.render(("depth",))["depth"]
-    depth[depth > 1e9] = np.inf  # the background, as Cycles has it
+    depth[depth > 1e9] = np.inf  # the background, for which Cycles gives a large number
     points = camera.unproject(None, depth)
     local = points.reshape(-1, 3) @ np.array(cube.matrix_world.inverted().to_3x3()).T + cube.matrix_world.inverted().translation
     local = local[np.isfinite(depth).ravel()]
@@ -77,7 +77,7 @@ data.type = "PERSP"
 results["scalar"] = camera.project(camera.unproject([(3, 4), (5, 6)], 7), depth=True)[1].tolist()
 render.use_border = False
 
-# set_K changes what it says and nothing else
+# set_K changes what its documentation says and nothing else
 def settings():
     found = {f"data.{n}": getattr(data, n) for n in ("lens", "sensor_width", "sensor_height", "sensor_fit", "shift_x",
              "shift_y", "ortho_scale", "type", "clip_start", "clip_end")}
@@ -133,7 +133,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 def test_looks_at_the_point_whatever_parent_and_rotation_mode(results: dict[str, Any]) -> None:
-    """It comes to the middle, and `up` points up in the image, straight unless a parent is scaled unevenly."""
+    """The point is in the middle of the image, and `up` points up, exactly so unless a parent is scaled unevenly."""
     assert len(results["looks"]) == 48
     for look in results["looks"]:
         at, higher = np.array(look["xy"])
@@ -145,7 +145,7 @@ def test_looks_at_the_point_whatever_parent_and_rotation_mode(results: dict[str,
 
 
 def test_looks_straight_down(results: dict[str, Any]) -> None:
-    """Where `up` says nothing, the world's y is up."""
+    """When the camera looks along `up`, the world's y is up."""
     middle, right, up = np.array(results["down"])
     assert right[0] > middle[0] + 1
     assert up[1] < middle[1] - 1
@@ -158,7 +158,7 @@ def test_looks_at_an_object(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
 def test_a_depth_map_lies_on_the_mesh(results: dict[str, Any], kind: str) -> None:
-    """Rendered, cropped to a border, and unprojected as a whole: the background is NaN."""
+    """A depth map that was cropped to a border is unprojected as a whole, with NaN for the background."""
     found = results[kind]
     assert found["shape"] == [*found["depth"], 3] == [43, 58, 3]
     assert found["nan"]
@@ -181,7 +181,7 @@ def test_one_depth_for_all(results: dict[str, Any]) -> None:
     ],
 )
 def test_set_K_changes_what_it_says(results: dict[str, Any], name: str, K: list[float], changes: list[str]) -> None:
-    """Lens or scale, shift and pixel aspect; the sensor only where the lens would be too short."""
+    """It sets lens or scale, shift and pixel aspect, and the sensor only where the lens would be too short."""
     changed, after, got = results[name]
     fx, fy, cx, cy = K
     np.testing.assert_allclose(got, [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], atol=1e-3)
@@ -216,7 +216,7 @@ def test_names_the_mistake_and_changes_nothing(results: dict[str, Any], name: st
 
 
 def test_a_panoramic_camera_has_a_place(results: dict[str, Any]) -> None:
-    """Only its projection is unknown."""
+    """world_to_camera works for it, though projecting does not."""
     x, y, z, one = results["pano"]
     np.testing.assert_allclose([x, y, one], [0, 0, 1], atol=1e-4)
     assert z > 0

@@ -38,7 +38,7 @@ def set_up(values):
     obj.parent = parent if values["parented"] else None
 
 def size():
-    from asyncblend.blender.lens import frame_of
+    from asyncblend.blender.scene.lens import frame_of
     return frame_of(scene.render)
 """
 
@@ -69,7 +69,7 @@ scene.cycles.samples, scene.cycles.use_denoising, scene.cycles.use_adaptive_samp
 scene.view_settings.view_transform = "Raw"  # so that pixels are linear in coverage
 scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0, 0, 0, 1)
 markers = []
-for colour in np.eye(3):  # a red, a green and a blue one: each has a channel for itself
+for colour in np.eye(3):  # a red, a green and a blue one, each alone in its channel
     bpy.ops.mesh.primitive_uv_sphere_add(radius=1)
     markers.append(bpy.context.object)
     material = bpy.data.materials.new("Marker")
@@ -90,7 +90,7 @@ def answer(values):
                       [0, ratio * fx * frame.full_width, cy * frame.height], [0, 0, 1]])
     pixels = np.array([(0.2, 0.3), (0.8, 0.4), (0.45, 0.8)]) * (frame.width, frame.height)
     depths = np.array(values["depths"][:3])
-    # Small ones: far from the axis a sphere is drawn as an ellipse around another centre.
+    # They are small, as a sphere far from the axis is drawn as an ellipse around another centre.
     radii = 1.2 * (depths if data.type == "PERSP" else np.ones(3)) / camera.K[[0, 1], [0, 1]].min()
     for marker, point, radius in zip(markers, camera.unproject(pixels, depths), radii):
         marker.location, marker.scale = point, [radius] * 3
@@ -108,7 +108,7 @@ def floats(low: float, high: float) -> st.SearchStrategy[float]:
 
 @st.composite
 def cameras(draw: st.DrawFn, longest: int, shortest: int = 16, lens: tuple[float, float] = (8, 300)) -> dict[str, Any]:
-    """Settings of a random camera, three or more points before it, and perhaps intrinsics for it."""
+    """Draw settings of a camera, three or more points in front of it, and perhaps intrinsics for it."""
     x, y = draw(st.integers(shortest, longest)), draw(st.integers(shortest, longest))
     percentage = draw(st.sampled_from([100, 100, 50, 37, 133]))
     low_x, low_y = draw(floats(0, 0.3)), draw(floats(0, 0.3))
@@ -161,7 +161,7 @@ def ask_for_markers(talk_to_blender: Callable[[str], Ask]) -> Ask:
 @check
 @given(values=cameras(longest=4096))
 def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
-    """There and back between pixels and the world, K and world_to_camera against project, and K after set_K."""
+    """unproject inverts project, K and world_to_camera give what project gives, and K is what set_K has set."""
     found = ask(values)
     assert found.pop("types") == ["float64", "float32", "float32", "float64", "float64"]
     result = {name: np.array(value) for name, value in found.items()}
@@ -185,16 +185,18 @@ def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
 
     near(by(result["K"]), result["back"])
     if values["wanted"]:
-        # float32 settings: some 1e-7 of the size of the numbers
+        # The settings are float32, which differ by some 1e-7 of the numbers' size.
         np.testing.assert_allclose(result["got"], result["wanted"], atol=1e-3, rtol=5e-7)
         np.testing.assert_allclose(by(result["got"]), result["by_wanted"], atol=1e-3, rtol=1e-6)
 
 
-@settings(check, max_examples=12, phases=(Phase.generate,))  # to shrink one that renders takes minutes
+@settings(check, max_examples=12, phases=(Phase.generate,))  # shrinking would take minutes, as each example renders
 @given(values=cameras(longest=200, shortest=90, lens=(20, 100)))
 def test_markers_are_drawn_where_they_are_projected(ask_for_markers: Ask, values: dict[str, Any]) -> None:
-    """Within half a pixel, also after set_K; they stand where unproject said that those pixels are."""
+    """Markers are put where unproject places pixels, and appear within half a pixel of those, also after set_K."""
     found = ask_for_markers(values)
     assert found["shape"] == found["size"]
-    np.testing.assert_allclose(found["projected"], found["pixels"], atol=0.02, rtol=0)  # a place is float32
+    np.testing.assert_allclose(
+        found["projected"], found["pixels"], atol=0.02, rtol=0
+    )  # an object's location is float32
     np.testing.assert_allclose(found["drawn"], found["projected"], atol=0.5, rtol=0)

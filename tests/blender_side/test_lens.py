@@ -43,13 +43,13 @@ def changed(row: int, column: int, value: float) -> list[list[float]]:
     ],
 )
 def test_intrinsics_that_no_camera_of_blender_has(K: Any, message: str) -> None:
-    """A ConfigError that says what is wrong with them."""
+    """They raise a ConfigError that says what is wrong."""
     with pytest.raises(ConfigError, match=message):
         checked_intrinsics(K)
 
 
 def test_skew_of_rounding_is_none() -> None:
-    """Calibrations leave such numbers."""
+    """A skew as small as calibrations leave by rounding is accepted."""
     assert checked_intrinsics(changed(0, 1, 1e-9))[0, 1] == 1e-9
 
 
@@ -67,7 +67,7 @@ def test_skew_of_rounding_is_none() -> None:
     ],
 )
 def test_settings_by_hand(fit: str, fx: float, fy: float, expected: tuple[Any, ...]) -> None:
-    """Simple cases that can be reckoned without a computer."""
+    """Simple cases give what is calculated by hand."""
     K = np.array([[fx, 0, 320], [0, fy, 240], [0, 0, 1.0]])
     found: tuple[Any, ...] = lens_settings(K, Frame(640, 480, 0, 0, 640, 480), fit, 36.0)
     for got, wanted in zip(found, expected, strict=True):
@@ -75,7 +75,7 @@ def test_settings_by_hand(fit: str, fx: float, fy: float, expected: tuple[Any, .
 
 
 def test_shift_by_hand() -> None:
-    """Blender's shifts move the sensor: the image's content goes the other way, in parts of the fitted side."""
+    """Blender's shifts move the sensor, so the image's content moves the other way, in parts of the fitted side."""
     K = np.array([[640, 0, 320 - 64], [0, 640, 240 - 32], [0, 0, 1.0]])
     frame = Frame(640, 480, 0, 0, 640, 480)
     np.testing.assert_allclose(lens_settings(K, frame, "AUTO", 36.0).shift, (0.1, -0.05))
@@ -84,7 +84,7 @@ def test_shift_by_hand() -> None:
 
 
 def test_frames_are_rounded_as_blender_does() -> None:
-    """Sizes that Blender was seen to render: down for the percentage, and each border by itself."""
+    """Sizes are those that Blender renders: rounded down for the percentage, and each border rounded by itself."""
     render = SimpleNamespace(
         resolution_x=64,
         resolution_y=48,
@@ -105,7 +105,7 @@ def test_frames_are_rounded_as_blender_does() -> None:
 
 @pytest.mark.parametrize("perspective", [True, False])
 def test_what_has_no_place_is_nan(perspective: bool) -> None:
-    """Depths that are not finite, and for a perspective camera what is not before it; without a warning."""
+    """Depths that are not finite, and points not in front of a perspective camera, give NaN without a warning."""
     K = np.array(GOOD)
     points = to_camera(K, np.full((3, 2), 320.0), np.array([np.inf, np.nan, 2]), perspective)
     assert np.isnan(points).all(axis=1).tolist() == [True, True, False]

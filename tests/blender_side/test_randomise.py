@@ -1,4 +1,4 @@
-"""bl.randomise in real Blenders: reproducible, in view, spread as it says, and without growth."""
+"""bl.randomise in real Blenders: it is reproducible, in view, spread as documented, and does not grow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def corners(obj):
     update()
     return [obj.matrix_world @ Vector(corner) for corner in obj.bound_box]
 
-# one sample, from whatever there was before
+# one sample, which must not depend on what was there before
 def sample(index):
     rng = np.random.default_rng([7, index])
     bl.randomise.camera_on_shell(rng, (1, 2, 3))
@@ -65,7 +65,7 @@ for name, order in [("parents forth", range(20)), ("parents back", reversed(rang
 results["runs"] = runs
 eye.rotation_mode = cube.rotation_mode = lamp.rotation_mode = "XYZ"
 
-# pose: in view, spread over image and rotations
+# pose: objects are in view, and spread over image and rotations
 def poses(obj, count, **options):
     found = []
     for index in range(count):
@@ -114,7 +114,7 @@ for index in range(20):
 bl.randomise.light(sun, np.random.default_rng(0), energy=(7, 7))
 results["sun"] = [min(energies), max(energies), sun.data.energy]
 
-# materials: the object's own, one each
+# materials: each object gets one of its own
 twin = cube.copy()
 scene.collection.objects.link(twin)
 bare = data.objects.new("Bare", data.meshes.new("Bare"))
@@ -133,7 +133,7 @@ results["paint"] = paint
 results["own"] = [len(data.materials) - before, shared == cube.data.materials[0].name, len({o.active_material.name for o in (cube, twin, bare, long, several)}),
                   [slot.material == several.active_material for slot in several.material_slots]]
 
-# no growth: also with objects that are made anew for each sample
+# nothing grows, also with objects that are made anew for each sample
 def all_sizes():
     return {name: len(getattr(data, name)) for name in dir(data) if hasattr(getattr(data, name), "remove")}
 
@@ -183,7 +183,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 def test_a_sample_is_a_function_of_its_generator(results: dict[str, Any]) -> None:
-    """To the last bit, whatever was sampled before, with parents and in any rotation mode."""
+    """It is the same to the last bit whatever was sampled before, with parents and in any rotation mode."""
     runs = results["runs"]
     assert runs["forth"] == runs["back"]
     assert runs["again"].items() <= runs["forth"].items()
@@ -192,7 +192,7 @@ def test_a_sample_is_a_function_of_its_generator(results: dict[str, Any]) -> Non
 
 
 def test_posed_objects_are_in_view(results: dict[str, Any]) -> None:
-    """The middle of the bounding box, not the origin, within the margin, the distance and the rendered crop."""
+    """The middle of the bounding box, not the origin, is within the margin, the distance and the rendered crop."""
     for name, (width, height), margin, (near, far) in [
         ("pose", (160, 120), 0.1, (4, 12)),
         ("narrow", (160, 120), 0.45, (5, 5)),
@@ -207,7 +207,7 @@ def test_posed_objects_are_in_view(results: dict[str, Any]) -> None:
 
 
 def test_poses_are_spread(results: dict[str, Any]) -> None:
-    """Over image, distance and rotations: for uniform ones each entry of the matrix has mean 0 and variance 1/3."""
+    """They are uniform over image, distance and rotations; each entry of such matrices has mean 0 and variance 1/3."""
     found = np.array(results["pose"])
     x, y, depth = found[:, :3].T
     for values, low, high in [(x / 160, 0.1, 0.9), (y / 120, 0.1, 0.9), (depth, 4, 12)]:
@@ -222,7 +222,7 @@ def test_poses_are_spread(results: dict[str, Any]) -> None:
 
 
 def test_a_camera_on_a_shell_looks_at_its_target(results: dict[str, Any]) -> None:
-    """At the distances and elevations that were asked for, uniform over the shell's area."""
+    """Distances and elevations are as asked for, and places are uniform over the shell's area."""
     found = np.array(results["shell"])
     offset = found[:, :3] - (1, 2, 3)
     length = np.linalg.norm(offset, axis=1)
@@ -240,7 +240,7 @@ def test_a_camera_on_a_shell_looks_at_its_target(results: dict[str, Any]) -> Non
 
 
 def test_lights_shine_at_their_target_from_above(results: dict[str, Any]) -> None:
-    """With energies that suit their kind unless others are asked for."""
+    """Their energies suit their kind unless others are asked for."""
     found = np.array(results["light"])
     offset = found[:, :3] - (1, 2, 3)
     length = np.linalg.norm(offset, axis=1, keepdims=True)
@@ -256,9 +256,9 @@ def test_lights_shine_at_their_target_from_above(results: dict[str, Any]) -> Non
 
 
 def test_each_object_has_one_material_of_its_own(results: dict[str, Any]) -> None:
-    """In all slots, also of objects with one mesh, copies, and those without a slot; the mesh keeps its material."""
+    """It is in all slots, also of copies and of objects without a slot; a shared mesh keeps its own material."""
     made, mesh_keeps, different, slots = results["own"]
-    assert made == 4  # the cube had got its own before
+    assert made == 4  # the cube had one of its own already
     assert mesh_keeps
     assert different == 5
     assert len(slots) == 4
@@ -266,7 +266,7 @@ def test_each_object_has_one_material_of_its_own(results: dict[str, Any]) -> Non
 
 
 def test_colours_are_spread(results: dict[str, Any]) -> None:
-    """Every channel leads at times; roughness within its limits, and Workbench shows the same."""
+    """Each channel is the largest at times, roughness is within its limits, and Workbench shows the same."""
     found = np.array(results["paint"])
     assert set(found[:, :3].argmax(axis=1)) == {0, 1, 2}
     assert (found[:, :3].max(axis=1) >= 0.2 - 1e-6).all()

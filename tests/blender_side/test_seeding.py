@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def unseeded() -> Iterator[None]:
-    """Puts the global generators back, for the tests that follow."""
+    """Restore the global generators for the tests that follow."""
     python, legacy = random.getstate(), np.random.get_state()
     yield
     random.setstate(python)
@@ -36,7 +36,7 @@ def test_a_task_has_the_generator_that_the_design_promises() -> None:
     expected = np.random.default_rng([5, 17]).random(4)
     task = make_task(index=17, seed=5, instance=0, params={})
     np.testing.assert_array_equal(task.rng.random(4), expected)
-    assert (task.rng.random(4) != expected).all()  # one generator, which goes on
+    assert (task.rng.random(4) != expected).all()  # it is one generator, which goes on
 
 
 def test_same_seed_and_index_give_the_same_global_draws() -> None:
@@ -67,7 +67,7 @@ def test_does_not_import_bpy() -> None:
 
 
 SCRIPT = """
-from asyncblend.blender.capture import render
+from asyncblend.blender import render
 from asyncblend.blender.serving.seeding import seed_everything
 from mathutils import noise
 

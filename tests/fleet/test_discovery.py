@@ -1,4 +1,4 @@
-"""Which Blender is taken, from files and variables made for the test."""
+"""Which Blender is found, with files and variables made for the test."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from asyncblend.errors import BlenderNotFound
 from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
 from asyncblend.fleet.install import embedded
 
-NAME = "blender.exe" if sys.platform == "win32" else "blender"
-
 
 def make_executable(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,13 +28,9 @@ def set_module(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
 
 
 def set_embedded(home: Path, name: str = "env-1234") -> Blender:
-    """Files like those of an environment with the embedded Blender."""
-    if sys.platform == "win32":
-        python, packages = "Scripts/python.exe", "Lib/site-packages"
-    else:
-        python, packages = "bin/python", "lib/python3.11/site-packages"
-    (home / name / packages / "bpy").mkdir(parents=True)
-    path = make_executable(home / name / python)
+    """Write files like those of an environment with the embedded Blender, and return that Blender."""
+    (home / name / "lib/python3.11/site-packages/bpy").mkdir(parents=True)
+    path = make_executable(home / name / "bin/python")
     (home / "current").write_text(f"{name}\n")
     return Blender("module", path)
 
@@ -47,7 +41,7 @@ def home_of(version: tuple[int, int]) -> Path:
 
 @pytest.fixture(autouse=True)
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with no Blender at all; the folder is the working directory."""
+    """Set up a machine without any Blender, and return its working directory."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -70,7 +64,7 @@ def test_relative_path_and_home_become_absolute(tmp_path: Path) -> None:
 
 
 def test_folder_that_holds_one(tmp_path: Path) -> None:
-    path = make_executable(tmp_path / "blender-9.9-linux-x64" / NAME)
+    path = make_executable(tmp_path / "blender-9.9-linux-x64" / "blender")
     assert find_blender("blender-9.9-linux-x64") == Blender("executable", path)
 
 
@@ -78,7 +72,6 @@ def test_folder_that_holds_one(tmp_path: Path) -> None:
     ("platform", "folder", "executable"),
     [
         ("linux", "opt", "opt/blender"),
-        ("win32", "Blender 9.9", "Blender 9.9/blender.exe"),
         ("darwin", "Applications", "Applications/Blender.app/Contents/MacOS/Blender"),
         ("darwin", "Blender.app", "Blender.app/Contents/MacOS/Blender"),
     ],
@@ -96,7 +89,7 @@ def test_variable_then_path_then_module(tmp_path: Path, monkeypatch: pytest.Monk
     module = Blender("module", sys.executable)
     assert find_blender(None) == module
 
-    on_path = Blender("executable", make_executable(tmp_path / "bin" / NAME))
+    on_path = Blender("executable", make_executable(tmp_path / "bin" / "blender"))
     assert find_blender(None) == on_path
 
     named = Blender("executable", make_executable(tmp_path / "mine"))
@@ -110,7 +103,7 @@ def test_variable_then_path_then_module(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_embedded_blender_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the own interpreter's module, which "bpy" means first too."""
+    """It comes after this interpreter's module, also where "bpy" is asked for."""
     inside = set_embedded(home_of((3, 11)))
     assert find_blender(None) == find_blender("bpy") == inside
     assert find_blender(None).found == "the embedded Blender"
@@ -120,17 +113,17 @@ def test_embedded_blender_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert find_blender(None) == find_blender("bpy") == module
     assert all_blenders() == [module, inside]
 
-    on_path = Blender("executable", make_executable(tmp_path / "bin" / NAME))
+    on_path = Blender("executable", make_executable(tmp_path / "bin" / "blender"))
     assert find_blender(None) == on_path
     assert all_blenders() == [on_path, module, inside]
 
-    monkeypatch.setenv(VARIABLE, inside.path)  # so it can be had before the others
+    monkeypatch.setenv(VARIABLE, inside.path)  # to prefer it to the others
     assert find_blender(None) == inside
     assert all_blenders() == [inside, on_path, module]
 
 
 def test_embedded_blender_of_this_python_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of another Python will do."""
+    """If there is none for this Python, that of another one is found."""
     older, newer = set_embedded(home_of((3, 11))), set_embedded(home_of((3, 13)))
     for here, found in (((3, 11), older), ((3, 12), older), ((3, 13), newer)):
         monkeypatch.setattr(sys, "version_info", here)
@@ -139,9 +132,8 @@ def test_embedded_blender_of_this_python_is_the_first(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("remove", ["current", "env-1234/bin/python", "env-1234/lib/python3.11/site-packages/bpy"])
-@pytest.mark.skipif(sys.platform == "win32", reason="other folders")
 def test_embedded_blender_that_is_not_whole_is_not_found(remove: str) -> None:
-    """Half made, or its Python was removed."""
+    """An environment that is unfinished, or whose Python was removed, does not count."""
     home = home_of((3, 11))
     set_embedded(home)
     (home / remove).rename(home / "away")
@@ -151,7 +143,7 @@ def test_embedded_blender_that_is_not_whole_is_not_found(remove: str) -> None:
 
 
 def test_relative_entry_of_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make_executable(tmp_path / "bin" / NAME)
+    path = make_executable(tmp_path / "bin" / "blender")
     monkeypatch.setenv("PATH", "bin")
     assert find_blender(None).path == path
 
@@ -163,7 +155,7 @@ def test_option_goes_before_the_variable(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make_executable(tmp_path / "bin" / NAME)
+    path = make_executable(tmp_path / "bin" / "blender")
     monkeypatch.setenv(VARIABLE, "")
     assert find_blender(None).path == path
 
@@ -171,7 +163,7 @@ def test_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_wrong_variable_is_an_error_even_with_a_blender_on_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_path = make_executable(tmp_path / "bin" / NAME)
+    on_path = make_executable(tmp_path / "bin" / "blender")
     monkeypatch.setenv(VARIABLE, "nowhere")
     with pytest.raises(BlenderNotFound, match=r"ASYNCBLEND_BLENDER='nowhere'.*does not exist"):
         find_blender(None)
@@ -200,7 +192,7 @@ def test_wrong_option_says_what_was_given_and_what_to_do(tmp_path: Path, given: 
 
 
 def test_bare_name_that_is_on_the_path_gets_a_hint(tmp_path: Path) -> None:
-    path = make_executable(tmp_path / "bin" / NAME)
+    path = make_executable(tmp_path / "bin" / "blender")
     with pytest.raises(BlenderNotFound, match="Did you mean") as caught:
         find_blender("blender")
     assert path in str(caught.value)
@@ -253,5 +245,5 @@ def test_folder_named_bpy_is_no_module(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: namespace)
     with pytest.raises(BlenderNotFound):
         find_blender("bpy")
-    path = make_executable(tmp_path / "bpy" / NAME)
+    path = make_executable(tmp_path / "bpy" / "blender")
     assert find_blender("./bpy").path == path

@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from asyncblend.errors import InstanceError
-from asyncblend.fleet.install import embedded, packages
+from asyncblend.fleet.install import embedded
 from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, make_embedded, site_packages
+from asyncblend.fleet.install.packages import locked
 
 HERE = sys.version_info[:2]
 pytestmark = [
@@ -30,7 +31,7 @@ pytestmark = [
 
 
 def children() -> list[psutil.Process]:
-    """Ours; without multiprocessing's helpers, which live as long as this process does."""
+    """Return our child processes, except multiprocessing's helpers, which live as long as this process does."""
     own = psutil.Process().children()
     return [process for process in own if "multiprocessing" not in " ".join(process.cmdline())]
 
@@ -57,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels, the only one that pip sees."""
+    """Make a folder of wheels, and let pip see no other."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name, version in (("bpy", "4.5.9"), ("bpy", "5.1.9"), ("numpy", "1.26.9"), ("pyzmq", "27.9")):
@@ -75,7 +76,7 @@ def distributions(python: str) -> dict[str, str]:
 
 
 def environments(cache: Path) -> list[Path]:
-    """Complete or not."""
+    """Return the folders of all environments, whether complete or not."""
     return sorted(path for path in cache.glob("bpy-*/env-*") if path.is_dir())
 
 
@@ -91,7 +92,7 @@ async def run(*command: str, **variables: str) -> tuple[int | None, str]:
 
 
 def test_modules_are_those_of_the_extra() -> None:
-    """One truth in two places."""
+    """The table and the package's extra agree."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extra = {f"{wanted}; python_version == '{a}.{b}'" for (a, b), wanted in MODULES.items()}
     assert set(project["optional-dependencies"]["bpy"]) == extra
@@ -100,7 +101,7 @@ def test_modules_are_those_of_the_extra() -> None:
 async def test_made_once(
     index: Path, cache: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With what a worker needs; nothing of the host's; one log line; then found by its files alone."""
+    """It has what a worker needs and nothing of the host's, is logged once, and is then found by its files alone."""
     caplog.set_level(logging.INFO, "asyncblend")
     assert list(embedded_pythons()) == []
     python = await make_embedded()
@@ -123,7 +124,8 @@ async def test_tasks_and_processes_that_ask_at_once_make_one(index: Path, cache:
     code = "import asyncio; from asyncblend.fleet.install.embedded import make_embedded; print(asyncio.run(make_embedded()))"
     *made, (status, output) = await asyncio.gather(make_embedded(), make_embedded(), run(sys.executable, "-c", code))
     assert status == 0, output
-    assert {*made, output.strip()} == set(embedded_pythons())
+    path = output.splitlines()[-1]  # the process may have said before that it waits
+    assert {*made, path} == set(embedded_pythons())
     assert len(environments(cache)) == 1
 
 
@@ -145,7 +147,7 @@ async def test_what_is_set_for_the_host_does_not_reach_it(
 async def test_another_python_does_it_where_there_is_no_module_for_this_one(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the PATH; a version manager's stand-in that does not start is passed over."""
+    """It is found on the PATH; a version manager's stand-in that does not start is passed over."""
     name = f"python{HERE[0]}.{HERE[1]}"
     for folder, body in (("shims", "echo not installed; exit 127"), ("bin", f'exec "{sys.executable}" "$@"')):
         (tmp_path / folder).mkdir()
@@ -159,7 +161,7 @@ async def test_another_python_does_it_where_there_is_no_module_for_this_one(
 
 
 async def test_no_python_that_will_do(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """It says which would, and what to type then."""
+    """The error says which Python is needed, and what to type then."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "version_info", (3, 12))
     with pytest.raises(
@@ -171,7 +173,7 @@ async def test_no_python_that_will_do(monkeypatch: pytest.MonkeyPatch, cache: Pa
 
 
 async def test_failure_has_pips_words_and_a_command_that_works(index: Path, cache: Path) -> None:
-    """Nothing half made stays. The command makes what is looked for."""
+    """No unfinished environment is left, and the command in the message makes one that is found."""
     wheels = [path.rename(path.with_suffix(".away")) for path in index.glob("bpy-*")]
     with pytest.raises(InstanceError) as caught:
         await make_embedded()
@@ -192,13 +194,13 @@ async def test_failure_has_pips_words_and_a_command_that_works(index: Path, cach
 
 
 async def test_environments_cannot_be_made(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python without venv, as some distributions have it."""
+    """A Python without the module venv, as some distributions have it, is an error that says so."""
     monkeypatch.setenv("PATH", "")
 
-    async def run_none(command: object, folder: object = None) -> tuple[int, str]:
+    async def run_none(command: object, environment: object) -> tuple[int, str]:
         return 1, "No module named venv"
 
-    monkeypatch.setattr(embedded, "_run", run_none)
+    monkeypatch.setattr(embedded, "output_of", run_none)
     with pytest.raises(InstanceError, match="cannot make environments"):
         await make_embedded()
 
@@ -211,7 +213,7 @@ async def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
 
 
 class SilentIndex:
-    """A package index that takes questions and never answers."""
+    """A package index that accepts requests and never answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -262,7 +264,7 @@ async def test_cancelling_ends_pip_and_removes_what_is_half_made(cache: Path, mo
 async def test_what_a_killed_process_left_is_not_found_and_is_mended(
     index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its installer may go on in the abandoned environment, and harms none."""
+    """Its installer may go on in the abandoned environment, which does no harm."""
     code = textwrap.dedent("""
         import asyncio
         from asyncblend.fleet.install.embedded import make_embedded
@@ -285,7 +287,7 @@ async def test_what_a_killed_process_left_is_not_found_and_is_mended(
 
 
 async def test_an_environment_whose_python_is_gone_is_made_again(index: Path, cache: Path) -> None:
-    """As after the base Python was removed."""
+    """This happens when the base Python is removed."""
     python = Path(await make_embedded())
     python.unlink()
     python.symlink_to("/nowhere/python3")
@@ -298,7 +300,7 @@ async def test_an_environment_whose_python_is_gone_is_made_again(index: Path, ca
 async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> None:
     home = embedded._home(HERE)
     home.mkdir(parents=True)
-    async with packages._locked(home):
+    async with locked(home, "bpy"):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await make_embedded()
@@ -308,18 +310,18 @@ async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> Non
 @pytest.mark.parametrize(
     ("pip", "uv", "installer"),
     [
-        (True, True, [sys.executable, "-m", "pip", "--python", "E/python"]),
-        (False, True, ["/bin/uv", "pip", "install", "--python", "E/python"]),
-        (False, False, ["E/python", "-m", "pip", "install"]),
+        (True, True, [sys.executable, "-m", "pip", "--python", "/E/bin/python"]),
+        (False, True, ["/bin/uv", "pip", "install", "--python", "/E/bin/python"]),
+        (False, False, ["/E/bin/python", "-m", "pip", "install"]),
     ],
 )
 def test_who_installs(
     pip: bool, uv: bool, installer: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The host's pip, else uv, else a pip of its own."""
+    """The host's pip installs, or else uv, or else a pip in the environment."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip else None)
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/uv" if uv else None)
-    first, second = embedded._commands("/base", HERE, Path("E"), "E/python")
+    first, second = embedded._commands("/base", HERE, Path("/E"))
     assert first[:3] == ["/base", "-m", "venv"]
     assert ("--without-pip" in first) == (pip or uv)
     assert second[: len(installer)] == installer

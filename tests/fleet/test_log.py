@@ -12,7 +12,7 @@ from asyncblend.fleet.process import ChildProcess
 
 
 def test_a_large_log_is_cut_to_its_end(tmp_path: Path) -> None:
-    """The newest lines stay, whole, and a line says that others went."""
+    """The newest lines stay complete, and a line says that earlier ones were dropped."""
     log = Log(tmp_path / "log.txt")
     with log.open() as file:
         for number in range(200_000):
@@ -27,7 +27,7 @@ def test_a_large_log_is_cut_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
-    """Trimming costs nothing until it must."""
+    """A file that is small enough stays as it is."""
     log = Log(tmp_path / "log.txt")
     log.path.write_text("a\nb\n")
     log.trim()
@@ -35,14 +35,14 @@ def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_gone(tmp_path: Path) -> None:
-    """Somebody swept the temporary folder: there is no tail, and no error."""
+    """When somebody has removed the temporary folder, the tail is empty and nothing raises."""
     log = Log(tmp_path / "none" / "log.txt")
     log.trim()
     assert log.tail() == ""
 
 
 async def test_what_is_written_after_trimming_goes_to_the_new_end(tmp_path: Path) -> None:
-    """A running process that wrote 50 MB, a line of 1 MB and bytes that are no text goes on writing."""
+    """It is trimmed while a process writes 50 MB, a line of 1 MB and bytes that are no text."""
     code = """
 import sys
 out = sys.stdout.buffer
@@ -51,7 +51,7 @@ out.write(b"y" * 1_000_000)
 out.write(b"\\xff\\xfe no text\\n"); out.flush()
 print("ready", flush=True)
 import os, time
-while not os.path.exists(sys.argv[1]): time.sleep(0.005)  # for the word of the test
+while not os.path.exists(sys.argv[1]): time.sleep(0.005)  # until the test says so
 print("after", flush=True)
 """
     folder = tmp_path / "life"

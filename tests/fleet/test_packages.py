@@ -18,7 +18,7 @@ import pytest
 
 from asyncblend.errors import InstanceError
 from asyncblend.fleet.install import packages
-from asyncblend.fleet.install.packages import cache_folder, install
+from asyncblend.fleet.install.packages import cache_folder, install, locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +29,13 @@ needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="
 
 
 def children() -> list[psutil.Process]:
-    """Ours; without multiprocessing's helpers, which live as long as this process does."""
+    """Return our child processes, except multiprocessing's helpers, which live as long as this process does."""
     own = psutil.Process().children()
     return [process for process in own if "multiprocessing" not in " ".join(process.cmdline())]
 
 
 def make_wheel(index: Path, name: str) -> None:
-    """A wheel with one module, that can be installed for any Python."""
+    """Write a wheel that has one module and can be installed for any Python."""
     info = f"{name}-1.0.dist-info"
     files = {
         f"{name}/__init__.py": f"name = {name!r}\n",
@@ -55,7 +55,7 @@ def make_wheel(index: Path, name: str) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels, the only one that pip sees."""
+    """Make a folder of wheels, and let pip see no other."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in ("alpha", "beta"):
@@ -69,7 +69,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where to install; nothing but it and its lock may be left beside it."""
+    """Return the folder to install into. Nothing but the folder and its lock may be left in its parent."""
     folder = tmp_path / "cache" / "packages" / "cpython-311-linux"
     yield folder
     assert {path.name for path in folder.parent.iterdir()} <= {folder.name, f"{folder.name}.lock"}
@@ -122,7 +122,9 @@ async def test_tasks_that_ask_at_once_install_once(index: Path, folder: Path, ca
     caplog.set_level(logging.INFO, "asyncblend")
     await asyncio.gather(*(install(["alpha"], HOST_PYTHON, folder) for _ in range(3)))
     assert names(folder) == ALPHA
-    assert len(caplog.messages) == 1
+    wait = f"Waiting for another installation, which holds {folder}.lock"
+    install_it = f"Installing alpha for Blender's Python {HOST_PYTHON} into {folder} (once)"
+    assert sorted(caplog.messages) == [install_it, wait, wait]
 
 
 @needs_pip
@@ -142,6 +144,35 @@ async def test_processes_that_ask_at_once_install_once(index: Path, folder: Path
     assert [child.returncode for child in children] == [0, 0, 0], logs
     assert "".join(logs).count("Installing alpha and beta") == 1
     assert names(folder) == ALPHA | BETA
+
+
+@needs_pip
+async def test_a_process_that_dies_releases_its_lock(
+    index: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process that waits for it logs that once, and then installs."""
+    folder.parent.mkdir(parents=True)
+    code = textwrap.dedent(f"""
+        import asyncio, pathlib
+        from asyncblend.fleet.install.packages import locked
+        async def main():
+            async with locked(pathlib.Path({str(folder)!r}), "alpha"):
+                print("held", flush=True)
+                await asyncio.Event().wait()
+        asyncio.run(main())
+    """)
+    holder = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"held\n"
+    installing = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):  # for several attempts
+            await asyncio.shield(installing)
+    holder.kill()
+    await holder.wait()
+    await installing
+    assert names(folder) == ALPHA
+    assert caplog.messages == [f"Waiting for another installation, which holds {folder}.lock"]
 
 
 @needs_pip
@@ -188,9 +219,9 @@ async def test_cancelling_ends_pip(folder: Path, monkeypatch: pytest.MonkeyPatch
 @needs_pip
 async def test_cancelled_while_waiting_for_the_lock(index: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True)
-    async with packages._locked(folder):
+    async with locked(folder, "alpha"):
         task = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
-        for _ in range(3):  # let it find the lock taken
+        for _ in range(3):  # until it has found that the lock is held
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -224,7 +255,7 @@ def test_uv_stands_in_for_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @needs_pip
 @pytest.mark.exhaustive
 async def test_pyzmq_from_the_index_is_built_for_blenders_python(folder: Path) -> None:
-    python = "3.10" if HOST_PYTHON != "3.10" else "3.11"  # not the one that runs here
+    python = "3.10" if HOST_PYTHON != "3.10" else "3.11"  # another version than runs here
     await install(["pyzmq"], python, folder)
     assert not (folder / "numpy").exists()
     tag = f"cp{python.replace('.', '')}"
@@ -232,25 +263,21 @@ async def test_pyzmq_from_the_index_is_built_for_blenders_python(folder: Path) -
     assert f"Tag: {tag}-" in wheel
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
 @pytest.mark.parametrize(
-    ("platform", "env", "expected"),
+    ("env", "expected"),
     [
-        ("linux", {}, "home/.cache/asyncblend/packages"),
-        ("linux", {"XDG_CACHE_HOME": "{}/xdg"}, "xdg/asyncblend/packages"),
-        ("linux", {"XDG_CACHE_HOME": "relative"}, "home/.cache/asyncblend/packages"),
-        ("darwin", {}, "home/Library/Caches/asyncblend/packages"),
-        ("win32", {"LOCALAPPDATA": "{}/local"}, "local/asyncblend/packages"),
-        ("linux", {"ASYNCBLEND_CACHE": "{}/own", "XDG_CACHE_HOME": "{}/xdg"}, "own/packages"),
-        ("linux", {"ASYNCBLEND_CACHE": "~/own"}, "home/own/packages"),
+        ({}, "home/.cache/asyncblend/packages"),
+        ({"XDG_CACHE_HOME": "{}/xdg"}, "xdg/asyncblend/packages"),
+        ({"XDG_CACHE_HOME": "relative"}, "home/.cache/asyncblend/packages"),
+        ({"ASYNCBLEND_CACHE": "{}/own", "XDG_CACHE_HOME": "{}/xdg"}, "own/packages"),
+        ({"ASYNCBLEND_CACHE": "~/own"}, "home/own/packages"),
     ],
 )
-def test_cache_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, env: dict[str, str], expected: str
-) -> None:
-    for variable in ("ASYNCBLEND_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str) -> None:
+    for variable in ("ASYNCBLEND_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for variable, value in env.items():
         monkeypatch.setenv(variable, value.format(tmp_path))
-    monkeypatch.setattr(sys, "platform", platform)
     assert cache_folder() == tmp_path / expected

@@ -12,17 +12,17 @@ from .lens import frame_of
 __all__ = ["pictures", "show"]
 
 _KINDS = (".bmp", ".exr", ".hdr", ".jpeg", ".jpg", ".png", ".tga", ".tif", ".tiff", ".webp")
-_KEPT = 256 * 1024  # KiB of pixels
+_KEPT = 256 * 1024  # KiB of pixels that stay in memory
 _MARK = "asyncblend_backdrop"
 _PICTURE, _MAPPING = f"{_MARK}_picture", f"{_MARK}_mapping"
 
 
 @functools.lru_cache(maxsize=64)
 def pictures(folder: str) -> tuple[str, ...]:
-    """The paths of the pictures in a folder, sorted by name. Looks once.
+    """Return the paths of the pictures in a folder, sorted by name. The folder is listed only once.
 
     Raises:
-        ConfigError: there is no such folder, or no picture in it.
+        ConfigError: There is no such folder, or no picture in it.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -37,10 +37,10 @@ def pictures(folder: str) -> tuple[str, ...]:
 
 
 def show(scene: Any, path: str) -> None:
-    """Have the camera see that picture where there is nothing else. It covers the image, its middle in the middle.
+    """Let the camera see a picture wherever it sees no object. The picture is centred and covers the image.
 
     Raises:
-        ConfigError: it is no picture, or would not be seen.
+        ConfigError: The file is no picture, or the picture would not be seen.
     """
     if scene.render.engine == "BLENDER_WORKBENCH":
         raise ConfigError("Workbench does not draw the world, so no background: use Cycles or EEVEE")
@@ -58,37 +58,45 @@ def show(scene: Any, path: str) -> None:
     parts = min(1.0, 1 / wider), min(1.0, wider)  # of the picture's width and height that are seen
     nodes[_MAPPING].inputs["Scale"].default_value = (*parts, 1)
     nodes[_MAPPING].inputs["Location"].default_value = (*((1 - part) / 2 for part in parts), 0)
-    _forget_oldest()
+    _drop_oldest()
+
+
+def _our_images() -> list[Any]:
+    """Return the pictures in memory, the least recently used first. Each one's mark is [time of use, KiB]."""
+    import bpy
+
+    return sorted((image for image in bpy.data.images if _MARK in image), key=lambda image: image[_MARK][0])
 
 
 def _loaded(path: str) -> Any:
-    """The picture, marked as the one that was used last: [when, KiB]."""
+    """Return the picture, marked as the most recently used one. It is loaded unless it is in memory."""
     import bpy
 
-    ours = {image.filepath: image for image in bpy.data.images if _MARK in image}
-    latest = max((image[_MARK][0] for image in ours.values()), default=0)
-    image = ours.get(path)
-    if image is not None:
-        image[_MARK] = [latest + 1, image[_MARK][1]]
-        return image
+    ours = _our_images()
+    now = ours[-1][_MARK][0] + 1 if ours else 1
+    for image in ours:
+        if image.filepath == path:
+            image[_MARK] = [now, image[_MARK][1]]
+            return image
     try:
         image = bpy.data.images.load(path)
     except RuntimeError as error:
         raise ConfigError(f"Blender cannot read the picture {path!r}: {str(error).strip()}") from None
-    width, height = image.size  # reads it
+    width, height = image.size  # reads the file
     if not width or not height:
         bpy.data.images.remove(image)
         raise ConfigError(f"Blender cannot read the picture {path!r}: it is broken, or of another kind")
-    image[_MARK] = [latest + 1, 1 + width * height * (16 if image.is_float else 4) // 1024]
+    image[_MARK] = [now, 1 + width * height * (16 if image.is_float else 4) // 1024]
     return image
 
 
-def _forget_oldest() -> None:
+def _drop_oldest() -> None:
+    """Remove pictures until the rest fits into the memory for them; never the last one, which is in use."""
     import bpy
 
-    ours = sorted((image for image in bpy.data.images if _MARK in image), key=lambda image: image[_MARK][0])
+    ours = _our_images()
     size = sum(image[_MARK][1] for image in ours)
-    for image in ours[:-1]:  # the last one is in use
+    for image in ours[:-1]:
         if size <= _KEPT:
             break
         size -= image[_MARK][1]
@@ -96,12 +104,12 @@ def _forget_oldest() -> None:
 
 
 def _nodes(scene: Any) -> Any:
-    """The nodes of the scene's world, with ours among them."""
+    """Return the nodes of the scene's world, with ours among them."""
     import bpy
 
     if scene.world is None:
         scene.world = bpy.data.worlds.new("World")
-        scene.world.color = (0, 0, 0)  # what there is without a world
+        scene.world.color = (0, 0, 0)  # as a scene without a world has it
     world = scene.world
     if not world.use_nodes:
         world.use_nodes = True
@@ -120,7 +128,7 @@ def _nodes(scene: Any) -> Any:
     picture, shine = nodes.new("ShaderNodeTexImage"), nodes.new("ShaderNodeBackground")
     path, mix = nodes.new("ShaderNodeLightPath"), nodes.new("ShaderNodeMixShader")
     mapping.name, picture.name = _MAPPING, _PICTURE
-    picture.extension = "EXTEND"  # else its opposite edges would run into each other
+    picture.extension = "EXTEND"  # else opposite edges would blend into each other
     link(where.outputs["Window"], mapping.inputs["Vector"])
     link(mapping.outputs["Vector"], picture.inputs["Vector"])
     link(picture.outputs["Color"], shine.inputs["Color"])
@@ -129,16 +137,11 @@ def _nodes(scene: Any) -> Any:
         link(own, mix.inputs[1])
     link(shine.outputs["Background"], mix.inputs[2])
     link(mix.outputs[0], output.inputs["Surface"])
-    _sample_as_before(world, own)
-    return nodes
 
-
-def _sample_as_before(world: Any, own: Any) -> None:
-    """Have Cycles sample a world of one colour as it did before there was a picture in it.
-
-    It would make a map of all directions for each frame now, to find the bright ones, for what does not shine at all.
-    Measured on two cores, 640 x 480 and 2 samples: 245 ms a frame without the map, and 850 ms with it.
-    """
-    even = own is None or (own.node.type == "BACKGROUND" and not any(i.is_linked for i in own.node.inputs))
-    if even and hasattr(world, "cycles"):  # absent where the Cycles add-on is off
+    # With a picture in it, Cycles would make a map of all directions of the world for each frame, to find the bright
+    # ones, although the picture lights nothing. A world of one colour needs no map. Measured on two cores, 640 x 480
+    # and 2 samples: 245 ms a frame without the map, and 850 ms with it.
+    one_colour = own is None or (own.node.type == "BACKGROUND" and not any(i.is_linked for i in own.node.inputs))
+    if one_colour and hasattr(world, "cycles"):  # absent where the Cycles add-on is off
         world.cycles.sampling_method = "NONE"
+    return nodes

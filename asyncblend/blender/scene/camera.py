@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 __all__ = ["Camera"]
 
 _Matrix = npt.NDArray[np.float64]
-_Pixels = npt.NDArray[np.float32]
+_Floats = npt.NDArray[np.float32]
 
 _FROM_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])  # Blender's cameras look along -z, with y up
 
 
 class Camera:
-    """A camera of the current scene, resolved anew at each call: settings may change between samples.
+    """A camera of the current scene. Its settings are read at each use, as they may change between samples.
 
-    All that it tells is of the image that `render` gives now: with lens, sensor fit, shift, pixel aspect, resolution
-    percentage and crop to border, for perspective and orthographic cameras. Each call updates the view layer first, so
-    transforms assigned just before count. Pixel coordinates are (x, y), x to the right, y down; (0, 0) is the outer
-    corner of the top-left pixel, whose centre is (0.5, 0.5), as in COCO. Lengths are in Blender units, which are metres
-    unless the scene says otherwise.
-
-    Raises, in every use:
-        ValueError: the camera is panoramic (only `world_to_camera` and `look_at` know these).
-        TypeError: the camera is an object of another kind.
-        RuntimeError: the scene has no camera; or Blender does not keep the transform of the camera, or of a given
-            object, up to date, because it is disabled in viewports or not in the view layer.
+    All results are for the image that `render` gives now: with lens, sensor fit, shift, pixel aspect, resolution
+    percentage and crop to border, for perspective and orthographic cameras. Each use updates the view layer first, so
+    transforms that were assigned just before count. Pixel coordinates are (x, y), x to the right and y down; (0, 0) is
+    the outer corner of the top-left pixel, whose centre is (0.5, 0.5), as in COCO. Lengths are in Blender units, which
+    are metres unless the scene says otherwise.
 
     Args:
-        obj: the camera object; None for the scene's active camera, whichever that is at the time of a call.
+        obj: The camera object. None: the scene's active camera at the time of each use.
+
+    Raises, in every use:
+        ValueError: The camera is panoramic; only `world_to_camera` and `look_at` work for such a camera.
+        TypeError: The object is not a camera.
+        RuntimeError: The scene has no camera. Or Blender does not keep the transform of the camera, or of a given
+            object, up to date, because it is disabled in viewports or not in the view layer.
     """
 
     def __init__(self, obj: Any = None) -> None:
@@ -46,18 +46,25 @@ class Camera:
 
     @property
     def obj(self) -> Any:
-        """The camera object: the one that was given, or the current scene's."""
+        """The camera object: the given one, or else that of the current scene."""
         import bpy
 
-        return _camera_of(bpy.context.scene, self._obj)
+        scene, camera = bpy.context.scene, self._obj
+        if camera is None and (camera := scene.camera) is None:
+            raise RuntimeError(f"scene {scene.name!r} has no camera: set scene.camera, or give Camera a camera object")
+        if not hasattr(camera, "matrix_world"):
+            raise TypeError(f"Camera takes a camera object, such as bpy.data.objects['Camera']; got {camera!r}")
+        if camera.type != "CAMERA":
+            raise TypeError(f"object {camera.name!r} is not a camera but of type {camera.type}")
+        return camera
 
     @property
     def K(self) -> _Matrix:
         """The intrinsics: 3 x 3 float64, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels.
 
-        With (X, Y, Z) = `world_to_camera` applied to a point, its pixel is K (X/Z, Y/Z, 1) for a perspective camera.
-        For an orthographic one it is K (X, Y, 1), where fx and fy are pixels per Blender unit. With crop to border, cx
-        and cy count from the corner of the cropped image. Pixels that are not square have fx other than fy.
+        Let (X, Y, Z) be a point in camera space, as `world_to_camera` gives it. Its pixel is K (X/Z, Y/Z, 1) for a
+        perspective camera, and K (X, Y, 1) for an orthographic one, where fx and fy are pixels per Blender unit. With
+        crop to border, cx and cy count from the corner of the cropped image. fx and fy differ if pixels are not square.
         """
         return self._view().K
 
@@ -65,44 +72,40 @@ class Camera:
     def world_to_camera(self) -> _Matrix:
         """The extrinsics: 4 x 4 float64, from the world to the camera's space in OpenCV's convention.
 
-        There x is to the right, y down and z forward, and the camera is at the origin. Blender ignores a camera's
-        scale; so does this.
+        In that space x is to the right, y down and z forward, and the camera is at the origin. A camera's scale has no
+        effect, as in Blender.
         """
         import bpy
 
         depsgraph = bpy.context.evaluated_depsgraph_get()  # updates the view layer
-        return _world_to_camera(_camera_of(bpy.context.scene, self._obj), depsgraph)
+        return _world_to_camera(self.obj, depsgraph)
 
     def set_K(self, K: Any) -> None:
-        """Give the camera these intrinsics; the resolution, percentage and crop of the scene stay as they are.
+        """Give the camera these intrinsics. The resolution, percentage and crop of the scene stay as they are.
 
         Changes `lens` (of an orthographic camera `ortho_scale`), `shift_x` and `shift_y` of the camera's data, which
-        other camera objects may share, and `pixel_aspect_x` and `pixel_aspect_y` of the scene, to 1 for square pixels
-        and else so that x / y is fy / fx. The sensor keeps its fit and size, unless the lens would be shorter
-        than 1 mm: then the lens is 1 mm, and the sensor larger.
+        other camera objects may share, and `pixel_aspect_x` and `pixel_aspect_y` of the scene: to 1 for square pixels,
+        and else so that x / y is fy / fx. The sensor keeps its fit and size, unless the lens would be shorter than
+        1 mm: then the lens is 1 mm, and the sensor larger.
 
         Args:
-            K: 3 x 3, as the property K. Blender keeps the settings as float32: what is read back differs by some
+            K: 3 x 3, as the property K. Blender keeps the settings as float32, so what is read back differs by some
                 1e-7 of its size.
 
         Raises:
-            ConfigError: K is no 3 x 3 matrix of finite numbers, has skew or focal lengths that are not positive, or
-                the camera does not take it, because a driver holds a setting; nothing is changed then.
+            ConfigError: K is not a 3 x 3 matrix of finite numbers, or has skew or a focal length that is not positive;
+                or the camera does not take it, because a driver holds a setting. Nothing is changed then.
         """
         import bpy
 
         wanted = checked_intrinsics(K)
         before = self._view()
-        camera, render = before.camera, bpy.context.scene.render
-        data = camera.data
+        data, render = before.camera.data, bpy.context.scene.render
         sensor = "sensor_height" if data.sensor_fit == "VERTICAL" else "sensor_width"
         found = lens_settings(wanted, before.frame, data.sensor_fit, getattr(data, sensor))
-        changes = [
-            (render, "pixel_aspect_x", found.pixel_aspect[0]),
-            (render, "pixel_aspect_y", found.pixel_aspect[1]),
-            (data, "shift_x", found.shift[0]),
-            (data, "shift_y", found.shift[1]),
-        ]
+        (aspect_x, aspect_y), (shift_x, shift_y) = found.pixel_aspect, found.shift
+        changes = [(render, "pixel_aspect_x", aspect_x), (render, "pixel_aspect_y", aspect_y)]
+        changes += [(data, "shift_x", shift_x), (data, "shift_y", shift_y)]
         if before.perspective:
             changes += [(data, "lens", found.lens), (data, sensor, found.sensor)]
         else:
@@ -115,35 +118,31 @@ class Camera:
             for owner, name, value in saved:
                 setattr(owner, name, value)
             raise ConfigError(
-                f"camera {camera.name!r} does not take K = {wanted.tolist()}; it would have {got.tolist()}. "
+                f"camera {before.camera.name!r} does not take K = {wanted.tolist()}; it would have {got.tolist()}. "
                 "A driver may hold one of its settings, or of the scene's pixel aspect: remove it"
             )
 
     @overload
-    def project(self, points: Iterable[Any], obj: Any = None, depth: Literal[False] = False) -> _Pixels: ...
+    def project(self, points: Iterable[Any], obj: Any = None, depth: Literal[False] = False) -> _Floats: ...
 
     @overload
-    def project(
-        self, points: Iterable[Any], obj: Any = None, *, depth: Literal[True]
-    ) -> tuple[_Pixels, npt.NDArray[np.float32]]: ...
+    def project(self, points: Iterable[Any], obj: Any = None, *, depth: Literal[True]) -> tuple[_Floats, _Floats]: ...
 
-    def project(
-        self, points: Iterable[Any], obj: Any = None, depth: bool = False
-    ) -> _Pixels | tuple[_Pixels, npt.NDArray[np.float32]]:
-        """Pixel coordinates of points, and with `depth` how far before the camera they are. Occlusion plays no part.
+    def project(self, points: Iterable[Any], obj: Any = None, depth: bool = False) -> _Floats | tuple[_Floats, _Floats]:
+        """Return the pixel coordinates of points, whether or not another object hides them.
 
         Args:
             points: N x 3 array, or an iterable of N mathutils vectors or triples, in Blender units.
-            obj: the object in whose space the points are; None for world space.
-            depth: give the depth too.
+            obj: The object in whose space the points are. None: world space.
+            depth: Return the depths too.
 
         Returns:
-            N x 2 float32 array of (x, y). Points outside the image have coordinates outside it. A point on or behind
-            the plane of a perspective camera is (NaN, NaN). With `depth` also N float32: the distance along the
-            camera's axis, as in the pass "depth"; negative behind the camera.
+            N x 2 float32 array of (x, y). A point outside the image has coordinates outside it; one on or behind the
+            plane of a perspective camera is (NaN, NaN). With `depth` also N float32: the distances along the camera's
+            axis, as in the pass "depth", negative behind the camera.
 
         Raises:
-            ValueError: the points are not N x 3.
+            ValueError: The points are not N x 3.
         """
         local = _as_array(points, 3, "points")
         view = self._view()
@@ -153,19 +152,19 @@ class Camera:
         return (xy, inside[:, 2].astype(np.float32)) if depth else xy
 
     def unproject(self, xy: Any, depth: Any) -> _Matrix:
-        """The points in the world that lie at these pixels, at these depths: the inverse of `project`.
+        """Return the points in the world that lie at these pixels, at these depths: the inverse of `project`.
 
         Args:
-            xy: N x 2 pixel coordinates; None for the centres of all pixels.
-            depth: N distances along the camera's axis, as in the pass "depth", or one for all. For xy None the pass
-                itself: H x W.
+            xy: N x 2 pixel coordinates. None: the centres of all pixels.
+            depth: N distances along the camera's axis, as in the pass "depth", or one for all. If `xy` is None, the
+                pass itself: H x W.
 
         Returns:
-            N x 3 float64, in world space; H x W x 3 for xy None. NaN where the depth is not finite, as it is in the
-            background.
+            N x 3 float64 in world space, or H x W x 3 if `xy` is None. NaN where the depth is not finite, as it is in
+            the background.
 
         Raises:
-            ValueError: xy is not N x 2, or depth is of another length or not of the image's size.
+            ValueError: `xy` is not N x 2, or `depth` is of another length or not of the image's size.
         """
         depths = np.asarray(depth, dtype=np.float64)
         view = self._view()
@@ -187,21 +186,20 @@ class Camera:
         return _transformed(np.linalg.inv(view.world_to_camera), inside).reshape(shape)
 
     def look_at(self, point: Any, up: Iterable[float] = (0, 0, 1)) -> None:
-        """Turn the camera to have a point in the middle of its view (where there is no shift), by its own rotation.
+        """Turn the camera, by its own rotation, so that a point is in the middle of its view (without shift).
 
-        Parents are respected, and place and scale of the camera stay.
+        Parents are taken into account, and place and scale of the camera stay.
 
         Args:
-            point: three numbers in world space, or an object, for its origin.
-            up: what shall be up in the image, in world space. Looking along it, the world's y is.
+            point: Three numbers in world space, or an object, for its origin.
+            up: The direction in world space that is up in the image. Looking along it, the world's y is up.
 
         Raises:
-            ConfigError: the camera is at that point, or does not turn, because a constraint holds it.
+            ConfigError: The camera is at that point, or does not turn, because a constraint holds it.
         """
         import bpy
 
-        depsgraph = bpy.context.evaluated_depsgraph_get()
-        camera = _camera_of(bpy.context.scene, self._obj)
+        camera, depsgraph = self.obj, bpy.context.evaluated_depsgraph_get()
         at = world_matrix(camera, depsgraph)[:3, 3]
         if isinstance(point, bpy.types.Object):
             target = world_matrix(point, depsgraph)[:3, 3]
@@ -209,9 +207,7 @@ class Camera:
             target = vector(point, "point")
         axes = facing(target - at, vector(up, "up"))
         turn(camera, axes)
-
-        turned = _world_to_camera(camera, bpy.context.evaluated_depsgraph_get())
-        if turned[2, :3] @ axes[:, 2] > -1 + 1e-6:
+        if self.world_to_camera[2, :3] @ axes[:, 2] > -1 + 1e-6:
             raise ConfigError(
                 f"camera {camera.name!r} does not turn: a constraint or a driver holds its rotation. Remove it"
             )
@@ -219,21 +215,14 @@ class Camera:
     def _view(self) -> _View:
         import bpy
 
-        scene = bpy.context.scene
+        camera, render = self.obj, bpy.context.scene.render
         depsgraph = bpy.context.evaluated_depsgraph_get()  # updates the view layer
-        camera = _camera_of(scene, self._obj)
-        if camera.data.type not in ("PERSP", "ORTHO"):
-            raise ValueError(
-                f"camera {camera.name!r} is of type {camera.data.type}; only PERSP and ORTHO can be projected"
-            )
-        frame, perspective = frame_of(scene.render), camera.data.type == "PERSP"
-        projection = camera.calc_matrix_camera(
-            depsgraph,
-            x=frame.full_width,
-            y=frame.full_height,
-            scale_x=scene.render.pixel_aspect_x,
-            scale_y=scene.render.pixel_aspect_y,
-        )
+        kind = camera.data.type
+        if kind not in ("PERSP", "ORTHO"):
+            raise ValueError(f"camera {camera.name!r} is of type {kind}; only PERSP and ORTHO can be projected")
+        frame, perspective = frame_of(render), kind == "PERSP"
+        size, aspect = (frame.full_width, frame.full_height), (render.pixel_aspect_x, render.pixel_aspect_y)
+        projection = camera.calc_matrix_camera(depsgraph, x=size[0], y=size[1], scale_x=aspect[0], scale_y=aspect[1])
         K = intrinsics(np.array(projection, dtype=np.float64), frame, perspective)
         return _View(camera, depsgraph, frame, perspective, K, _world_to_camera(camera, depsgraph))
 
@@ -249,19 +238,8 @@ class _View(NamedTuple):
     world_to_camera: _Matrix
 
 
-def _camera_of(scene: Any, obj: Any) -> Any:
-    camera = scene.camera if obj is None else obj
-    if camera is None:
-        raise RuntimeError(f"scene {scene.name!r} has no camera: set scene.camera, or give Camera a camera object")
-    if not hasattr(camera, "matrix_world"):
-        raise TypeError(f"Camera takes a camera object, such as bpy.data.objects['Camera']; got {camera!r}")
-    if camera.type != "CAMERA":
-        raise TypeError(f"object {camera.name!r} is not a camera but of type {camera.type}")
-    return camera
-
-
 def _world_to_camera(camera: Any, depsgraph: Any) -> _Matrix:
-    # normalized: Blender ignores the camera's scale
+    # normalized() removes the camera's scale, which Blender ignores too
     matrix = np.array(evaluated(camera, depsgraph).matrix_world.normalized(), dtype=np.float64)
     found: _Matrix = _FROM_BLENDER @ np.linalg.inv(matrix)
     return found

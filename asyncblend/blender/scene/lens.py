@@ -1,7 +1,7 @@
-"""The arithmetic of a camera: its intrinsics, and pixels from points and back. Pure, without Blender.
+"""The arithmetic of a camera, without Blender: its intrinsics, and pixels from points and back.
 
-Camera space is OpenCV's: x to the right, y down, z forward. Pixels are of the image that `render` gives: (0, 0) is the
-outer corner of its top-left pixel. K is 3 x 3, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]:
+Camera space is OpenCV's: x to the right, y down, z forward. Pixels are those of the image that `render` gives: (0, 0)
+is the outer corner of its top-left pixel. K is 3 x 3, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]:
 
 - of a perspective camera (u, v, 1) = K (X/Z, Y/Z, 1), with fx and fy in pixels;
 - of an orthographic one (u, v, 1) = K (X, Y, 1), with fx and fy in pixels per Blender unit.
@@ -16,16 +16,7 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 
-__all__ = [
-    "Frame",
-    "LensSettings",
-    "checked_intrinsics",
-    "frame_of",
-    "intrinsics",
-    "lens_settings",
-    "to_camera",
-    "to_pixels",
-]
+__all__ = ["Frame", "checked_intrinsics", "frame_of", "intrinsics", "lens_settings", "to_camera", "to_pixels"]
 
 _Array = npt.NDArray[np.float64]
 
@@ -34,7 +25,7 @@ _MIN_LENS = 1.0  # its shortest lens, in millimetres
 
 
 class Frame(NamedTuple):
-    """The rendered image in the whole image, in pixels: smaller only where Blender crops it to a border."""
+    """The rendered image within the full image, in pixels. It is smaller only where Blender crops it to a border."""
 
     full_width: int
     full_height: int
@@ -45,10 +36,10 @@ class Frame(NamedTuple):
 
 
 class LensSettings(NamedTuple):
-    """Settings of Blender that together make the intrinsics."""
+    """The settings of Blender that together make the intrinsics."""
 
     pixel_aspect: tuple[float, float]
-    """x and y; only their ratio counts."""
+    """x and y; only their ratio matters."""
     shift: tuple[float, float]
     lens: float
     """Millimetres, for a perspective camera."""
@@ -59,7 +50,7 @@ class LensSettings(NamedTuple):
 
 
 def frame_of(render: Any) -> Frame:
-    """The size of the image, from `scene.render`, rounded as Blender does: down, and borders as float32."""
+    """Return the image's size by `scene.render`, rounded as Blender does: down, and borders as float32."""
     scale = render.resolution_percentage
     width, height = render.resolution_x * scale // 100, render.resolution_y * scale // 100
     if not (render.use_border and render.use_crop_to_border):
@@ -70,28 +61,24 @@ def frame_of(render: Any) -> Frame:
 
 
 def intrinsics(projection: _Array, frame: Frame, perspective: bool) -> _Array:
-    """K from a projection matrix of OpenGL's convention, as Blender has it.
+    """Return K of a projection matrix of OpenGL's convention, as Blender gives it.
 
-    There the camera looks along -z with y up, and the whole image is [-1, 1] x [-1, 1].
+    In that convention the camera looks along -z with y up, and the full image is [-1, 1] x [-1, 1].
     """
     half_width, half_height = frame.full_width / 2, frame.full_height / 2
     # A shift is in the column that is multiplied by z = -Z, or in the constant one.
     shift_x, shift_y = -projection[:2, 2] if perspective else projection[:2, 3]
-    return np.array(
-        [
-            [half_width * projection[0, 0], 0, half_width * (1 + shift_x) - frame.left],
-            [0, half_height * projection[1, 1], half_height * (1 - shift_y) - frame.top],
-            [0, 0, 1],
-        ]
-    )
+    fx, cx = half_width * projection[0, 0], half_width * (1 + shift_x) - frame.left
+    fy, cy = half_height * projection[1, 1], half_height * (1 - shift_y) - frame.top
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def checked_intrinsics(K: Any) -> _Array:
-    """K as an array, if a camera of Blender can have such a one.
+    """Return K as an array if a camera of Blender can have such intrinsics.
 
     Raises:
-        ConfigError: it is not 3 x 3, not finite, has skew or another last row than 0, 0, 1, or a focal length that is
-            not positive, or fx and fy differ more than 200 times.
+        ConfigError: K is not 3 x 3, not finite, has skew or a last row other than 0, 0, 1, has a focal length that is
+            not positive, or its focal lengths differ more than 200 times.
     """
     try:
         matrix = np.array(K, dtype=np.float64)
@@ -118,32 +105,33 @@ def checked_intrinsics(K: Any) -> _Array:
 
 
 def lens_settings(K: _Array, frame: Frame, fit: str, sensor: float) -> LensSettings:
-    """The settings with which a camera projects by K: the inverse of `BKE_camera_params_compute_viewplane`.
+    """Return the settings with which a camera projects by K: the inverse of `BKE_camera_params_compute_viewplane`.
 
     Args:
-        K: checked.
-        frame: the image.
-        fit: the camera's sensor_fit: "AUTO", "HORIZONTAL" or "VERTICAL".
-        sensor: what LensSettings.sensor is now, in millimetres. It is kept, unless the lens would be shorter than
+        fit: The camera's sensor_fit: "AUTO", "HORIZONTAL" or "VERTICAL".
+        sensor: The present LensSettings.sensor in millimetres. It is kept unless the lens would be shorter than
             Blender allows.
     """
     fx, fy = K[0, 0], K[1, 1]
-    aspect_x, aspect_y = max(1.0, fy / fx), max(1.0, fx / fy)  # a high pixel has fewer pixels per unit
-    high = fx / fy  # of one pixel, in widths of a pixel
+    aspect = max(1.0, fy / fx), max(1.0, fx / fy)  # the higher a pixel, the fewer pixels per unit
+    high = fx / fy  # the height of a pixel, in widths of a pixel
     if fit == "AUTO":
         fit = "HORIZONTAL" if frame.full_width >= high * frame.full_height else "VERTICAL"
-    # The side of the image that the sensor spans, and the unit of both shifts, in widths of a pixel.
+    # The side of the image that the sensor spans, in widths of a pixel. It is also the unit of both shifts.
     side = frame.full_width if fit == "HORIZONTAL" else high * frame.full_height
     shift_x = (frame.full_width / 2 - frame.left - K[0, 2]) / side
     shift_y = (K[1, 2] + frame.top - frame.full_height / 2) * high / side
     lens = fx * sensor / side
     if lens < _MIN_LENS:
         lens, sensor = _MIN_LENS, sensor / lens
-    return LensSettings((aspect_x, aspect_y), (shift_x, shift_y), lens, sensor, side / fx)
+    return LensSettings(aspect, (shift_x, shift_y), lens, sensor, side / fx)
 
 
 def to_pixels(K: _Array, points: _Array, perspective: bool) -> _Array:
-    """N x 2 pixel coordinates of N x 3 points in camera space; NaN on and behind the plane of a perspective camera."""
+    """Return the N x 2 pixel coordinates of N x 3 points in camera space.
+
+    They are NaN for points on and behind the plane of a perspective camera.
+    """
     plane = points[:, :2]
     if perspective:
         plane = plane / np.where(points[:, 2:] > 0, points[:, 2:], np.nan)
@@ -152,9 +140,9 @@ def to_pixels(K: _Array, points: _Array, perspective: bool) -> _Array:
 
 
 def to_camera(K: _Array, xy: _Array, depth: _Array, perspective: bool) -> _Array:
-    """N x 3 points in camera space of N x 2 pixel coordinates and N depths; NaN where a depth is not finite."""
+    """Return N x 3 points in camera space from N x 2 pixel coordinates and N depths; NaN where a depth is not finite."""
     depth = np.where(np.isfinite(depth), depth, np.nan)[:, None]
     plane = (xy - K[:2, 2]) / K[[0, 1], [0, 1]]
-    # Without the product an orthographic point would have x and y even where there is no depth.
+    # An orthographic point would otherwise have x and y even where it has no depth.
     plane = plane * depth if perspective else np.where(np.isnan(depth), np.nan, plane)
     return np.concatenate([plane, depth], axis=1)

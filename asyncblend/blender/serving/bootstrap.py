@@ -1,7 +1,7 @@
 """The script that Blender is started with: `blender --python bootstrap.py`, or `python bootstrap.py` with bpy.
 
-Loads the asyncblend package alone, by its location: the host's site-packages must never be on Blender's
-sys.path, because its numpy is another build.
+It loads the asyncblend package alone, by its location. The host's site-packages must never be on Blender's sys.path,
+because the numpy in it is another build.
 """
 
 import importlib.util
@@ -10,9 +10,9 @@ import sys
 
 
 def load_asyncblend() -> None:
-    """Import the package that this file belongs to, without any change of sys.path."""
+    """Import the package that this file belongs to, and leave sys.path as Blender has it."""
     here = os.path.dirname(os.path.abspath(__file__))
-    # `python bootstrap.py` puts this folder first; its modules are no top-level modules.
+    # `python bootstrap.py` puts this folder first, though its files are no top-level modules.
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
     root = os.path.dirname(os.path.dirname(here))
     spec = importlib.util.spec_from_file_location(

@@ -1,4 +1,4 @@
-"""One Blender of a fleet, from its first line of Python to its last: set up, run the user's script, end."""
+"""One Blender of a fleet, from its first line of Python to its last."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ __all__ = ["main"]
 
 
 def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
-    """Does not return. `worker_type`: another worker than the real one, for `asyncblend.testing`."""
+    """Connect to the host, open the scene, run the user's script, and end the process. Does not return.
+
+    Args:
+        worker_type: Makes the worker in place of `Worker`; for `asyncblend.testing`.
+    """
     launch = Launch.take(os.environ)
     lifeline.hold(launch.lifeline, launch.scratch)
     for stream in (sys.stdout, sys.stderr):
@@ -37,13 +41,13 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
     code = 1
     try:
         _open_scene(launch)
-        _run_script(launch.script, launch.script_args)
+        # From here on as `python script.py args` would.
+        sys.argv = [launch.script, *launch.script_args]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(launch.script)))
+        runpy.run_path(launch.script, run_name="__main__")
         if not worker.served:
-            print(
-                f"asyncblend: {launch.script} ended without serving: call "
-                f"asyncblend.blender.serve(sample) as its last line",
-                file=sys.stderr,
-            )
+            text = "ended without serving: call asyncblend.blender.serve(sample) as its last line"
+            print(f"asyncblend: {launch.script} {text}", file=sys.stderr)
     except SystemExit as end:
         code = _exit_status(end)
     except BaseException as error:
@@ -54,7 +58,7 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
         worker.close()
         sys.stdout.flush()
         sys.stderr.flush()
-        # Blender's own teardown costs time and crashes at times; the host removes this process's folder.
+        # Blender's own teardown costs time and sometimes crashes; the host removes this process's folder.
         os._exit(code)
 
 
@@ -72,15 +76,8 @@ def _open_scene(launch: Launch) -> None:
     render_on(launch.threads, gpu=launch.gpu)
 
 
-def _run_script(script: str, args: list[str]) -> None:
-    """As `python script.py args` would."""
-    sys.argv = [script, *args]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
-    runpy.run_path(script, run_name="__main__")
-
-
 def _from_script(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's script on: our own and runpy's frames say nothing to its author."""
+    """Cut the traceback to what concerns the user's script: without the frames of this file and of runpy."""
     ours = (__file__, runpy.__file__, "<frozen runpy>")
     own = trace
     while own is not None and own.tb_frame.f_code.co_filename in ours:
@@ -89,7 +86,7 @@ def _from_script(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _exit_status(end: SystemExit) -> int:
-    """As Python itself would exit."""
+    """Return the status with which Python itself would exit, and print the message if the script gave one."""
     if end.code is None:
         return 0
     if isinstance(end.code, int):

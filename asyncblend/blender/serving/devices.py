@@ -10,40 +10,40 @@ from ...errors import ConfigError
 
 __all__ = ["counting_cores", "render_on"]
 
-_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")  # the fastest first, of those that are for one card
+_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")  # if a card supports several, the fastest comes first
 
 
 @contextlib.contextmanager
 def counting_cores(threads: int | None, instance: int) -> Iterator[None]:
-    """Where the bpy module is imported: have its thread pool (TBB) count as many cores as there are to be threads.
+    """Let the bpy module, imported inside this context, count only as many cores as it may have threads.
 
-    TBB looks once, at the process's affinity. If it finds more cores than Cycles may use, it has a thread for each of
-    them, and those without work spin: measured with bpy 4.5, two cores and threads=1, a frame took twice the processor
-    time. Afterwards all threads may run on all cores again. An executable is told by `--threads`.
+    Its thread pool (TBB) looks at the process's affinity once. If it finds more cores than Cycles may use, it makes a
+    thread for each of them, and those without work spin: measured with bpy 4.5, two cores and threads=1, a frame took
+    twice the processor time. Afterwards all threads may run on all cores again. An executable has `--threads` for this.
     """
-    if threads is None or not hasattr(os, "sched_setaffinity"):
+    if threads is None or not hasattr(os, "sched_setaffinity"):  # macOS has no affinity
         yield
         return
     cores = sorted(os.sched_getaffinity(0))
-    first = instance * threads  # each instance on cores of its own, as all may start at once
+    first = instance * threads  # each instance has cores of its own, as all may start at once
     os.sched_setaffinity(0, {cores[(first + i) % len(cores)] for i in range(threads)})
     try:
         yield
     finally:
-        for thread in os.listdir("/proc/self/task"):  # those that were started meanwhile inherited it
+        for thread in os.listdir("/proc/self/task"):  # threads that were started meanwhile inherited the affinity
             with contextlib.suppress(OSError):  # it has ended
                 os.sched_setaffinity(int(thread), cores)
 
 
 def render_on(threads: int | None, *, gpu: bool) -> None:
-    """Set it for every scene that there is, and for those of each file that the script opens later.
+    """Choose what to render on, for every present scene and for those of each file that the script opens later.
 
     Args:
-        threads: for rendering on the CPU; None: as the scene has it.
-        gpu: let Cycles render on the GPUs that can be seen.
+        threads: How many threads render on the CPU. None: as the scene says.
+        gpu: Whether Cycles renders on the GPUs that it can see.
 
     Raises:
-        ConfigError: there is no GPU that Cycles can use.
+        ConfigError: There is no GPU that Cycles can use.
     """
     import bpy
     from bpy.app.handlers import persistent
@@ -51,7 +51,7 @@ def render_on(threads: int | None, *, gpu: bool) -> None:
     @persistent  # type: ignore[misc,untyped-decorator,unused-ignore]
     def apply(*_: object) -> None:
         if gpu:
-            _enable_gpu()  # a script's read_factory_settings undoes it
+            _enable_gpu()  # again, as a script's read_factory_settings undoes it
         for scene in bpy.data.scenes:
             if threads is not None:
                 scene.render.threads_mode, scene.render.threads = "FIXED", threads
@@ -63,7 +63,7 @@ def render_on(threads: int | None, *, gpu: bool) -> None:
 
 
 def _enable_gpu() -> None:
-    """Background Blenders start with no device chosen. The choice is of this process, and not saved."""
+    """Enable the GPUs of the fastest kind. A background Blender starts with none; the choice is not saved."""
     import bpy
 
     preferences = bpy.context.preferences.addons["cycles"].preferences
@@ -75,10 +75,9 @@ def _enable_gpu() -> None:
             continue
         seen.append(kind)
         preferences.get_devices()
-        devices = [device for device in preferences.devices if device.type == kind]
-        if devices:
-            for device in preferences.devices:
-                device.use = device.type == kind
+        for device in preferences.devices:
+            device.use = device.type == kind
+        if any(device.use for device in preferences.devices):
             return
     raise ConfigError(
         f"gpus are given, but Cycles of Blender {bpy.app.version_string} finds no GPU that it can use "

@@ -10,48 +10,36 @@ import threading
 
 __all__ = ["hold"]
 
-_POLL = 1.0  # seconds between two looks at the parent's id
+_POLL = 1000  # milliseconds between two looks at the parent's id
 
 
 def hold(descriptor: int | None, scratch: str) -> None:
-    """Watch the host from a daemon thread: kill this process group, and remove `scratch`, when it is gone.
+    """Watch the host from a daemon thread. When it is gone, kill this process group and remove `scratch`.
 
     Args:
-        descriptor: read end of a pipe whose write end only the host has; it reads as ended when the host is gone.
-            A wrapper script passes it on, whereas the parent's id tells only of the wrapper.
-        scratch: the run's private folder, which a killed host cannot remove any more.
+        descriptor: Read end of a pipe whose write end only the host has, so that it reads as ended when the host is
+            gone. A wrapper script passes it on, whereas the parent's id tells only of the wrapper.
+        scratch: The run's private folder, which a killed host cannot remove.
     """
-    threading.Thread(
-        target=_watch, args=(descriptor, scratch, os.getppid()), name="asyncblend lifeline", daemon=True
-    ).start()
+    args = (descriptor, scratch, os.getppid())
+    threading.Thread(target=_watch, args=args, name="asyncblend lifeline", daemon=True).start()
 
 
 def _watch(descriptor: int | None, scratch: str, parent: int) -> None:
-    waiting = threading.Event()
+    poll = select.poll()  # select.select takes no descriptor from 1024 on
+    if descriptor is not None:
+        poll.register(descriptor, select.POLLIN)
     while os.getppid() == parent:
-        if descriptor is None:
-            waiting.wait(_POLL)
-        elif _ended(descriptor):
-            break
-        elif not _open(descriptor):  # a wrapper closed it: the parent's id is all there is to watch
-            descriptor = None
+        for found, event in poll.poll(_POLL):
+            if event & select.POLLNVAL:  # a wrapper script closed it, so only the parent's id can be watched
+                poll.unregister(found)
+            elif not os.read(found, 1):
+                _end(scratch)
+    _end(scratch)
+
+
+def _end(scratch: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
-    if hasattr(os, "killpg") and os.getpgrp() == os.getsid(0):  # ours: the host starts each Blender in a new session
+    if os.getpgrp() == os.getsid(0):  # the group is this Blender's own, as the host starts each one in a new session
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
-
-
-def _ended(descriptor: int) -> bool:
-    """Wait a moment; whether the pipe reads as ended."""
-    poll = select.poll()  # select.select takes no descriptor from 1024 on
-    poll.register(descriptor, select.POLLIN)
-    events = poll.poll(int(1000 * _POLL))
-    return any(event & (select.POLLIN | select.POLLHUP) for _, event in events) and not os.read(descriptor, 1)
-
-
-def _open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True

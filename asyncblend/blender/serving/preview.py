@@ -1,4 +1,4 @@
-"""preview: what `serve` does without a host, for the one who writes the script: shows one sample."""
+"""What `serve` does without a host: shows one sample to whoever writes the script."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ _PNG_COLOUR = {1: 0, 3: 2, 4: 6}  # channels: PNG's colour type (grey, RGB, RGBA
 def preview(values: Mapping[str, Any], script: str | None) -> None:
     """Print a line about each value of a sample, and save its images as PNG.
 
-    An image is a uint8 array of shape H x W, H x W x 3 or H x W x 4. For the script `cube.py` the value "image"
-    goes to `cube.png` beside it, and any other, say "mask", to `cube.mask.png`; values in nested dicts count with
-    dotted names. Without a script file the images go beside the open .blend file, or else into the current folder.
-    An image that cannot be written is no error: the reason is printed instead.
+    An image is a uint8 array of shape H x W, H x W x 3 or H x W x 4. For the script `cube.py` the value "image" is
+    saved as `cube.png` beside it, and any other, say "mask", as `cube.mask.png`; values in nested dicts have dotted
+    names. Without a script file the images are saved beside the open .blend file, or else in the current folder. If an
+    image cannot be written, the reason is printed.
 
     Args:
-        values: what the user's `sample` function returned.
-        script: path of the script; None, or a path where there is no file (a text inside a .blend), for no script.
+        values: What the user's `sample` function returned.
+        script: Path of the script. There may be no such file, as for a text inside a .blend.
     """
-    stem = _stem(script)
+    stem = _path_without_suffix(script)
     for name, value in _flatten(values):
-        print(f"{name}: {_describe(value)}")
+        if not isinstance(value, np.ndarray):
+            print(f"{name}: {type(value).__name__}, {reprlib.repr(value)}")
+            continue
+        print(f"{name}: {value.dtype}, shape {value.shape}")
         if _is_image(value):
-            path = stem.with_name(f"{stem.name}{'' if name == 'image' else '.' + _safe(name)}.png")
+            part = "" if name == "image" else "." + re.sub(r"[^\w.-]", "_", name)
+            path = stem.with_name(f"{stem.name}{part}.png")
             try:
                 path.write_bytes(_png(value))
             except OSError as error:
@@ -44,8 +48,7 @@ def preview(values: Mapping[str, Any], script: str | None) -> None:
                 print(f"  saved as {path}")
 
 
-def _stem(script: str | None) -> Path:
-    """Path of the images without the suffix."""
+def _path_without_suffix(script: str | None) -> Path:
     if script is not None and Path(script).is_file():
         return Path(script).with_suffix("")
     blend = sys.modules["bpy"].data.filepath if "bpy" in sys.modules else ""
@@ -60,25 +63,11 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", value
 
 
-def _describe(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}, shape {value.shape}"
-    return f"{type(value).__name__}, {reprlib.repr(value)}"
-
-
-def _safe(name: str) -> str:
-    """The name of a value as part of a file name."""
-    return re.sub(r"[^\w.-]", "_", name)
-
-
-def _is_image(value: Any) -> bool:
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.size == 0:
-        return False
-    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (3, 4))
+def _is_image(value: npt.NDArray[Any]) -> bool:
+    return value.dtype == np.uint8 and value.size > 0 and (value.ndim == 2 or value.shape[2:] in ((3,), (4,)))
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of an H x W, H x W x 3 or H x W x 4 uint8 array."""
     height, width = image.shape[:2]
     channels = image.shape[2] if image.ndim == 3 else 1
     rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row starts with its filter: 0, none

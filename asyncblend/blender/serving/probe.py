@@ -1,4 +1,4 @@
-"""The scene script of `asyncblend doctor`: tells what this Blender is, and renders one small frame on the clock."""
+"""The scene script of `asyncblend doctor`: says what this Blender is, and renders one small frame on the clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncblend import blender as bl
 
 
 def engines(scene: Any) -> list[str]:
-    """What `scene.render.engine` may be set to. Only Blender's error message lists add-ons' engines too."""
+    """Return what `scene.render.engine` may be set to. Only Blender's error message lists add-ons' engines too."""
     try:
         scene.render.engine = "?"
     except TypeError as error:
@@ -24,29 +24,16 @@ def engines(scene: Any) -> list[str]:
     return [scene.render.engine]
 
 
-def has_denoiser() -> bool | None:
-    """Whether Cycles was built with OpenImageDenoise. None: it does not say."""
-    try:
-        import _cycles
-    except ImportError:
-        return None
-    built: bool | None = getattr(_cycles, "with_openimagedenoise", None)
-    return built
-
-
 def has_egl() -> bool:
-    """Whether EEVEE and Workbench could render without a screen, as far as a library decides it."""
-    if sys.platform != "linux":
-        return True
+    """Return whether EEVEE and Workbench have the library that they need to render without a screen."""
     try:
-        ctypes.CDLL("libEGL.so.1")
+        return sys.platform != "linux" or bool(ctypes.CDLL("libEGL.so.1"))
     except OSError:
         return False
-    return True
 
 
 def sample(task: bl.Task) -> dict[str, Any]:
-    """A small frame, how long it took, and all there is to tell."""
+    """Return a small frame, how long it took, and what there is to know of this Blender."""
     import bpy
 
     scene = bpy.context.scene
@@ -68,12 +55,13 @@ def sample(task: bl.Task) -> dict[str, Any]:
         "pyzmq": zmq.__version__,
         "pyzmq_file": zmq.__file__,
         "engines": available,
-        "denoiser": has_denoiser(),
+        # Whether Cycles was built with OpenImageDenoise; None if it does not say.
+        "denoiser": getattr(sys.modules.get("_cycles"), "with_openimagedenoise", None),
         "egl": has_egl(),
     }
 
 
 if __name__ == "__main__":
-    if "bpy" not in sys.modules:  # a fake one may run in a Python that has the module, but has not loaded it
+    if "bpy" not in sys.modules:  # a fake Blender may run in a Python that has the module, but has not loaded it
         sys.exit("this is no Blender: it has no module bpy")
     bl.serve(sample)

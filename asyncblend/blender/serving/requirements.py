@@ -1,4 +1,4 @@
-"""The packages that a worker needs inside Blender's Python: found, or asked of the host."""
+"""The packages that a worker needs inside Blender's Python: found, or requested from the host."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ _PACKAGES = {"numpy": "numpy", "zmq": "pyzmq"}  # module -> distribution
 
 
 def find(cache: str, report: str) -> None:
-    """Make numpy and zmq importable, or end this process with a report for the host, which installs them.
-
-    Args:
-        cache: as `look` has it.
-        report: file to write the report to.
-    """
+    """Call `look`. If a package is missing, write a report for the host, which installs it, and end this process."""
     found = look(cache)
     if found.packages is None:
         return
@@ -30,11 +25,11 @@ def find(cache: str, report: str) -> None:
 
 
 def look(cache: str) -> Report:
-    """Make what is in the cache importable, and tell what is missing still.
+    """Make the packages in the cache importable, and return which are still missing.
 
     Args:
-        cache: the folder with one folder of packages per kind of Python, which the host fills. It goes last on
-            sys.path: what Blender brings along comes first.
+        cache: The folder that has one folder of packages per kind of Python, filled by the host. It goes last on
+            sys.path, so that a package which Blender has itself is preferred.
     """
     folder = os.path.join(cache, f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}")
     if os.path.isdir(folder):

@@ -1,6 +1,6 @@
 """The embedded Blender: the pip module `bpy` in an environment of its own, in the user's cache.
 
-The module pins numpy below 2 and is made for few Pythons, so it does not go into the trainer's environment.
+The module pins numpy below 2 and exists for few versions of Python, so it does not go into the trainer's environment.
 """
 
 from __future__ import annotations
@@ -19,39 +19,36 @@ from typing import TYPE_CHECKING
 
 from ...errors import InstanceError
 from ..process import output_of
-from . import packages
+from .packages import cache_folder, locked, run_installer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["MODULES", "embedded_pythons", "make_embedded", "pythons_for_it", "site_packages"]
 
 _log = logging.getLogger("asyncblend")
 
 MODULES = {(3, 11): "bpy>=4.5,<4.6", (3, 13): "bpy>=5.1"}
-"""By Python version, what is installed for it: as the extra `bpy`."""
+"""By version of Python, what is installed for it; the same as the extra `bpy` installs."""
 
 _BESIDE = ("numpy", "pyzmq")
 _CURRENT = "current"
-"""File that names the one complete environment beside it. It is written last, for an environment cannot be moved."""
-_BY_HAND = "by-hand"
-_SHOWN_LINES = 12
-"""Lines of the installer's output that an error's message shows; `log_tail` has all."""
-_NOT_FOR_IT = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTHON")
-"""Variables that would let the installer look, or install, elsewhere."""
+"""File that names the complete environment beside it. It is written last, as an environment cannot be moved."""
+_MISLEADING = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTHON")
+"""Environment variables that would let the installer look, or install, elsewhere."""
 
 
 def embedded_pythons() -> Iterator[str]:
-    """The Python of each complete environment on this machine, the best first. Looks at files only."""
+    """Yield the Python of each complete environment on this machine, the best one first. Looks at files only."""
     for version in _by_preference():
         if (python := _complete(_home(version))) is not None:
             yield python
 
 
 def pythons_for_it() -> Iterator[tuple[tuple[int, int], str]]:
-    """Version and path of the Pythons that there is a module for: this one, and what is on the PATH by its name.
+    """Yield version and path of each Python that the module exists for: this one, and those on the PATH.
 
-    Looks at files only: what is there need not start.
+    Looks at files only, so a Python that is yielded may not start.
     """
     for version in _by_preference():
         if version == sys.version_info[:2]:
@@ -62,36 +59,29 @@ def pythons_for_it() -> Iterator[tuple[tuple[int, int], str]]:
 
 
 def site_packages(python: str) -> Path:
-    """Where an environment's packages are. `python`: of `embedded_pythons`."""
+    """Return the folder with the packages of an environment, whose Python `embedded_pythons` gave."""
     environment = Path(python).parents[1]
-    if sys.platform == "win32":
-        return environment / "Lib" / "site-packages"
     return next(environment.glob("lib/python3.*/site-packages"), environment / "lib")
 
 
 async def make_embedded() -> str:
-    """Make the environment, unless there is one; return its Python.
+    """Make the environment unless there is one, and return the path of its Python.
 
-    It takes half a minute and some 350 MB of download. Tasks and processes that make it at a time wait for each other.
-    Cancelling ends the installer and removes what is half made; what a killed process left is not taken for an
-    environment, and goes the next time.
+    It takes half a minute and a download of some 350 MB. Tasks and processes that make it at the same time wait for
+    each other. Cancelling this ends the installer and removes the unfinished environment. What a killed process has
+    left is not taken for an environment, and is removed the next time.
 
     Raises:
-        InstanceError: there is no module for any Python here, or it could not be installed; the message has the
+        InstanceError: There is no module for any Python here, or it could not be installed. The message has the
             installer's last lines and the command.
     """
     for python in embedded_pythons():
         return python
     version, base = await _working_python()
     home = _home(version)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        async with packages._locked(home):
-            return _complete(home) or await _make(base, version, home)
-    except OSError as error:
-        raise InstanceError(
-            f"Cannot write {MODULES[version]} into {home}: {error}\n$ASYNCBLEND_CACHE names another folder for it."
-        ) from error
+    async with locked(home, MODULES[version]):
+        home.mkdir(exist_ok=True)
+        return _complete(home) or await _make(base, version, home)
 
 
 def _by_preference() -> list[tuple[int, int]]:
@@ -99,13 +89,13 @@ def _by_preference() -> list[tuple[int, int]]:
 
 
 def _home(version: tuple[int, int]) -> Path:
-    """The folder with the environment, among folders of other Pythons and platforms."""
+    """Return the folder of the environment, beside those for other Pythons and platforms."""
     tag = f"cpython-{version[0]}{version[1]}-{sysconfig.get_platform()}"
-    return packages.cache_folder().parent / f"bpy-{tag}"
+    return cache_folder().parent / f"bpy-{tag}"
 
 
 def _complete(home: Path) -> str | None:
-    """The Python of the environment that is complete, if that is still there and starts something."""
+    """Return the Python of the environment that is complete, if it can be executed and has the module."""
     try:
         name = (home / _CURRENT).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -116,88 +106,75 @@ def _complete(home: Path) -> str | None:
 
 
 def _python_in(environment: Path) -> str:
-    # Links are kept: followed, it would be the Python that the environment was made of.
-    return os.path.abspath(environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
+    # Not resolved: the link leads to the Python that the environment was made with.
+    return os.path.abspath(environment / "bin/python")
 
 
 async def _working_python() -> tuple[tuple[int, int], str]:
-    """The first Python that really starts (a version manager's stand-in may not), and can make environments."""
+    """Return the first Python that really starts (a version manager's stand-in may not) and has the module `venv`."""
     for version, python in pythons_for_it():
         check = f"import sys, venv; sys.exit(sys.version_info[:2] != {version})"
         with contextlib.suppress(OSError):
-            if (await _run([python, "-I", "-c", check]))[0] == 0:
+            if (await output_of([python, "-I", "-c", check], os.environ))[0] == 0:
                 return version, python
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    names = " and no ".join(f"python{a}.{b}" for a, b in MODULES)
-    versions = " or ".join(f"{a}.{b}" for a, b in MODULES)
-    why = (
-        f"this Python {here} cannot make environments"
-        if sys.version_info[:2] in MODULES
-        else f"There is no module bpy for Python {here}, which runs here"
-    )
+    here = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    why = f"There is no module bpy for {here}, which runs here"
+    if sys.version_info[:2] in MODULES:
+        why = f"this {here} cannot make environments"
+    versions = [f"{a}.{b}" for a, b in MODULES]
     raise InstanceError(
-        f"{why}, and no {names} that works is on the PATH.\n"
-        f"Install Python {versions}, and type `asyncblend doctor --fix` again."
+        f"{why}, and no python{' and no python'.join(versions)} that works is on the PATH.\n"
+        f"Install Python {' or '.join(versions)}, and type `asyncblend doctor --fix` again."
     )
 
 
 async def _make(base: str, version: tuple[int, int], home: Path) -> str:
     environment = home / f"env-{secrets.token_hex(4)}"
-    _sweep(home, keep=environment)
-    python = _python_in(environment)
+    _remove_others(environment)
     _log.info("Installing %s into %s (once; it takes a while)", MODULES[version], environment)
     try:
-        for command in _commands(base, version, environment, python):
-            code, output = await _run(command, home)  # there, `_sweep` finds the log
-            if code:
-                last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
-                raise InstanceError(
-                    f"Installing {MODULES[version]} for Python {version[0]}.{version[1]} failed with status {code}:\n"
-                    f"{last}\nTo install by hand, type:\n{_by_hand(base, version, home)}",
-                    log_tail=output,
-                )
-        fresh = environment / _CURRENT
-        fresh.write_text(environment.name, encoding="utf-8")
-        fresh.replace(home / _CURRENT)
-        _sweep(home, keep=environment)  # the installer of a killed process may have gone on
+        for command in _commands(base, version, environment):
+            await run_installer(
+                command,
+                f"Installing {MODULES[version]} for Python {version[0]}.{version[1]}",
+                _by_hand(base, version, home),
+                without=_MISLEADING,
+                folder=home,  # should this process be killed, `_remove_others` finds the log there
+            )
+        current = environment / _CURRENT
+        current.write_text(environment.name, encoding="utf-8")
+        current.replace(home / _CURRENT)
+        _remove_others(environment)  # the installer of a killed process may have gone on
     except BaseException:
         shutil.rmtree(environment, ignore_errors=True)
         raise
-    return python
+    return _python_in(environment)
 
 
-def _sweep(home: Path, keep: Path) -> None:
-    """Remove other environments: of processes that were killed, or of a Python that is gone."""
-    for entry in home.iterdir():
-        if entry.is_dir() and entry != keep:
+def _remove_others(environment: Path) -> None:
+    """Remove the environments beside this one: of processes that were killed, or of a Python that is gone."""
+    for entry in environment.parent.iterdir():
+        if entry.is_dir() and entry != environment:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _commands(base: str, version: tuple[int, int], environment: Path, python: str) -> Iterator[list[str]]:
-    """The host's pip installs, else uv, else a pip of the environment's own, which not every Python can make."""
+def _commands(base: str, version: tuple[int, int], environment: Path) -> Iterator[list[str]]:
+    """Yield the command lines: with the host's pip, or uv, or a pip in the environment, which not every Python has."""
     wanted = [MODULES[version], *_BESIDE]
+    python = _python_in(environment)
     quiet = ["--no-input", "--disable-pip-version-check", "--only-binary=:all:"]
-    uv = shutil.which("uv")
-    if importlib.util.find_spec("pip") is not None:
-        yield [base, "-m", "venv", "--without-pip", str(environment)]
+    pip, uv = importlib.util.find_spec("pip") is not None, shutil.which("uv")
+    yield [base, "-m", "venv", *(["--without-pip"] if pip or uv else []), str(environment)]
+    if pip:
         yield [sys.executable, "-m", "pip", "--python", python, "install", *quiet, *wanted]
-    elif uv is not None:
-        yield [base, "-m", "venv", "--without-pip", str(environment)]
+    elif uv:
         yield [uv, "pip", "install", "--python", python, "--only-binary=:all:", *wanted]
     else:
-        yield [base, "-m", "venv", str(environment)]
         yield [python, "-m", "pip", "install", *quiet, *wanted]
 
 
 def _by_hand(base: str, version: tuple[int, int], home: Path) -> str:
-    """One line for a shell that does the same, and says that it is done."""
-    environment = home / _BY_HAND
-    steps = [*_commands(base, version, environment, _python_in(environment)), ["echo", _BY_HAND]]
+    """Return one line for a shell that makes an environment and records that it is complete."""
+    environment = home / "by-hand"
+    steps = [*_commands(base, version, environment), ["echo", environment.name]]
     return f"{' && '.join(map(shlex.join, steps))} > {shlex.quote(str(home / _CURRENT))}"
-
-
-async def _run(command: Sequence[str], folder: Path | None = None) -> tuple[int, str]:
-    """Exit status and last output of a command, whose log is in `folder` meanwhile. Cancelling kills it."""
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT}
-    environment.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
-    return await output_of(command, environment, folder=folder)

@@ -18,102 +18,83 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import platformdirs
+from filelock import FileLock, Timeout
+
 from ...errors import InstanceError
 from ..process import output_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["cache_folder", "install"]
+__all__ = ["cache_folder", "install", "locked", "run_installer"]
 
 _log = logging.getLogger("asyncblend")
 
-_FRESH = ".new-"
-_NOT_MODULES = {"..", "bin", "Scripts", "__pycache__"}
+_UNFINISHED = ".new-"
+_NOT_MODULES = {"..", "bin", "__pycache__"}
+_RETRY = 0.1  # seconds between two attempts to get a lock
 _SHOWN_LINES = 12
-"""Lines of pip's output that an error's message shows; `log_tail` has all."""
+"""Lines of the installer's output in an error's message; its `log_tail` has all."""
 
 
 def cache_folder() -> Path:
-    """The folder with one folder of packages per kind of Python. It need not exist.
+    """Return the folder that has one folder of packages per kind of Python. It need not exist.
 
-    `packages` in $ASYNCBLEND_CACHE, else in `asyncblend` in the user's cache folder.
+    It is `packages` in $ASYNCBLEND_CACHE, or else in `asyncblend` in the user's cache folder.
     """
-    if own := os.environ.get("ASYNCBLEND_CACHE"):
-        return Path(own).expanduser().absolute() / "packages"
-    if sys.platform == "win32":
-        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        caches = Path.home() / "Library" / "Caches"
-    else:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # relative: to be ignored, say the XDG rules
-        caches = named if named.is_absolute() else Path.home() / ".cache"
-    return caches / "asyncblend" / "packages"
+    own = os.environ.get("ASYNCBLEND_CACHE")
+    return (Path(own).expanduser().absolute() if own else platformdirs.user_cache_path("asyncblend")) / "packages"
 
 
 async def install(packages: Sequence[str], python: str, folder: Path) -> None:
-    """Make the packages importable from `folder`, for a CPython of that version on this machine.
+    """Make packages importable from a folder, for a certain version of CPython on this machine.
 
-    Returns at once if they are there. Tasks and processes that install into one folder at a time wait for each
-    other. A package appears in the folder whole: Blenders may read it meanwhile. Cancelling ends the installer
-    and leaves the folder as it was.
+    Returns at once if they are there. Tasks and processes that install into the same folder wait for each other. A
+    package appears in the folder whole, so Blenders may read it meanwhile. Cancelling this ends the installer and
+    leaves the folder as it was.
 
     Args:
-        packages: names of distributions. What they depend on is not installed.
-        python: "major.minor" of Blender's Python.
-        folder: where to; other packages there stay.
+        packages: Names of distributions. What they depend on is not installed.
+        python: The version of Blender's Python as "major.minor".
+        folder: Where to install. Other packages in it stay.
 
     Raises:
-        InstanceError: they could not be installed; the message has the installer's last lines and the command.
+        InstanceError: They could not be installed. The message has the installer's last lines and the command.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        async with _locked(folder):
-            missing = [package for package in packages if not _is_in(folder, package)]
-            if missing:
-                names = " and ".join(missing)
-                _log.info("Installing %s for Blender's Python %s into %s (once)", names, python, folder)
-                await _install(missing, python, folder)
-    except OSError as error:
-        raise InstanceError(
-            f"Cannot write {', '.join(packages)} for Blender's Python {python} into {folder}: {error}\n"
-            f"$ASYNCBLEND_CACHE names another folder for it."
-        ) from error
+    async with locked(folder, f"{', '.join(packages)} for Blender's Python {python}"):
+        for unfinished in folder.parent.glob(f"{folder.name}{_UNFINISHED}*"):  # by a process that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if missing := [package for package in packages if not _is_in(folder, package)]:
+            names = " and ".join(missing)
+            _log.info("Installing %s for Blender's Python %s into %s (once)", names, python, folder)
+            await _install(missing, python, folder)
 
 
 async def _install(packages: Sequence[str], python: str, folder: Path) -> None:
-    # A sibling, so that a rename is all that is left to do. Its name says that nobody reads it.
-    fresh = folder.with_name(f"{folder.name}{_FRESH}{secrets.token_hex(4)}")
+    # Installed beside the folder, under a name that nobody reads, so that moving it in takes no more than renaming.
+    fresh = folder.with_name(f"{folder.name}{_UNFINISHED}{secrets.token_hex(4)}")
     fresh.mkdir()
     try:
-        code, output = await _run(_command(packages, python, fresh))
-        if code:
-            last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
-            raise InstanceError(
-                f"Blender's Python {python} has no {' and no '.join(packages)}, and installing failed with "
-                f"status {code}:\n{last}\nTo install by hand, type:\n"
-                f"{shlex.join(_command(packages, python, folder))}",
-                log_tail=output,
-            )
+        await run_installer(
+            _command(packages, python, fresh),
+            f"Blender's Python {python} has no {' and no '.join(packages)}, and installing",
+            by_hand=shlex.join(_command(packages, python, folder)),
+        )
         _move_in(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _command(packages: Sequence[str], python: str, target: Path) -> list[str]:
-    """The installer's command line: the host's pip, else uv, which makes environments without pip.
+    """Return the command line of the host's pip, or else of uv, which makes environments without pip.
 
     Raises:
-        InstanceError: there is neither.
+        InstanceError: There is neither.
     """
     where = ["--target", str(target), "--python-version", python, "--only-binary=:all:", "--no-deps"]
     if importlib.util.find_spec("pip") is not None:
-        # Without byte code: it would be of the host's Python, not of Blender's.
+        # Byte code would be that of the host's Python, not of Blender's.
         quiet = ["--no-compile", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
         return [sys.executable, "-m", "pip", "install", *where, "--implementation", "cp", *quiet, *packages]
     if uv := shutil.which("uv"):
@@ -124,15 +105,32 @@ def _command(packages: Sequence[str], python: str, target: Path) -> list[str]:
     )
 
 
-async def _run(command: Sequence[str]) -> tuple[int, str]:
-    """Exit status and last output of a command. Cancelling kills it."""
-    # A user's settings that would not go together with --target.
-    environment = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
-    return await output_of(command, environment)
+async def run_installer(
+    command: Sequence[str], what: str, by_hand: str, *, without: Collection[str] = (), folder: Path | None = None
+) -> None:
+    """Run an installer to its end. Cancelling this kills it.
+
+    Args:
+        what: Beginning of an error's message, up to the words "failed with status".
+        by_hand: What to type into a shell instead; for an error's message.
+        without: Environment variables that the installer must not see.
+        folder: Where its log is kept meanwhile. None: in the temporary folder.
+
+    Raises:
+        InstanceError: The installer failed.
+        OSError: It could not be started.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in without}
+    environment.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")  # a user's settings that contradict our options
+    status, output = await output_of(command, environment, folder=folder)
+    if status:
+        last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
+        text = f"{what} failed with status {status}:\n{last}\nTo install by hand, type:\n{by_hand}"
+        raise InstanceError(text, log_tail=output)
 
 
 def _is_in(folder: Path, package: str) -> bool:
-    """Whether all of a distribution that counts is there: an earlier move may have been cut off."""
+    """Return whether all modules of a distribution are there: an earlier installation may have been interrupted."""
     for found in importlib.metadata.distributions(name=package, path=[str(folder)]):
         entries = {file.parts[0] for file in found.files or ()} - _NOT_MODULES
         if entries and all((folder / entry).exists() for entry in entries):
@@ -141,55 +139,44 @@ def _is_in(folder: Path, package: str) -> bool:
 
 
 def _move_in(fresh: Path, folder: Path) -> None:
-    """Move what was installed into place, each entry by one rename."""
-    try:
+    """Move what was installed into place, each entry by a single rename."""
+    if not folder.exists():
         fresh.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-    else:
         return
     entries = [entry for entry in fresh.iterdir() if entry.name not in _NOT_MODULES]
-    for entry in sorted(entries, key=_moving_order):
+    # A module's shared libraries go before it, as a Blender may import it at once, and its metadata goes after it.
+    order = {".libs": 0, ".dist-info": 2}
+    for entry in sorted(entries, key=lambda entry: order.get(entry.suffix, 1)):
         place = folder / entry.name
-        if place.exists():  # left by a move that was cut off
+        if place.exists():  # left by an interrupted installation
             place.rename(fresh / f"{entry.name}.old")
         entry.rename(place)
 
 
-def _moving_order(entry: Path) -> int:
-    """A module's shared libraries go before it, for a Blender may import it at once; then what says it is there."""
-    return {".libs": 0, ".dist-info": 2}.get(entry.suffix, 1)
-
-
 @contextlib.asynccontextmanager
-async def _locked(folder: Path) -> AsyncIterator[None]:
-    """Hold the folder's lock, among tasks and processes. Waiting for it never blocks the event loop."""
-    if fcntl is None:  # without it, whoever moves in last wins, with the same packages
-        yield
-        return
-    with _lock_file(folder) as lock:
-        while not _try_lock(lock):  # noqa: ASYNC110 - a lock of the kernel's has no event to wait for
-            await asyncio.sleep(0.1)
-        for leftover in folder.parent.glob(f"{folder.name}{_FRESH}*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield
+async def locked(folder: Path, what: str) -> AsyncIterator[None]:
+    """Hold the lock file beside a folder while `what` is installed into it. Of all processes, one task can hold it.
 
+    Waiting for it does not block the event loop. When a process dies, its lock is released.
 
-@contextlib.contextmanager
-def _lock_file(folder: Path) -> Iterator[int]:
-    lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    Raises:
+        InstanceError: The lock file, or something inside this context, could not be written.
+    """
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    waits = False
     try:
-        yield lock
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if not waits:
+                    _log.warning("Waiting for another installation, which holds %s", lock.lock_file)
+                waits = True
+                await asyncio.sleep(_RETRY)
+        yield
+    except OSError as error:
+        text = f"Cannot write {what} into {folder}: {error}\n$ASYNCBLEND_CACHE names another folder for it."
+        raise InstanceError(text) from error
     finally:
-        # A process forked meanwhile has the same lock open: closing here would not free it.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        lock.release()
