@@ -1,4 +1,4 @@
-"""`python -m asyncblend` is the command line."""
+"""Runs the command line for `python -m asyncblend`."""
 
 from .cli import main
 

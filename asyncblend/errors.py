@@ -48,8 +48,17 @@ def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> 
 class AsyncblendError(Exception):
     """Base of all errors that asyncblend raises on purpose."""
 
-    def __init__(self, message: str = "") -> None:
+    command = ""
+    """What to type in a shell to mend it; empty if no command is known to help."""
+    details = ""
+    """Lines that explain it, such as the last output of a program; empty if there are none."""
+
+    def __init__(self, message: str = "", *, command: str = "", details: str = "") -> None:
         super().__init__(message)
+        if command:
+            self.command = command
+        if details:
+            self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default passes `args` to __init__ and loses keyword data; OSError's own drops subclasses' data.
@@ -67,8 +76,16 @@ class BlenderNotFound(AsyncblendError, FileNotFoundError):
 class InstanceError(AsyncblendError):
     """Something went wrong with one Blender process."""
 
-    def __init__(self, message: str = "", *, instance: int | None = None, log_tail: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        instance: int | None = None,
+        log_tail: str = "",
+        command: str = "",
+        details: str = "",
+    ) -> None:
+        super().__init__(message, command=command, details=details)
         self.instance = instance
         """Number of the Blender instance."""
         self.log_tail = log_tail

@@ -1,14 +1,17 @@
-"""Benchmarks: `python -m benchmarks`, one command a question.
+"""Benchmarks: `python -m benchmarks`, with one command for each question.
 
-machine     the machine and the versions that figures belong to
-measuring   ways to do the same, in turns
-report      what was found: tables, JSON, pictures
-options     what the commands have in common
-peers/      what asyncblend is compared with, and the limits
-inside/     scripts that run inside Blender
-streams     asyncblend's own ways
-transport, latency, render, passes, labels, origin, dataloader, record, startup, memory, tune
-            the questions: each has `measure`, which answers it, and the command of its name
-results     all of them, into RESULTS.md
-soak/       minutes of faults
+Each question is a file with two functions: `measure` answers it, and the command of the file's name shows the answer.
+All ways of an answer run in the same process, in turns, beside a limit that no way can beat.
+
+- `transport`, `latency`, `render`, `passes`, `labels`, `origin`, `dataloader`, `record`, `startup`, `memory`, `tune`: the questions.
+- `measuring`: runs several ways of doing the same in turns, and times them.
+- `streams`: asyncblend's own ways, a stream, asynchronous or in a thread, as something that can be timed.
+- `report`: what was found, as tables, JSON and pictures.
+- `charts`: panels over time, for pictures of memory.
+- `machine`: the machine and the versions that the figures belong to.
+- `options`: the options that the commands share.
+- `results`: answers all questions and writes RESULTS.md.
+- `peers/`: what asyncblend is compared with, and the limits.
+- `inside/`: scripts that run inside Blender.
+- `soak/`: minutes of faults.
 """

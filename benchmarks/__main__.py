@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one command a question. Each prints what it measured, beside its limit, in one run."""
+"""Benchmarks of asyncblend. Each command answers one question, and shows beside its figures what cannot be beaten."""
 
 from __future__ import annotations
 

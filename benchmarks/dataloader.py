@@ -35,7 +35,7 @@ def dataloader(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Images/s into a training step that only sums, batches of 8, with no and with two workers.
+    """Count images per second into a training step that only sums batches of 8, without workers and with two.
 
     The limit is a DataLoader over images that are in memory.
     """
@@ -45,7 +45,7 @@ def dataloader(
 
 
 def measure(how: Effort) -> Report:
-    """With num_workers 0 and 2."""
+    """Measure with num_workers 0 and 2."""
     metrics = [
         Metric("images/s", lambda timed: timed.rate),
         Metric("ms/batch", lambda timed: 1000 * _BATCH / timed.rate, 2),
@@ -97,7 +97,7 @@ def _in_memory() -> Any:
 
 
 class _Same:
-    """A dataset of one sample, again and again."""
+    """A dataset that gives the same sample for every index."""
 
     def __init__(self, sample: dict[str, Any]) -> None:
         self._sample = sample
@@ -111,23 +111,29 @@ class _Same:
 
 @contextlib.contextmanager
 def batches(dataset: Any, batch_size: int | None, workers: int) -> Iterator[Way]:
-    """Images of a DataLoader's batches into a training step. `batch_size` None: the dataset makes them."""
+    """Open a DataLoader, and give a way that feeds its batches into a training step.
+
+    Args:
+        batch_size: None if the dataset makes the batches itself.
+    """
     import torch
     from torch.utils.data import DataLoader, SequentialSampler
 
-    torch.set_num_threads(1)  # a sum on all cores would wait for those that the Blenders have
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # as many as the question says
+    torch.set_num_threads(1)  # on all cores, the sum would wait for those that the Blenders use
+    warnings.filterwarnings(
+        "ignore", message="This DataLoader will create"
+    )  # the question says how many workers there are
     sampler = None if not isinstance(dataset, _Same) else SequentialSampler(dataset)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, sampler=sampler)
     iterator: Any = iter(loader)
 
     def step() -> int:
         images = next(iterator)["image"]
-        images.flatten().view(torch.int64).sum()  # bytes one by one would take longer than all the rest
+        images.flatten().view(torch.int64).sum()  # summed one by one, the bytes would take longer than all the rest
         return len(images)
 
     def way(seconds: float) -> Timed:
-        for _ in range(2 + 4 * workers):  # made ahead
+        for _ in range(2 + 4 * workers):  # these were made ahead
             step()
         return timed(step, seconds)
 

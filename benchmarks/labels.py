@@ -39,14 +39,17 @@ def labels(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Images/s of `shapes.py` with all labels, with those of pixels alone, and with none, which is the limit."""
+    """Count images per second of `shapes.py` with all labels, with those of pixels alone, and without labels.
+
+    Without labels is the limit.
+    """
     with effort(quick, rounds, seconds, default=(7, 2.0)) as how:
         report = measure(how, blender)
     show(report, out, json_)
 
 
 def measure(how: Effort, blender: str | None = None) -> Report:
-    """With the script's own resolution; `quick`: a small image."""
+    """Measure at the script's own resolution, or, if `how.quick`, with a small image."""
     metrics = [
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("ms/image", lambda timed: 1000 / timed.rate, 1),
@@ -68,7 +71,7 @@ def _ways(blender: str | None, size: tuple[int, int]) -> Iterator[Mapping[str, W
         def way(which: str) -> Way:
             arguments = ("--labels", which, "--width", str(size[0]), "--height", str(size[1]))
             return stack.enter_context(
-                # One ahead: what a way has made before its turn does not count.
+                # The queue is short, because a way first takes the frames that it has rendered before its turn.
                 async_for(
                     script=script("shapes.py"),
                     script_args=arguments,

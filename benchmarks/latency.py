@@ -19,7 +19,7 @@ __all__ = ["latency", "measure"]
 
 _METHOD = (
     "One fake Blender that renders nothing. *async for*: the stream in the consumer's own event loop. *sync thread*: "
-    "the event loop in a thread of its own, as a DataLoader uses it. *64x64 image*: each frame has one. *bare echo*: "
+    "a stream whose event loop has a thread of its own, as a DataLoader uses it. *64x64 image*: each frame has one. *bare echo*: "
     "as many small messages in flight between a bare ROUTER in asyncio and a DEALER that sends each back."
 )
 _OTHERS = ("sync thread", "async for, 64x64 image", "sync, 64x64 image")
@@ -33,9 +33,10 @@ def latency(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Lease to frame round trips a second with one process that renders nothing: what the framework itself costs.
+    """Count round trips per second, from a lease to its frame, with a process that renders nothing.
 
-    The limit is a bare ROUTER and DEALER echoing as many small messages, with as many in flight.
+    This is what the framework itself costs. The limit is a bare ROUTER and a DEALER that echoes small messages, with as
+    many in flight.
     """
     with effort(quick, rounds, seconds) as how:
         report = measure(how)
@@ -43,7 +44,7 @@ def latency(
 
 
 def measure(how: Effort) -> Report:
-    """With eight leases in flight, and with one."""
+    """Measure with eight leases in flight, and with one."""
     metrics = [
         Metric("round trips/s", lambda timed: timed.rate),
         Metric("µs each", lambda timed: 1e6 / timed.rate, 1),
@@ -55,10 +56,10 @@ def measure(how: Effort) -> Report:
         fake = fake_blender(folder / "fake")
         empty = written(folder, "empty.py", _EMPTY)
         image = written(folder, "image.py", script({"image": ("uint8", (64, 64, 3))}))
-        for in_flight, places in ((8, 16), (1, 1)):
+        for in_flight, queue_size in ((8, 16), (1, 1)):
             case = f"{in_flight} in flight" if in_flight > 1 else "one in flight"
             how.say(case)
-            options = {"blender": fake, "instances": 1, "queue_size": places, "prefetch": in_flight}
+            options = {"blender": fake, "instances": 1, "queue_size": queue_size, "prefetch": in_flight}
             with contextlib.ExitStack() as stack:
                 enter = stack.enter_context
                 ways = {

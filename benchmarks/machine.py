@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to."""
+"""Names the machine and the versions that figures belong to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["blender_name", "machine"]
 
 
 def machine() -> dict[str, str]:
-    """What figures cannot be understood without, by name."""
+    """Return what is needed to understand figures: date, processor, system and versions, by name."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "CPU": f"{_cpu()}, {os.cpu_count()} cores",
@@ -28,7 +28,7 @@ def machine() -> dict[str, str]:
 
 
 def blender_name(blender: str | None) -> str:
-    """What the stream's option `blender` stands for, with its version."""
+    """Return the name and version of the Blender that the stream's option `blender` chooses."""
     found = find_blender(blender)
     if found.kind == "module":
         return f"bpy {_version('bpy')}"

@@ -1,4 +1,4 @@
-"""Measuring: ways to do the same, in turn, several times. A round is every way once."""
+"""Runs several ways of doing the same in turns, and times them. A round runs every way once."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ class Timed(NamedTuple):
     """What one way did in one round."""
 
     done: float
-    """Frames, batches, round trips."""
+    """How many frames, batches or round trips."""
     seconds: float
     cpu: float = 0.0
-    """Seconds of processor time that this process took, with all its threads."""
+    """Seconds of processor time that this process took, in all its threads."""
 
     @property
     def rate(self) -> float:
-        """Per second."""
+        """How many were done per second."""
         return self.done / self.seconds
 
     @property
     def cpu_each(self) -> float:
-        """Microseconds of this process for each."""
+        """Microseconds of this process's processor time for each."""
         return 1e6 * self.cpu / max(self.done, 1)
 
 
 Way = Callable[[float], Timed]
-"""Does its work for so many seconds, after a warm-up of its own that is not timed."""
+"""A function that does its work for a number of seconds. It may warm up first, which it does not time."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How thorough a measurement is."""
+    """How thoroughly to measure."""
 
     rounds: int
     seconds: float
-    """Of each way in each round."""
+    """Seconds of each way in each round."""
     quick: bool = False
-    """Only to see that it works: fewer cases, and figures that mean nothing."""
+    """Whether to see only that it works, with fewer cases and figures that mean nothing."""
     say: Callable[[str], None] = lambda _: None
-    """Is told what is being measured."""
+    """Called with what is being measured now, for people who wait."""
 
 
 def in_turn(ways: Mapping[str, Way], effort: Effort) -> dict[str, list[Timed]]:
-    """Every way, `effort.rounds` times in turn, so that whatever else the machine does meets all of them.
+    """Run every way `effort.rounds` times, in turns, so that what else the machine does meets all of them.
 
-    One more round before is not counted.
+    A short round before them warms up, and does not count.
     """
     found: dict[str, list[Timed]] = {name: [] for name in ways}
     for way in ways.values():
@@ -62,7 +62,7 @@ def in_turn(ways: Mapping[str, Way], effort: Effort) -> dict[str, list[Timed]]:
 
 
 def timed(work: Callable[[], int], seconds: float) -> Timed:
-    """Call `work`, which does some and says how many, again and again for so long."""
+    """Call `work` for a number of seconds. Each call does some work and returns how much."""
     count, began, cpu = 0, time.perf_counter(), time.process_time()
     while True:
         count += work()
@@ -71,7 +71,7 @@ def timed(work: Callable[[], int], seconds: float) -> Timed:
 
 
 async def timed_async(work: Callable[[], Awaitable[object]], seconds: float) -> Timed:
-    """The same for one that is awaited, and does one."""
+    """Await `work` for a number of seconds. Each call does one piece of work."""
     count, began, cpu = 0, time.perf_counter(), time.process_time()
     while True:
         await work()

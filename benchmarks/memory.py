@@ -1,4 +1,4 @@
-"""`python -m benchmarks memory`: resident memory over many frames."""
+"""`python -m benchmarks memory`: whether resident memory grows over many frames."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import typer
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
-from asyncblend.cli.chart import Lines, line_panel, step
-from asyncblend.pictures.canvas import DIM, Canvas
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort
@@ -35,9 +33,9 @@ _METHOD = (
 
 
 def memory(
-    real: Annotated[bool, typer.Option(help="Real Blenders instead of fakes.")] = False,
+    real: Annotated[bool, typer.Option(help="Use real Blenders instead of fakes.")] = False,
     blender: BlenderOption = None,
-    frames: Annotated[int, typer.Option(help="How many.", min=200)] = 5000,
+    frames: Annotated[int, typer.Option(help="How many frames to stream.", min=200)] = 5000,
     quick: QuickOption = False,
     json_: JsonOption = None,
     out: OutOption = None,
@@ -51,10 +49,10 @@ def memory(
 
 
 def measure(how: Effort, *, frames: int = 5000, real: bool = False, blender: str | None = None) -> Report:
-    """Of fakes, or of real Blenders."""
+    """Stream frames from fakes or from real Blenders, and look at the memory of all processes meanwhile."""
     frames = 400 if how.quick else frames
     what = "Blenders" if real else "fakes"
-    # What is measured is a size, not a way in turn.
+    # The rows below are made from sizes, so that no way runs in turns, and these functions are never called.
     metrics = [Metric(_EARLY, lambda timed: 0.0), Metric(_LATE, lambda timed: 0.0)]
     title = f"Memory: {frames:,} frames of 640x480 from two {what}"
     report = Report("memory-real" if real else "memory", title, _METHOD, metrics)
@@ -94,38 +92,27 @@ async def _watch(config: ab.StreamConfig, frames: int) -> Memory:
     seen = Memory()
     each = max(1, frames // 200)
     async with ab.BlenderStream(config) as stream:
-        for number in range(frames):
-            await anext(stream)
+        number = 0
+        async for _ in stream:
             if number % each == 0:
                 seen.take(number, [process for _, process in blenders()])
+            number += 1
+            if number == frames:
+                break
     return seen
 
 
 def _draw(path: Path, title: str, seen: Memory) -> None:
-    canvas, left, right = Canvas(1200, 560), 190, 40
-    trends = seen.trends()
+    from .charts import OURS, draw_curve, name_axis, new_figure, save  # imports matplotlib, which takes memory too
+
     below = ", ".join(
         f"{whose} {'flat' if trend.flat else 'NOT FLAT'} ({trend.early:.0f} to {trend.late:.0f} MiB)"
-        for whose, trend in trends.items()
+        for whose, trend in seen.trends().items()
     )
-    canvas.title(title, below)
-    last = max(1.0, seen.samples[-1].at)
-    host = Lines([(sample.at, sample.host) for sample in seen.samples], "#1a7f37")
-    fleet = Lines([(sample.at, sample.largest) for sample in seen.samples], "#57606a")
-    for name, lines, top in (("host", host, 100), ("one Blender", fleet, 310)):
-        line_panel(
-            canvas,
-            top=top,
-            bottom=top + 180,
-            left=left,
-            last=last,
-            name=name,
-            unit="resident MiB",
-            lines=lines,
-        )
-    each = step(last, 8)
-    for i in range(int(last / each) + 1):
-        x = left + i * each / last * (canvas.width - left - right)
-        canvas.text(x, 515, f"{i * each:,.0f}", colour=DIM, anchor="mm")
-    canvas.text(left - 22, 515, "frames", colour=DIM, anchor="rm")
-    canvas.save(path)
+    figure = new_figure(9, 5.2, title, below)
+    host, blender = figure.subplots(2, 1, sharex=True)
+    draw_curve(host, "Host: resident MiB", [(sample.at, sample.host) for sample in seen.samples], OURS)
+    largest = [(sample.at, sample.largest) for sample in seen.samples]
+    draw_curve(blender, "One Blender: resident MiB", largest, "#57606a")
+    name_axis(blender, max(1.0, seen.samples[-1].at), "frames")
+    save(figure, path)

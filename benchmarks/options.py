@@ -1,4 +1,4 @@
-"""Options that the commands share, and what they do with a report."""
+"""The options that the commands share, and what the commands do with a report."""
 
 from __future__ import annotations
 
@@ -27,28 +27,36 @@ __all__ = [
     "show",
 ]
 
-QuickOption = Annotated[bool, typer.Option("--quick", help="See only that it works: the figures mean nothing.")]
-RoundsOption = Annotated[int | None, typer.Option("--rounds", help="Rounds; each is every way once.", min=1)]
-SecondsOption = Annotated[float | None, typer.Option("--seconds", help="Of each way in each round.", min=0.01)]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="File for all figures.", dir_okay=False)]
+QuickOption = Annotated[bool, typer.Option("--quick", help="See only that it works. The figures mean nothing.")]
+RoundsOption = Annotated[
+    int | None, typer.Option("--rounds", help="How many rounds. Each round runs every way once.", min=1)
+]
+SecondsOption = Annotated[
+    float | None, typer.Option("--seconds", help="How long each way runs in each round.", min=0.01)
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="A file to write all figures to.", dir_okay=False)]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder for the picture; default: a temporary one.", file_okay=False),
+    typer.Option("--out", help="The folder for the picture. By default a temporary one.", file_okay=False),
 ]
 BlenderOption = Annotated[
-    str | None, typer.Option("--blender", help='Executable, folder, or "bpy"; default: what is found.')
+    str | None,
+    typer.Option(
+        "--blender",
+        help="The Blender to use: its executable, its folder, or `bpy`. By default the first one that is found.",
+    ),
 ]
 
 _console = Console()
 if not _console.is_terminal:
-    _console = Console(width=120)  # into a file: no need to squeeze
+    _console = Console(width=120)  # a file is as wide as the tables need it
 
 
 @contextlib.contextmanager
 def effort(
     quick: bool, rounds: int | None, seconds: float | None, *, default: tuple[int, float] = (5, 0.3)
 ) -> Iterator[Effort]:
-    """What the options ask for, of which `default` has rounds and seconds; shows what is going on."""
+    """Turn the options into an `Effort`, and show what is being measured. `default` has the rounds and the seconds."""
     usual = (1, 0.05) if quick else default
     with _console.status("starting") as status:
         yield Effort(
@@ -60,7 +68,7 @@ def effort(
 
 
 def show(report: Report, out: Path | None, figures: Path | None) -> None:
-    """Print the table, draw the picture, write the figures."""
+    """Print the tables, draw the picture into the folder `out`, and write the figures into a file."""
     _console.print(report.title, style="bold underline")
     for table in report.tables():
         _console.print(table)

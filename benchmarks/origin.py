@@ -1,4 +1,4 @@
-"""`python -m benchmarks origin`: the table of the origin's README, then and now."""
+"""`python -m benchmarks origin`: the table of blendtorch's README, for its method and for asyncblend."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def origin(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """The origin's table: milliseconds a batch of four, with one and two Blenders, beside the origin's method."""
+    """Measure milliseconds for a batch of four with one and two Blenders, beside the method of blendtorch."""
     with effort(quick, rounds, seconds, default=(3, 1.5)) as how:
         report = measure(how, blender)
     show(report, out, json_)
 
 
 def measure(how: Effort, blender: str | None = None) -> Report:
-    """One and two instances, each engine."""
+    """Measure one and two instances with each engine."""
     metrics = [
         Metric("ms/batch", lambda timed: 1000 / timed.rate, 1, less_is_better=True),
         Metric("ms/image", lambda timed: 1000 / timed.rate / _BATCH, 1),
@@ -95,7 +95,7 @@ def _ways(blender: str | None, instances: int, scene: Scene) -> Iterator[Mapping
         received = iter(DataLoader(source, batch_size=_BATCH, num_workers=0))
 
         def ours(seconds: float) -> Timed:
-            for _ in range(3):  # made ahead
+            for _ in range(3):  # these were made ahead
                 next(batches)
             return timed(lambda: _one(batches), seconds)
 
@@ -115,7 +115,7 @@ def _one(batches: Iterator[Any]) -> int:
 
 
 class _Received:
-    """The origin's dataset."""
+    """The dataset of blendtorch: its items are messages that Blenders publish."""
 
     def __init__(self, published: Origin) -> None:
         self._published = published

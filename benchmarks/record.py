@@ -1,4 +1,4 @@
-"""`python -m benchmarks record`: samples onto the disk."""
+"""`python -m benchmarks record`: how fast samples get onto the disk."""
 
 from __future__ import annotations
 
@@ -56,14 +56,17 @@ def record(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Images/s recorded, as PNG and as JPEG, beside the same stream not recorded and beside encoding alone."""
+    """Count images recorded per second, as PNG and as JPEG, beside the same stream not recorded.
+
+    The limit is encoding the same images, and nothing else.
+    """
     with effort(quick, rounds, seconds, default=(5, 1.0)) as how:
         report = measure(how, blender)
     show(report, out, json_)
 
 
 def measure(how: Effort, blender: str | None = None) -> Report:
-    """Plain and noisy pictures of fakes; and the cube of the demo, if there is a Blender."""
+    """Measure plain and noisy pictures of fakes, and the cube of the demo, if there is a Blender."""
     metrics = [
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("host CPU ms/image", lambda timed: timed.cpu_each / 1000, 2),
@@ -116,32 +119,34 @@ def _ways(folder: Path, options: dict[str, Any]) -> Iterator[Mapping[str, Way]]:
 
 @contextlib.contextmanager
 def _recorded(folder: Path, image_format: str, options: dict[str, Any]) -> Iterator[Way]:
-    """Frames of a stream that is recorded."""
+    """Record a stream, and give a way that takes its frames."""
     stream = ab.BlenderStream(timeouts=PATIENT, **options)
     recorder = stream.record(folder, length=_ENDLESS, image_format=image_format)
 
-    async def take(seconds: float) -> Timed:
-        # What was made ahead, while this way did not have its turn, does not count.
+    frames = aiter(recorder)
+
+    async def way(seconds: float) -> Timed:
+        # Frames that were rendered ahead, while another way had its turn, do not count.
         for _ in range(2 * stream.config.queue_size):
-            await anext(recorder)
-        return await timed_async(recorder.__anext__, seconds)
+            await anext(frames)
+        return await timed_async(frames.__anext__, seconds)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            yield lambda seconds: runner.run(take(seconds))
+            yield lambda seconds: runner.run(way(seconds))
         finally:
             runner.run(recorder.aclose())
 
 
 def _some(options: dict[str, Any]) -> list[ab.Frame]:
-    """The first frames, with memory of their own."""
+    """Return copies of the first frames, whose own memory is used again for later frames."""
 
-    async def take() -> list[ab.Frame]:
+    async def first() -> list[ab.Frame]:
         async with ab.BlenderStream(length=8, **options) as stream:
             return [_copied(frame) async for frame in stream]
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(take())
+        return runner.run(first())
 
 
 def _copied(frame: ab.Frame) -> ab.Frame:
@@ -150,7 +155,7 @@ def _copied(frame: ab.Frame) -> ab.Frame:
 
 
 def _alone(pool: ThreadPoolExecutor, frames: list[ab.Frame], images: Images) -> Way:
-    """Encoding by the same number of threads, all of them busy."""
+    """Return a way that encodes the frames with as many threads as a recorder, and drops the files."""
 
     def one(frame: ab.Frame) -> None:
         encode(frame, index=frame.index, instance=0, params={}, images=images)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks render`: images that are really rendered."""
+"""`python -m benchmarks render`: images that Blenders really render."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def render(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Images/s of a cube, with 1, 2 and 4 Blenders, against the origin's method: a file, pickle, PUB/SUB.
+    """Count images per second of a cube from 1, 2 and 4 Blenders, beside blendtorch's method: a file, pickle, PUB/SUB.
 
-    The limit is as many Blenders that render and send nothing. Workbench only where Blender can render with it
-    without a display.
+    The limit is as many Blenders that render and send nothing. Workbench is measured only where Blender can render
+    with it without a display.
     """
     with effort(quick, rounds, seconds, default=(3, 1.0)) as how:
         report = measure(how, blender)
@@ -60,7 +60,7 @@ def render(
 
 
 def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> Report:
-    """Two sizes, one, two and four instances, each engine. `small`: 640x480 with Cycles only."""
+    """Measure two sizes with one, two and four instances and each engine. `small` is 640x480 with Cycles only."""
     sizes = [(128, 96)] if how.quick else [(640, 480)] if small else [(640, 480), (128, 96)]
     kinds = [CYCLES] if how.quick or small else engines(blender)
     metrics = [
@@ -95,7 +95,7 @@ def _case(scene: Scene, instances: int) -> str:
 @contextlib.contextmanager
 def _ways(blender: str | None, instances: int, scene: Callable[[], Scene]) -> Iterator[dict[str, Way]]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, contextlib.ExitStack() as stack:
-        # The first one, since it installs what Blender's Python lacks.
+        # This way is the first, because it installs what Blender's Python lacks.
         ours = stack.enter_context(rendered(blender, instances, scene))
         yield {
             "asyncblend": ours,
@@ -106,7 +106,7 @@ def _ways(blender: str | None, instances: int, scene: Callable[[], Scene]) -> It
 
 @contextlib.contextmanager
 def rendered(blender: str | None, instances: int, scene: Callable[[], Scene]) -> Iterator[Way]:
-    """Frames of asyncblend. `scene` says what to render now."""
+    """Open a stream, and give a way that takes its frames. `scene` returns what to render now."""
     stream = ab.BlenderStream(
         script=INSIDE / "cube_stream.py",
         blender=blender,
@@ -116,26 +116,29 @@ def rendered(blender: str | None, instances: int, scene: Callable[[], Scene]) ->
         timeouts=PATIENT,
     )
 
-    async def take(seconds: float) -> Timed:
-        left = stream.config.queue_size + 2 * instances  # made ahead, or of the case before
-        while left:
-            frame = await anext(stream)
-            left -= frame.params["scene"] == list(scene())
-        done = await timed_async(stream.__anext__, seconds)
-        while stream.stats().rendering:  # else it would take from the next way's turn
+    frames = aiter(stream)
+
+    async def way(seconds: float) -> Timed:
+        # The first frames are of the case before, or were rendered while another way had its turn.
+        remaining = stream.config.queue_size + 2 * instances
+        while remaining:
+            frame = await anext(frames)
+            remaining -= frame.params["scene"] == list(scene())
+        done = await timed_async(frames.__anext__, seconds)
+        while stream.stats().rendering:  # the next way's turn begins when the Blenders are idle
             await asyncio.sleep(0.002)
         return done
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(stream.__aenter__())
-            yield lambda seconds: runner.run(take(seconds))
+            yield lambda seconds: runner.run(way(seconds))
         finally:
             runner.run(stream.aclose())
 
 
 def engines(blender: str | None) -> list[str]:
-    """What this Blender can render with here: Workbench needs a display, or EGL."""
+    """Return the engines that this Blender can render with here: Workbench needs a display, or EGL."""
     stream = rendered(blender, 1, lambda: (64, 48, WORKBENCH))
     try:
         with stream as way:

@@ -1,8 +1,7 @@
-"""Report: what a question's measurement found; as a table for people, as Markdown, as JSON, as a picture."""
+"""What the measurement of one question found: as a table for people, as Markdown, as JSON and as a picture."""
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,40 +11,37 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from asyncblend.cli.chart import OTHERS, OURS, OURS_TOO, Bar, Panel, bar_chart
-from asyncblend.pictures.canvas import DIM
-
 from .measuring import Timed
 
-__all__ = ["Metric", "Report", "Row"]
+__all__ = ["Metric", "Report", "Row", "times"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One kind of figure."""
+    """A kind of figure."""
 
     name: str
-    """With its unit."""
+    """The name, which has the unit in it."""
     of: Callable[[Timed], float]
     digits: int = 0
     less_is_better: bool = False
 
     def show(self, value: float) -> str:
-        """With its digits."""
+        """Return a value as text, with as many digits as this metric has."""
         return f"{value:,.{self.digits}f}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way, in one case."""
+    """What was measured of one way, in one case."""
 
     case: str
     way: str
     values: Mapping[str, Sequence[float]]
-    """By metric: one value a round."""
+    """By the metric's name: one value for each round."""
 
     def median(self, metric: str) -> float:
-        """Of the rounds."""
+        """Return the median of the rounds."""
         return statistics.median(self.values[metric])
 
 
@@ -54,38 +50,38 @@ class Report:
     """The answer to one question."""
 
     name: str
-    """The command's."""
+    """The name of the command, and of the picture's file."""
     title: str
     method: str
-    """How it was measured, and what the ways are."""
+    """How it was measured, and what each way is."""
     metrics: Sequence[Metric]
-    """The first one is compared, and drawn."""
+    """The first metric is the one that is compared and drawn."""
     ours: str = ""
-    """The way that all others are compared with, within their case; none if empty."""
+    """The way that all others of the same case are compared with. If it is empty, nothing is compared."""
     own: Sequence[str] = ()
-    """Other ways of asyncblend's."""
+    """Other ways that are asyncblend's own."""
     columns: int = 1
-    """Cases side by side in the picture."""
+    """How many cases stand side by side in the picture."""
     rows: list[Row] = field(default_factory=list)
     draw: Callable[[Path], None] | None = None
-    """Draws another picture than bars."""
+    """Draws the picture, where bars would not show what was found."""
 
     def add(self, case: str, rounds: Mapping[str, Iterable[Timed]]) -> None:
-        """Take in a case, by way."""
+        """Add a case: for each way, what its rounds did."""
         for way, times in rounds.items():
             timed = list(times)
             self.rows.append(Row(case, way, {m.name: [m.of(one) for one in timed] for m in self.metrics}))
 
     @property
     def cases(self) -> dict[str, list[Row]]:
-        """The rows by case, in their order."""
+        """The rows by case, both in the order in which they were added."""
         found: dict[str, list[Row]] = {}
         for row in self.rows:
             found.setdefault(row.case, []).append(row)
         return found
 
     def ratio(self, row: Row) -> float | None:
-        """How many times as good as this way ours is. None where there is nothing to compare."""
+        """Return how many times as good as this way ours is, or None where there is nothing to compare."""
         main = self.metrics[0]
         ours = next((one for one in self.cases[row.case] if one.way == self.ours), None)
         if ours is None or ours is row:
@@ -98,7 +94,7 @@ class Report:
     # -- shown --------------------------------------------------------------------------------------------------
 
     def tables(self) -> list[Table]:
-        """For a terminal: one a case."""
+        """Return one table for each case, for a terminal."""
         tables = []
         for case, rows in self.cases.items():
             table = Table(title=case, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
@@ -110,7 +106,7 @@ class Report:
         return tables
 
     def markdown(self) -> list[str]:
-        """Lines of a table."""
+        """Return the lines of one table with all cases."""
         headings = self._headings()
         lines = [f"| {' | '.join(headings)} |", f"|---|---|{'--:|' * (len(headings) - 2)}"]
         for rows in self.cases.values():
@@ -124,7 +120,7 @@ class Report:
         return lines
 
     def json(self) -> dict[str, Any]:
-        """All figures: by case, way and metric."""
+        """Return all figures by case, way and metric, as `json.dumps` takes them."""
         cases: dict[str, Any] = {}
         for case, rows in self.cases.items():
             for row in rows:
@@ -143,36 +139,13 @@ class Report:
         return {"name": self.name, "title": self.title, "method": self.method, "cases": cases}
 
     def picture(self, path: Path) -> None:
-        """Write the picture: bars of the first metric, unless `draw` draws another."""
+        """Write a PNG file: bars of the first metric, unless `draw` draws something else."""
         if self.draw is not None:
             self.draw(path)
             return
-        ways = list(dict.fromkeys(row.way for row in self.rows))
-        colours = self._colours(ways)
-        panels = [Panel(case, [self._bar(row, colours[row.way]) for row in rows]) for case, rows in self.cases.items()]
-        better = "less is better" if self.metrics[0].less_is_better else "more is better"
-        compared = f"; 2x: {self.ours} is twice as good" if self.ours else ""
-        bar_chart(path, self.title, f"{self.metrics[0].name}, {better}{compared}", panels, columns=self.columns)
+        from .charts import draw_report  # imports matplotlib, which would weigh on the memory of what is measured
 
-    def _colours(self, ways: Sequence[str]) -> dict[str, str]:
-        """Ours are green, limits are grey."""
-        left = itertools.cycle(OTHERS)
-        return {
-            way: OURS
-            if way == self.ours
-            else OURS_TOO
-            if way in self.own
-            else DIM
-            if way.endswith("(limit)")
-            else next(left)
-            for way in ways
-        }
-
-    def _bar(self, row: Row, colour: str) -> Bar:
-        main, ratio = self.metrics[0], self.ratio(row)
-        values, beside = row.values[main.name], "" if ratio is None else f"   {_times(ratio)}"
-        median = row.median(main.name)
-        return Bar(row.way, median, min(values), max(values), f"{main.show(median)}{beside}", colour)
+        draw_report(path, self)
 
     def _headings(self) -> list[str]:
         main, *others = self.metrics
@@ -185,8 +158,9 @@ class Report:
         cells = [row.case, row.way, main.show(row.median(main.name))]
         cells.append(f"{main.show(min(values))} to {main.show(max(values))}" if len(values) > 1 else "")
         cells += [metric.show(row.median(metric.name)) for metric in others]
-        return [*cells, "" if ratio is None else _times(ratio)] if self.ours else cells
+        return [*cells, "" if ratio is None else times(ratio)] if self.ours else cells
 
 
-def _times(ratio: float) -> str:
+def times(ratio: float) -> str:
+    """Return a ratio as text, such as "1.25x"."""
     return f"{ratio:.1f}x" if ratio >= 2 else f"{ratio:.2f}x"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks all`: every question, and benchmarks/RESULTS.md."""
+"""`python -m benchmarks all`: answers every question, and writes benchmarks/RESULTS.md."""
 
 from __future__ import annotations
 
@@ -34,9 +34,12 @@ def everything(
     blender: BlenderOption = None,
     quick: QuickOption = False,
     json_: JsonOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for RESULTS.md and its pictures.")] = _HERE,
+    out: Annotated[Path, typer.Option("--out", help="The folder for RESULTS.md and its pictures.")] = _HERE,
 ) -> None:
-    """Answer every question, and write RESULTS.md with tables, pictures, machine and versions. Some ten minutes."""
+    """Answer every question, and write RESULTS.md with tables, pictures, machine and versions.
+
+    It takes some ten minutes.
+    """
     began = time.monotonic()
     reports = []
     with _console.status("starting") as status:
@@ -54,16 +57,13 @@ def everything(
 
 
 Question = tuple[str, Callable[[Effort], Report], tuple[int, float]]
-"""Name, measurement, rounds and seconds."""
+"""Its name, the function that answers it, and for this function the rounds and the seconds."""
 
 
 def _questions(blender: str | None) -> list[Question]:
     questions: list[Question] = [
-        (
-            "memory",
-            memory.measure,
-            (1, 0.0),
-        ),  # the first one: others need torch, which takes more than all the rest
+        # Memory comes first, because other questions import torch, which takes more of it than all the rest.
+        ("memory", memory.measure, (1, 0.0)),
         ("transport", transport.measure, (4, 0.2)),
         ("latency", latency.measure, (5, 0.3)),
         ("origin", lambda how: origin.measure(how, blender), (3, 1.0)),
@@ -75,7 +75,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("startup", startup.measure, (3, 0.0)),
         ("tune", lambda how: tune.measure(how, blender=blender), (1, 2.0)),
     ]
-    # The other kind of Blender, in short.
+    # If the module was measured, the executable is measured too, with fewer cases.
     other = shutil.which("blender")
     if other and find_blender(blender).kind == "module":
         at = 1 + next(i for i, question in enumerate(questions) if question[0] == "render")
@@ -90,7 +90,7 @@ def _of_executable(how: Effort, path: str) -> Report:
 
 
 def write(folder: Path, reports: Sequence[Report], about: Mapping[str, str], figures: Path | None = None) -> None:
-    """Write RESULTS.md, its pictures into `pictures` beside it, and all figures."""
+    """Write RESULTS.md into a folder, its pictures into `pictures` there, and all figures into a file."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     lines = [

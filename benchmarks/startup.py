@@ -1,4 +1,4 @@
-"""`python -m benchmarks startup`: from nothing to the first frame."""
+"""`python -m benchmarks startup`: how long it takes from nothing to the first frame."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def startup(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Seconds from entering the stream to the first frame, for each kind of Blender that is here, and for the fake.
+    """Measure seconds from entering the stream to the first frame, for the fake and each kind of Blender that is here.
 
     The limit is to launch the same Blender plainly.
     """
@@ -51,7 +51,7 @@ def startup(
 
 
 def measure(how: Effort) -> Report:
-    """The fake, the bpy module, and the executable, as far as they are here."""
+    """Measure the fake, the bpy module and the executable, as far as they are here."""
     metrics = [Metric("seconds to the first frame", lambda timed: timed.seconds, 2, less_is_better=True)]
     report = Report("startup", "Start: from nothing to the first frame", _METHOD, metrics, "asyncblend")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
@@ -78,7 +78,7 @@ def _real() -> dict[str, str]:
 
 
 def _once(work: Callable[[], float]) -> Way:
-    """A way that does its work once, however long it takes. `work` says how long."""
+    """Return a way that does its work once, however long it takes. `work` returns the seconds that it took."""
     return lambda seconds: Timed(1, work())
 
 
@@ -89,7 +89,7 @@ def _ours(blender: str) -> float:
             script=INSIDE / "cube_stream.py", blender=blender, instances=1, params={"scene": list(_SCENE)}
         )
         async with stream:
-            await anext(stream)
+            await anext(aiter(stream))
             return time.perf_counter() - began
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

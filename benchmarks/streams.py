@@ -1,4 +1,4 @@
-"""asyncblend's own ways: a stream, asynchronous or in a thread, as something that can be timed."""
+"""asyncblend's own ways, a stream, asynchronous or in a thread, as something that can be timed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
-from asyncblend.stream.sync import SyncStream
 
 from .measuring import Timed, Way, timed, timed_async
 
 __all__ = ["PATIENT", "async_for", "sync", "written"]
 
 PATIENT = ab.Timeouts(start=120, beat=600, frame=600, stop=5)
-"""The loop stands still while another way has its turn."""
+"""Timeouts for a stream whose event loop stands still while another way has its turn."""
 
 
 def written(folder: Path, name: str, text: str) -> Path:
-    """A script with that text."""
+    """Write a script, and return its path."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -29,40 +28,37 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 @contextlib.contextmanager
 def async_for(**options: Any) -> Iterator[Way]:
-    """Frames of `async for`, in this thread. `options`: the stream's."""
+    """Open a stream in this thread, and give a way that takes its frames. `options` are the stream's."""
     stream = ab.BlenderStream(timeouts=PATIENT, **options)
+    frames = aiter(stream)
 
-    async def take(seconds: float) -> Timed:
-        # What was made ahead, while this way did not have its turn, does not count.
+    async def way(seconds: float) -> Timed:
+        # Frames that were rendered ahead, while another way had its turn, do not count.
         for _ in range(2 * stream.config.queue_size):
-            await anext(stream)
-        return await timed_async(stream.__anext__, seconds)
+            await anext(frames)
+        return await timed_async(frames.__anext__, seconds)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(stream.__aenter__())
-            yield lambda seconds: runner.run(take(seconds))
+            yield lambda seconds: runner.run(way(seconds))
         finally:
             runner.run(stream.aclose())
 
 
 @contextlib.contextmanager
 def sync(**options: Any) -> Iterator[Way]:
-    """Time frames of a SyncStream, whose loop has a thread of its own: what a DataLoader uses."""
-    own = SyncStream(ab.StreamConfig(timeouts=PATIENT, **options))
+    """Open a stream whose event loop has a thread of its own, as datasets do, and give a way that takes its frames."""
+    stream = ab.BlenderStream(timeouts=PATIENT, **options)
+    with stream.sync() as frames:
 
-    def take() -> int:
-        source.get()
-        return 1
+        def take_one() -> int:
+            next(frames)
+            return 1
 
-    def way(seconds: float) -> Timed:
-        for _ in range(2 * own.config.queue_size):
-            take()
-        return timed(take, seconds)
+        def way(seconds: float) -> Timed:
+            for _ in range(2 * stream.config.queue_size):
+                take_one()
+            return timed(take_one, seconds)
 
-    try:
-        own.start()
-        source = own.frames()
         yield way
-    finally:
-        own.close()

@@ -1,4 +1,4 @@
-"""`python -m benchmarks transport`: frames that are only carried."""
+"""`python -m benchmarks transport`: frames that are only carried, not rendered."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def transport(
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Frames/s, GB/s and the host's processor time of frames that are only carried, against other ways to carry them.
+    """Count frames per second that are only carried, beside other ways to carry them.
 
-    The limit is a memcpy of the same bytes.
+    GB/s and the host's processor time are shown too. The limit is a memcpy of the same bytes.
     """
     with effort(quick, rounds, seconds) as how:
         report = measure(how)
@@ -68,7 +68,7 @@ def transport(
 
 
 def measure(how: Effort) -> Report:
-    """Each scenario, from 1, 2 and 4 producers."""
+    """Measure each scenario with 1, 2 and 4 producers."""
     report = Report(
         "transport",
         "Transport: frames that are only carried",
@@ -104,9 +104,7 @@ def _metrics(size: int) -> list[Metric]:
 
 @contextlib.contextmanager
 def _ways(scenario: _Scenario, producers: int) -> Iterator[Mapping[str, Way]]:
-    from .peers.torch_queue import (
-        torch_queue,
-    )  # not above: torch would weigh on the host of all other questions
+    from .peers.torch_queue import torch_queue  # imports torch, which would weigh on the host of the other questions
 
     spec, in_flight = scenario.spec, scenario.in_flight
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, contextlib.ExitStack() as stack:

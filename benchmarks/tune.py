@@ -1,13 +1,11 @@
-"""`python -m benchmarks tune`: instances and threads for a script. `asyncblend bench` is the same for an installed package."""
+"""`python -m benchmarks tune`: instances and threads for a script, as `asyncblend bench` tries them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from asyncblend.cli.config_file import load_config
+from asyncblend.cli.options import ConfigArgument
 from asyncblend.cli.tuning import Setting, best, draw, settings, trial
 
 from .machine import blender_name
@@ -26,23 +24,23 @@ _METHOD = (
 
 
 def tune(
-    config: Annotated[Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")] = CUBE,
+    config: ConfigArgument = CUBE,
     blender: BlenderOption = None,
     quick: QuickOption = False,
     seconds: SecondsOption = None,
     json_: JsonOption = None,
     out: OutOption = None,
 ) -> None:
-    """Frames/s of a script with several numbers of instances and threads, and which is best."""
+    """Count frames per second of a script with several numbers of instances and threads, and say which is best."""
     with effort(quick, None, seconds, default=(1, 3.0)) as how:
         report = measure(how, config, blender)
     show(report, out, json_)
 
 
 def measure(how: Effort, config: Path = CUBE, blender: str | None = None) -> Report:
-    """Up to twice as many instances as cores."""
+    """Try up to twice as many instances as there are cores."""
     metrics = [Metric(_RATE, lambda timed: timed.rate, 1), Metric(_FIRST, lambda timed: 0.0, 1)]
-    chosen = load_config(config, **({} if blender is None else {"blender": blender}))
+    chosen = load_config(config, blender=blender)
     trials = []
     for setting in [Setting(1, 1)] if how.quick else settings():
         how.say(str(setting))

@@ -27,7 +27,7 @@ camera = bl.Camera()
 
 
 def sample(task: bl.Task) -> dict:
-    quaternion = task.rng.normal(size=4)  # once normalised, uniform over all rotations
+    quaternion = task.rng.normal(size=4)  # normalised, it is uniform over all rotations
     cube.rotation_quaternion = quaternion / (quaternion @ quaternion) ** 0.5
     paint.default_value = (*colorsys.hsv_to_rgb(task.rng.random(), 0.9, 0.7), 1)
 

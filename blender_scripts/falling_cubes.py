@@ -1,4 +1,4 @@
-"""Cubes fall onto a floor, seen at a random moment, with depth, instances, optical flow and boxes.
+"""Cubes fall onto a floor and are seen at a random moment, with depth, object ids, optical flow and boxes.
 
 Each sample throws the cubes anew and simulates from the first frame on, so it is a function of its index alone.
 """
@@ -12,7 +12,7 @@ from asyncblend import blender as bl
 parser = argparse.ArgumentParser()
 parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
-parser.add_argument("--samples", type=int, default=4, help="of Cycles, a pixel")
+parser.add_argument("--samples", type=int, default=4, help="Cycles' samples a pixel")
 parser.add_argument("--cubes", type=int, default=10)
 parser.add_argument("--frames", type=int, default=30, help="the latest moment, in frames at 24 a second")
 args, _ = parser.parse_known_args()
@@ -57,18 +57,15 @@ def sample(task: bl.Task) -> dict:
         bl.randomise.material(cube, task.rng)
     moment = int(task.rng.integers(2, args.frames + 1))
     fall(moment)
-    return {
-        **bl.render(("depth", "instance", "flow_forward", "flow_backward")),
-        **bl.annotate(cubes),
-        "frame": moment,
-    }
+    labels = bl.render(("depth", "instance", "flow_forward", "flow_backward"))
+    return {**labels, **bl.annotate(cubes, rendered=labels), "frame": moment}
 
 
 def fall(moment: int) -> None:
-    """Simulate, then have the cubes move by keyframes: a render that looks at other frames upsets a simulation."""
+    """Simulate, and then give the cubes keyframes: a render evaluates other frames too, which upsets a simulation."""
     simulation.enabled = True
     poses = {}
-    for frame in range(1, moment + 2):  # the first one forgets the simulation of the sample before
+    for frame in range(1, moment + 2):  # the first frame discards the simulation of the sample before
         scene.frame_set(frame)
         poses[frame] = [cube.matrix_world.copy() for cube in cubes]
     simulation.enabled = False

@@ -1,6 +1,6 @@
-"""Shapes of six classes among clutter, under other light and from another side each time, with every label there is.
+"""Shapes of six classes among clutter, each time in another light and from another side, with all labels.
 
-What a detector, a segmenter, a depth or a pose estimator trains on. `--labels none` renders the image alone.
+A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels none` renders the image alone.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from asyncblend import blender as bl
 parser = argparse.ArgumentParser()
 parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
-parser.add_argument("--samples", type=int, default=2, help="of Cycles, a pixel")
+parser.add_argument("--samples", type=int, default=2, help="Cycles' samples a pixel")
 parser.add_argument("--labels", choices=("all", "pixels", "none"), default="all")
 args, _ = parser.parse_known_args()
 
@@ -39,7 +39,7 @@ MAKE = {
     "torus": ("primitive_torus_add", {"major_radius": 0.65, "minor_radius": 0.25}),
     "monkey": ("primitive_monkey_add", {"size": 1.6}),
 }
-"""Kinds of shapes, by what of `bpy.ops.mesh` makes them."""
+"""By kind of shape the operator of `bpy.ops.mesh` that makes it, and its options."""
 shapes, clutter = [], []
 for class_id, (kind, (operator, options)) in enumerate(MAKE.items(), 1):
     for copy in (1, 2):
@@ -55,7 +55,7 @@ for number in range(14):
 light = bpy.data.objects["Light"]
 camera = bl.Camera()
 
-# A keypoint is a vertex, by its number, or a point in the object's own space.
+# A keypoint is the index of a vertex, or a point in the object's own space.
 faces = {axis: [int(np.argmin(points)), int(np.argmax(points))]
          for axis, points in enumerate(np.array([vertex.co for vertex in shapes[-1].data.vertices]).T)}  # fmt: skip
 KEYPOINTS = {
@@ -87,11 +87,11 @@ def sample(task: bl.Task) -> dict:
     if args.labels == "pixels":
         return labels
     view = {"K": camera.K, "world_to_camera": camera.world_to_camera}
-    return {**labels, **bl.annotate(shapes, keypoints), **view}
+    return {**labels, **bl.annotate(shapes, keypoints, rendered=labels), **view}
 
 
 def scattered(rng: np.random.Generator, sizes: list[float], radius: float) -> list[tuple[float, float]]:
-    """Places on a disc for things of these radii, that do not overlap where there is room."""
+    """Return places on a disc for things of these radii. They overlap only where there is no room."""
     spots: list[tuple[float, float]] = []
     for size in sizes:
         for _ in range(60):

@@ -1,4 +1,4 @@
-"""The benchmarks: that each command measures something, writes it down and draws it. How fast is no test."""
+"""Each benchmark measures something, writes it down and draws it. How fast anything is, is not tested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(*command: str) -> str:
 
 
 def measured(folder: Path, *command: str) -> dict[str, Any]:
-    """The figures of a quick run, which must all be positive; and a picture must be there."""
+    """Return the figures of a quick run, which must all be positive. A picture must be there too."""
     file = folder / "figures.json"
     run("benchmarks", *command, "--quick", "--json", str(file), "--out", str(folder))
     assert (folder / f"{command[0]}.png").read_bytes().startswith(b"\x89PNG")
@@ -77,7 +77,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
     ],
 )
 def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_path: Path) -> None:
-    """All ways of every case."""
+    """Every case has figures for all ways."""
     cases = measured(tmp_path, command)
     assert cases
     assert all(case.keys() == ways for case in cases.values())
@@ -100,7 +100,7 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
 )
 @pytest.mark.blender
 def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path, bpy_kind: Any) -> None:
-    """All ways of every case."""
+    """Every case has figures for all ways."""
     cases = measured(tmp_path, command, "--blender", bpy_kind.blender)
     assert cases
     assert all(case.keys() == ways for case in cases.values())
@@ -109,13 +109,13 @@ def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path
 @pytest.mark.exhaustive
 @pytest.mark.blender
 def test_the_peers_run_in_an_executable(tmp_path: Path, executable: Any) -> None:
-    """Whose Python may have neither numpy nor pyzmq nor Pillow."""
+    """Its Python may have neither numpy nor pyzmq nor Pillow."""
     assert measured(tmp_path, "render", "--blender", executable.blender)
 
 
 @pytest.mark.slow
 def test_bench_tries_settings(tmp_path: Path) -> None:
-    """`asyncblend bench` on a user's script: a row for each setting, the best one, figures and a picture."""
+    """`asyncblend bench` tries each setting on a user's script, and writes figures and a picture."""
     script, figures = tmp_path / "scene.py", tmp_path / "figures.json"
     script.write_text("from asyncblend import blender as bl\nbl.serve(lambda task: {'n': task.index})\n")
     config = tmp_path / "config.toml"
@@ -132,7 +132,7 @@ def test_bench_tries_settings(tmp_path: Path) -> None:
 
 
 def test_settings_share_the_cores_out() -> None:
-    """Each number of instances with its share of the cores, and with all of them; or just what was asked for."""
+    """Each number of instances is tried with its share of the cores and with all of them, or as it was asked for."""
     assert settings(cores=2) == [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2)]
     assert settings([3], [1, 5], cores=2) == [(3, 1), (3, 5)]
     with pytest.raises(ConfigError, match="at least 1"):
@@ -140,13 +140,13 @@ def test_settings_share_the_cores_out() -> None:
 
 
 def test_the_best_setting_is_the_smallest_of_the_fast_ones() -> None:
-    """Within a twentieth: more Blenders take more memory."""
+    """Among those within 5 %, fewer Blenders are better, because they take less memory."""
     trials = [Trial(Setting(n, 1), [rate], 1.0) for n, rate in ((1, 50.0), (2, 96.0), (4, 100.0), (8, 90.0))]
     assert best(trials).setting == (2, 1)
 
 
 def test_ways_have_their_turns() -> None:
-    """A round is every way once; one more round before warms up and does not count."""
+    """A round runs every way once. One more round before them warms up and does not count."""
     turns = []
 
     def way(name: str) -> Any:
@@ -166,7 +166,7 @@ def test_ways_have_their_turns() -> None:
 
 @pytest.mark.parametrize(("less", "times"), [(False, 2.0), (True, 0.5)])
 def test_ratios_say_how_many_times_as_good_ours_is(less: bool, times: float) -> None:
-    """Of medians, within a case, and the other way round where less is better."""
+    """Ratios are of medians, within a case, and the other way round where less is better."""
     report = a_report(less)
     ours, other = report.rows[:2]
     assert report.ratio(ours) is None
@@ -178,7 +178,7 @@ def test_ratios_say_how_many_times_as_good_ours_is(less: bool, times: float) -> 
 
 
 def test_results_have_every_report(tmp_path: Path) -> None:
-    """Tables, pictures, and what machine it was."""
+    """RESULTS.md has tables and pictures, and says which machine it was."""
     write(tmp_path, [a_report(), a_report(name="again-and-again")], {"CPU": "abacus"}, tmp_path / "all.json")
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| CPU | abacus |" in text

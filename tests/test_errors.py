@@ -104,6 +104,15 @@ def test_data_are_attributes() -> None:
         assert {key: getattr(error, key) for key in data} == data, name
 
 
+def test_some_errors_bring_the_command_that_mends_them() -> None:
+    """The command and the details are empty unless they are given, are not in the message, and survive pickling."""
+    for name in ("AsyncblendError", "BlenderNotFound", "InstanceError"):
+        assert (make(name).command, make(name).details) == ("", "")
+        error = make(name, command="unset X", details="why")
+        assert (error.command, error.details, str(error)) == ("unset X", "why", MESSAGE)
+        check_same(pickle.loads(pickle.dumps(error)), error)
+
+
 def test_pickling_keeps_type_message_data_and_notes() -> None:
     """A pickled error comes back whole with every pickle protocol, and so do the notes that `add_note` added."""
     for error in each_with_data():

@@ -1,7 +1,15 @@
 """What a scene script uses inside Blender: `from asyncblend import blender as bl`.
 
-Needs Python 3.10 and numpy (in a fleet pyzmq too), and imports without bpy, so that scripts can be checked and
-tested anywhere. Names are loaded at their first use: what starts a Blender runs before numpy is known to be there.
+It needs Python 3.10 and numpy, and in a fleet pyzmq. It imports without bpy, so that scripts can be checked and tested
+anywhere. Names are loaded at their first use, because the code that starts a Blender runs before numpy is known to exist.
+
+- `serving/`: `bl.serve` and `bl.Task`: the Blender end of a fleet, which asks the host for samples and sends frames.
+- `capture/`: `bl.render`, `bl.last_render` and `bl.RenderInfo`: the image and the labels of each pixel.
+- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`.
+- `scene/`: `bl.Camera`, and what places objects and backgrounds.
+- `randomise.py`: `bl.randomise`: random poses, materials, lights, cameras and backgrounds.
+
+`labels` builds on `capture`, and these two and `randomise` build on `scene`. `serving` needs none of them.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`asyncblend bench`: which number of instances and threads is best for a script."""
+"""`asyncblend bench`: find the number of instances and threads that is best for a script."""
 
 from __future__ import annotations
 
@@ -12,49 +12,50 @@ from rich.console import Console
 from rich.table import Table
 
 from .config_file import load_config
+from .needs import is_missing, pip
+from .options import BlenderOption, ConfigArgument
 from .tuning import Trial, best, draw, settings, trial
 
 __all__ = ["bench"]
 
 
 def bench(
-    config: Annotated[Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")],
-    instances: Annotated[str, typer.Option(help="Numbers to try, as 1,2,4; default: up to twice the cores.")] = "",
-    threads: Annotated[
-        str,
-        typer.Option(help="Threads of each to try, as 1,2; default: the cores shared out, and all of them."),
-    ] = "",
-    seconds: Annotated[float, typer.Option(help="Of each setting, after a warm-up.", min=0.05)] = 5.0,
-    blender: Annotated[str | None, typer.Option(help='Executable, folder, or "bpy".')] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A first impression: 1 second each.")] = False,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for the figures.", dir_okay=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the plot.", file_okay=False)] = None,
+    config: ConfigArgument,
+    instances: Annotated[str, typer.Option(help="The numbers of Blender processes to try, such as 1,2,4.")] = "",
+    threads: Annotated[str, typer.Option(help="The numbers of threads of each process to try, such as 1,2.")] = "",
+    seconds: Annotated[float, typer.Option(help="How long each setting is measured, after a warm-up.", min=0.05)] = 5.0,
+    blender: BlenderOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Get a first impression: 1 second for each setting.")] = False,
+    json_: Annotated[Path | None, typer.Option("--json", help="A file for all figures.", dir_okay=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the plot, bench.png.", file_okay=False)] = None,
 ) -> None:
-    """Try numbers of instances and threads on your own script, one after another, and say which is best.
+    """Run your script with several numbers of instances and threads, one after another, and say which is best.
 
-    What counts is frames/s at a consumer that takes each at once.
+    The figure that counts is frames per second at a consumer that takes each frame at once. By default the numbers of
+    instances are 1, 2, 4, ... up to twice the cores of this machine, each with the cores divided among the instances,
+    and with all cores for each of them. The plot needs matplotlib.
     """
     console = Console()
-    given = {} if blender is None else {"blender": blender}
-    chosen = load_config(config, **given)
+    chosen = load_config(config, blender=blender)
     trials: list[Trial] = []
     tried = settings(_numbers(instances, "--instances"), _numbers(threads, "--threads"))
     for setting in tried:
         with console.status(f"{setting} ({len(trials) + 1} of {len(tried)})"):
             trials.append(trial(chosen, setting, min(seconds, 1.0) if quick else seconds))
     console.print(_table(trials))
-    winner = best(trials)
-    lines = [f"instances = {winner.setting.instances}"]
-    if winner.setting.threads is not None:
-        lines.append(f"threads = {winner.setting.threads}")
-    console.print("Best:", ", ".join(lines), style="green", highlight=False)
-    if out is not None:
+    winner = best(trials).setting
+    threads_each = "" if winner.threads is None else f", threads = {winner.threads}"
+    console.print(f"Best: instances = {winner.instances}{threads_each}", style="green", highlight=False)
+    if json_ is not None:
+        json_.write_text(json.dumps(_figures(trials), indent=1) + "\n", encoding="utf-8")
+    if is_missing("matplotlib"):
+        line = f"For a plot, type {pip('asyncblend[plot]')}, and add --out FOLDER here."
+        console.print(line, style="dim", soft_wrap=True, markup=False, highlight=False)
+    elif out is not None:
         out.mkdir(parents=True, exist_ok=True)
         picture = out / "bench.png"
         draw(picture, trials, config.name)
         console.print(f"plot: {picture}", soft_wrap=True, highlight=False)
-    if json_ is not None:
-        json_.write_text(json.dumps(_figures(trials), indent=1) + "\n", encoding="utf-8")
 
 
 def _numbers(text: str, option: str) -> list[int]:
@@ -83,15 +84,8 @@ def _table(trials: list[Trial]) -> Table:
 
 
 def _figures(trials: list[Trial]) -> dict[str, object]:
-    return {
-        "best": best(trials).setting._asdict(),
-        "trials": [
-            {
-                **one.setting._asdict(),
-                "frames_per_second": one.rate,
-                "windows": list(one.rates),
-                "first": one.first,
-            }
-            for one in trials
-        ],
-    }
+    figures = [
+        {**one.setting._asdict(), "frames_per_second": one.rate, "windows": list(one.rates), "first": one.first}
+        for one in trials
+    ]
+    return {"best": best(trials).setting._asdict(), "trials": figures}

@@ -1,4 +1,4 @@
-"""A StreamConfig from what a command line names: a TOML file, or simply a script."""
+"""Reads the argument CONFIG of a command, a TOML file or a script, into a StreamConfig."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ __all__ = ["load_config"]
 
 
 def load_config(path: Path, **options: Any) -> StreamConfig:
-    """The config of a `.toml` file (its paths are relative to it), or of a script. `options` override its fields.
+    """Return the config that a `.toml` file describes, or one for a script.
+
+    Args:
+        path: The file. Paths inside a TOML file are relative to its folder.
+        options: Fields of `StreamConfig` that override the file's. An option that is None overrides nothing.
 
     Raises:
-        ConfigError: the file does not exist or is no TOML, or a field is unknown or wrong.
+        ConfigError: The file does not exist or is not TOML, or a field is unknown or wrong.
     """
+    options = {name: value for name, value in options.items() if value is not None}
     if path.suffix != ".toml":
         return StreamConfig(script=path, **options)
     try:
@@ -26,11 +31,9 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
         raise ConfigError(f"config {str(path)!r} does not exist (looked in {Path.cwd()})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config {str(path)!r} cannot be read: {error}") from None
-    for name in ("script", "scene"):
-        if isinstance(fields.get(name), str):
-            fields[name] = path.parent / fields[name]
-    if isinstance(blender := fields.get("blender"), str) and blender != "bpy":
-        fields["blender"] = path.parent / Path(blender).expanduser()
+    for name in ("script", "scene", "blender"):
+        if isinstance(value := fields.get(name), str) and (name, value) != ("blender", "bpy"):
+            fields[name] = path.parent / Path(value).expanduser()
     for name, part in (("timeouts", Timeouts), ("restart", RestartPolicy)):
         if isinstance(fields.get(name), dict):
             fields[name] = part(**fields[name])

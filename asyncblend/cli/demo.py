@@ -4,78 +4,75 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image
 from rich.console import Console
 
 from ..config import StreamConfig
-from ..pictures.canvas import Canvas
-from ..pictures.drawing import POINT_COLOURS, point_mark
 from .live import LiveLine
+from .needs import require
+from .options import BlenderOption
 from .scripts import script
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["demo"]
 
 
 def demo(
-    instances: Annotated[int, typer.Option(help="Blender processes.")] = 4,
-    batches: Annotated[int, typer.Option(help="Batches to take; each becomes one picture.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Frames in a batch.")] = 4,
-    seed: Annotated[int, typer.Option(help="One seed, the same pictures.")] = 0,
-    blender: Annotated[
-        str | None, typer.Option(help='Blender\'s executable, its folder, or "bpy"; default: what is found.')
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures output_##.png.")] = Path("tmp"),
+    instances: Annotated[int, typer.Option(help="How many Blender processes render at the same time.")] = 4,
+    batches: Annotated[int, typer.Option(help="How many batches to render. Each becomes one picture.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="How many frames a batch has.")] = 4,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
+    blender: BlenderOption = None,
+    out: Annotated[Path, typer.Option(help="The folder for the pictures, output_00.png and so on.")] = Path("tmp"),
 ) -> None:
-    """Render randomly turned and coloured cubes live, and write each batch as a figure with the cubes' corners drawn.
+    """Render randomly turned and coloured cubes, and write each batch as a picture with the cubes' corners marked.
 
-    The scene is `blender_scripts/cube.py`, 640x480. Pictures of an earlier demo in the folder are replaced.
+    This is the whole way of a sample: Blender renders `blender_scripts/cube.py` at 640x480, and a PyTorch DataLoader
+    receives the frames while they come. Pictures of an earlier demo in the folder are replaced.
     """
+    require("torch", "PIL")
     from ..data.dataset import BlenderDataset, DataLoader
 
     if batches < 1 or batch_size < 1:
         raise typer.BadParameter("--batches and --batch-size must be at least 1")
-    config = StreamConfig(
-        script=script("cube.py"),
-        instances=instances,
-        length=batches * batch_size,
-        seed=seed,
-        ordered=True,  # one seed, the same pictures
-        blender=blender,
-    )
-    console = Console()
+    options: dict[str, Any] = {"instances": instances, "length": batches * batch_size, "seed": seed, "blender": blender}
+    # Without an order, the same seed would give the same frames in other pictures.
+    config = StreamConfig(script=script("cube.py"), ordered=True, **options)
 
-    def noted(item: dict[str, Any]) -> dict[str, Any]:
+    def counted(item: dict[str, Any]) -> dict[str, Any]:
         line.frame_came()
         return item
 
-    dataset = BlenderDataset(config, transform=noted)
-    line = LiveLine(console, dataset.stats, config.queue_size, config.length)
+    dataset = BlenderDataset(config, transform=counted)
+    line = LiveLine(Console(), config, dataset.stats)
     try:
         with line:
             for number, batch in enumerate(DataLoader(dataset, batch_size=batch_size)):
                 if number == 0:
-                    _make_room(out)
+                    out.mkdir(parents=True, exist_ok=True)
+                    for old in out.glob("output_*.png"):
+                        old.unlink()
                 figure(batch).save(out / f"output_{number:02d}.png")
         line.summary(pictures=str(out / f"output_##.png ({batches})"))
     finally:
         dataset.close()
 
 
-def _make_room(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("output_*.png"):
-        old.unlink()
-
-
 def figure(batch: dict[str, Any]) -> Image.Image:
-    """A batch as a grid of its images, as square as can be (four: 2x2), with the keypoints `xy` as coloured dots.
+    """Return the images of a batch in a grid, as square as possible, with a coloured dot at each keypoint.
 
     Args:
         batch: "image", B x H x W x 3 uint8, and "xy", B x K x 2 float pixel coordinates.
     """
+    from PIL import Image
+
+    from ..pictures.canvas import Canvas
+    from ..pictures.drawing import POINT_COLOURS, point_mark
+
     images, keypoints = batch["image"].numpy(), batch["xy"].numpy()
     count, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(count))

@@ -1,10 +1,10 @@
-"""`asyncblend export`: a recording in the format of other tools."""
+"""`asyncblend export`: write a recording in the format of other tools."""
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,36 +12,35 @@ from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
-from ..export import FORMATS, Report
-from ..export import export as export_items
-from ..export.formats import check_format
-from ..recording import Recording
+from .live import facts_table
+
+if TYPE_CHECKING:
+    from ..export import Report
 
 __all__ = ["export"]
 
 
 def export(
     recording: Annotated[Path, typer.Argument(help="A folder that `asyncblend record` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to; made if missing, and to be empty.")],
-    format: Annotated[str, typer.Option(help=f"One of: {', '.join(FORMATS)}.")] = "coco",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder to write into. It must be empty, or not exist yet.")],
+    format: Annotated[str, typer.Option(help="The format to write. There is one: coco.")] = "coco",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in the folder.")] = False,
 ) -> None:
     """Write a recording's images and labels as COCO's annotations.json and images.
 
-    Samples need the labels of `bl.render(("instance",))` and `bl.annotate(objects)`. On an error, or Ctrl-C, nothing
-    is changed in the folder.
+    The samples must have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`. After an error, or
+    Ctrl-C, the folder is as it was before.
     """
+    from ..export import check_format
+    from ..export import export as export_items
+    from ..recording import Recording
+
     check_format(format)
     samples = Recording(recording)
     console = Console()
     with Progress(console=console, transient=True) as progress:
-        report = export_items(
-            progress.track(samples, total=len(samples), description="exporting"),
-            out,
-            format,
-            overwrite=overwrite,
-            info=_info(recording, samples.about),
-        )
+        items = progress.track(samples, total=len(samples), description="exporting")
+        report = export_items(items, out, format, overwrite=overwrite, info=_info(recording, samples.about))
     console.print(_table(report, out))
     for note in report.notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
@@ -59,15 +58,10 @@ def _info(recording: Path, about: Any) -> dict[str, Any]:
 
 
 def _table(report: Report, out: Path) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column()
-    table.add_row("images", f"{report.images:,}")
     classes = ", ".join(f"{name} {count:,}" for name, count in report.classes)
-    table.add_row("objects", f"{report.objects:,}" + (f"  ({classes})" if classes else ""))
+    facts = {"images": f"{report.images:,}", "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
     if report.hidden:
-        table.add_row("left out", f"{report.hidden:,} without a visible pixel")
+        facts["left out"] = f"{report.hidden:,} without a visible pixel"
     if report.keypoints:
-        table.add_row("keypoints", f"{report.keypoints:,} in the images")
-    table.add_row("written to", str(out / "annotations.json"))
-    return table
+        facts["keypoints"] = f"{report.keypoints:,} in the images"
+    return facts_table({**facts, "written to": str(out / "annotations.json")})

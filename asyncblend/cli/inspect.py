@@ -1,8 +1,7 @@
-"""`asyncblend inspect`: see what is trained on, as one picture."""
+"""`asyncblend inspect`: draw samples with their labels into one picture."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -10,66 +9,49 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 from rich.console import Console
 
-from ..aio import loop_factory
-from ..config import StreamConfig, check_whole
+from ..config import check_whole
 from ..errors import ConfigError
-from ..pictures import contact_sheet
-from ..recording import Recording, is_recording
 from .config_file import load_config
-from .live import LiveLine
+from .live import watch
+from .options import BlenderOption, InstancesOption, SeedOption
 
 __all__ = ["inspect"]
 
-_MOST = 100  # samples: more would not be looked at, and the picture would not fit into memory
+_MOST_SAMPLES = 100  # a picture of more would not fit into memory, and nobody could look at it
 
 
 def inspect(
     source: Annotated[
-        Path,
-        typer.Argument(help="A script.py, a TOML file of StreamConfig's fields, or a recording's folder."),
+        Path, typer.Argument(help="A script.py, a TOML file with StreamConfig's fields, or a folder with a recording.")
     ],
-    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")] = Path("sheet.png"),
-    samples: Annotated[int, typer.Option(help="How many, from the first on.")] = 4,
-    instances: Annotated[int | None, typer.Option(help="Blender processes.")] = None,
-    blender: Annotated[str | None, typer.Option(help='Executable, folder, or "bpy".')] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the stream.")] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write: a .png, .jpg or .webp file.")] = Path("sheet.png"),
+    samples: Annotated[int, typer.Option(help="How many samples to draw, beginning with the first.")] = 4,
+    instances: InstancesOption = None,
+    blender: BlenderOption = None,
+    seed: SeedOption = None,
 ) -> None:
-    """Draw samples with their labels into one picture: boxes, names, keypoints and masks on the image, and a tile for
-    each label of `bl.render`. What else a sample has is listed as text.
+    """Draw samples with their labels into one picture.
 
-    3D boxes are drawn if the sample also has its camera's K and world_to_camera; of an orthographic camera, then also
-    "orthographic": True.
+    Boxes, class names, keypoints and masks are drawn onto the image, each array of `bl.render` gets a tile of its own,
+    and what else a sample has is listed as text. 3D boxes need the camera in the sample: its K and world_to_camera,
+    and "orthographic": True for an orthographic camera.
     """
+    from ..pictures import contact_sheet
+
     check_whole("--samples", samples, 1)
-    if samples > _MOST:
-        raise ConfigError(f"--samples can be {_MOST} at most; got {samples}")
+    if samples > _MOST_SAMPLES:
+        raise ConfigError(f"--samples can be {_MOST_SAMPLES} at most; got {samples}")
     _check_picture(out)
     console = Console()
-    given = {"instances": instances, "blender": blender, "seed": seed}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {"instances": instances, "blender": blender, "seed": seed}
     if source.is_dir():
-        if options:
-            raise ConfigError(
-                f"{source} is a folder, so nothing is rendered: leave out {', '.join('--' + name for name in options)}"
-            )
-        if not is_recording(source):
-            raise ConfigError(
-                f"{source} is a folder, but no recording; inspect takes a script, a TOML file, or a folder that "
-                f"`asyncblend record` wrote"
-            )
+        if given := [f"--{name}" for name, value in options.items() if value is not None]:
+            raise ConfigError(f"{source} is a folder, so nothing is rendered: leave out {', '.join(given)}")
         items, seed = _recorded(source, samples)
     else:
-        if source.suffix != ".toml":
-            options.setdefault("instances", min(2, samples))  # for a few samples, starting Blenders takes longest
-        config = load_config(source, **options)
-        length = samples if config.length is None else min(samples, config.length)
-        config = dataclasses.replace(config, length=length, ordered=True)
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            items = runner.run(_rendered(config, console))
-        seed = config.seed
+        items, seed = _rendered(source, samples, options, console)
     count = f"{len(items)} sample{'s' if len(items) > 1 else ''}"
     sheet = contact_sheet(items, source.resolve().name, f"{count}, seed {seed}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,34 +60,38 @@ def inspect(
 
 
 def _check_picture(out: Path) -> None:
-    """
-    Raises:
-        ConfigError: Pillow cannot write such a file.
-    """
+    """Raise a ConfigError if Pillow cannot write such a file: before rendering, not after it."""
+    from PIL import Image
+
     known = Image.registered_extensions()
     if known.get(out.suffix.lower()) not in Image.SAVE:
         raise ConfigError(f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp")
 
 
 def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
-    """The first samples of a recording, and its seed."""
+    """Return the first samples of a recording, and its seed."""
+    from ..recording import Recording, is_recording
+
+    if not is_recording(folder):
+        raise ConfigError(
+            f"{folder} is a folder, but no recording; inspect takes a script, a TOML file, or a folder that "
+            f"`asyncblend record` wrote"
+        )
     recording = Recording(folder)
     items = [_item(sample, sample.index, sample.params) for sample in itertools.islice(recording, count)]
     return items, recording.about.get("seed")
 
 
-async def _rendered(config: StreamConfig, console: Console) -> list[dict[str, Any]]:
-    from ..stream.stream import BlenderStream  # not above: `doctor` must run where pyzmq is missing
-
-    frames = BlenderStream(config)
-    line = LiveLine(console, frames.stats, config.queue_size, config.length)
-    items = []
-    with line:
-        async with frames:
-            async for frame in frames:
-                line.frame_came()
-                items.append(_item(frame, frame.index, frame.params))
-    return items
+def _rendered(source: Path, count: int, options: dict[str, Any], console: Console) -> tuple[list[dict[str, Any]], int]:
+    """Render the first samples, and return them with the seed."""
+    if source.suffix != ".toml" and options["instances"] is None:
+        options["instances"] = min(2, count)  # for a few samples, starting more Blenders takes longer than rendering
+    config = load_config(source, **options)
+    length = count if config.length is None else min(count, config.length)
+    config = dataclasses.replace(config, length=length, ordered=True)
+    items: list[dict[str, Any]] = []
+    watch(config, console, lambda frame: items.append(_item(frame, frame.index, frame.params)))
+    return items, config.seed
 
 
 def _item(values: Mapping[str, Any], index: int, params: Mapping[str, Any]) -> dict[str, Any]:

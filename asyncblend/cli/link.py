@@ -1,4 +1,4 @@
-"""`asyncblend link`: let a Blender's own Python import asyncblend, for writing scripts in Blender itself."""
+"""`asyncblend link`: let a Blender's own Python import asyncblend, for scripts that are run in Blender itself."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import typer
 from rich.console import Console
 
 from ..aio import loop_factory
 from ..errors import InstanceError, InstanceExited
-from ..fleet.discovery import Blender, find_blender
-from ..fleet.install import packages
-from ..fleet.process import output_of
 from ..wire.launch import BOOTSTRAP, Report
+from .options import BlenderOption
+
+if TYPE_CHECKING:
+    from ..fleet.discovery import Blender
 
 __all__ = ["Linkable", "link", "prepare"]
 
@@ -39,24 +39,23 @@ runpy.run_path({bootstrap!r})["load_asyncblend"]()
 
 
 class Linkable(NamedTuple):
-    """A Blender that has all it needs to import asyncblend, but knows not where it is."""
+    """A Blender that has all that asyncblend needs, but does not know where asyncblend is."""
 
     modules: Path
-    """Its folder for the user's modules."""
+    """Blender's folder for the user's modules."""
     packages: str
-    """Where what its Python lacks is, to go last on sys.path."""
+    """The folder with the packages that Blender's Python lacks. It goes last on `sys.path`."""
 
 
-def link(
-    blender: Annotated[
-        str | None, typer.Option(help="Blender's executable, or its folder; default: what is found.")
-    ] = None,
-) -> None:
-    """Let scripts that are started in Blender itself (its text editor, `blender -b --python`) import asyncblend.
+def link(blender: BlenderOption = None) -> None:
+    """Let scripts that are run in Blender itself import asyncblend: in its text editor, or by `blender -b --python`.
 
-    A fleet does not need this. Writes one small file into Blender's folder for the user's modules, and says where.
-    Installs numpy and pyzmq for a Blender whose Python has none, as a fleet does.
+    The scripts of a stream do not need this. The command writes one small file into Blender's folder for the user's
+    modules, and prints its path. If Blender's Python has no numpy or pyzmq, they are installed into a cache folder,
+    as a stream does it.
     """
+    from ..fleet.discovery import find_blender
+
     console = Console()
     found = find_blender(blender)
     if found.kind == "module":
@@ -71,11 +70,14 @@ def link(
 
 
 async def prepare(blender: Blender) -> Linkable:
-    """Ask an executable about itself, and install what its Python lacks.
+    """Ask a Blender executable about itself, and install what its Python lacks.
 
     Raises:
-        InstanceError: it does not answer, or the packages could not be installed.
+        InstanceError: Blender does not answer, or the packages could not be installed.
     """
+    from ..fleet.install import packages
+    from ..fleet.process import output_of
+
     ask = _ASK.format(bootstrap=str(BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
     command = [blender.path, "--background", "--factory-startup", "--python-expr", ask]
     try:

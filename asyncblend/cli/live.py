@@ -1,120 +1,126 @@
-"""LiveLine: what a stream is doing, in the terminal, while it runs and when it has ended."""
+"""Shows in the terminal how far a stream is, while it runs and when it has ended."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.spinner import Spinner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
-from ..stream.stats import StreamStats
+from ..aio import loop_factory
 
-__all__ = ["LiveLine"]
+if TYPE_CHECKING:
+    from ..config import StreamConfig
+    from ..stream.frame import Frame
+    from ..stream.stats import StreamStats
 
-_BAR = 12  # characters
-_STYLES = {
-    "ready": "green",
-    "idle": "cyan",
-    "starting": "yellow",
-    "backoff": "yellow",
-    "stopping": "yellow",
-    "failed": "red",
-}
+__all__ = ["STDERR", "LiveLine", "facts_table", "watch"]
+
+STDERR = Console(stderr=True)
+"""Where the log goes. A spinner on it stays below the log's lines."""
+_STYLES = {"ready": "green", "idle": "cyan", "starting": "yellow", "backoff": "yellow", "failed": "red"}
+
+
+def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None], *, summary: bool = False) -> None:
+    """Run a stream to its end with a `LiveLine`, and call `seen` with each frame.
+
+    Args:
+        summary: Whether to print what came in all, also after an error or Ctrl-C.
+    """
+    from ..stream.stream import BlenderStream
+
+    async def run() -> None:
+        async with stream:
+            async for frame in stream:
+                line.frame_came()
+                seen(frame)
+
+    stream = BlenderStream(config)
+    line = LiveLine(console, config, stream.stats)
+    try:
+        with line, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(run())
+    finally:
+        if summary:
+            line.summary()
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Return a table without lines: labels, and beside each what is to be said about it."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    for label, text in facts.items():
+        table.add_row(label, text)
+    return table
 
 
 class LiveLine:
-    """A line that is drawn anew several times a second: frames per second, frames by instance, queue fill.
+    """A context manager with a line in the terminal: how many frames came, how fast, and how full the queue is.
 
     Args:
-        stats: gives the stream's statistics, from any thread; None while there are none.
-        places: the stream's `queue_size`.
-        total: frames that will come, None for endless.
+        stats: Returns the stream's statistics, or None while there are none. Called from another thread.
     """
 
-    def __init__(
-        self, console: Console, stats: Callable[[], StreamStats | None], places: int, total: int | None
-    ) -> None:
-        self._console, self._stats, self._places, self._total = console, stats, places, total
-        self._spinner = Spinner("dots")
-        self._began = time.perf_counter()
-        self._first: float | None = None
-        self._last = self._began
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
+    def __init__(self, console: Console, config: StreamConfig, stats: Callable[[], StreamStats | None]) -> None:
+        self.frames = 0
+        self.first: float | None = None
+        """When the first frame came, on the clock of `time.perf_counter`."""
+        self._console, self._stats, self._queue_size = console, stats, config.queue_size
+        self._began = self._last = time.perf_counter()
+        text = TextColumn("{task.fields[line].text}")  # the text is asked for anew whenever the line is drawn
+        columns = (SpinnerColumn(), BarColumn(16), MofNCompleteColumn(), text, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=config.length, line=self)
 
     def __enter__(self) -> LiveLine:
-        self._began = time.perf_counter()
-        self._live.__enter__()
+        self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
 
-    def frame_came(self) -> None:
-        """Note that the consumer has one more frame."""
+    def frame_came(self, before: int = 0) -> None:
+        """Note that one more frame came. `before` is how many were there before this run."""
         self._last = time.perf_counter()
-        if self._first is None:
-            self._first = self._last
+        self.frames += 1
+        if self.first is None:
+            self.first = self._last
+            self._progress.reset(self._task, completed=before)  # the wait does not count for the time that remains
+        self._progress.update(self._task, completed=before + self.frames)
+
+    @property
+    def text(self) -> str:
+        """How fast frames come, how full the queue is, and how many each instance has delivered."""
+        waited = f"waiting for the first frame, {time.perf_counter() - self._began:.0f} s"
+        parts = [waited if self.first is None else f"{self._rate():.1f}/s"]
+        if (stats := self._stats()) is not None:
+            parts.append(f"queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering")
+            states = sorted(stats.state.items())
+            frames = [f"[{_STYLES.get(state, 'default')}]{stats.frames[number]}[/]" for number, state in states]
+            parts.append(f"by instance {' '.join(frames)}")
+            if stats.restarts:
+                parts.append(f"[yellow]restarts {stats.restarts}[/]")
+        return "  ".join(parts)
 
     def summary(self, **more: str) -> None:
-        """Print what it was, in all. `more`: further rows."""
-        stats = self._stats()
-        if stats is None or self._first is None:
-            return  # no frame came: an error tells why, or nobody waited for one
-        seconds = self._last - self._first
-        table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(style="dim")
-        table.add_column()
-        table.add_row("frames", str(stats.delivered))
-        table.add_row("time to the first frame", f"{self._first - self._began:.1f} s")
-        if seconds > 0:
-            rate = (stats.delivered - 1) / seconds
-            table.add_row("then", f"{rate:.1f} frames/s over {seconds:.1f} s")
-        table.add_row("frames by instance", "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items())))
-        for name, count in (
-            ("restarts", stats.restarts),
-            ("stale frames dropped", stats.stale),
-            ("bad messages dropped", stats.bad_messages),
-        ):
-            if count:
-                table.add_row(name, str(count), style="yellow")
-        for name, text in more.items():
-            table.add_row(name, text)
-        self._console.print(table)
+        """Print what came in all, with further rows for `more`.
 
-    def _render(self) -> RenderableType:
+        Prints nothing if no frame came: then an error says why, or nobody waited for one.
+        """
         stats = self._stats()
-        if stats is None:
-            return Text("")
-        now = time.perf_counter()
-        line = Text()
-        if self._first is None:
-            line.append(f"waiting for the first frame, {now - self._began:.0f} s")
-        else:
-            rate = max(stats.delivered - 1, 0) / max(now - self._first, 1e-9)
-            total = "" if self._total is None else f"/{self._total}"
-            line.append(f"{stats.delivered}{total} frames", style="bold")
-            line.append(f"  {rate:.1f}/s")
-        queued = round(_BAR * stats.queued / self._places)
-        rendering = round(_BAR * (stats.queued + stats.rendering) / self._places) - queued
-        line.append("  queue ")
-        line.append("━" * queued, style="green")
-        line.append("━" * rendering, style="yellow")
-        line.append("━" * (_BAR - queued - rendering), style="bright_black")
-        line.append(f" {stats.queued}/{self._places}")
-        line.append("  by instance")
-        for number, state in sorted(stats.state.items()):
-            line.append(f" {stats.frames[number]}", style=_STYLES.get(state, ""))
-        if stats.restarts:
-            line.append(f"  restarts {stats.restarts}", style="yellow")
-        row = Table.grid(padding=(0, 1))
-        row.add_column()
-        row.add_column(no_wrap=True)  # a narrow terminal cuts the end off
-        row.add_row(self._spinner, line)
-        return row
+        if stats is None or self.first is None:
+            return
+        facts = {"frames": str(stats.delivered), "time to the first frame": f"{self.first - self._began:.1f} s"}
+        if self.frames > 1:
+            facts["then"] = f"{self._rate():.1f} frames/s over {self._last - self.first:.1f} s"
+        facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
+        troubles = {"restarts": "restarts", "stale": "stale frames dropped", "bad_messages": "bad messages dropped"}
+        facts |= {name: f"[yellow]{count}" for field, name in troubles.items() if (count := getattr(stats, field))}
+        self._console.print(facts_table(facts | more))
+
+    def _rate(self) -> float:
+        return (self.frames - 1) / max(self._last - (self.first or 0.0), 1e-9)

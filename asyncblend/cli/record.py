@@ -1,4 +1,4 @@
-"""`asyncblend record`: samples into a folder, to train on without Blender."""
+"""`asyncblend record`: render samples into a folder, to train on them without Blender."""
 
 from __future__ import annotations
 
@@ -11,131 +11,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from ..aio import loop_factory
-from ..config import StreamConfig
 from .config_file import load_config
+from .live import LiveLine
+from .needs import require
+from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SeedOption
 
 if TYPE_CHECKING:
-    from ..recording.recorder import Recorder
+    from ..config import StreamConfig
 
 __all__ = ["record"]
 
 
 def record(
-    config: Annotated[Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")],
-    out: Annotated[Path, typer.Option(help="Folder for the recording; one that is begun is gone on with.")],
-    length: Annotated[int | None, typer.Option(help="Samples in all; default: the config's.")] = None,
-    instances: Annotated[int | None, typer.Option(help="Blender processes.")] = None,
-    blender: Annotated[str | None, typer.Option(help='Executable, folder, or "bpy".')] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the stream.")] = None,
-    image_format: Annotated[str, typer.Option(help='"png", or "jpeg" for what is named image.')] = "png",
-    quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; default: 95.")] = None,
-    shard_size: Annotated[str, typer.Option(help='Samples in a shard, or bytes, as "500MB".')] = "100",
+    config: ConfigArgument,
+    out: Annotated[Path, typer.Option(help="The folder to record into. A recording that is there is continued.")],
+    length: LengthOption = None,
+    instances: InstancesOption = None,
+    blender: BlenderOption = None,
+    seed: SeedOption = None,
+    image_format: Annotated[str, typer.Option(help="`png`, or `jpeg` for what is named image.")] = "png",
+    quality: Annotated[int | None, typer.Option(help="The quality of JPEG images, 1 to 100. 95 by default.")] = None,
+    shard_size: Annotated[str, typer.Option(help="The samples in a shard, or its bytes, such as 500MB.")] = "100",
 ) -> None:
-    """Render samples, and record them into WebDataset shards, to train on without Blender.
+    """Render samples and record them as WebDataset shards, to train on them without Blender.
 
-    The same command again goes on where the last one ended, however that was; with a larger length it adds samples.
-    Ctrl-C ends it with all that was made on the disk.
+    Type the same command again to continue a recording that was interrupted. A larger length adds samples.
+    Ctrl-C ends a recording early: everything that was rendered is on the disk.
     """
-    given = {"length": length, "instances": instances, "blender": blender, "seed": seed}
-    options = {name: value for name, value in given.items() if value is not None}
-    chosen = load_config(config, **options)
+    require("webdataset")  # the recorder would miss it only when Blenders run already
+    chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
     if chosen.length is None:
         raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
-    how: dict[str, Any] = {
-        "image_format": image_format,
-        "quality": quality,
-        "shard_size": int(shard_size) if shard_size.isdecimal() else shard_size,
-    }
+    size = int(shard_size) if shard_size.isdecimal() else shard_size
+    how = {"image_format": image_format, "quality": quality, "shard_size": size}
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_record(chosen, out, how))
 
 
 async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
-    from ..stream.stream import BlenderStream  # not above: `doctor` must run where pyzmq is missing
+    from ..stream.stream import BlenderStream
 
-    console = Console()
-    recorder = BlenderStream(config).record(out, **how)
-    line = _Line(console, recorder, config.length or 0)
-    whole = False
+    console, stream = Console(highlight=False, soft_wrap=True), BlenderStream(config)
+    recorder = stream.record(out, **how)
+    line = LiveLine(console, config, stream.stats)
+    then = "The same command goes on after them."
     try:
         with line:
             async with recorder:
                 async for _ in recorder:
-                    line.frame_came()
-        whole = True
+                    if line.first is None and recorder.before:
+                        console.print(f"{recorder.before} of {config.length} samples are there already")
+                    line.frame_came(recorder.before)
+        then = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
     finally:
-        line.summary(out, whole=whole)
-
-
-class _Line:
-    """Samples, rate, bytes and the time that is left, while they come and at the end."""
-
-    def __init__(self, console: Console, recorder: Recorder[Any], length: int) -> None:
-        self._console, self._recorder, self._length = console, recorder, length
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("samples  {task.fields[rate]}  {task.fields[written]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("waiting for the first frame", total=None, rate="", written="")
-        self._first: float | None = None
-        self._before = 0  # samples that were there already
-        self._frames = 0
-
-    def __enter__(self) -> None:
-        self._progress.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def frame_came(self) -> None:
-        """Note that one more is on its way to the disk."""
-        now, recorder = time.perf_counter(), self._recorder
-        if self._first is None:
-            self._first, self._before = now, recorder.before
-            if self._before:
-                self._console.print(f"{self._before} of {self._length} samples are there already", highlight=False)
-            self._progress.reset(self._task, total=self._length, completed=self._before, description="recording")
-        self._frames += 1
-        rate = (self._frames - 1) / max(now - self._first, 1e-9)
-        self._progress.update(
-            self._task,
-            completed=recorder.recorded,
-            rate=f"{rate:.1f}/s" if self._frames > 1 else "",
-            written=f"{decimal(recorder.written)}  time left",
-        )
-
-    def summary(self, out: Path, *, whole: bool) -> None:
-        """Print what there is now, and what to type next. `whole`: nothing came in between."""
-        recorder = self._recorder
-        if not recorder.recorded:
-            return  # an error says why
-        text = f"{recorder.recorded} samples are in {out}"
-        if self._first is not None and self._frames > 1:
-            seconds = time.perf_counter() - self._first
-            new = recorder.recorded - recorder.before
-            text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s"
-            text += f", {decimal(recorder.written)}"
-        self._console.print(text, soft_wrap=True, highlight=False)
-        if whole:
-            self._console.print(
-                f"Look at them: asyncblend inspect {shlex.quote(str(out))}", soft_wrap=True, highlight=False
-            )
-        else:
-            self._console.print("The same command goes on after them.", soft_wrap=True, highlight=False)
+        if recorder.recorded:  # else an error says why there is none
+            text = f"{recorder.recorded} samples are in {out}"
+            if line.first is not None and line.frames > 1:
+                seconds = time.perf_counter() - line.first
+                new = recorder.recorded - recorder.before
+                text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s, {decimal(recorder.written)}"
+            console.print(text)
+            console.print(then)

@@ -1,4 +1,4 @@
-"""The Blender scripts that come with asyncblend."""
+"""Finds the Blender scripts that come with asyncblend."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from ..errors import ConfigError
 __all__ = ["script"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (_PACKAGE / "blender_scripts", _PACKAGE.parent / "blender_scripts")  # in a wheel; in a checkout
+_FOLDERS = (
+    _PACKAGE / "blender_scripts",  # an installed package has them inside
+    _PACKAGE.parent / "blender_scripts",  # a checkout has them beside the package
+)
 
 
 def script(name: str) -> Path:
-    """The path of a script that comes with asyncblend, such as "cube.py".
+    """Return the path of a script that comes with asyncblend, such as "cube.py".
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: There is no script of that name.
     """
     for folder in _FOLDERS:
         if (folder / name).is_file():

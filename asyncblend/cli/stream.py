@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 
-from ..aio import loop_factory
-from ..config import StreamConfig
 from .config_file import load_config
-from .live import LiveLine
+from .live import watch
+from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SeedOption
+
+if TYPE_CHECKING:
+    from ..stream.frame import Frame
 
 __all__ = ["stream"]
 
 
 def stream(
-    config: Annotated[Path, typer.Argument(help="A script.py, or a TOML file of StreamConfig's fields.")],
-    length: Annotated[int | None, typer.Option(help="Samples; default: the config's, else endless.")] = None,
-    instances: Annotated[int | None, typer.Option(help="Blender processes.")] = None,
-    blender: Annotated[str | None, typer.Option(help='Executable, folder, or "bpy".')] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the stream.")] = None,
+    config: ConfigArgument,
+    length: LengthOption = None,
+    instances: InstancesOption = None,
+    blender: BlenderOption = None,
+    seed: SeedOption = None,
 ) -> None:
-    """Stream frames and drop them: shows what a script returns, and how fast. Ctrl-C ends it.
+    """Render frames and drop them, to see what a script returns and how fast it is.
 
-    A TOML file has the fields of StreamConfig, tables for `timeouts`, `restart` and `params`, and paths relative to
-    itself:
+    The first frame is printed, and a summary at the end. Without a length the stream is endless: end it with Ctrl-C.
+
+    A TOML file has the fields of StreamConfig, with tables for `timeouts`, `restart` and `params`. Its paths are
+    relative to itself:
 
         script = "cube.py"
         instances = 2
@@ -35,26 +36,13 @@ def stream(
         [timeouts]
         frame = 60
     """
-    given = {"length": length, "instances": instances, "blender": blender, "seed": seed}
-    options = {name: value for name, value in given.items() if value is not None}
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_stream(load_config(config, **options)))
-
-
-async def _stream(config: StreamConfig) -> None:
-    from ..stream.stream import BlenderStream  # not above: `doctor` must run where pyzmq is missing
-
+    chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
     console = Console()
-    frames = BlenderStream(config)
-    line = LiveLine(console, frames.stats, config.queue_size, config.length)
-    try:
-        with line:
-            async with frames:
-                shown = False
-                async for frame in frames:
-                    line.frame_came()
-                    if not shown:
-                        console.print(repr(frame), markup=False)
-                        shown = True
-    finally:
-        line.summary()
+    shown: list[int] = []
+
+    def show_first(frame: Frame) -> None:
+        if not shown:
+            console.print(repr(frame), markup=False)
+            shown.append(frame.index)
+
+    watch(chosen, console, show_first, summary=True)

@@ -1,4 +1,4 @@
-"""Tuning: how fast a config is, with so many instances of so many threads."""
+"""Measures how fast a config is with different numbers of instances and threads."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from typing import Any, NamedTuple
 from ..aio import loop_factory
 from ..config import StreamConfig
 from ..errors import ConfigError
-from ..pictures.canvas import DIM
-from .chart import OURS, Bar, Panel, bar_chart
 
 __all__ = ["Setting", "Trial", "best", "draw", "settings", "trial"]
 
 _WINDOWS = 5
-"""Rates that one trial takes, one after another, for a median and a spread."""
+"""How many rates one trial measures, one after another, for a median and a spread."""
 
 
 class Setting(NamedTuple):
-    """What is tried."""
+    """A number of instances, and of threads for each of them."""
 
     instances: int
     threads: int | None
-    """Of each instance; None: as the scene has it."""
+    """None leaves the number that the scene sets."""
 
     def __str__(self) -> str:
         if self.threads is None:
@@ -37,30 +35,30 @@ class Setting(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What came of it."""
+    """What was measured with one setting."""
 
     setting: Setting
     rates: Sequence[float]
-    """Frames a second, several times."""
+    """Frames per second, measured several times."""
     first: float
-    """Seconds until the first frame."""
+    """Seconds from the start until the first frame."""
 
     @property
     def rate(self) -> float:
-        """The median."""
+        """The median of the rates."""
         return statistics.median(self.rates)
 
 
 def settings(instances: Sequence[int] = (), threads: Sequence[int] = (), cores: int | None = None) -> list[Setting]:
-    """What to try: each number of instances with each number of threads.
+    """Return what to try: each number of instances with each number of threads.
 
     Args:
-        instances: empty: 1, 2, 4, ... up to twice the cores, but no more than 16.
-        threads: empty: for each number of instances the cores shared out among them, and all cores.
-        cores: None: those of this machine.
+        instances: If it is empty, 1, 2, 4, ... up to twice the cores, but at most 16.
+        threads: If it is empty, for each number of instances the cores divided among them, and all cores.
+        cores: How many cores this machine has. None asks the operating system.
 
     Raises:
-        ConfigError: a number is below 1.
+        ConfigError: A number is below 1.
     """
     if any(number < 1 for number in (*instances, *threads)):
         raise ConfigError("instances and threads must be at least 1")
@@ -71,66 +69,67 @@ def settings(instances: Sequence[int] = (), threads: Sequence[int] = (), cores: 
 
 
 def trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
-    """Start that many Blenders, and take their frames for so long, after a warm-up of half of it.
-
-    Raises:
-        AsyncblendError: as a stream does.
-    """
-    # Endless, and from the start again: a short length would end before the clock does.
+    """Start a fleet with this setting, and measure its frames for some seconds, after a warm-up half as long."""
+    # The stream is made endless, because a short length would end before the clock does.
     options: dict[str, Any] = {"instances": setting.instances, "threads": setting.threads, "length": None}
     if config.script_args and not isinstance(config.script_args[0], str | os.PathLike):
-        options["script_args"] = config.script_args[0]  # of each instance: there may be more now
-    places = max(config.queue_size, 2 * setting.instances)  # none must wait for a place
-    tried = dataclasses.replace(config, **options, queue_size=places)
+        # Each instance has arguments of its own, for another number of instances: all take those of the first.
+        options["script_args"] = config.script_args[0]
+    queue_size = max(config.queue_size, 2 * setting.instances)  # no instance must wait for a free slot
+    tried = dataclasses.replace(config, **options, queue_size=queue_size)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_trial(tried, setting, seconds))
 
 
 async def _trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
-    from ..stream.stream import BlenderStream  # not above: `doctor` must run where pyzmq is missing
+    from ..stream.stream import BlenderStream
 
     began = time.perf_counter()
     async with BlenderStream(config) as stream:
-        frames: AsyncIterator[object] = stream
+        frames = aiter(stream)
         await anext(frames)
         first = time.perf_counter() - began
-        warm = time.perf_counter() + seconds / 2
-        for _ in range(2 * setting.instances):  # all of them have begun
+        for _ in range(2 * setting.instances):  # so many frames show that all instances render
             await anext(frames)
-        while time.perf_counter() < warm:
-            await anext(frames)
-        rates = []
-        for _ in range(_WINDOWS):
-            count, start = 0, time.perf_counter()
-            while True:
-                await anext(frames)
-                count += 1
-                if (passed := time.perf_counter() - start) >= seconds / _WINDOWS:
-                    break
-            rates.append(count / passed)
-    return Trial(setting, rates, first)
+        await _rate(frames, seconds / 2)
+        return Trial(setting, [await _rate(frames, seconds / _WINDOWS) for _ in range(_WINDOWS)], first)
+
+
+async def _rate(frames: AsyncIterator[object], seconds: float) -> float:
+    """Take frames for some seconds, and return how many came per second."""
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        await anext(frames)
+        count += 1
+    return count / passed
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The fastest; of those that are as fast within a twentieth, the one with fewest instances and threads."""
+    """Return the trial with the fewest instances and threads among those that are within 5 % of the fastest."""
     enough = 0.95 * max(one.rate for one in trials)
     good = [one for one in trials if one.rate >= enough]
     return min(good, key=lambda one: (one.setting.instances, one.setting.threads or 0, -one.rate))
 
 
 def draw(path: Path, trials: Sequence[Trial], name: str) -> None:
-    """Write a picture of all trials."""
-    chosen = best(trials)
-    bars = [
-        Bar(
-            str(one.setting),
-            one.rate,
-            min(one.rates),
-            max(one.rates),
-            f"{one.rate:,.1f}   {one.rate / trials[0].rate:.2f}x",
-            OURS if one is chosen else DIM,
-        )
-        for one in trials
-    ]
-    below = f"frames/s, more is better; 1x: as fast as {trials[0].setting}"
-    bar_chart(path, f"{name}: instances and threads", below, [Panel(f"best: {chosen.setting}", bars)])
+    """Write a bar chart of all trials as a PNG file. `name` is the script's, for the title."""
+    from matplotlib.figure import Figure  # without pyplot: no display and no global settings are touched
+
+    ink, grey, best_colour = "#1f2328", "#b1b7be", "#0072b2"
+    chosen, rates = best(trials), [one.rate for one in trials]
+    figure = Figure(figsize=(9, 1.4 + 0.4 * len(trials)), dpi=130, facecolor="white")
+    axes = figure.subplots()
+    colours = [best_colour if one is chosen else grey for one in trials]
+    spread = [[one.rate - min(one.rates) for one in trials], [max(one.rates) - one.rate for one in trials]]
+    axes.barh(range(len(trials)), rates, 0.72, xerr=spread, color=colours, ecolor=ink, capsize=2.5)
+    for place, one in enumerate(trials):
+        text = f"{one.rate:,.1f}   {one.rate / rates[0]:.2f}x"
+        axes.annotate(text, (max(one.rates), place), (7, 0), textcoords="offset points", va="center", color=ink)
+    axes.set_yticks(range(len(trials)), [str(one.setting) for one in trials])
+    axes.set_ylim(len(trials) - 0.5, -0.5)
+    axes.set_xticks([])  # the rates stand beside the bars
+    axes.set_xlim(0, 1.3 * max(max(one.rates) for one in trials))
+    axes.set_xlabel(f"frames/s (more is better); 1x is as fast as {trials[0].setting}", color="#656d76", labelpad=10)
+    axes.set_title(f"{name}: best with {chosen.setting}", loc="left", pad=14, fontsize=14, fontweight="bold", color=ink)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.25)

@@ -1,11 +1,13 @@
-"""Labelled samples in the formats of other tools.
+"""Exports: labelled samples in the formats of other tools.
 
-formats   the formats by name; a new one goes there
-staging   a folder that is whole, or as it was
-coco      COCO's annotations.json and images
+    folder       export(): the new folder is written beside the target, then takes its place
+    coco         the format "coco": annotations.json and images, and the Report of what was written
+    categories   COCO's categories: the classes that occur in samples, with their keypoints
+
+`export` gives the samples, one after another, to the writer of the format, which keeps none of them in memory.
 """
 
-from .formats import FORMATS, export
-from .report import Report
+from .coco import Report
+from .folder import FORMATS, check_format, export
 
-__all__ = ["FORMATS", "Report", "export"]
+__all__ = ["FORMATS", "Report", "check_format", "export"]

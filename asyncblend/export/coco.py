@@ -1,18 +1,21 @@
-"""COCO: instances and keypoints, as `annotations.json` and `images/`, for pycocotools and all that reads its files.
+"""COCO: instances and keypoints, as `annotations.json` and `images/`, for pycocotools and all tools that read its files.
 
-Of each annotated object: its box and area, its mask as compressed RLE, its keypoints, and as further fields
-`visible_fraction` and `truncated`. Categories are the classes, with `class_id` as their id; objects without a class
-are in a category "object", whose id follows the last class's. Boxes are those of the masks. Coordinates are rounded to
-a thousandth of a pixel. An image's id is the sample's index; annotations count from 1, as pycocotools takes an id of 0
-for none.
+Each annotated object has its box and area, its mask as compressed RLE, its keypoints, and two more fields,
+`visible_fraction` and `truncated`. A class is a category whose id is its `class_id`. Objects without a class are in a
+category "object", whose id follows the last class's. Boxes are those of the masks. Coordinates are rounded to a
+thousandth of a pixel. An image's id is the sample's index. Annotations count from 1, because pycocotools takes an id of
+0 for none.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,102 +24,108 @@ from PIL import Image
 
 from ..errors import ConfigError
 from .categories import Categories
-from .report import Report
-from .spool import Spool
 
-__all__ = ["write_coco"]
+__all__ = ["Report", "write_coco"]
 
 Array = np.ndarray[Any, Any]
 
-_SOURCES = {
-    "image": "bl.render()",
-    "instance": 'bl.render(("instance",))',
-    "id": "bl.annotate(objects)",
-    "class_id": "bl.annotate(objects)",
-    "class_name": "bl.annotate(objects)",
-}
-"""What each sample must have, and what gives it."""
+_ANNOTATE = "bl.annotate(objects)"
+# The values that each sample must have, and what gives them.
+_SOURCES = {"image": "bl.render()", "instance": 'bl.render(("instance",))'}
+_SOURCES |= dict.fromkeys(("id", "class_id", "class_name"), _ANNOTATE)
+
+
+@dataclass
+class Report:
+    """What an export wrote, and what it left out."""
+
+    images: int = 0
+    objects: int = 0  # with an annotation
+    hidden: int = 0  # objects without an annotation, because no pixel of them is visible
+    keypoints: int = 0  # inside an image, with the occluded ones
+    classes: list[tuple[str, int]] = field(default_factory=list)  # for each class its name and number of objects
+    notes: list[str] = field(default_factory=list)  # what the user should know about the labels
 
 
 def write_coco(items: Iterable[Mapping[str, Any]], folder: Path, info: Mapping[str, Any]) -> Report:
-    """Write `annotations.json` and `images/`, as `formats.Writer` says.
+    """Write `annotations.json` and `images/` into an empty folder.
 
-    A sample may also have "keypoint_names", a list, or one for each class's name in a dict, and "skeleton", pairs of
-    keypoints counted from 1, likewise; they go into the categories. Without names, a class has as many keypoints as
-    one of its objects ever had at once, trailing zeros aside.
+    A sample may also have "keypoint_names", a list of strings, and "skeleton", pairs of keypoints counted from 1. Both
+    may be dicts by class name, and both go into the categories. Without names, a class has as many keypoints as one of
+    its objects ever had, not counting zeros at the end.
+
+    A sample from a recording has its image's file, which is copied and not encoded again.
 
     Raises:
-        ConfigError: a sample lacks a label, or has it in a wrong form; there is no sample; pycocotools is missing.
+        ConfigError: A sample lacks a label, or has it in a wrong form; there is no sample; pycocotools is missing.
     """
-    masks = _pycocotools()
+    try:
+        from pycocotools import mask as masks
+    except ImportError as error:
+        raise ConfigError(f'the format coco needs pycocotools: pip install "asyncblend[coco]" ({error})') from None
     report, categories = Report(), Categories()
-    pictures = folder / "images"
-    pictures.mkdir()
-    with Spool(folder) as images, Spool(folder) as annotations:
+    (folder / "images").mkdir()
+    # The annotations wait on the disk, because only the last sample tells how many keypoints a category has.
+    with (
+        tempfile.TemporaryFile("w+", encoding="ascii", dir=folder) as waiting,
+        open(folder / "annotations.json", "w", encoding="ascii") as file,
+    ):
+        file.write(f'{{"info": {json.dumps(dict(info))},\n"licenses": [],\n"images": [')
         for item in items:
             index = int(item["index"])
             _check(item, index)
-            name, size = _save_image(item, index, pictures)
+            name, (height, width) = _save_image(item, index, folder)
             ids = np.asfortranarray(item["instance"])
-            if ids.shape != size:
+            if ids.shape != (height, width):
                 raise ConfigError(
-                    f"sample {index}: the image has {size[1]} x {size[0]} pixels, but `instance` "
+                    f"sample {index}: the image has {width} x {height} pixels, but `instance` "
                     f"{ids.shape[1]} x {ids.shape[0]}; render both in one call of bl.render"
                 )
-            images.add({"id": index, "file_name": f"images/{name}", "width": size[1], "height": size[0]})
+            image = {"id": index, "file_name": name, "width": width, "height": height}
+            _write_line(file, image, first=not report.images)
             report.images += 1
             for row, number in enumerate(item["id"].tolist()):
                 annotation = _annotation(item, row, ids == number, masks)
                 if annotation is None:
                     report.hidden += 1
                     continue
-                category = categories.add(item, row)
-                annotations.add({"id": len(annotations) + 1, "image_id": index, "category_id": category, **annotation})
+                report.objects += 1
+                ids_of = {"id": report.objects, "image_id": index, "category_id": categories.add(item, row)}
+                waiting.write(json.dumps({**ids_of, **annotation}, allow_nan=False) + "\n")
         if not report.images:
             raise ConfigError("there is no sample to export")
-        report.objects = len(annotations)
         report.classes, report.notes = categories.counts(), categories.notes
-        with open(folder / "annotations.json", "w", encoding="ascii") as file:
-            _write(file, info, images, categories.finish(), _finished(annotations, categories, report))
-            file.flush()
-            os.fsync(file.fileno())
+        file.write(f'],\n"categories": {json.dumps(categories.finish())},\n"annotations": [')
+        waiting.seek(0)
+        for number, line in enumerate(waiting):
+            _write_line(file, _finished(json.loads(line), categories, report), first=number == 0)
+        file.write("]}\n")
+        file.flush()
+        os.fsync(file.fileno())
     return report
 
 
-def _write(
-    file: IO[str],
-    info: Mapping[str, Any],
-    images: Iterable[Any],
-    categories: list[Any],
-    annotations: Iterable[Any],
-) -> None:
-    """The JSON, one image or object a line, never as a whole in memory."""
-    file.write(f'{{"info": {json.dumps(dict(info))},\n"licenses": [],\n"categories": {json.dumps(categories)}')
-    for name, values in (("images", images), ("annotations", annotations)):
-        file.write(f',\n"{name}": [')
-        for i, value in enumerate(values):
-            file.write((",\n" if i else "\n") + json.dumps(value, separators=(",", ":"), allow_nan=False))
-        file.write("]")
-    file.write("}\n")
+def _write_line(file: IO[str], value: Any, *, first: bool) -> None:
+    """Write an element of a JSON list as a line of its own."""
+    file.write(("\n" if first else ",\n") + json.dumps(value, separators=(",", ":"), allow_nan=False))
 
 
-def _finished(annotations: Iterable[Any], categories: Categories, report: Report) -> Iterator[Any]:
-    """Annotations with what is known only at the end: the id of the last category, how many keypoints each has."""
-    for annotation in annotations:
-        category = annotation["category_id"]
-        annotation["category_id"] = categories.id_of(category)
-        count = categories.keypoints_of(category)
-        points = annotation.pop("keypoints", [])[: 3 * count]
-        if count:
-            points += [0] * (3 * count - len(points))
-            annotation["keypoints"] = points
-            annotation["num_keypoints"] = sum(visibility > 0 for visibility in points[2::3])
-            report.keypoints += annotation["num_keypoints"]
-        yield annotation
+def _finished(annotation: dict[str, Any], categories: Categories, report: Report) -> dict[str, Any]:
+    """Return an annotation with its category's final id and number of keypoints, and count its keypoints."""
+    category = annotation["category_id"]
+    annotation["category_id"] = categories.id_of(category)
+    count = categories.keypoints_of(category)
+    points = annotation.pop("keypoints", [])[: 3 * count]
+    if count:
+        points += [0] * (3 * count - len(points))
+        annotation["keypoints"] = points
+        annotation["num_keypoints"] = sum(visibility > 0 for visibility in points[2::3])
+        report.keypoints += annotation["num_keypoints"]
+    return annotation
 
 
 def _annotation(item: Mapping[str, Any], row: int, seen: Array, masks: Any) -> dict[str, Any] | None:
-    """What COCO has of an object, but its ids; None: no pixel of it is seen."""
+    """Return an object's annotation without its ids. None if no pixel of the object is visible."""
     if not seen.any():
         return None
     encoded = masks.encode(seen.view(np.uint8))
@@ -126,80 +135,66 @@ def _annotation(item: Mapping[str, Any], row: int, seen: Array, masks: Any) -> d
         "segmentation": {"size": list(seen.shape), "counts": encoded["counts"].decode("ascii")},
         "iscrowd": 0,
     }
-    if (visible := _of(item, "visible_fraction", row, 1)) is not None:
+    if (visible := _row_of(item, "visible_fraction", row, 1)) is not None:
         annotation["visible_fraction"] = round(float(visible), 4)
-    if (truncated := _of(item, "truncated", row, 1)) is not None:
+    if (truncated := _row_of(item, "truncated", row, 1)) is not None:
         annotation["truncated"] = bool(truncated)
-    if (points := _of(item, "keypoints", row, 3)) is not None:
-        flat = np.round(points.astype(np.float64), 3)
-        annotation["keypoints"] = [value for x, y, v in flat.tolist() for value in (_short(x), _short(y), int(v))]
+    if (points := _row_of(item, "keypoints", row, 3)) is not None:
+        rounded = np.round(points.astype(np.float64), 3).tolist()
+        annotation["keypoints"] = [value for x, y, visibility in rounded for value in (x, y, int(visibility))]
     return annotation
 
 
-def _of(item: Mapping[str, Any], name: str, row: int, rank: int) -> Any:
-    """An object's row of an array that is optional. JSON has no NaN."""
+def _row_of(item: Mapping[str, Any], name: str, row: int, rank: int) -> Any:
+    """Return an object's row of an optional array. None if the item does not have the array."""
     value = item.get(name)
     if value is None:
         return None
-    wrong = not isinstance(value, np.ndarray) or value.ndim != rank or len(value) != len(item["id"])
-    if wrong or value.dtype.kind not in "biuf" or (rank == 3 and value.shape[2] != 3):
-        raise ConfigError(_as_annotated(int(item["index"]), name))
-    if not np.isfinite(value[row]).all():
-        raise ConfigError(_as_annotated(int(item["index"]), name))
+    right = _is_array(value, rank, "biuf") and len(value) == len(item["id"]) and (rank < 3 or value.shape[2] == 3)
+    if not right or not np.isfinite(value[row]).all():  # JSON has no NaN
+        raise ConfigError(_wrong_form(int(item["index"]), name))
     return value[row]
 
 
-def _short(number: float) -> float | int:
-    return int(number) if number == int(number) else number
-
-
 def _check(item: Mapping[str, Any], index: int) -> None:
-    """
-    Raises:
-        ConfigError: something that is needed is missing, or is not what its source gives.
-    """
+    """Raise ConfigError if a value that is needed is missing, or is not what its source gives."""
     missing = [name for name in _SOURCES if name not in item]
     if missing:
-        sources: dict[str, list[str]] = {}
-        for name in missing:
-            sources.setdefault(_SOURCES[name], []).append(f"`{name}`")
-        how = ", ".join(f"{' '.join(names)} from {source}" for source, names in sources.items())
+        by_source = itertools.groupby(missing, _SOURCES.__getitem__)
+        how = ", ".join(" ".join(f"`{name}`" for name in names) + f" from {source}" for source, names in by_source)
         raise ConfigError(
             f"sample {index} has no {', '.join(repr(name) for name in missing)}, which COCO needs: let the script's "
             f'sample return {how}, such as {{**bl.render(("instance",)), **bl.annotate(objects)}}, and record '
             f"again. It has {', '.join(map(repr, item))}"
         )
-    ids, count = item["id"], np.size(item["id"])
+    count = np.size(item["id"])
     forms = {
         "instance": _is_array(item["instance"], 2, "iu"),
-        "id": _is_array(ids, 1, "iu"),
+        "id": _is_array(item["id"], 1, "iu"),
         "class_id": _is_array(item["class_id"], 1, "iu") and len(item["class_id"]) == count,
         "class_name": isinstance(item["class_name"], list) and len(item["class_name"]) == count,
     }
-    for name, right in forms.items():
-        if not right:
-            raise ConfigError(_as_annotated(index, name))
+    if wrong := [name for name, right in forms.items() if not right]:
+        raise ConfigError(_wrong_form(index, wrong[0]))
 
 
 def _is_array(value: Any, rank: int, kinds: str) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == rank and value.dtype.kind in kinds
 
 
-def _as_annotated(index: int, name: str) -> str:
+def _wrong_form(index: int, name: str) -> str:
     return (
-        f"sample {index}: {name!r} is not as {_SOURCES.get(name, 'bl.annotate(objects)')} gives it, for as many "
+        f"sample {index}: {name!r} is not as {_SOURCES.get(name, _ANNOTATE)} gives it, for as many "
         f"objects as `id` has; does the script return something else under this name?"
     )
 
 
 def _save_image(item: Mapping[str, Any], index: int, folder: Path) -> tuple[str, tuple[int, int]]:
-    """Its file's name, and its height and width. The recorded file itself, where there is one."""
+    """Write the image, as it was recorded if it was. Returns the file's path, and the image's height and width."""
     files: Mapping[str, bytes] = getattr(item, "files", {})
-    for suffix in ("png", "jpg"):
-        if (data := files.get(f"image.{suffix}")) is not None:
-            break
-    else:
-        suffix, buffer = "png", io.BytesIO()
+    suffix = "jpg" if "image.jpg" in files else "png"
+    if (data := files.get(f"image.{suffix}")) is None:
+        buffer = io.BytesIO()
         image = item["image"]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ConfigError(
@@ -208,14 +203,6 @@ def _save_image(item: Mapping[str, Any], index: int, folder: Path) -> tuple[str,
             )
         Image.fromarray(image).save(buffer, "PNG", compress_level=1)
         data = buffer.getvalue()
-    name = f"{index:09d}.{suffix}"
+    name = f"images/{index:09d}.{suffix}"
     (folder / name).write_bytes(data)
     return name, np.shape(item["image"])[:2]  # type: ignore[return-value]
-
-
-def _pycocotools() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ConfigError(f'the format coco needs pycocotools: pip install "asyncblend[coco]" ({error})') from None
-    return mask

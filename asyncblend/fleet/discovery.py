@@ -86,10 +86,8 @@ def _named(name: str, given: str) -> Blender:
     if name == _MODULE:
         for module in (*_module(given), *_embedded(given)):
             return module
-        raise BlenderNotFound(
-            f"{given}: {sys.executable} has no module {_MODULE}. {_how_to_get_module()}\n"
-            f"(A file or folder of that name: ./{_MODULE})"
-        )
+        why = f"{sys.executable} has no module {_MODULE}. {_how_to_get_module()}"
+        raise BlenderNotFound(f"{given}: {why}\n(A file or folder of that name: ./{_MODULE})", details=why)
     path = os.path.abspath(os.path.expanduser(name))
     if (embedded := Blender("module", path, given)) in _embedded(given):
         return embedded

@@ -154,22 +154,29 @@ class ChildProcess:
             async with asyncio.timeout(_REAP):
                 await self._process.wait()  # until the event loop has noticed the exit, too
         except TimeoutError:
+            self._reap()
             abandon_loop(self._loop)
         except asyncio.CancelledError:
-            # Every task of the loop was cancelled, as a second Ctrl-C does, and the loop may be closed next. This
-            # blocks, for moments only: the process was killed.
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._see_dead()
             self._forget_pidfd()
             raise
         finally:
-            # asyncio learns of an exit from a thread, which may report to a loop that is closed already, and uvloop not
-            # at all if its SIGCHLD handler is gone. Then nobody else closes the transport and reaps the process.
-            self._process._transport.close()  # type: ignore[attr-defined]
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
+            # asyncio learns of an exit from a thread, which may report to a loop that is closed already. Then nobody
+            # else closes the transport; this also reaps the process.
+            with contextlib.suppress(ProcessLookupError):  # uvloop's, of a process that was reaped above
+                self._process._transport.close()  # type: ignore[attr-defined]
             self._stopped = True
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
+    def _see_dead(self) -> None:
+        # Every task of the loop was cancelled, as a second Ctrl-C does, and the loop may be closed next. This blocks, for
+        # moments only: the process was killed.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _forget_pidfd(self) -> None:
         if self._pidfd is not None:

@@ -1,11 +1,17 @@
-"""Pictures of labels: a contact sheet of samples, to see what is trained on. Pillow and numpy only.
+"""Pictures of labels: a contact sheet of samples, which shows what is trained on. Pillow and numpy only.
 
-colours   ids, depth, directions and motion as colours
-shown     what of an item can be drawn
-drawing   annotations on the image
-tiles     each label as a picture
-legend    what colours and marks mean
-contact   the sheet
+    shown      what of a sample can be drawn, checked and in pixels
+    drawing    the image with its annotations: masks, boxes, keypoints, names
+    tiles      each label of pixels as a picture of its own
+    legend     what the colours and marks mean
+    contact    contact_sheet(): lays all of these out
+    canvas     the drawing surface for lines, marks and text
+    colours    colours of ids, depths, directions and motion
+    box3d      the edges of a 3D box in an image
+    skeleton   which keypoints of an object are joined
+
+A sample becomes a `Shown`. `annotated` draws its image, and `tile` each of its labels. The sheet puts them side by side,
+one block a sample, and the legend below.
 """
 
 from .contact import contact_sheet

@@ -1,4 +1,4 @@
-"""Canvas: a white picture to write and draw on, for charts and for contact sheets. Pillow only."""
+"""Canvas: a picture to draw lines, marks and text on. Pillow only."""
 
 from __future__ import annotations
 
@@ -10,94 +10,89 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["DIM", "GRID", "INK", "Canvas", "fit_text", "text_width"]
+__all__ = ["DIM", "GRID", "INK", "Canvas", "Colour", "fit_text", "text_width"]
 
 INK, DIM, GRID = "#1f2328", "#656d76", "#e4e7eb"
+Colour = str | tuple[int, int, int]
 
-_SCALE = 2  # drawn larger, then made smaller, so that lines are smooth
+_SCALE = 2  # everything is drawn larger and then reduced, so that lines are smooth
 _MARGIN = 40
-_NOT_ASCII_BUT_THERE = "·…°±"
-"""What Pillow's own font has beside ASCII."""
+_NOT_ASCII = "·…°±"  # what Pillow's own font has besides ASCII
 
 
 class Canvas:
-    """A picture, drawn on in its final coordinates: (0, 0) is the outer corner of the top-left pixel.
+    """A picture that is drawn on. (0, 0) is the outer corner of the top-left pixel.
 
     Args:
-        width, height: in pixels.
-        colour: of the ground; None: transparent.
+        width, height: In pixels.
+        colour: The background. None is transparent.
     """
 
-    def __init__(self, width: int, height: int, colour: str | None = "white") -> None:
+    def __init__(self, width: int, height: int, colour: Colour | None = "white") -> None:
         self.width, self.height = width, height
         size = (width * _SCALE, height * _SCALE)
-        if colour is None:
-            self._image = Image.new("RGBA", size, (0, 0, 0, 0))
-        else:
-            self._image = Image.new("RGB", size, colour)
+        self._image = Image.new("RGBA", size, (0, 0, 0, 0)) if colour is None else Image.new("RGB", size, colour)
         self._draw = ImageDraw.Draw(self._image)
 
-    def text(self, x: float, y: float, text: str, *, size: int = 15, colour: str = INK, anchor: str = "lm") -> None:
-        """Write a line of text at a point, which is where in the text `anchor` says (as Pillow has it)."""
+    def text(self, x: float, y: float, text: str, *, size: int = 15, colour: Colour = INK, anchor: str = "lm") -> None:
+        """Write a line of text. `anchor` says which point of the text is at (x, y), in Pillow's notation."""
         at = (x * _SCALE, y * _SCALE)
         self._draw.text(at, _writable(text), fill=colour, font=_font(size), anchor=anchor)
 
-    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1) -> None:
+    def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: float = 1) -> None:
         """Connect points."""
         scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
         self._draw.line(scaled, fill=colour, width=round(width * _SCALE), joint="curve")
 
-    def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
-        """Fill a rectangle, at least a pixel wide."""
+    def box(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
+        """Fill a rectangle, at least one pixel wide."""
         corners = (left * _SCALE, top * _SCALE, max(left + 1, right) * _SCALE, bottom * _SCALE)
         self._draw.rectangle(corners, fill=colour)
 
-    def chip(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+    def chip(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         """Fill a rectangle with rounded corners."""
-        corners = (left * _SCALE, top * _SCALE, right * _SCALE - 1, bottom * _SCALE - 1)
-        self._draw.rounded_rectangle(corners, radius=3 * _SCALE, fill=colour)
+        self._draw.rounded_rectangle(_within(left, top, right, bottom), radius=3 * _SCALE, fill=colour)
 
-    def frame(self, left: float, top: float, right: float, bottom: float, colour: str, width: float = 1) -> None:
-        """The outline of a rectangle; the line lies within it."""
-        corners = (left * _SCALE, top * _SCALE, right * _SCALE - 1, bottom * _SCALE - 1)
-        self._draw.rectangle(corners, outline=colour, width=round(width * _SCALE))
+    def frame(self, left: float, top: float, right: float, bottom: float, colour: Colour, width: float = 1) -> None:
+        """Draw the outline of a rectangle. The line lies inside it."""
+        self._draw.rectangle(_within(left, top, right, bottom), outline=colour, width=round(width * _SCALE))
 
-    def disc(self, x: float, y: float, radius: float, colour: str) -> None:
+    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
         """Fill a circle."""
         self._draw.ellipse(_around(x, y, radius), fill=colour)
 
-    def ring(self, x: float, y: float, radius: float, colour: str, width: float) -> None:
-        """A circle's line, which lies within the radius."""
+    def ring(self, x: float, y: float, radius: float, colour: Colour, width: float) -> None:
+        """Draw the outline of a circle. The line lies inside it."""
         self._draw.ellipse(_around(x, y, radius), outline=colour, width=round(width * _SCALE))
 
     def put(self, picture: Image.Image, left: float, top: float) -> None:
-        """Lay a picture on, enlarged without smoothing to what the canvas draws in."""
+        """Paste a picture. Its pixels stay sharp."""
         large = picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST)
         self._image.paste(large, (round(left * _SCALE), round(top * _SCALE)))
 
     def title(self, title: str, below: str) -> None:
-        """At the top: 80 pixels."""
+        """Write the headings of a chart into the top 80 pixels."""
         self.text(_MARGIN, 34, title, size=24)
         self.text(_MARGIN, 66, below, size=16, colour=DIM)
 
     def picture(self) -> Image.Image:
-        """What was drawn, in its final size."""
-        # On a transparent ground LANCZOS would leave a faint rim around what was drawn.
+        """Return what was drawn."""
+        # On a transparent background LANCZOS would leave a faint rim around what was drawn.
         how = Image.Resampling.HAMMING if self._image.mode == "RGBA" else Image.Resampling.LANCZOS
         return self._image.resize((self.width, self.height), how)
 
     def save(self, path: Path) -> None:
-        """Write the picture."""
+        """Write the picture to a file."""
         self.picture().save(path, optimize=True)
 
 
 def text_width(text: str, size: int) -> float:
-    """Width in pixels of a line of text."""
+    """Return the width of a line of text in pixels."""
     return float(_font(size).getlength(_writable(text))) / _SCALE
 
 
 def fit_text(text: str, size: int, width: float) -> str:
-    """The text, or as much of it as is not wider than `width`, with dots at its end."""
+    """Return the text, or as much of its beginning as fits into `width` pixels, with dots at its end."""
     if text_width(text, size) <= width:
         return text
     low, high = 0, len(text)
@@ -110,8 +105,13 @@ def fit_text(text: str, size: int, width: float) -> str:
     return text[:low].rstrip() + "…"
 
 
+def _within(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+    """Return the first and last pixels of a rectangle: Pillow draws both."""
+    return left * _SCALE, top * _SCALE, right * _SCALE - 1, bottom * _SCALE - 1
+
+
 def _around(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
-    """The pixels from the first to the last of a circle: Pillow counts them in whole numbers, both included."""
+    """Return the first and last pixels of a circle: Pillow counts them in whole numbers and draws both."""
     left, top = round((x - radius) * _SCALE), round((y - radius) * _SCALE)
     across = round(2 * radius * _SCALE) - 1
     return left, top, left + across, top + across
@@ -123,14 +123,9 @@ def _font(size: int) -> Any:
 
 
 def _writable(text: str) -> str:
-    """What the font can write in a line: accents dropped, anything else that it has not as "?"."""
-    if text.isascii() and text.isprintable():
-        return text
+    """Return text that the font has: without accents, and with "?" for other letters and line breaks."""
     kept = []
     for letter in text:
-        if letter in _NOT_ASCII_BUT_THERE or (letter.isascii() and letter.isprintable()):
-            kept.append(letter)
-        else:
-            parts = unicodedata.normalize("NFKD", letter)
-            kept.append("".join(part for part in parts if part.isascii() and part.isprintable()) or "?")
+        ascii_only = [part for part in unicodedata.normalize("NFKD", letter) if part.isascii() and part.isprintable()]
+        kept.append(letter if letter in _NOT_ASCII else "".join(ascii_only) or "?")
     return "".join(kept)

@@ -1,4 +1,4 @@
-"""The contact sheet: one block per sample, of its image with annotations and a tile for each label; and a legend."""
+"""The contact sheet: for each sample a block of its annotated image and a tile for each label, and a legend."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ __all__ = ["contact_sheet"]
 _MARGIN, _GAP, _BLOCK_GAP = 28, 10, 22
 _HEADING, _CAPTION, _NOTE = 78, 22, 18
 _TEXT = 13
-_LEAST_NAME = 40  # pixels of a caption
+# In pixels:
+_MIN_NAME = 40  # the width of a caption's name
 _IMAGE = 640  # the longer side of an image, or nearly so
-_WIDEST = 1600  # of a block: shown in a page, its captions are still legible
-_WIDEST_WITHOUT_TILES = 1400
-_LEAST = 250  # width of a sheet's content, for its headings
-_NOTES = 3  # lines of text under a block
+_MAX_BLOCK = 1600  # the width of a block, so that its captions are legible when a page shows the sheet
+_MAX_ROW = 1400  # the width of a row of blocks without tiles
+_MIN_SHEET = 250  # the width of a sheet's content, for its headings
+_MAX_NOTES = 3  # lines of text under a block
 
 
 class _Place(NamedTuple):
@@ -37,7 +38,7 @@ class _Place(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the pictures of a block are. Above each is room for a caption."""
+    """Where the pictures of a block lie. Above each there is room for a caption."""
 
     image: _Place
     tiles: list[_Place]
@@ -49,11 +50,11 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     """Draw items into one picture.
 
     Args:
-        items: values by name, as a stream or a recording gives them, each with its "index" (and "params").
-        title, below: the headings.
+        items: Values by name, such as the frames of a stream or the samples of a recording, each with its "index".
+        title, below: The headings.
 
     Raises:
-        ConfigError: there are no items.
+        ConfigError: There are no items.
     """
     samples = [Shown(item) for item in items]
     if not samples:
@@ -63,8 +64,11 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     layouts = [_layout(sample.size, len(names)) for sample in samples]
     across = _columns(layouts, bool(names))
     column = max(layout.width for layout in layouts)
-    width = max(across * (column + _BLOCK_GAP) - _BLOCK_GAP, _LEAST)
-    strips = [_headings(title, below, width)]
+    width = max(across * (column + _BLOCK_GAP) - _BLOCK_GAP, _MIN_SHEET)
+    headings = Canvas(width, _HEADING)
+    headings.text(0, 18, fit_text(title, 24, width), size=24)
+    headings.text(0, 48, fit_text(below, 15, width), size=15, colour=DIM)
+    strips = [headings.picture()]
     for first in range(0, len(samples), across):
         blocks = [
             _block(sample, names, scales, layout, column if across > 1 else width)
@@ -72,39 +76,34 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
         ]
         strips.append(_side_by_side(blocks, width))
     if (explained := legend(samples, scales, width)) is not None:
-        strips += [_ruled(width), explained]
+        strips += [Image.new("RGB", (width, 1), GRID), explained]
     return _stacked(strips, width)
 
 
 def _layout(size: tuple[int, int], count: int) -> _Layout:
-    """Few tiles: beside the image and as large. More: smaller, in two or three lines beside it.
+    """Lay out an image and `count` tiles: a few as large as the image and beside it, more in two or three rows.
 
-    An image that is much wider than high has its tiles below.
+    The tiles of an image that is much wider than high are below it.
     """
     width, height = _shown(size)
     if width > 2.2 * height:
-        across = max(1, min(count + 1, _WIDEST // (width + _GAP), math.ceil(math.sqrt(count + 1))))
+        across = max(1, min(count + 1, _MAX_BLOCK // (width + _GAP), math.ceil(math.sqrt(count + 1))))
         places = _grid(count + 1, across, 0, width, height)
-        lines = math.ceil((count + 1) / across)
-        return _Layout(
-            places[0],
-            places[1:],
-            across * (width + _GAP) - _GAP,
-            lines * (height + _CAPTION + _GAP) - _GAP,
-        )
-    for lines in (1, 2, 3):
-        high = (height + _CAPTION - (lines - 1) * _GAP) // lines - _CAPTION
+        high = math.ceil((count + 1) / across) * (height + _CAPTION + _GAP) - _GAP
+        return _Layout(places[0], places[1:], across * (width + _GAP) - _GAP, high)
+    for rows in (1, 2, 3):
+        high = (height + _CAPTION - (rows - 1) * _GAP) // rows - _CAPTION
         wide = round(width * high / height)
-        across = math.ceil(count / lines)
+        across = math.ceil(count / rows)
         total = width + across * (wide + _GAP)
-        if total <= _WIDEST:
+        if total <= _MAX_BLOCK:
             break
     places = _grid(count, max(across, 1), width + _GAP, wide, high)
     return _Layout(_Place(0, _CAPTION, width, height), places, total, height + _CAPTION)
 
 
 def _shown(size: tuple[int, int]) -> tuple[int, int]:
-    """The size in which an image is shown: small ones are enlarged by whole numbers, large ones made smaller."""
+    """Return the size in which an image is shown: small ones are enlarged by whole numbers, large ones reduced."""
     width, height = size
     scale = _IMAGE / max(width, height)
     scale = math.floor(scale) if scale >= 1 else scale
@@ -112,23 +111,16 @@ def _shown(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _grid(count: int, across: int, left: int, width: int, height: int) -> list[_Place]:
-    return [
-        _Place(
-            left + i % across * (width + _GAP),
-            _CAPTION + i // across * (height + _CAPTION + _GAP),
-            width,
-            height,
-        )
-        for i in range(count)
-    ]
+    right, down = width + _GAP, height + _CAPTION + _GAP
+    return [_Place(left + i % across * right, _CAPTION + i // across * down, width, height) for i in range(count)]
 
 
 def _columns(layouts: Sequence[_Layout], tiles: bool) -> int:
-    """Blocks in a row: several only if they are images alone, so that the sheet is about as wide as high."""
+    """Return the number of blocks in a row. Without tiles there are several, so that the sheet is about square."""
     if tiles:
         return 1
     widest = max(layout.width for layout in layouts) + _BLOCK_GAP
-    return max(1, min(math.ceil(math.sqrt(len(layouts))), _WIDEST_WITHOUT_TILES // widest))
+    return max(1, min(math.ceil(math.sqrt(len(layouts))), _MAX_ROW // widest))
 
 
 def _block(
@@ -157,40 +149,29 @@ def _block(
 
 
 def _caption(canvas: Canvas, place: _Place, name: str, note: str) -> None:
-    """The name, and on the right what there is to say; in a narrow place the name is cut."""
+    """Write the name, and the note on the right. In a narrow place the note is left out, or the name cut."""
     y = place.top - _CAPTION / 2
     room = place.width - text_width(note, _TEXT - 1) - 8
-    if room < _LEAST_NAME:
+    if room < _MIN_NAME:
         room, note = place.width, ""
     canvas.text(place.left, y, fit_text(name, _TEXT, room), size=_TEXT, colour=INK)
     canvas.text(place.left + place.width, y, note, size=_TEXT - 1, colour=DIM, anchor="rm")
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of what is not drawn, broken between words."""
+    """Return lines of text, broken between words. Text that does not fit into the last one is cut."""
     if not text:
         return []
     lines = ["not drawn:"]
     for word in text.split(" "):
         if text_width(f"{lines[-1]} {word}", _TEXT - 1) <= width:
             lines[-1] += " " + word
-        elif len(lines) == _NOTES:
+        elif len(lines) == _MAX_NOTES:
             lines[-1] = fit_text(f"{lines[-1]} {word} and more", _TEXT - 1, width)
             break
         else:
             lines.append(fit_text(word, _TEXT - 1, width))
     return lines
-
-
-def _headings(title: str, below: str, width: int) -> Image.Image:
-    canvas = Canvas(width, _HEADING)
-    canvas.text(0, 18, fit_text(title, 24, width), size=24)
-    canvas.text(0, 48, fit_text(below, 15, width), size=15, colour=DIM)
-    return canvas.picture()
-
-
-def _ruled(width: int) -> Image.Image:
-    return Image.new("RGB", (width, 1), GRID)
 
 
 def _side_by_side(blocks: Sequence[Image.Image], width: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Drawing: annotations on the image they belong to."""
+"""Drawing: annotations on the image that they belong to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .canvas import Canvas, text_width
-from .colours import as_hex, colour_of, hint_of
+from .canvas import Canvas, Colour, text_width
+from .colours import colour_of, hint_of, id_picture
 from .shown import Shown, Thing
 
 __all__ = ["POINT_COLOURS", "annotated", "fitted", "keypoint_mark", "point_mark"]
@@ -23,11 +23,11 @@ POINT_COLOURS = ("#ff5d5d", "#ffb13d", "#f4ee4e", "#67e480", "#45d9e8", "#5b8cff
 _DARK, _SHADE, _LIGHT_SHADE = "#101216", "#10121690", "#10121648"
 _FILL, _LINE = 72, 225  # alpha of a mask, and of its outline
 _TEXT, _SMALL_TEXT = 12, 10
-_FEW, _FEW_KEYPOINTS = 14, 60  # what is more is drawn smaller
+_FEW, _FEW_KEYPOINTS = 14, 60  # if there are more, they are drawn smaller
 
 
 def annotated(sample: Shown, width: int, height: int) -> Image.Image:
-    """The sample's image in this size, with masks, boxes, keypoints and names drawn on it."""
+    """Return the sample's image in this size, with masks, boxes, keypoints and names drawn on it."""
     base = _ground(sample, width, height)
     if sample.ids:
         base.paste(mask := _masks(sample, width, height), (0, 0), mask)
@@ -48,20 +48,20 @@ def annotated(sample: Shown, width: int, height: int) -> Image.Image:
 
 
 def fitted(picture: Array, width: int, height: int) -> Image.Image:
-    """A picture in another size: pixels stay sharp squares when enlarged, and are averaged when made smaller."""
+    """Return a picture in another size. Enlarged pixels stay sharp squares; a smaller picture has their averages."""
     larger = width >= picture.shape[1]
     how = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
     return Image.fromarray(picture).resize((width, height), how)
 
 
-def point_mark(canvas: Canvas, x: float, y: float, colour: str, radius: float) -> None:
-    """A point of which nothing but its place is known."""
+def point_mark(canvas: Canvas, x: float, y: float, colour: Colour, radius: float) -> None:
+    """Draw a point of which only the position is known."""
     canvas.disc(x, y, radius + 1, _DARK)
     canvas.disc(x, y, radius - 0.5, colour)
 
 
-def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour: str, radius: float) -> None:
-    """Visible (2): filled with white. Occluded (1): hollow. The rim has the object's colour."""
+def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour: Colour, radius: float) -> None:
+    """Draw a keypoint with a rim of its object's colour: filled with white if visible (2), hollow if occluded (1)."""
     if visibility >= 2:
         canvas.disc(x, y, radius + 1, _DARK)
         canvas.disc(x, y, radius, colour)
@@ -72,7 +72,7 @@ def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour:
 
 
 def _ground(sample: Shown, width: int, height: int) -> Image.Image:
-    """The image itself; what is transparent in it shows a grey chessboard."""
+    """Return the image alone. Where it is transparent, a grey chessboard is visible."""
     if sample.image is None:
         return Image.new("RGB", (width, height), "#d5d9de")
     base = fitted(sample.image, width, height)
@@ -85,30 +85,24 @@ def _ground(sample: Shown, width: int, height: int) -> Image.Image:
 
 
 def _masks(sample: Shown, width: int, height: int) -> Image.Image:
-    """A transparent layer: each mask in its object's colour, with an outline that lies within it."""
+    """Return a transparent layer with each mask in its object's colour, and an outline inside it."""
     large = (2 * height, 2 * width)
     ids = sample.labels["instance"]
     rows, columns = (np.arange(n) * size // n for n, size in zip(large, ids.shape, strict=True))
     ids = ids[rows[:, None], columns]
     ids = np.where(np.isin(ids, sample.ids), ids, 0)
     edge = np.zeros(ids.shape, bool)
-    for i in (1, 2, 3):
-        differs = ids[i:] != ids[:-i]
-        edge[i:] |= differs
-        edge[:-i] |= differs
-        differs = ids[:, i:] != ids[:, :-i]
-        edge[:, i:] |= differs
-        edge[:, :-i] |= differs
-    different, places = np.unique(ids, return_inverse=True)
-    colours = np.array([colour_of(int(number)) for number in different], np.uint8)
-    layer = np.empty((*ids.shape, 4), np.uint8)
-    layer[..., :3] = colours[places.reshape(ids.shape)]
-    layer[..., 3] = np.where(ids == 0, 0, np.where(edge, _LINE, _FILL))
-    return Image.fromarray(layer).resize((width, height), Image.Resampling.BOX)
+    for turned, edge_turned in ((ids, edge), (ids.T, edge.T)):
+        for i in (1, 2, 3):
+            differs = turned[i:] != turned[:-i]
+            edge_turned[i:] |= differs
+            edge_turned[:-i] |= differs
+    alpha = np.where(ids == 0, 0, np.where(edge, _LINE, _FILL)).astype(np.uint8)
+    return Image.fromarray(np.dstack([id_picture(ids), alpha])).resize((width, height), Image.Resampling.BOX)
 
 
 def _boxes(canvas: Canvas, thing: Thing, scale: float) -> None:
-    colour = as_hex(colour_of(thing.id))
+    colour = colour_of(thing.id)
     for line in (thing.lines * scale).tolist():
         canvas.line(line, _LIGHT_SHADE, 2.5)
         canvas.line(line, colour, 1)
@@ -119,7 +113,7 @@ def _boxes(canvas: Canvas, thing: Thing, scale: float) -> None:
 
 
 def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> None:
-    colour = as_hex(colour_of(thing.id))
+    colour = colour_of(thing.id)
     points = thing.keypoints
     for a, b in thing.skeleton:
         if max(a, b) < len(points) and points[a, 2] > 0 and points[b, 2] > 0:
@@ -132,8 +126,8 @@ def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> Non
 
 
 def _names(canvas: Canvas, things: Sequence[Thing], scale: float) -> None:
-    """A chip at each box that has room for one: larger boxes first, no chip over another."""
-    taken: list[Box] = []
+    """Write the name of each box on a chip if there is room for one. Larger boxes come first, and no chips overlap."""
+    chips: list[Box] = []
     boxed = [thing for thing in things if thing.box is not None]
     few = len(boxed) <= _FEW
     size = _TEXT if few else _SMALL_TEXT
@@ -141,18 +135,16 @@ def _names(canvas: Canvas, things: Sequence[Thing], scale: float) -> None:
         colour = colour_of(thing.id)
         for text in _texts(thing, few):
             wide, high = text_width(text, size) + 8, size + 4
-            places = _places(_edges(thing, scale), wide, high, canvas.width, canvas.height)
-            free = [place for place in places if not any(_overlap(place, other) for other in taken)]
-            if free:
-                canvas.chip(*free[0], as_hex(colour))
-                left, top, _, bottom = free[0]
-                canvas.text(left + 4, (top + bottom) / 2, text, size=size, colour=hint_of(colour))
-                taken.append(free[0])
+            around = _positions(_edges(thing, scale), wide, high, canvas.width, canvas.height)
+            if chip := next((one for one in around if not any(_overlap(one, other) for other in chips)), None):
+                canvas.chip(*chip, colour)
+                canvas.text(chip[0] + 4, (chip[1] + chip[3]) / 2, text, size=size, colour=hint_of(colour))
+                chips.append(chip)
                 break
 
 
 def _texts(thing: Thing, few: bool) -> list[str]:
-    """What a chip may say, the fullest first; one of many says less."""
+    """Return the texts for a chip, the longest first. If there are many chips, they say less."""
     seen = f"{thing.visible:.0%}" if thing.visible is not None and thing.visible < 0.995 else ""
     parts = [thing.name, thing.class_name, f"{seen} cut".strip() if thing.truncated else seen]
     full = " · ".join(part for part in parts if part)
@@ -160,8 +152,8 @@ def _texts(thing: Thing, few: bool) -> list[str]:
     return list(dict.fromkeys(text for text in (full if few else "", short, str(thing.id)) if text))
 
 
-def _places(box: Box, wide: float, high: float, width: int, height: int) -> list[Box]:
-    """Where a chip may lie, the best first: above the box, below it, within it, beside it; all inside the image."""
+def _positions(box: Box, wide: float, high: float, width: int, height: int) -> list[Box]:
+    """Return where a chip may lie in the image, the best first: above the box, below it, inside it, beside it."""
     left, top, right, bottom = box
     corners = [
         (left, top - high),

@@ -8,18 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from . import colours
 from .canvas import DIM, INK, Canvas, fit_text, text_width
-from .colours import (
-    NOTHING,
-    Colour,
-    Scale,
-    as_hex,
-    class_colour_of,
-    colour_of,
-    normal_picture,
-    ramp,
-    wheel_picture,
-)
+from .colours import NOTHING, Colour, Scale
 from .drawing import POINT_COLOURS, keypoint_mark, point_mark
 from .shown import Shown
 from .tiles import metres
@@ -29,18 +20,18 @@ __all__ = ["legend"]
 _HEIGHT, _ROW_GAP, _GAP, _TITLE, _TEXT = 84, 18, 44, 13, 12
 _RAMP, _WHEEL = 220, 64
 _ROWS = 3  # lines of swatches, one above the other
-_NAME = 150  # pixels, at most, of a class's name
+_MAX_NAME = 150  # pixels of a class's name
 
 
 class _Entry(NamedTuple):
     title: str
     width: float
     draw: Callable[[Canvas, float, float], None]
-    """Onto a canvas, with the entry's top left corner."""
+    """Draws the entry on a canvas, given its left and top."""
 
 
 def legend(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) -> Image.Image | None:
-    """A picture of this width; None: there is nothing to explain."""
+    """Return a picture of this width, or None if there is nothing to explain."""
     rows: list[list[_Entry]] = [[]]
     for entry in _entries(samples, scales, width):
         if rows[-1] and sum(e.width + _GAP for e in rows[-1]) + entry.width > width:
@@ -63,19 +54,20 @@ def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) 
     things = [thing for sample in samples for thing in sample.things]
     entries = []
     if any(len(thing.keypoints) for thing in things):
-        entries.append(_marks("keypoints", [("visible", 2), ("occluded", 1)]))
-    if any(thing.visible is not None for thing in things) or any(thing.truncated for thing in things):
+        entries.append(_Entry("keypoints", 20 + text_width("occluded", _TEXT), _draw_keypoints))
+    if any(thing.visible is not None or thing.truncated for thing in things):
         entries.append(_after_names())
-    if any(len(sample.points) for sample in samples):
+    if any(sample.points for sample in samples):
         entries.append(_Entry("xy", _RAMP / 2, _draw_points))
-    classes = {number: name for sample in samples for number, name in sample.classes.items()}
     if "semantic" in labels:
-        swatches = [(name, class_colour_of(number)) for number, name in sorted(classes.items())]
+        classes = {number: name for sample in samples for number, name in sample.classes.items()}
+        swatches = [(name, colours.class_colour_of(number)) for number, name in sorted(classes.items())]
         entries.append(_swatches("semantic", [*swatches, ("no class", NOTHING)], width))
     for name, scale in scales.items():
         entries.append(_Entry(name + (", logarithmic" if scale.logarithmic else ""), _RAMP + 30, _ramp(scale)))
     if labels & {"normal", "normal_camera"}:
-        entries.append(_directions("normal: world axes" if "normal" in labels else "normal_camera"))
+        title = "normal: world axes" if "normal" in labels else "normal_camera"
+        entries.append(_Entry(title, max(text_width(title, _TITLE), 100), _draw_directions))
     if "normal_camera" in labels:
         entries.append(_Entry("normal_camera: x right, y down", 170, _draw_ball))
     if labels & {"flow_forward", "flow_backward"}:
@@ -83,105 +75,88 @@ def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) 
     return entries
 
 
-def _marks(title: str, marks: Sequence[tuple[str, int]]) -> _Entry:
-    def draw(canvas: Canvas, left: float, top: float) -> None:
-        for i, (text, visibility) in enumerate(marks):
-            keypoint_mark(canvas, left + 7, top + 14 + 20 * i, visibility, as_hex(colour_of(1)), 5)
-            canvas.text(left + 20, top + 14 + 20 * i, text, size=_TEXT, colour=DIM)
+def _lines(canvas: Canvas, left: float, top: float, texts: Sequence[str], step: float) -> None:
+    for i, text in enumerate(texts):
+        canvas.text(left, top + step * i, text, size=_TEXT, colour=DIM)
 
-    return _Entry(title, 20 + max(text_width(text, _TEXT) for text, _ in marks), draw)
+
+def _draw_keypoints(canvas: Canvas, left: float, top: float) -> None:
+    for y, visibility in ((14, 2), (34, 1)):
+        keypoint_mark(canvas, left + 7, top + y, visibility, colours.colour_of(1), 5)
+    _lines(canvas, left + 20, top + 14, ("visible", "occluded"), 20)
 
 
 def _after_names() -> _Entry:
-    lines = ("46%: so much of it is seen", "cut: it reaches out of the image")
+    texts = ("46%: the share that is visible", "cut: a part is outside the image")
 
     def draw(canvas: Canvas, left: float, top: float) -> None:
-        for i, line in enumerate(lines):
-            canvas.text(left, top + 14 + 20 * i, line, size=_TEXT, colour=DIM)
+        _lines(canvas, left, top + 14, texts, 20)
 
-    return _Entry("after a name", max(text_width(line, _TEXT) for line in lines), draw)
+    return _Entry("after a name", max(text_width(text, _TEXT) for text in texts), draw)
 
 
 def _draw_points(canvas: Canvas, left: float, top: float) -> None:
     for i, colour in enumerate(POINT_COLOURS):
         point_mark(canvas, left + 7 + 14 * i, top + 14, colour, 5)
-    canvas.text(left, top + 34, "in their order", size=_TEXT, colour=DIM)
+    _lines(canvas, left, top + 34, ["in this order"], 0)
+
+
+def _swatch(canvas: Canvas, left: float, middle: float, colour: Colour, text: str) -> None:
+    canvas.chip(left, middle - 7, left + 14, middle + 7, colour)
+    canvas.text(left + 20, middle, text, size=_TEXT, colour=DIM)
 
 
 def _swatches(title: str, swatches: Sequence[tuple[str, Colour]], width: int) -> _Entry:
-    """As many as fit into the width."""
-    named = [(fit_text(name, _TEXT, _NAME), as_hex(colour)) for name, colour in swatches]
+    """Return an entry with as many swatches as fit into the width. The last one says how many more there are."""
+    named = [(fit_text(name, _TEXT, _MAX_NAME), colour) for name, colour in swatches]
     column = 40 + max(text_width(name, _TEXT) for name, _ in named)
     room = _ROWS * max(1, int((width + 20) / column))
     if len(named) > room:
-        named = [*named[: room - 1], (f"and {len(named) - room + 1} more", "white")]
+        named = [*named[: room - 1], (f"and {len(named) - room + 1} more", (255, 255, 255))]
 
     def draw(canvas: Canvas, left: float, top: float) -> None:
         for i, (name, colour) in enumerate(named):
-            x, y = left + i // _ROWS * column, top + 14 + i % _ROWS * 20
-            canvas.chip(x, y - 7, x + 14, y + 7, colour)
-            canvas.text(x + 20, y, name, size=_TEXT, colour=DIM)
+            _swatch(canvas, left + i // _ROWS * column, top + 14 + i % _ROWS * 20, colour, name)
 
     return _Entry(title, column * -(-len(named) // _ROWS) - 20, draw)
 
 
 def _ramp(scale: Scale) -> Callable[[Canvas, float, float], None]:
     def draw(canvas: Canvas, left: float, top: float) -> None:
-        colours = ramp()[np.arange(_RAMP) * 256 // _RAMP]
-        canvas.put(Image.fromarray(np.repeat(colours[None], 14, axis=0)), left, top + 7)
-        for place in (0.0, 0.5, 1.0):
-            text = f"{scale.at(place):.3g}" if place < 1 else metres(scale.far)
-            canvas.line(
-                [(left + place * (_RAMP - 1) + 0.5, top + 21), (left + place * (_RAMP - 1) + 0.5, top + 25)],
-                DIM,
-            )
-            canvas.text(
-                left + place * _RAMP,
-                top + 34,
-                text,
-                size=_TEXT,
-                colour=DIM,
-                anchor=("lm", "mm", "rm")[int(2 * place)],
-            )
-        canvas.chip(left, top + 47, left + 14, top + 61, as_hex(NOTHING))
-        canvas.text(left + 20, top + 54, "nothing there (inf)", size=_TEXT, colour=DIM)
+        ramp = colours.ramp()[np.arange(_RAMP) * 256 // _RAMP]
+        canvas.put(Image.fromarray(np.repeat(ramp[None], 14, axis=0)), left, top + 7)
+        for position, anchor in ((0.0, "lm"), (0.5, "mm"), (1.0, "rm")):
+            x = left + position * (_RAMP - 1) + 0.5
+            canvas.line([(x, top + 21), (x, top + 25)], DIM)
+            text = f"{scale.at(position):.3g}" if position < 1 else metres(scale.far)
+            canvas.text(left + position * _RAMP, top + 34, text, size=_TEXT, colour=DIM, anchor=anchor)
+        _swatch(canvas, left, top + 54, NOTHING, "nothing there (inf)")
 
     return draw
 
 
-def _directions(title: str) -> _Entry:
-    def draw(canvas: Canvas, left: float, top: float) -> None:
-        for axis in range(3):
-            for i, sign in enumerate((1, -1)):
-                vector = np.zeros((1, 1, 3), np.float32)
-                vector[..., axis] = sign
-                red, green, blue = normal_picture(vector)[0, 0].tolist()
-                x, y = left + 58 * i, top + 14 + 20 * axis
-                canvas.chip(x, y - 7, x + 14, y + 7, as_hex((red, green, blue)))
-                canvas.text(x + 20, y, f"{'+-'[i]}{'xyz'[axis]}", size=_TEXT, colour=DIM)
-
-    return _Entry(title, max(text_width(title, _TITLE), 100), draw)
+def _draw_directions(canvas: Canvas, left: float, top: float) -> None:
+    for axis in range(3):
+        for i, sign in enumerate((1, -1)):
+            red, green, blue = colours.normal_picture(sign * np.eye(3)[axis]).tolist()
+            _swatch(canvas, left + 58 * i, top + 14 + 20 * axis, (red, green, blue), f"{'+-'[i]}{'xyz'[axis]}")
 
 
 def _draw_ball(canvas: Canvas, left: float, top: float) -> None:
-    """A ball as the camera sees it."""
     across = (np.arange(2 * _WHEEL, dtype=np.float32) + 0.5) / _WHEEL - 1
     x, y = np.broadcast_arrays(across[None, :], across[:, None])
-    inside = x**2 + y**2 <= 1
-    ball = normal_picture(np.stack([x, y, -np.sqrt(np.maximum(1 - x**2 - y**2, 0))], axis=-1))
-    ball[~inside] = 255
+    ball = colours.normal_picture(np.stack([x, y, -np.sqrt(np.maximum(1 - x**2 - y**2, 0))], axis=-1))
+    ball[x**2 + y**2 > 1] = 255
     canvas.put(Image.fromarray(ball).resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS), left, top + 4)
-    canvas.text(left + _WHEEL + 12, top + 20, "a ball before", size=_TEXT, colour=DIM)
-    canvas.text(left + _WHEEL + 12, top + 36, "the camera", size=_TEXT, colour=DIM)
+    _lines(canvas, left + _WHEEL + 12, top + 20, ("a ball in front", "of the camera"), 16)
 
 
 def _wheel() -> _Entry:
-    lines = ("the way it goes;", "white: it rests, full colour:", "the longest of its picture")
+    texts = ("hue: the direction", "white: no motion", "full colour: the longest vector")
 
     def draw(canvas: Canvas, left: float, top: float) -> None:
-        wheel = Image.fromarray(wheel_picture(2 * _WHEEL)).resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS)
-        canvas.put(wheel, left, top + 2)
-        for i, text in enumerate(lines):
-            canvas.text(left + _WHEEL + 12, top + 18 + 16 * i, text, size=_TEXT, colour=DIM)
+        wheel = Image.fromarray(colours.wheel_picture(2 * _WHEEL))
+        canvas.put(wheel.resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS), left, top + 2)
+        _lines(canvas, left + _WHEEL + 12, top + 18, texts, 16)
 
-    return _Entry("flow", _WHEEL + 12 + max(text_width(line, _TEXT) for line in lines), draw)
+    return _Entry("flow", _WHEEL + 12 + max(text_width(text, _TEXT) for text in texts), draw)

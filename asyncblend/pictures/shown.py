@@ -1,11 +1,11 @@
-"""Shown: what of an item can be drawn, found by the names of `bl.render` and `bl.annotate`.
+"""Shown: what of an item can be drawn, found by the names that `bl.render` and `bl.annotate` give.
 
-A name whose value has another form than theirs is not drawn but listed, so any item can be shown. Nor is a mark drawn
-whose place is not finite, such as that of a point behind the camera, or absurdly far from the image.
+Any item can be shown: a value of another form is not drawn but listed as text. A mark is not drawn if its position is
+not finite, as that of a point behind the camera, or is far outside the image.
 
-An item may also have "xy", N x 2 points; "skeleton", pairs of keypoints counted from 1, one list or one by class_name;
-and its camera's "K" and "world_to_camera", with which "bbox3d" is drawn. That camera is a perspective one unless the
-item says `"orthographic": True`.
+An item may also have "xy", N x 2 points; "skeleton", pairs of keypoints counted from 1, one list or one for each
+class_name; and its camera's "K" and "world_to_camera", with which "bbox3d" is drawn. The camera is a perspective one
+unless the item has `"orthographic": True`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,10 @@ LABELS: dict[str, tuple[int, ...]] = {
     "flow_backward": (2,),
     "albedo": (3,),
 }
-"""Labels with a value at each pixel, in the order of their tiles, and their shape beyond H x W."""
+"""Labels with a value for each pixel, in the order of their tiles, and their shape after H x W."""
 
-_MOST_PIXELS = 1280  # along a side: a tile shows no more, and many samples fit into memory
-_FARTHEST = 1e4  # sizes of the image; farther, Pillow draws for seconds, and then fails
-
-
-class _Row(NamedTuple):
-    """Of the table that `bl.render` gives."""
-
-    id: int
-    class_id: int
-    class_name: str
+_MAX_SIDE = 1280  # pixels of a label that are kept; a tile shows no more, and so many samples fit into memory
+_FARTHEST = 1e4  # sizes of the image; Pillow draws lines to farther points for seconds, and then fails
 
 
 class Thing(NamedTuple):
@@ -58,24 +50,24 @@ class Thing(NamedTuple):
     name: str
     class_name: str
     box: Array | None
-    """x, y, width, height; None: without one, or it has no visible pixel."""
+    """x, y, width, height. None if it has no box, or no visible pixel."""
     keypoints: Array
-    """K x 3: x, y, visibility; 0 also where it cannot be drawn."""
+    """K x 3: x, y, visibility. The visibility is 0 also where the keypoint cannot be drawn."""
     skeleton: list[tuple[int, int]]
-    """Pairs of its keypoints, counted from 0."""
+    """The pairs of its keypoints that are joined, counted from 0."""
     lines: Array
-    """Its 3D box: up to 12 x 2 x 2, ends of lines."""
+    """The edges of its 3D box: up to 12 x 2 x 2, the ends of lines."""
     visible: float | None
-    """Share of it that is seen."""
+    """The share of it that is visible."""
     truncated: bool
-    """A part of it lies outside the image."""
+    """Whether a part of it lies outside the image."""
 
 
 class Shown:
-    """An item, taken apart. All coordinates are pixels of its image.
+    """The parts of an item that can be drawn. All coordinates are pixels of its image.
 
     Args:
-        item: values by name; "index" is its number, "params" what it was made with.
+        item: Values by name, with its "index", and maybe the "params" that it was rendered with.
     """
 
     def __init__(self, item: Mapping[str, Any]) -> None:
@@ -83,25 +75,26 @@ class Shown:
         self._drawn = {"index"}
         self.index: Any = item.get("index", "")
         self.image = _picture(item.get("image"))
-        """H x W x 3 or 4 uint8; None: there is none."""
+        """H x W x 3 or 4 uint8. None if there is no image."""
         self.labels = {name: array for name in LABELS if (array := self._label(name)) is not None}
-        """Arrays by name, H x W and more, of fewer pixels than the image if that is large."""
+        """Arrays by name, of the shapes in `LABELS`, with fewer pixels than the image if that is large."""
         shapes = [array.shape for array in (self.image, *self.labels.values()) if array is not None]
         self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)
         """Width and height in pixels."""
         points = self._rows("xy", 2).astype(np.float64)
-        self.points = [(i, *point) for i, point in enumerate(points.tolist()) if self._has_place(points[i])]
-        """Number, x and y of those that can be drawn."""
+        self.points = [(i, *point) for i, point in enumerate(points.tolist()) if self._drawable(points[i])]
+        """Number, x and y of the points that can be drawn."""
+        self._table = self._read_table()
         self.classes = self._classes()
-        """Names of classes by id."""
+        """The names of classes by id."""
         self.things = self._things()
-        self.ids = self._marked()
-        """Ids whose masks are drawn on the image."""
+        self.ids = self._masked_ids()
+        """The ids of the objects whose masks are drawn on the image."""
         if self.image is not None:
             self._drawn.add("image")
 
     def rest(self) -> str:
-        """What is not drawn, as text: arrays by dtype and shape, other values as they are."""
+        """Return what is not drawn as text: arrays by dtype and shape, other values as they are."""
         return ", ".join(
             f"{name} {_brief(value)}"
             for name, value in self._item.items()
@@ -116,11 +109,11 @@ class Shown:
         if value.shape[2:] != LABELS[name] or not value.size:
             return None
         self._drawn.add(name)
-        step = math.ceil(max(value.shape[:2]) / _MOST_PIXELS)
+        step = math.ceil(max(value.shape[:2]) / _MAX_SIDE)
         return np.ascontiguousarray(value[::step, ::step]) if step > 1 else value
 
     def _rows(self, name: str, *shape: int, count: int | None = None, kinds: str = "fiub") -> Array:
-        """An array of N rows of this shape (-1: any length); none if the item has it not, or in another form."""
+        """Return an array with rows of this shape, where -1 is any length. It is empty if the item has no such array."""
         value = self._item.get(name)
         fits = (
             isinstance(value, np.ndarray)
@@ -141,29 +134,23 @@ class Shown:
         self._drawn.add(name)
         return value
 
-    def _table(self) -> list[_Row]:
-        """None, if it has another form. A class that is no whole number is none."""
+    def _read_table(self) -> list[tuple[int, int, str]]:
+        """Return id, class id (0 for none) and class name of the objects in the table that `bl.render` gives."""
         table = self._item.get("instances")
         if not isinstance(table, list) or not all(
             isinstance(row, Mapping) and isinstance(row.get("id"), Integral) for row in table
         ):
             return []
         self._drawn.add("instances")
-        rows = []
-        for row in table:
-            number, name = row.get("class_id"), row.get("class_name")
-            rows.append(
-                _Row(
-                    int(row["id"]),
-                    int(number) if isinstance(number, Integral) else 0,
-                    name if isinstance(name, str) else "",
-                )
-            )
-        return rows
+        classes = [(row.get("class_id"), row.get("class_name")) for row in table]
+        return [
+            (int(row["id"]), int(number) if isinstance(number, Integral) else 0, name if isinstance(name, str) else "")
+            for row, (number, name) in zip(table, classes, strict=True)
+        ]
 
     def _classes(self) -> dict[int, str]:
         classes: dict[int, str] = {}
-        rows = [(row.class_id, row.class_name) for row in self._table()]
+        rows = [(number, name) for _, number, name in self._table]
         ids = self._rows("class_id", kinds="iu")
         rows += zip(ids.tolist(), self._words("class_name", len(ids)), strict=True)
         for number, name in rows:
@@ -178,9 +165,9 @@ class Shown:
             ids = np.arange(1, count + 1)
         names, classes = self._words("name", count), self._words("class_name", count)
         boxes = self._rows("bbox", 4, count=count).astype(np.float64)
-        boxed = self._has_place(boxes) & (boxes[:, 2:] > 0).all(axis=1)
+        boxed = self._drawable(boxes) & (boxes[:, 2:] > 0).all(axis=1)
         keypoints = self._rows("keypoints", -1, 3, count=count).astype(np.float64)
-        keypoints[~self._has_place(keypoints[..., :2]), 2] = 0
+        keypoints[~self._drawable(keypoints[..., :2]), 2] = 0
         visible = self._rows("visible_fraction", count=count)
         truncated = self._rows("truncated", count=count)
         lines = self._boxes3d(count)
@@ -209,7 +196,7 @@ class Shown:
         return found
 
     def _boxes3d(self, count: int) -> list[Array]:
-        """Where the camera is known: the item needs `bbox3d`, and the camera's `K` and `world_to_camera`."""
+        """Return the edges of each object's 3D box. There are none if the item does not have its camera."""
         shapes = {"bbox3d": (count, 8, 3), "K": (3, 3), "world_to_camera": (4, 4)}
         corners, K, world_to_camera = arrays = [_numbers(self._item.get(name)) for name in shapes]
         if any(array.shape != shape for array, shape in zip(arrays, shapes.values(), strict=True)):
@@ -220,29 +207,28 @@ class Shown:
             self._drawn.add("orthographic")
         boxes = []
         for eight in corners:
-            with np.errstate(all="ignore"):  # what is not finite then is left out
+            with np.errstate(all="ignore"):  # lines that are not finite are removed below
                 lines = box_lines(eight, K, world_to_camera, orthographic=bool(kind.shape == () and kind == 1))
-            boxes.append(lines[self._has_place(lines).all(axis=-1)])
+            boxes.append(lines[self._drawable(lines).all(axis=-1)])
         return boxes
 
-    def _has_place(self, coordinates: Array) -> Array:
-        """Whether a picture can have these: ... x M numbers give ... bools."""
-        placed: Array = (np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1)  # not if NaN
-        return placed
+    def _drawable(self, coordinates: Array) -> Array:
+        """Return whether points of the last axis are finite and near the image: ... x M numbers give ... bools."""
+        near: Array = (np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1)  # False for NaN
+        return near
 
-    def _marked(self) -> list[int]:
-        """Annotated objects; else those with a class; else all."""
+    def _masked_ids(self) -> list[int]:
+        """Return the annotated objects if there are any, else those with a class, else all."""
         if "instance" not in self.labels:
             return []
         if "id" in self._drawn:
             return [thing.id for thing in self.things]
-        table = self._table()
-        ids = [row.id for row in table if row.class_id] or [row.id for row in table]
+        ids = [number for number, class_id, _ in self._table if class_id] or [number for number, *_ in self._table]
         return ids or [int(number) for number in np.unique(self.labels["instance"]) if number > 0]
 
 
 def _picture(value: Any) -> Array | None:
-    """A picture as H x W x 3 or 4 uint8, from 8 bits, or from linear floats; grey becomes colour."""
+    """Return H x W x 3 or 4 uint8 of an image of bytes, bools or linear floats, in grey or colour; None of others."""
     if not isinstance(value, np.ndarray) or not value.size or value.ndim not in (2, 3):
         return None
     if value.ndim == 3 and value.shape[2] not in (1, 3, 4):
@@ -260,7 +246,7 @@ def _picture(value: Any) -> Array | None:
 
 
 def _numbers(value: Any) -> Array:
-    """As float64, of whatever shape; of the shape 1 x 0 what is none."""
+    """Return a value as float64. What is no array of numbers becomes an array of shape 1 x 0."""
     try:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):  # text, ragged lists, huge integers

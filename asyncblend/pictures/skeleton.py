@@ -13,10 +13,10 @@ __all__ = ["skeleton_of"]
 
 
 def skeleton_of(item: Mapping[str, Any], class_name: str) -> list[list[int]]:
-    """The pairs of keypoints, counted from 1, that "skeleton" in a sample has for a class; none without it.
+    """Return the pairs of keypoints, counted from 1, that a sample's "skeleton" joins in objects of a class.
 
     Raises:
-        ConfigError: it has another form than pairs, for all classes or in a dict by class_name.
+        ConfigError: "skeleton" is neither such pairs, for all classes, nor a dict of them by class name.
     """
     value = item.get("skeleton")
     pairs = value.get(class_name) if isinstance(value, Mapping) else value

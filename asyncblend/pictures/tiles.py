@@ -1,7 +1,7 @@
 """Tiles: each label of a sample as a picture of its own.
 
-Lengths have one scale for all samples of a sheet, so that a colour is a depth. Flows have each their own, as one fast
-object would leave all others white.
+Depths have one scale for all samples of a sheet, so that a colour is a depth. Each flow has a scale of its own, because
+one fast object would leave all others white.
 """
 
 from __future__ import annotations
@@ -11,65 +11,48 @@ from typing import Any
 
 import numpy as np
 
-from .colours import (
-    Scale,
-    class_colour_of,
-    depth_picture,
-    depth_scale,
-    flow_longest,
-    flow_picture,
-    id_picture,
-    normal_picture,
-    srgb,
-)
+from . import colours
+from .colours import Scale, depth_scale, flow_longest
 from .shown import Shown
 
 __all__ = ["metres", "scales_of", "tile"]
 
 Array = np.ndarray[Any, Any]
 
-
-_FLOWS = ("flow_forward", "flow_backward")
-_STILL = 0.01  # pixels
-_LEAST_FLOW = 1.0  # pixels; else what is only rounding would be as colourful as motion
+_NO_MOTION = 0.01  # pixels
+_LEAST_FLOW = 1.0  # pixels; on a smaller scale rounding errors would be as colourful as motion
 
 
 def scales_of(samples: Sequence[Shown]) -> dict[str, Scale]:
-    """Scales of "depth" and "distance" on which all samples fit, where a sample has a finite one."""
+    """Return scales for "depth" and "distance" on which all samples fit. A label without finite values has none."""
     scales = {}
     for name in ("depth", "distance"):
-        ends = [
-            (scale.near, scale.far)
-            for sample in samples
-            if name in sample.labels and (scale := depth_scale(sample.labels[name])) is not None
-        ]
-        if ends and (scale := depth_scale(np.array(ends))) is not None:
+        own = [depth_scale(sample.labels[name]) for sample in samples if name in sample.labels]
+        ends = np.array([(scale.near, scale.far) for scale in own if scale is not None])
+        if (scale := depth_scale(ends)) is not None:
             scales[name] = scale
     return scales
 
 
 def tile(sample: Shown, name: str, scales: Mapping[str, Scale]) -> tuple[Array, str]:
-    """The picture of a label, H x W x 3 uint8, and what to say about it."""
+    """Return the picture of a label, H x W x 3 uint8, and what to say about it."""
     label = sample.labels[name]
     if name in ("depth", "distance"):
         own = depth_scale(label)
-        picture = depth_picture(label, scales.get(name))
-        return picture, "nothing there" if own is None else _range(own)
-    if name in _FLOWS:
+        return colours.depth_picture(label, scales.get(name)), "nothing there" if own is None else _range(own)
+    if name in ("flow_forward", "flow_backward"):
         longest = flow_longest(label)
-        note = f"up to {longest:.3g} px" if longest >= _STILL else "no motion"
-        return flow_picture(label, max(longest, _LEAST_FLOW)), note
+        note = f"up to {longest:.3g} px" if longest >= _NO_MOTION else "no motion"
+        return colours.flow_picture(label, max(longest, _LEAST_FLOW)), note
     if name == "instance":
-        return id_picture(label), _count(label, "id")
+        return colours.id_picture(label), _count(label, "id", "ids")
     if name == "semantic":
-        return id_picture(label, class_colour_of), _count(label, "class", "classes")
-    if name == "albedo":
-        return srgb(label), ""
-    return normal_picture(label), ""
+        return colours.id_picture(label, colours.class_colour_of), _count(label, "class", "classes")
+    return (colours.srgb if name == "albedo" else colours.normal_picture)(label), ""
 
 
 def metres(length: float) -> str:
-    """A length with its unit."""
+    """Return a length with its unit."""
     return f"{length:.3g} m"
 
 
@@ -78,6 +61,6 @@ def _range(scale: Scale) -> str:
     return far if far == f"{near} m" else f"{near} to {far}"
 
 
-def _count(ids: Array, one: str, many: str | None = None) -> str:
+def _count(ids: Array, one: str, many: str) -> str:
     count = int((np.unique(ids) > 0).sum())
-    return f"{count} {one if count == 1 else many or one + 's'}"
+    return f"{count} {one if count == 1 else many}"

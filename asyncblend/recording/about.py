@@ -1,4 +1,4 @@
-"""What made a recording: all that its samples are a function of, and the versions that made them."""
+"""About: what a recording was made from, which is all that its samples are a function of, and with which versions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .codec import Images
 __all__ = ["about", "check_same"]
 
 _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "quality")
-"""What may not differ within a recording. Of script and scene it is the content."""
+"""What must be the same in all of a recording. Scripts and scenes are compared by their content."""
 
 
 def about(config: StreamConfig, images: Images) -> dict[str, Any]:
-    """What samples of this stream are a function of, as JSON has it. Reads the script and the scene.
+    """Return what the samples of a stream are a function of, as JSON values. Reads the script and the scene.
 
     Raises:
-        ConfigError: they do not exist.
+        ConfigError: The script or the scene cannot be read, or params cannot be sent to Blender.
     """
     return {
         "seed": config.seed,
@@ -34,32 +34,33 @@ def about(config: StreamConfig, images: Images) -> dict[str, Any]:
         "script_sha256": _sha256("script", config.script),
         "scene": None if config.scene is None else Path(config.scene).name,
         "scene_sha256": None if config.scene is None else _sha256("scene", config.scene),
-        "script_args": [a if isinstance(a, str) else _plain_args(a) for a in config.script_args],
+        "script_args": [_argument(argument) for argument in config.script_args],
         "params": _params(config.params),
         "image_format": images.format,
         "quality": images.quality,
         "versions": {
             "asyncblend": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("numpy", "pillow", "webdataset")},
+            **{name: _version(name) for name in ("numpy", "pillow", "webdataset")},
         },
     }
 
 
-def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
-    """
+def check_same(recorded: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+    """Check that what a recording was made from is what the stream's samples are made from.
+
     Raises:
-        ConfigError: the recording that is there was made of something else; it says what differs.
+        ConfigError: They differ. The message says in what, and names the folder.
     """
     differing = []
     for name in _SAME:
         content = f"{name}_sha256"
-        one, other = _brief(there.get(name)), _brief(here.get(name))
-        if content in here:
-            if there.get(content) != here[content]:
+        one, other = f"{recorded.get(name)!r:.60}", f"{config.get(name)!r:.60}"
+        if content in config:
+            if recorded.get(content) != config[content]:
                 now = "has been changed since" if one == other else f"is {one} there, {other} here"
                 differing.append(f"the {name} {now}")
-        elif there.get(name) != here.get(name):
+        elif recorded.get(name) != config.get(name):
             differing.append(f"{name} is {one} there, {other} here")
     if differing:
         raise ConfigError(
@@ -68,13 +69,13 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) 
         )
 
 
-def _plain_args(arg: Any) -> Any:
-    """An instance's arguments, or one of all instances' that is a path."""
-    return os.fspath(arg) if isinstance(arg, os.PathLike) else [os.fspath(one) for one in arg]
+def _argument(argument: Any) -> Any:
+    """Return an argument for all instances, which is a string or a path, or a list of one for each instance."""
+    return os.fspath(argument) if isinstance(argument, str | os.PathLike) else [os.fspath(one) for one in argument]
 
 
 def _params(params: Params | None) -> Any:
-    """A mapping is told by its content, and a function only by its name."""
+    """Describe params: a mapping by its content, a function only by its name."""
     if params is None:
         return None
     if callable(params):
@@ -84,10 +85,15 @@ def _params(params: Params | None) -> Any:
         tree, *arrays = payload.encode_values(params)
     except payload.Unsendable as error:
         raise ConfigError(f"params: {error}") from None
-    text = tree.decode()
-    if not arrays:
-        return {"values": text}
-    return {"values": text, "sha256": [hashlib.sha256(array).hexdigest() for array in arrays]}
+    return {"values": tree.decode(), "sha256": [hashlib.sha256(array).hexdigest() for array in arrays]}
+
+
+def _version(distribution: str) -> str | None:
+    """Return the version of an installed distribution. None if it is missing, which is not this file's to tell."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _sha256(name: str, path: str | os.PathLike[str]) -> str:
@@ -98,8 +104,3 @@ def _sha256(name: str, path: str | os.PathLike[str]) -> str:
         raise ConfigError(
             f"{name} {os.fspath(path)!r} cannot be read: {error.strerror} (looked in {Path.cwd()})"
         ) from None
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

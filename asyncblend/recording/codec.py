@@ -2,16 +2,17 @@
 
     000000012.image.png        uint8 arrays of H x W x 3 or 4
     000000012.depth.npy        all other arrays, with their dtype and shape
-    000000012.json             index, instance, params, and all values; {"$file": "depth.npy"} stands for an array
+    000000012.json             index, instance, params and values
 
-The JSON is strict: {"$float": "nan"} stands for a number that JSON does not have. A user's own keys that begin with
-"$" have one more. Names of files are made of the names of the values, so that any WebDataset reader finds them, but
-only the JSON says which value is which: a name with a dot, a slash, or capitals gets another file name.
+In the JSON, params and values are trees of `wire.payload`: `{"$": "depth.npy"}` stands for an array. Files are named
+after their values, so that any WebDataset reader finds them. The name of a file has only lower-case letters, digits,
+"_" and "-", so it may differ from the name of the value; which file is which value, only the JSON says.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import re
@@ -22,34 +23,35 @@ from typing import Any
 import numpy as np
 
 from ..config import check_whole
-from ..errors import ConfigError
+from ..errors import ConfigError, ProtocolError
+from ..wire.payload import DTYPES, dumps, from_tree, to_tree
 
 __all__ = ["Damaged", "Images", "Sample", "decode", "encode", "key_of"]
 
 Array = np.ndarray[Any, Any]
 
-_KINDS = "biufc"  # of numpy dtypes: those that a frame may have
 _MAX_PIXELS = 1 << 26  # Pillow takes larger images for an attack when it reads them
 _MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
-_LONGEST = 60  # characters of a file's name, without its key; a tar header has room for 100
+_MAX_NAME = 60  # characters of a file's name after the key; a tar header has room for 100 in all
 # PNG of a rendered 640x480 image: level 1 takes 6 ms, level 6 takes 12 ms for 10 % less. Run-length matches (zlib's
 # strategy 3) are faster still with noise, 24 ms instead of 31, and smaller. One core; `python -m benchmarks record`.
 _PNG = {"compress_level": 1, "compress_type": 3}
 
 
 class Damaged(Exception):
-    """These files are no sample. Never leaves the room: who knows the shard's name says it."""
+    """The files are no sample. Caught where the name of the shard is known, and raised as a RecordingError."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """How images are written. Raises ConfigError if it cannot be so."""
+    """How images are written. Raises ConfigError if an option is wrong."""
 
     format: str = "png"
-    """"png", without loss, or "jpeg" for `image` and for values whose name begins with it, if they have three
-    channels and no side over 65,500 pixels. All other images are PNG in any case: they may be labels."""
+    """"png", or "jpeg" for three-channel images whose name begins with "image", if no side is over 65,500 pixels.
+
+    All other images are PNG, which loses nothing, because they may be labels."""
     quality: int | None = None
-    """Of JPEG, 1 to 100; None: 95."""
+    """The quality of JPEG, 1 to 100. None is 95."""
 
     def __post_init__(self) -> None:
         if self.format not in ("png", "jpeg"):
@@ -62,157 +64,111 @@ class Images:
                 raise ConfigError(f"quality must be at most 100; got {self.quality}")
 
     def encode(self, array: Array, name: str) -> tuple[str, bytes]:
-        """The extension and the bytes of an image."""
+        """Return the extension and the bytes of an array's file: an image if it can be one, else npy."""
         from PIL import Image
 
         buffer = io.BytesIO()
-        image = Image.fromarray(array)
-        fits = max(array.shape) <= _MAX_JPEG_SIDE
-        if self.format == "jpeg" and name.startswith("image") and array.shape[2] == 3 and fits:
-            image.save(buffer, "JPEG", quality=95 if self.quality is None else self.quality)
+        channels = array.shape[2] if array.dtype == np.uint8 and array.ndim == 3 else 0
+        if channels not in (3, 4) or not 0 < array.shape[0] * array.shape[1] <= _MAX_PIXELS:
+            np.save(buffer, array)
+            return "npy", buffer.getvalue()
+        fits = channels == 3 and max(array.shape) <= _MAX_JPEG_SIDE
+        if self.format == "jpeg" and name.startswith("image") and fits:
+            Image.fromarray(array).save(buffer, "JPEG", quality=95 if self.quality is None else self.quality)
             return "jpg", buffer.getvalue()
-        image.save(buffer, "PNG", **_PNG)
+        Image.fromarray(array).save(buffer, "PNG", **_PNG)
         return "png", buffer.getvalue()
 
 
 class Sample(dict[str, Any]):
-    """A recorded sample: the values by name, arrays as numpy's and your own, and "index"."""
+    """A recorded sample: its values by name, and "index". The arrays are numpy's, writable, and yours."""
 
     def __init__(
         self, values: Mapping[str, Any], *, index: int, instance: int, params: Any, files: Mapping[str, bytes]
     ) -> None:
         super().__init__({**values, "index": index})
         self.returned = values
-        """What the script returned, by name: the same without "index"."""
+        """What the script returned, by name: the same values without "index"."""
         self.index = index
-        """Index of the sample in its stream."""
+        """The index of the sample in its stream."""
         self.instance = instance
-        """Number of the Blender that made it."""
+        """The number of the Blender process that rendered it."""
         self.params: dict[str, Any] = params
-        """What it was made with; {} for none."""
+        """The params it was rendered with. Empty if there were none."""
         self.files = files
-        """Its files as they were recorded, such as "image.png" or "depth.npy", without the key."""
+        """The recorded bytes of its files, by names such as "image.png" or "depth.npy"."""
 
 
 def key_of(index: int) -> str:
-    """What the names of a sample's files begin with."""
+    """Return the WebDataset key of a sample: what the names of its files begin with."""
     return f"{index:09d}"
-
-
-# -- to files ------------------------------------------------------------------------------------------------------
 
 
 def encode(
     values: Mapping[str, Any], *, index: int, instance: int, params: Mapping[str, Any], images: Images
 ) -> dict[str, bytes]:
-    """The files of a sample, by name without the key. `values` and `params` are a Frame's."""
+    """Return the files of a sample, by name without the key. `values` and `params` are those of a Frame."""
     files: dict[str, bytes] = {}
-    # Values first: where names are alike, those of params give way.
-    tree = {_escaped(name): _plain(value, name, files, images) for name, value in values.items()}
-    made_with = _plain(params, "params", files, images)
-    about = {"index": index, "instance": instance, "params": made_with, "values": tree}
-    files["json"] = json.dumps(about, allow_nan=False, separators=(",", ":")).encode()
+
+    def store(array: Array, name: str) -> str:
+        extension, data = images.encode(array, name)
+        file = _unused(name, extension, files)
+        files[file] = data
+        return file
+
+    # The values first: where a value and one of params would have the same file name, the value gets it.
+    tree = to_tree(values, "", store)
+    sample = {"index": index, "instance": instance, "params": to_tree(params, "params", store), "values": tree}
+    files["json"] = dumps(sample).encode()
     return files
 
 
-def _plain(value: Any, name: str, files: dict[str, bytes], images: Images) -> Any:
-    if isinstance(value, np.ndarray):
-        extension, data = images.encode(value, name) if _is_image(value) else ("npy", _npy(value))
-        file = _unused(name, extension, files)
-        files[file] = data
-        return {"$file": file}
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": str(value)}
-    if isinstance(value, list):
-        return [_plain(item, f"{name}.{i}", files, images) for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        return {_escaped(key): _plain(item, f"{name}.{key}", files, images) for key, item in value.items()}
-    raise TypeError(f"{name!r} is a {type(value).__name__}, which no frame has")
-
-
-def _escaped(key: str) -> str:
-    return "$" + key if key.startswith("$") else key
-
-
-def _is_image(array: Array) -> bool:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
-        return False
-    return 0 < array.shape[0] * array.shape[1] <= _MAX_PIXELS
-
-
-def _npy(array: Array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
 def _unused(name: str, extension: str, files: Mapping[str, bytes]) -> str:
-    """A name that every tar and every WebDataset reader takes: lower case, no dot but that of the extension."""
-    base = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:_LONGEST].strip("_-") or "value"
-    taken = {file.partition(".")[0] for file in files}
-    if base not in taken:
-        return f"{base}.{extension}"
-    number = next(n for n in range(2, len(files) + 3) if f"{base}-{n}" not in taken)
-    return f"{base}-{number}.{extension}"
-
-
-# -- and back ------------------------------------------------------------------------------------------------------
+    """Return a new file name that every tar and every WebDataset reader takes, with no dot but before the extension."""
+    base = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:_MAX_NAME].strip("_-") or "value"
+    used = {file.partition(".")[0] for file in files}
+    candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+    return next(f"{candidate}.{extension}" for candidate in candidates if candidate not in used)
 
 
 def decode(files: Mapping[str, bytes]) -> Sample:
-    """The sample of these files, by name without the key.
+    """Return the sample of these files, which are given by name without the key.
 
     Raises:
-        Damaged: they are not as `encode` made them.
+        Damaged: They are not as `encode` makes them.
     """
+
+    unused = dict(files)
+
+    def fetch(file: Any) -> Array:
+        if not isinstance(file, str) or file not in unused:
+            raise Damaged(f"there is no {file!r:.80}")
+        data = unused.pop(file)  # once each, so that a small JSON cannot ask for more memory than its files do
+        try:
+            return _from_npy(data) if file.endswith(".npy") else _from_image(data)
+        except Exception as error:  # Pillow and numpy raise many kinds when bytes are wrong
+            raise Damaged(f"{file} cannot be read: {error}") from None
+
     try:
-        about = json.loads(files["json"])
-        return Sample(
-            {_unescaped(name): _rich(value, files) for name, value in about["values"].items()},
-            index=int(about["index"]),
-            instance=int(about["instance"]),
-            params=_rich(about["params"], files),
-            files=files,
-        )
+        sample = json.loads(files["json"])
+        values, params = (from_tree(sample[name], fetch) for name in ("values", "params"))
+        if not isinstance(values, dict) or not isinstance(params, dict):
+            raise Damaged("its JSON cannot be read: values and params are no dicts")
+        index, instance = int(sample["index"]), int(sample["instance"])
     except KeyError as error:
         raise Damaged(f"there is no {error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ProtocolError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged(f"its JSON cannot be read: {error}") from None
-
-
-def _rich(value: Any, files: Mapping[str, bytes]) -> Any:
-    if isinstance(value, list):
-        return [_rich(item, files) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$file" in value:
-        return _array(value["$file"], files)
-    if "$float" in value:
-        return float(value["$float"])
-    return {_unescaped(key): _rich(item, files) for key, item in value.items()}
-
-
-def _unescaped(key: str) -> str:
-    return key.removeprefix("$")
-
-
-def _array(file: str, files: Mapping[str, bytes]) -> Array:
-    data = files[file]
-    try:
-        return _from_npy(data) if file.endswith(".npy") else _from_image(data)
-    except Exception as error:  # Pillow and numpy raise of many kinds when bytes are wrong
-        raise Damaged(f"{file} cannot be read: {error}") from None
+    return Sample(values, index=index, instance=instance, params=params, files=files)
 
 
 def _from_npy(data: bytes) -> Array:
-    # Not numpy's load: it would unpickle what says that it is pickled.
+    # numpy's own reader allocates what the header says before it knows whether so many bytes are there.
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):  # type: ignore[no-untyped-call]
         raise ValueError("another version of npy")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
-    if fortran or dtype.kind not in _KINDS:
+    if fortran or dtype not in DTYPES.values():
         raise ValueError(f"dtype {dtype}, or an order of the axes, that is never written")
     if len(data) - stream.tell() != math.prod(shape) * dtype.itemsize:
         raise ValueError("more or fewer bytes than its shape says")
@@ -223,4 +179,6 @@ def _from_image(data: bytes) -> Array:
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise ValueError("more pixels than are ever written")
         return np.array(image)

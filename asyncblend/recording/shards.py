@@ -1,10 +1,11 @@
 """Shards: tar files of samples, as they lie in a folder, and the table of each.
 
-    shard-000000.tar     whole, under this name; while it is written it has another
-    shard-000000.json    its table: where each sample lies in it, and what made them; made again where it is missing
+    shard-000000.tar     a whole shard; an unfinished one has another name
+    shard-000000.json    its table: where each sample lies in the tar, and what made them
 
-A sample is a stretch of the tar, so that it is read at once, in any order. The tar alone has all that the table says:
-its first file, which WebDataset's readers skip, says what made the samples.
+Each sample is one stretch of the tar, so a sample is one read, in any order. The tar alone has all that the table says,
+and a missing table is made again from it. What made the samples is the tar's first file, which WebDataset's readers
+skip.
 """
 
 from __future__ import annotations
@@ -22,49 +23,46 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import RecordingError
 from .codec import Damaged, Sample, decode
 
-__all__ = ["ABOUT", "END", "Place", "Shard", "name_of", "numbers", "read_sample", "shard_of", "write_table"]
+__all__ = ["ABOUT", "END", "FORMAT", "Shard", "Span", "find_shard", "read_sample", "shards_in", "tar_of", "write_table"]
 
-ABOUT = "__recording__/about"
-"""Key of the file that says what made the samples; "json" is its only suffix."""
-END = b"\0" * 1024
-"""Of a tar."""
-_BLOCK = 512
-_FORMAT = 1
+ABOUT = "__recording__/about"  # the key of the file that says what made the samples; its extension is "json"
+END = b"\0" * 1024  # the end of a tar file
+FORMAT = 2  # the version of the format of recordings
+_BLOCK = 512  # bytes; a tar consists of these
+_MAX_INDEX = 1 << 63  # an index is kept as an int64
 
 
-class Place(NamedTuple):
-    """Where a sample lies in its shard."""
+class Span(NamedTuple):
+    """Where a sample lies in its shard: from byte `start` to before byte `end`."""
 
     sample: int
-    """Its index."""
+    """The index of the sample."""
     start: int
     end: int
-    """In bytes."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A whole shard."""
+    """A whole shard: a tar file of `size` bytes. `has_table` says whether its table is there and right."""
 
     path: Path
-    """Of the tar."""
     size: int
-    """Of the tar, in bytes."""
     about: Mapping[str, Any]
-    """What made it."""
-    places: Sequence[Place]
+    """What made the samples."""
+    spans: Sequence[Span]
+    has_table: bool = True
 
 
-def name_of(number: int) -> str:
-    """Without the suffix."""
-    return f"shard-{number:06d}"
+def tar_of(folder: Path, number: int) -> Path:
+    """Return the path of a shard's tar file."""
+    return folder / f"shard-{number:06d}.tar"
 
 
-def numbers(folder: Path) -> list[int]:
-    """Of the whole shards in a folder, in their order.
+def shards_in(folder: Path) -> list[int]:
+    """Return the numbers of the whole shards in a folder, ascending.
 
     Raises:
-        RecordingError: the folder cannot be read, or a shard is gone whose table is there.
+        RecordingError: The folder cannot be read, or a shard is missing whose table is there.
     """
     tars: set[int] = set()
     tables: set[int] = set()
@@ -74,8 +72,8 @@ def numbers(folder: Path) -> list[int]:
                 (tars if match[2] == "tar" else tables).add(int(match[1]))
     except OSError as error:
         raise RecordingError(f"cannot read the folder {folder}: {error.strerror}", path=str(folder)) from error
-    for number in sorted(tables - tars):
-        tar = folder / f"{name_of(number)}.tar"
+    if missing := tables - tars:
+        tar = tar_of(folder, min(missing))
         raise RecordingError(
             f"{tar} is missing, and its table {tar.with_suffix('.json').name} is there. Put it back; or remove the "
             f"table, to go on without its samples and have the next `record` make them again",
@@ -84,51 +82,56 @@ def numbers(folder: Path) -> list[int]:
     return sorted(tars)
 
 
-def shard_of(folder: Path, number: int) -> tuple[Shard, bool]:
-    """A whole shard, by its table, or by a look at all of the tar; and whether the table is good.
+def find_shard(folder: Path, number: int) -> Shard:
+    """Return a whole shard, from its table if that is right, else from the headers in the tar.
 
     Raises:
-        RecordingError: it is damaged.
+        RecordingError: The shard is damaged, or was written in another format.
     """
-    path = folder / f"{name_of(number)}.tar"
+    path = tar_of(folder, number)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if (shard := _by_table(path, size)) is not None:
-                return shard, True
-            return _by_scan(path, size, file), False
+            shard = _from_table(path, size) or _from_tar(path, size, file)
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
+    if shard.about.get("format") != FORMAT:
+        raise RecordingError(
+            f"{path} is of the format {shard.about.get('format', 1)!r:.40} of recordings, and this version of "
+            f"asyncblend reads format {FORMAT}. Record the samples again, into another folder",
+            path=str(path),
+        )
+    return shard
 
 
-def read_sample(path: Path, place: Place) -> Sample:
-    """A sample of the shard of this path.
+def read_sample(path: Path, span: Span) -> Sample:
+    """Read a sample from the shard at `path`.
 
     Raises:
-        RecordingError: the shard is damaged there.
+        RecordingError: The shard is damaged there.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            block = _read(file, place.start, place.end - place.start)
+        with path.open("rb") as file:
+            block = _read(file, span.start, span.end - span.start)
         files = {
             name.partition(".")[2]: block[start : start + size]
             for name, start, size in _members(lambda at: block[at : at + _BLOCK], len(block))
         }
         sample = decode(files)
-        if sample.index != place.sample:
+        if sample.index != span.sample:
             raise Damaged(f"it is sample {sample.index}")
         return sample
     except Damaged as error:
         raise RecordingError(
-            f"{path} is damaged: sample {place.sample}, at byte {place.start}: {error}", path=str(path)
+            f"{path} is damaged: sample {span.sample}, at byte {span.start}: {error}", path=str(path)
         ) from None
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
 
 
 def write_table(shard: Shard) -> None:
-    """Put the shard's table beside it, in one step. OSError if it cannot be."""
-    table = {"format": _FORMAT, "size": shard.size, "about": shard.about, "samples": shard.places}
+    """Put the shard's table beside it, in one step. Raises OSError if that fails."""
+    table = {"format": FORMAT, "size": shard.size, "about": shard.about, "samples": shard.spans}
     path = shard.path.with_suffix(".json")
     partial = path.with_suffix(".json.partial")
     try:
@@ -140,57 +143,58 @@ def write_table(shard: Shard) -> None:
         raise
 
 
-def _by_table(path: Path, size: int) -> Shard | None:
-    """None: it has no table, or none that belongs to a tar of this size."""
+def _from_table(path: Path, size: int) -> Shard | None:
+    """Return the shard as its table has it. None if there is no table, or it does not fit a tar of this size."""
     try:
         table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        places = [Place(*map(int, place)) for place in table["samples"]]
+        spans = [Span(*map(int, span)) for span in table["samples"]]
         about = dict(table["about"])
-        good = table["format"] == _FORMAT and all(0 <= p.start < p.end <= size for p in places)
-        whole = table["size"]
+        right = all(0 <= span.sample < _MAX_INDEX and 0 <= span.start < span.end <= size for span in spans)
+        good = table["format"] == FORMAT and right
+        full_size = table["size"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    if type(whole) is int and whole > size:
+    if type(full_size) is int and full_size > size:
         raise RecordingError(
-            f"{path} is cut off: it has {size} bytes, its table says {whole}. Copy it again; or remove both, to go on "
-            f"without its samples and have the next `record` make them again",
+            f"{path} is cut off: it has {size} bytes, its table says {full_size}. Copy it again; or remove both, to go "
+            f"on without its samples and have the next `record` make them again",
             path=str(path),
         )
-    return Shard(path, size, about, places) if good and whole == size else None
+    return Shard(path, size, about, spans) if good and full_size == size else None
 
 
-def _by_scan(path: Path, size: int, file: BinaryIO) -> Shard:
+def _from_tar(path: Path, size: int, file: BinaryIO) -> Shard:
     about: dict[str, Any] = {}
-    places: list[Place] = []
+    spans: list[Span] = []
     end = 0
     try:
         for name, start, length in _members(lambda at: _read(file, at, _BLOCK), size):
             key = name.partition(".")[0]
-            begun, end = end, _padded(start + length)
+            header, end = end, _padded(start + length)
             if key == ABOUT:
-                about = json.loads(_read(file, start, length))
-            elif not key.isdecimal():
+                about = dict(json.loads(_read(file, start, length)))
+            elif not key.isdecimal() or int(key) >= _MAX_INDEX:
                 raise Damaged(f"{name} is no file of a recording")
-            elif places and places[-1].sample == int(key):
-                places[-1] = places[-1]._replace(end=end)
+            elif spans and spans[-1].sample == int(key):
+                spans[-1] = spans[-1]._replace(end=end)
             else:
-                places.append(Place(int(key), begun, end))
+                spans.append(Span(int(key), header, end))
         if _read(file, end, len(END)) != END:
             raise Damaged("it has no end")
-    except (Damaged, ValueError) as error:
+    except (Damaged, ValueError, TypeError, RecursionError) as error:
         raise RecordingError(
             f"{path} is damaged at byte {end}: {error}. Copy it again; or remove it, and its table if there is one, to "
             f"go on without its samples and have the next `record` make them again",
             path=str(path),
         ) from None
-    return Shard(path, size, about, places)
+    return Shard(path, size, about, spans, has_table=False)
 
 
 def _members(header_at: Callable[[int], bytes], size: int) -> Iterator[tuple[str, int, int]]:
-    """Name, start and size of each file of a tar, or of a stretch of it, until its end.
+    """Yield the name, start and size of each file of a tar, or of a stretch of one, until its end.
 
     Raises:
-        Damaged: what is there is no tar, or ends too early.
+        Damaged: The bytes are no tar, or end too early.
     """
     at = 0
     while at < size:
@@ -202,7 +206,7 @@ def _members(header_at: Callable[[int], bytes], size: int) -> Iterator[tuple[str
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
             raise Damaged(f"no header of a file: {error}") from None
         at += _BLOCK
-        if at + member.size > size:
+        if not 0 <= member.size <= size - at:
             raise Damaged(f"{member.name} is cut off")
         yield member.name, at, member.size
         at = _padded(at + member.size)
@@ -213,9 +217,6 @@ def _padded(size: int) -> int:
 
 
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
-    """So many bytes, or as many as there are."""
+    """Read `size` bytes from `at`, or as many as there are."""
     file.seek(at)
-    data = file.read(size)
-    while len(data) < size and (more := file.read(size - len(data))):
-        data += more  # a system call reads at most 2 GiB
-    return data
+    return file.read(size)

@@ -1,38 +1,45 @@
-"""Writer: writes a recording, so that whatever happens leaves whole shards and nothing else that counts.
+"""Writer: writes a recording so that whatever happens, the folder holds whole shards.
 
-It goes on where whole shards end: what a crash left unfinished is removed, and its samples are made again.
+A writer continues after the whole shards that are there. What a crash left unfinished is removed, and since its samples
+are not among `indices`, they are made again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import re
-import sys
+import tarfile
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from filelock import FileLock, Timeout
+
 from ..errors import ConfigError, RecordingError
+from ..wire.payload import dumps
 from .about import check_same
-from .guard import Guard
-from .partial import PartialShard, remove_leftovers
+from .codec import key_of
 from .reader import table_of
-from .shards import Shard, name_of, numbers, shard_of, write_table
+from .shards import ABOUT, END, FORMAT, Shard, Span, find_shard, shards_in, tar_of, write_table
 
 __all__ = ["ShardSize", "Writer"]
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+_LOCK = ".writing"
+_PARTIAL = ".partial"
 
 
 class ShardSize:
     """When a shard is full.
 
     Args:
-        size: samples, or bytes as "500MB"; a shard of bytes is over it by less than a sample.
+        size: A number of samples, or of bytes such as "500MB". The last sample may exceed these bytes.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: It is neither.
     """
 
     def __init__(self, size: int | str) -> None:
@@ -47,26 +54,26 @@ class ShardSize:
                 f'shard_size must be a number of samples, at least 1, or of bytes, such as "500MB"; got {size!r}'
             )
 
-    def reached(self, shard: PartialShard) -> bool:
-        """Whether the shard is full."""
-        return len(shard.places) >= self._samples or shard.size >= self._bytes
+    def reached(self, samples: int, size: int) -> bool:
+        """Return whether a shard of so many samples and bytes is full."""
+        return samples >= self._samples or size >= self._bytes
 
 
 class Writer:
-    """The one writer of a folder: `open`, then `add` from any thread, then `close`. It blocks while it writes.
+    """The only writer of a folder: call `open`, then `add` from any thread, then `close`. All of them block.
 
     Args:
-        folder: made if it is missing.
-        about: what makes the samples; of `about.about`.
-        shard_size: when a shard is full.
+        folder: Made if it is missing.
+        about: What the samples are made from, as `about.about` returns it.
+        shard_size: When a shard is full.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], shard_size: ShardSize) -> None:
-        self._folder, self._about, self._shard_size = folder, dict(about), shard_size
-        self._lock = threading.Lock()
-        self._guard: Guard | None = None
-        self._shard: PartialShard | None = None
-        self._next = 0  # number of the next shard
+        self._folder, self._about, self._shard_size = folder, {"format": FORMAT, **about}, shard_size
+        self._adding = threading.Lock()
+        self._folder_lock: FileLock | None = None
+        self._shard: _PartialShard | None = None
+        self._next_number = 0
         self._failure: Exception | None = None
         self._indices: set[int] = set()
         self._recorded = 0
@@ -74,141 +81,226 @@ class Writer:
 
     @property
     def indices(self) -> Collection[int]:
-        """Of all samples in the folder; those in the shard at hand too."""
+        """The indices of all samples in the folder, with those in the unfinished shard."""
         return self._indices
 
     @property
     def recorded(self) -> int:
-        """Samples in whole shards, also of earlier writers."""
+        """The number of samples in whole shards, with those of earlier writers."""
         return self._recorded
 
     @property
     def written(self) -> int:
-        """Bytes, by this writer."""
-        shard = self._shard  # another thread may be at its end
+        """The bytes that this writer has written."""
+        shard = self._shard  # another thread may be finishing it
         return self._written + (0 if shard is None else shard.size)
 
     def open(self) -> None:
-        """Take the folder, and see what it has.
+        """Lock the folder, and find out what is in it.
 
         Raises:
-            RecordingError: it cannot be written, another writer has it, or a shard is missing or damaged.
-            ConfigError: it has a recording of something else.
+            RecordingError: The folder cannot be written, or another writer has it; a shard is missing, damaged or of
+                another format; webdataset is not installed.
+            ConfigError: The folder has a recording that was made from something else.
         """
-        _import_webdataset()
+        _tar_writer()  # a missing webdataset should not be noticed only at the first sample
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._guard = Guard(self._folder)
-            self._begin()
-        except OSError as error:
+            self._lock_folder()
+            for leftover in self._folder.glob(f"shard-*{_PARTIAL}"):
+                leftover.unlink(missing_ok=True)
+            numbers = shards_in(self._folder)
+            shards = [find_shard(self._folder, number) for number in numbers]
+            for shard in shards:
+                if not shard.has_table:
+                    write_table(shard)
+            if shards:
+                check_same(shards[0].about, self._about, self._folder)
+            self._indices = set(table_of(shards)["index"].tolist())
+            self._recorded = len(self._indices)
+            self._next_number = numbers[-1] + 1 if numbers else 0
+        except BaseException as error:
             self.close()
-            raise self._cannot_write(error) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, OSError):
+                raise self._cannot_write(error) from error
             raise
 
     def add(self, index: int, files: Mapping[str, bytes], **about: Any) -> None:
-        """Write a sample; one that is there already is left out.
+        """Write a sample, whose files `codec.encode` made, unless its index is in the folder already.
 
-        Args:
-            files: of `codec.encode`.
-            about: what is known of its making only now; it goes into each new shard.
+        `about` is what is known about the making of samples only now. It is written into each new shard.
 
         Raises:
-            RecordingError: the disk does not take it. All that is whole stays readable; `recorded` says how much.
+            RecordingError: The disk does not take it. All whole shards stay readable; the error's `recorded` is the
+                number of samples in them.
         """
-        with self._lock:
+        with self._adding:
             if self._failure is not None:
                 raise self._cannot_write(self._failure) from self._failure
-            if self._guard is None:
+            if self._folder_lock is None:
                 raise RecordingError(f"the recording into {self._folder} is closed", path=str(self._folder))
             if index in self._indices:
                 return
             try:
                 if self._shard is None:
-                    path = self._folder / f"{name_of(self._next)}.tar"
-                    self._shard = PartialShard(path, {**self._about, **about})
-                    self._next += 1
+                    self._shard = _PartialShard(tar_of(self._folder, self._next_number), {**self._about, **about})
+                    self._next_number += 1
                 self._shard.add(index, files)
                 self._indices.add(index)
-                if self._shard_size.reached(self._shard):
-                    self._finish()
+                if self._shard_size.reached(len(self._shard.spans), self._shard.size):
+                    self._count(self._shard.finish())
             except Exception as error:
                 self._fail(error)
 
     def close(self) -> None:
-        """Make the shard at hand whole, and let others write. May be called twice.
+        """Make the unfinished shard whole, and unlock the folder. May be called twice.
 
         Raises:
-            RecordingError: as `add` does.
+            RecordingError: The disk does not take it, as in `add`.
         """
-        with self._lock:
+        with self._adding:
             try:
                 if self._shard is not None:
-                    self._finish()
+                    self._count(self._shard.finish())
             except Exception as error:
                 self._fail(error)
             finally:
-                if self._guard is not None:
-                    self._guard.release()
-                    self._guard = None
+                if self._folder_lock is not None:
+                    self._folder_lock.release()
+                    self._folder_lock = None
 
-    def _begin(self) -> None:
-        remove_leftovers(self._folder)
-        found = numbers(self._folder)
-        shards = []
-        for number in found:
-            shard, has_table = shard_of(self._folder, number)
-            shards.append(shard)
-            if not has_table:
-                write_table(shard)
-        for shard in shards[:1]:
-            check_same(shard.about, self._about, self._folder)
-        self._indices = set(table_of(shards)["index"].tolist())
-        self._recorded = len(self._indices)
-        self._next = found[-1] + 1 if found else 0
+    def _lock_folder(self) -> None:
+        """Lock the folder. The system unlocks it when the process ends, however it ends."""
+        path = self._folder / _LOCK
+        if path.is_symlink():  # writing the process id would overwrite the file that it leads to
+            raise RecordingError(f"{path} is a symbolic link; remove it", path=str(self._folder))
+        lock = FileLock(path, thread_local=False)  # one thread opens the writer, and another may close it
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            process = path.read_bytes()[:20].decode(errors="replace").strip() or "unknown"
+            raise RecordingError(
+                f"another recording into {self._folder} is going on (process {process}); wait for it, or take another "
+                f"folder",
+                path=str(self._folder),
+            ) from None
+        self._folder_lock = lock
+        path.write_text(f"{os.getpid()}\n")
 
-    def _finish(self) -> None:
-        assert self._shard is not None
-        shard = self._shard.finish()
-        self._count(shard)
+    def _count(self, shard: Shard) -> None:
+        """Count a shard that has become whole, and write its table."""
+        self._shard = None
+        self._indices.update(span.sample for span in shard.spans)
+        self._recorded += len(shard.spans)
+        self._written += shard.size
         write_table(shard)
 
-    def _count(self, shard: Shard | None) -> None:
-        self._shard = None
-        if shard is not None:
-            self._recorded += len(shard.places)
-            self._written += shard.size
-
     def _fail(self, error: Exception) -> NoReturn:
-        """Nothing more is written, but what can be saved of the shard at hand."""
+        """Save what can be saved of the unfinished shard, and refuse all further samples."""
         self._failure = error
-        if self._shard is not None:
-            self._indices -= {place.sample for place in self._shard.places}
-            shard = self._shard.salvage()
-            self._count(shard)
-            if shard is not None:
-                self._indices |= {place.sample for place in shard.places}
-                with contextlib.suppress(OSError):  # it is made again when it is missing
-                    write_table(shard)
+        if (partial := self._shard) is not None:
+            self._shard = None
+            self._indices.difference_update(span.sample for span in partial.spans)
+            with contextlib.suppress(OSError):  # a missing table is made again
+                if (shard := partial.salvage()) is not None:
+                    self._count(shard)
         raise self._cannot_write(error) from error
 
     def _cannot_write(self, error: Exception) -> RecordingError:
         why = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
         text = f"cannot record into {self._folder}: {why}"
         if self._recorded:
-            text += (
-                f". {self._recorded} samples are recorded there and stay readable; the same again goes on after them"
-            )
+            text += f". {self._recorded} samples are recorded there and stay readable; recording again adds the others"
         return RecordingError(text, path=str(self._folder), recorded=self._recorded)
 
 
-def _import_webdataset() -> None:
-    """Not while the first sample waits: it takes a second or two, since it imports torch."""
+class _PartialShard:
+    """A shard that samples are added to. It gets its name when it is whole and on the disk. Not thread-safe.
+
+    Every method raises OSError if the disk does not take what it writes. Then call `salvage`.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self._path, self._about = path, about
+        self._partial = path.with_name(path.name + _PARTIAL)
+        self.size = 0
+        """The bytes written so far."""
+        self.spans: list[Span] = []
+        self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            self._write_files({"__key__": ABOUT, "json": dumps(about).encode()})
+        except BaseException:
+            self.salvage()
+            raise
+
+    def add(self, index: int, files: Mapping[str, bytes]) -> None:
+        """Write a sample's files."""
+        start = self.size
+        self._write_files({"__key__": key_of(index), **files})
+        self.spans.append(Span(index, start, self.size))
+
+    def finish(self) -> Shard:
+        """Make the shard whole and return it. From then on it is read, and survives a crash of the machine."""
+        self._write(END)
+        self._write(bytes(-self.size % tarfile.RECORDSIZE))
+        return self._publish()
+
+    def salvage(self) -> Shard | None:
+        """After an error, make a whole shard of the samples that are in the file. None if there is none."""
+        try:
+            while self.spans:
+                try:
+                    os.ftruncate(self._descriptor, self.spans[-1].end)
+                    os.lseek(self._descriptor, 0, os.SEEK_END)
+                    self._write(END)
+                    return self._publish()
+                except OSError:
+                    self.spans.pop()  # where this sample was, there is room for the end of the tar
+            return None
+        finally:
+            self._close()
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+
+    def _write_files(self, files: Mapping[str, Any]) -> None:
+        # Fixed times and owners, so that the same samples give the same bytes.
+        buffer = io.BytesIO()
+        with _tar_writer()(buffer, encoder=False, user="", group="", mode=0o644, mtime=0) as tar:
+            tar.write(files)
+            size = tar.tarstream.offset  # without the end of the tar, which closing it writes
+        self._write(buffer.getbuffer()[:size])
+
+    def _write(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = os.write(self._descriptor, rest)
+            rest = rest[written:]
+            self.size += written
+
+    def _publish(self) -> Shard:
+        os.fsync(self._descriptor)
+        size = os.fstat(self._descriptor).st_size
+        self._partial.replace(self._path)
+        self._close()  # not before: if the renaming fails, `salvage` needs the file
+        # The new name too must survive a crash of the machine. Not every file system can do that.
+        with contextlib.suppress(OSError):
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return Shard(self._path, size, self._about, self.spans)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+def _tar_writer() -> Any:
+    """Return webdataset's TarWriter. The first call takes a second or two, because webdataset imports torch."""
     try:
-        import webdataset  # noqa: F401
+        from webdataset import TarWriter
     except ImportError as error:
-        raise RecordingError(
-            f"recording needs the library webdataset, which cannot be imported ({error}); type: "
-            f"{sys.executable} -m pip install webdataset"
-        ) from error
+        raise RecordingError(f'recording needs webdataset: pip install "asyncblend[record]" ({error})') from None
+    return TarWriter

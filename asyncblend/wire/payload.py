@@ -1,9 +1,15 @@
-"""Payload: the values that a message carries, as JSON and raw buffers. The same code on both sides.
+"""Payload: nested values as JSON and raw arrays. Both sides of the wire run this code, and recordings use its tree.
 
-A tree of values is JSON in which `{"$": i}` stands for the i-th array, described in the tree's list as
-`[dtype, shape]`, or as `[dtype, shape, offset]` if it is no part of the message but lies in shared memory, in the
-tree's "slot". Array bytes are little-endian and C-ordered. Nothing is ever unpickled, and everything is checked against
-the bytes at hand before an array is made of them.
+A *tree* is strict JSON. Three kinds of objects in it have a meaning of their own:
+
+    {"$": 3}               an array; messages refer to it by its number, recordings by the name of its file
+    {"$float": "nan"}      a float that JSON does not have: nan, inf or -inf
+    {"$$name": ...}        a dict of the user's with the key "$name": such keys get one more "$"
+
+A message carries `{"arrays": [[dtype, shape], ...], "values": tree}`, and after it the bytes of each array, little-endian
+and in C order. An array in shared memory has no bytes in the message: its description is `[dtype, shape, offset]`, and
+"slot" says in which slot it lies. Nothing is unpickled, and each array is checked against the bytes at hand before
+anything is allocated for it.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import numpy as np
 from ..errors import ProtocolError
 
 __all__ = [
+    "DTYPES",
     "MAX_PART",
     "MAX_PARTS",
     "MAX_TREE",
@@ -31,7 +38,9 @@ __all__ = [
     "decode_values",
     "dumps",
     "encode_values",
+    "from_tree",
     "parse_json",
+    "to_tree",
 ]
 
 MAX_TREE = 64 * 1024 * 1024
@@ -39,33 +48,17 @@ MAX_PARTS = 4096
 MAX_PART = 1 << 30
 MAX_RANK = 8
 MAX_DEPTH = 32
-_MAX_BITS = 14_000  # of an int: Python reads at most 4300 digits
+_MAX_BITS = 14_000  # Python's JSON parser reads integers of at most 4300 digits
 
-_DTYPES = {
+_INTEGERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+DTYPES = {
     name: np.dtype(name).newbyteorder("<")
-    for name in (
-        [
-            "bool",
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "uint8",
-            "uint16",
-            "uint32",
-            "uint64",
-            "float16",
-            "float32",
-            "float64",
-            "complex64",
-            "complex128",
-        ]
-    )
+    for name in ("bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128")
 }
+_NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, which numpy computes at each call
 
-_NAMES = {np.dtype(name): name for name in _DTYPES}  # dtype.name is Python that puts it together at each call
-
-dumps = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder at each call
+# json.dumps would make an encoder at each call.
+dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Unsendable(TypeError):
@@ -74,85 +67,99 @@ class Unsendable(TypeError):
 
 Array = np.ndarray[Any, Any]
 Hold = Callable[[int], Array]
-"""The shared memory, all of it as bytes, with that slot in use until the last view is gone. ValueError: no such slot."""
+"""Returns the whole shared memory as bytes, and keeps the slot in use until the last view is gone.
+
+Raises ValueError if there is no such slot."""
 
 
 class Shared(Protocol):
     """Memory that the other side sees too."""
 
     def put(self, arrays: Sequence[Array]) -> tuple[int, Sequence[int | None]] | None:
-        """Copy arrays there: the slot, and the offset of each array or None; or None for no array at all."""
+        """Copy arrays into a free slot.
+
+        Returns:
+            The slot, and for each array its offset, or None if it was not copied. None if no array was copied.
+        """
 
     def free(self, slot: int) -> None:
-        """It is not to be sent after all."""
+        """Give back a slot whose message is not sent."""
 
 
 def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> list[Any]:
-    """`[tree, array, array, ...]`: JSON bytes, then C-contiguous little-endian numpy arrays.
+    """Return the parts of a message: the JSON as bytes, then C-contiguous little-endian arrays.
 
-    Arrays that are contiguous already are not copied: do not change them before they are sent. Those that `shared`
-    takes are left out.
+    Arrays that are contiguous already are not copied: do not change them before they are sent. Arrays that `shared`
+    takes are copied there and are not among the parts.
 
     Raises:
-        Unsendable: a value is of a type that cannot travel, or there is too much of it; the key is named.
+        Unsendable: A value has a type that cannot travel, or is too large. The message names its key.
     """
     if not isinstance(values, Mapping):
         raise Unsendable(f"expected a dict of values, got {type(values).__name__}")
-    arrays: list[np.ndarray[Any, Any]] = []
-    tree = _plain(values, "", arrays, 0)
+    arrays: list[Array] = []
+
+    def store(array: Array, key: str) -> int:
+        arrays.append(array)
+        return len(arrays) - 1
+
+    tree = to_tree(values, "", store)
     if len(arrays) > MAX_PARTS - 2:
         raise Unsendable(f"{len(arrays)} arrays in one sample, at most {MAX_PARTS - 2} can travel; stack them")
     described: list[list[Any]] = [[_NAMES[a.dtype], a.shape] for a in arrays]
-    whole: dict[str, Any] = {"arrays": described, "values": tree}
-    if arrays and shared is not None and (taken := shared.put(arrays)) is not None:
-        whole["slot"], offsets = taken
-        for about, offset in zip(described, offsets, strict=True):
+    message: dict[str, Any] = {"arrays": described, "values": tree}
+    if arrays and shared is not None and (placed := shared.put(arrays)) is not None:
+        message["slot"], offsets = placed
+        for description, offset in zip(described, offsets, strict=True):
             if offset is not None:
-                about.append(offset)
+                description.append(offset)
         arrays = [array for array, offset in zip(arrays, offsets, strict=True) if offset is None]
-    data = dumps(whole).encode()
+    data = dumps(message).encode()
     if len(data) > MAX_TREE:
-        if shared is not None and "slot" in whole:
-            shared.free(whole["slot"])
+        if shared is not None and "slot" in message:
+            shared.free(message["slot"])
         raise Unsendable(f"{len(data)} bytes of values that are not arrays, at most {MAX_TREE} can travel")
     return [data, *arrays]
 
 
-def _plain(value: Any, key: str, arrays: list[np.ndarray[Any, Any]], depth: int) -> Any:
-    """`value` as what JSON has; its arrays go to `arrays`."""
-    if isinstance(value, np.ndarray):
-        return {"$": _array(value, key, arrays)}
+def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int = 0) -> Any:
+    """Return `value` as a tree.
+
+    Args:
+        key: The path to the value, such as "labels[0].name". "" is the path of all values.
+        store: Called with each array, C-contiguous and little-endian, and its path. Returns the array's reference.
+        depth: How many lists and dicts the value is in.
+
+    Raises:
+        Unsendable: A value has a type that cannot travel, or is too large. The message names its key.
+    """
+    if isinstance(value, (np.ndarray, complex, np.complexfloating)):  # JSON has no complex numbers
+        return {"$": store(_contiguous(value, key), key)}
     if value is None or isinstance(value, (bool, str)):
-        return str.__str__(value) if isinstance(value, str) else value  # an Enum's own str is its name
+        return str.__str__(value) if isinstance(value, str) else value  # str() of an Enum would be its name
     if isinstance(value, np.generic):
-        if value.dtype.kind == "c" and value.dtype.name in _DTYPES:
-            return {"$": _array(value, key, arrays)}  # JSON has no complex numbers
-        if value.dtype.name in _DTYPES:
-            return value.item()
+        if value.dtype in _NAMES:
+            return to_tree(value.item(), key, store, depth)
         raise Unsendable(f"{_at(key)} is a numpy {value.dtype.name}, which cannot travel")
     if isinstance(value, numbers.Integral):
         if int(value).bit_length() > _MAX_BITS:
             raise Unsendable(f"{_at(key)} is a number that is too long to travel, of {int(value).bit_length()} bits")
         return int(value)
     if isinstance(value, float):
-        return float(value)
-    if isinstance(value, complex):
-        return {"$": _array(value, key, arrays)}
-    if _of_mathutils(value):
-        return {"$": _array(np.array(value, np.float32), key, arrays)}  # their own precision
+        return float(value) if math.isfinite(value) else {"$float": str(float(value))}
+    if _is_mathutils(value):
+        return {"$": store(_contiguous(np.array(value, np.float32), key), key)}  # Blender's own precision
     if depth == MAX_DEPTH:
         raise Unsendable(f"{_at(key)} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{key}[{i}]", arrays, depth + 1) for i, item in enumerate(value)]
+        return [to_tree(item, f"{key}[{i}]", store, depth + 1) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         tree = {}
         for name, item in value.items():
             if not isinstance(name, str):
                 raise Unsendable(f"{_at(key)} has the key {name!r}; keys must be strings")
-            # A user's own "$..." keys are escaped by one more "$".
-            tree["$" + name if name.startswith("$") else name] = _plain(
-                item, f"{key}.{name}" if key else name, arrays, depth + 1
-            )
+            path = f"{key}.{name}" if key else name
+            tree["$" + name if name.startswith("$") else name] = to_tree(item, path, store, depth + 1)
         return tree
     raise Unsendable(
         f"{_at(key)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel; what can: numpy "
@@ -160,27 +167,51 @@ def _plain(value: Any, key: str, arrays: list[np.ndarray[Any, Any]], depth: int)
     )
 
 
-def _of_mathutils(value: Any) -> bool:
-    # Never imported here: where it is not loaded nobody has its values. They say that they are of "builtins".
+def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:
+    """Return the value of a tree, parsed from JSON that nobody has checked yet.
+
+    Args:
+        fetch: Returns the array of a reference, which may be any JSON value, or raises.
+        depth: How many lists and dicts the tree is in.
+
+    Raises:
+        ProtocolError: The tree is none that `to_tree` gives.
+    """
+    if isinstance(tree, (list, dict)) and depth > MAX_DEPTH:
+        raise ProtocolError(f"values nested more than {MAX_DEPTH} deep")
+    if isinstance(tree, list):
+        return [from_tree(item, fetch, depth + 1) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$" in tree or "$float" in tree:
+        if len(tree) == 1 and "$" in tree:
+            return fetch(tree["$"])
+        if len(tree) == 1 and tree["$float"] in ("nan", "inf", "-inf"):
+            return float(tree["$float"])
+        raise ProtocolError(f"no array and no number: {tree!r:.80}")
+    return {name.removeprefix("$"): from_tree(item, fetch, depth + 1) for name, item in tree.items()}
+
+
+def _is_mathutils(value: Any) -> bool:
+    # Not imported: where nobody has loaded mathutils, nobody has its values. Their __module__ is "builtins".
     mathutils = sys.modules.get("mathutils")
     names = ("Vector", "Matrix", "Quaternion", "Euler", "Color")
     return mathutils is not None and isinstance(value, tuple(getattr(mathutils, name) for name in names))
 
 
-def _array(value: Any, key: str, arrays: list[np.ndarray[Any, Any]]) -> int:
+def _contiguous(value: Any, key: str) -> Array:
+    """Return the value as an array that can travel as it lies in memory."""
     array = np.asarray(value)
-    name = _NAMES.get(array.dtype) or array.dtype.name  # the latter for the other byte order
-    if name not in _DTYPES or array.ndim > MAX_RANK:
+    name = _NAMES.get(array.dtype) or array.dtype.name  # the latter finds dtypes of the other byte order
+    if name not in DTYPES or array.ndim > MAX_RANK:
         raise Unsendable(
             f"{_at(key)} is an array of dtype {array.dtype} and rank {array.ndim}, which cannot travel; "
-            f"dtypes: {', '.join(_DTYPES)}; rank at most {MAX_RANK}"
+            f"dtypes: {', '.join(DTYPES)}; rank at most {MAX_RANK}"
         )
     if array.nbytes > MAX_PART:
         raise Unsendable(f"{_at(key)} has {array.nbytes} bytes, at most {MAX_PART} can travel in one array")
-    shape = array.shape  # ascontiguousarray makes a 0-d array 1-d
-    array = np.ascontiguousarray(array, dtype=_DTYPES[name]).reshape(shape)
-    arrays.append(array)
-    return len(arrays) - 1
+    # reshape, because ascontiguousarray makes a 0-d array 1-d.
+    return np.ascontiguousarray(array, dtype=DTYPES[name]).reshape(array.shape)
 
 
 def _at(key: str) -> str:
@@ -188,16 +219,13 @@ def _at(key: str) -> str:
 
 
 def bytes_of(part: Any) -> memoryview:
-    """Whatever has a buffer, as bytes."""
+    """Return a view of anything that has a buffer, as bytes."""
     view = memoryview(part)
-    return view.cast("B") if view.nbytes else memoryview(b"")  # an empty shape cannot be cast
+    return view.cast("B") if view.nbytes else memoryview(b"")  # a view of an empty array cannot be cast
 
 
 def parse_json(buffer: memoryview, what: str) -> dict[str, Any]:
-    """
-    Raises:
-        ProtocolError: it is no JSON object.
-    """
+    """Return the JSON object in a buffer. Raises ProtocolError if it is none."""
     try:
         value = json.loads(str(buffer, "utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -208,42 +236,47 @@ def parse_json(buffer: memoryview, what: str) -> dict[str, Any]:
 
 
 def decode_values(parts: Sequence[Any]) -> dict[str, Any]:
-    """The values of parts from `encode_values`: as the other side sees them. Array memory is shared.
+    """Return the values of parts from `encode_values`, as the other side sees them. The arrays share the parts' memory.
 
     Raises:
-        ProtocolError: anything is wrong with them.
+        ProtocolError: Anything is wrong with the parts.
     """
     tree, *buffers = [bytes_of(part) for part in parts]
     return decode_tree(parse_json(tree, "tree"), buffers)
 
 
-def decode_tree(tree: Any, buffers: list[memoryview], hold: Hold | None = None) -> dict[str, Any]:
-    """The values of a parsed tree.
+def decode_tree(message: Any, buffers: list[memoryview], hold: Hold | None = None) -> dict[str, Any]:
+    """Return the values of a parsed `{"arrays": ..., "values": ...}`. The arrays are read-only views.
 
     Args:
-        buffers: the arrays that were sent.
-        hold: gives the memory that is shared with the sender, if any is.
+        buffers: The bytes of the arrays that are in the message.
+        hold: Gives the memory that is shared with the sender. None if there is none.
 
     Raises:
-        ProtocolError: anything is wrong with them.
+        ProtocolError: Anything is wrong with them.
     """
-    if (
-        not isinstance(tree, dict)
-        or not isinstance(tree.get("arrays"), list)
-        or not isinstance(tree.get("values"), dict)
-    ):
+    if not isinstance(message, dict) or not isinstance(message.get("arrays"), list):
         raise ProtocolError("a tree without arrays or values")
-    described = tree["arrays"]
-    memory = _held(tree["slot"], hold) if "slot" in tree else None
+    described = message["arrays"]
+    memory = _shared_memory(message["slot"], hold) if "slot" in message else None
     sent = sum(isinstance(spec, list) and len(spec) == 2 for spec in described)
     if sent != len(buffers):
         raise ProtocolError(f"{sent} arrays described as sent, {len(buffers)} sent")
-    following = iter(buffers)
-    arrays = [_view(spec, following, memory) for spec in described]
-    return {_key(k): _rich(v, arrays, 0) for k, v in tree["values"].items()}
+    unused = iter(buffers)
+    arrays = [_view(spec, unused, memory) for spec in described]
+
+    def fetch(number: Any) -> Array:
+        if type(number) is not int or not 0 <= number < len(arrays):
+            raise ProtocolError(f"no array {number!r:.80}")
+        return arrays[number]
+
+    values = from_tree(message.get("values"), fetch)
+    if not isinstance(values, dict):
+        raise ProtocolError("a tree without arrays or values")
+    return values
 
 
-def _held(slot: Any, hold: Hold | None) -> Array:
+def _shared_memory(slot: Any, hold: Hold | None) -> Array:
     if hold is None:
         raise ProtocolError("arrays in shared memory, of which there is none")
     try:
@@ -252,51 +285,31 @@ def _held(slot: Any, hold: Hold | None) -> Array:
         raise ProtocolError(f"arrays in shared memory: {error}") from None
 
 
-def _view(spec: Any, following: Iterator[memoryview], memory: Array | None) -> Array:
-    """The array of this description: of the next of the buffers, or at its offset in the memory."""
+def _view(spec: Any, unused: Iterator[memoryview], memory: Array | None) -> Array:
+    """Return the described array, from the next unused buffer or from its offset in the shared memory."""
     if not (isinstance(spec, list) and len(spec) in (2, 3) and isinstance(spec[0], str) and isinstance(spec[1], list)):
         raise ProtocolError(f"an array described as {spec!r:.80}")
     name, shape = spec[:2]
-    dtype = _DTYPES.get(name)
+    dtype = DTYPES.get(name)
     if dtype is None:
         raise ProtocolError(f"an array of dtype {name!r:.80}, which is not allowed")
-    if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
+    # numpy refuses a side over maxsize only where the array is not empty: 0 * 2**70 is 0.
+    if len(shape) > MAX_RANK or not all(type(n) is int and 0 <= n <= sys.maxsize for n in shape):
         raise ProtocolError(f"an array of shape {shape!r:.80}")
-    size = math.prod(shape) * dtype.itemsize  # Python's ints cannot overflow
+    size = math.prod(shape) * dtype.itemsize  # Python's integers cannot overflow
     offset = 0
     buffer: Any
     if len(spec) == 2:
-        buffer = next(following)
+        buffer = next(unused)
         if size != buffer.nbytes:
             raise ProtocolError(f"an array {name} {shape!r:.80} in {buffer.nbytes} bytes")
     else:
         buffer, offset = memory, spec[2]
         if memory is None or type(offset) is not int or not 0 <= offset <= memory.nbytes - size:
             raise ProtocolError(f"an array {name} {shape!r:.80} at {offset!r:.80} of shared memory")
-    if any(n > sys.maxsize for n in shape):  # 0 * 2**70 is 0
-        raise ProtocolError(f"an array of shape {shape!r:.80}")
     try:
         array = np.ndarray(shape, dtype, buffer, offset) if size else np.empty(shape, dtype)
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"an array {name} {shape!r:.80}: {error}") from None
     array.flags.writeable = False
     return array
-
-
-def _key(name: str) -> str:
-    return name.removeprefix("$")
-
-
-def _rich(value: Any, arrays: list[np.ndarray[Any, Any]], depth: int) -> Any:
-    if isinstance(value, (list, dict)) and depth == MAX_DEPTH + 1:
-        raise ProtocolError(f"values nested more than {MAX_DEPTH} deep")
-    if isinstance(value, list):
-        return [_rich(item, arrays, depth + 1) for item in value]
-    if isinstance(value, dict):
-        if "$" in value:
-            i = value["$"]
-            if len(value) != 1 or type(i) is not int or not 0 <= i < len(arrays):
-                raise ProtocolError(f"no array {value!r:.80}")
-            return arrays[i]
-        return {_key(k): _rich(v, arrays, depth + 1) for k, v in value.items()}
-    return value

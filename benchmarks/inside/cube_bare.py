@@ -1,4 +1,4 @@
-"""The cube, only rendered: nothing is read, nothing is sent."""
+"""Renders the cube, and neither reads nor sends the image."""
 
 import os
 import sys

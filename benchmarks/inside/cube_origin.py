@@ -1,4 +1,4 @@
-"""The cube as blendtorch's first version had it: rendered into a PNG file, read again, pickled, published."""
+"""Renders the cube as blendtorch's first version did: into a PNG file, which is read, pickled and published."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ told.say(endpoint=publisher.get_string(zmq.LAST_ENDPOINT))
 
 
 def read(path: str) -> Any:
-    """Height x width x 3 bytes; by Blender itself where its Python has no Pillow."""
+    """Return an image file as height x width x 3 bytes. Blender itself reads it where its Python has no Pillow."""
     if Image is not None:
         return np.asarray(Image.open(path).convert("RGB"))
     image = bpy.data.images.load(path)
@@ -44,7 +44,7 @@ def read(path: str) -> Any:
 
 
 def corners() -> Any:
-    """Normalised, as the origin's script had them."""
+    """Return the corners of the cube, normalised to 0 to 1, as blendtorch's script had them."""
     camera = scene.camera
     points = [
         bpy_extras.object_utils.world_to_camera_view(scene, camera, cube.matrix_world @ vertex.co)[:2]

@@ -1,4 +1,4 @@
-"""The cube that all Blenders render, whoever asks: runs inside Blender."""
+"""The cube that the Blenders of every way render. Runs inside Blender."""
 
 import colorsys
 from typing import Any
@@ -11,7 +11,7 @@ _paint = cube.active_material.node_tree.nodes["Principled BSDF"].inputs["Base Co
 
 
 def prepare() -> None:
-    """As blender_scripts/cube.py has it, but one sample a pixel."""
+    """Set the scene up as blender_scripts/cube.py does, but with one sample per pixel."""
     scene.cycles.samples, scene.cycles.use_denoising = 1, False
     scene.display.render_aa = "OFF"
     scene.view_settings.view_transform = "Standard"
@@ -20,7 +20,7 @@ def prepare() -> None:
 
 
 def choose(width: int, height: int, engine: str) -> None:
-    """Size and engine, where they change."""
+    """Set the size and the engine, if they are others than before."""
     render = scene.render
     if (render.resolution_x, render.resolution_y, render.engine) != (width, height, engine):
         render.resolution_x, render.resolution_y, render.engine = width, height, engine
@@ -28,7 +28,7 @@ def choose(width: int, height: int, engine: str) -> None:
 
 
 def turn(rng: Any) -> None:
-    """Another rotation and colour."""
+    """Give the cube a random rotation and colour."""
     quaternion = rng.normal(size=4)
     cube.rotation_quaternion = quaternion / (quaternion @ quaternion) ** 0.5
     cube.active_material.diffuse_color = (*colorsys.hsv_to_rgb(rng.random(), 0.9, 0.7), 1)

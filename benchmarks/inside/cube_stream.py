@@ -1,4 +1,4 @@
-"""The cube by asyncblend. Size and engine come with each lease."""
+"""Renders the cube for asyncblend. The size and the engine come with each lease."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pictures as a renderer makes them, without one, for a fake Blender to hand out: `sys.argv[1]` is their noise."""
+"""Hands out pictures that look rendered, for a fake Blender. `sys.argv[1]` is the amount of noise in them."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ rng = np.random.default_rng(0)
 
 
 def picture(number: int) -> Any:
-    """A shaded ball on a plain ground, and noise over all of it, as of few samples a pixel."""
+    """Return a shaded ball on a plain ground, with noise as few samples per pixel leave it."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     radius = 90 + 10 * number
     dx, dy = (x - 200 - 20 * number) / radius, (y - 240) / radius

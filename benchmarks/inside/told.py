@@ -1,4 +1,7 @@
-"""What a plainly launched Blender is told by the process that launched it, over its standard input and a pipe."""
+"""Lets a Blender that was launched without asyncblend talk with the process that launched it.
+
+Commands come over the standard input, and answers go over a pipe.
+"""
 
 import json
 import os
@@ -11,23 +14,23 @@ from typing import Any
 
 about = json.loads(sys.argv[-1])
 
-_left = b""
+_unread = b""
 
 
 def packages() -> None:
-    """Make importable what Blender's Python lacks, where asyncblend has installed it."""
+    """Make the packages importable that Blender's Python lacks and that asyncblend has installed."""
     sys.path.append(os.path.join(about["packages"], f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"))
 
 
 def say(**words: Any) -> None:
-    """To the launcher, as a line."""
+    """Send a line of JSON to the launcher."""
     os.write(about["pipe"], json.dumps(words).encode() + b"\n")
 
 
 def loop(one: Callable[[Any], None]) -> None:
-    """Call `one(scene)` again and again from a line "go" to the next line; then say how often, and how long it took.
+    """Call `one(scene)` repeatedly from a line with a scene until the next line; then send how often, and how long it took.
 
-    The first call after "go" is not counted. Does not return: the process ends with its launcher.
+    The first call is not counted. This function does not return: the process ends with its launcher.
     """
     say(ready=True)
     while True:
@@ -38,24 +41,24 @@ def loop(one: Callable[[Any], None]) -> None:
         one(command["scene"])
         say(first=True)
         began, frames = time.perf_counter(), 0
-        while not _told():
+        while not _has_line():
             one(command["scene"])
             frames += 1
         say(frames=frames, seconds=time.perf_counter() - began)
         _line()
 
 
-def _told() -> bool:
-    return bool(_left) or bool(select.select([0], [], [], 0)[0])
+def _has_line() -> bool:
+    return bool(_unread) or bool(select.select([0], [], [], 0)[0])
 
 
 def _line() -> dict[str, Any]:
-    global _left
-    while b"\n" not in _left:
+    global _unread
+    while b"\n" not in _unread:
         more = os.read(0, 4096)
         if not more:
             os._exit(0)
-        _left += more
-    line, _, _left = _left.partition(b"\n")
+        _unread += more
+    line, _, _unread = _unread.partition(b"\n")
     words: dict[str, Any] = json.loads(line)
     return words

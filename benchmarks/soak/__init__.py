@@ -1,24 +1,24 @@
-"""The soak: a fleet under random faults, for minutes. What was lost, what came twice, what was left: nothing may be.
+"""The soak: a fleet under random faults for minutes. Nothing may be lost, come twice or be left behind.
 
 Many finite passes run on one warm fleet. Each must deliver each of its indices exactly once, with content that this
-side computes again from (seed, index); every second pass repeats the one before, so that the images of real Blenders
-are compared too, across instances and lives. Some passes are broken off halfway, so that frames of one pass meet the
-next one. Meanwhile a task of chaos kills and stops Blenders, talks garbage to the host and holds up the consumer.
+process computes again from (seed, index). Every second pass repeats the one before, so that the images of real
+Blenders are compared too, across instances and their lives. Some passes are broken off halfway, so that frames of one
+pass meet the next one. Meanwhile a task kills and stops Blenders, sends garbage to the host and delays the consumer.
 
 Each file imports only files above it:
 
-    scene      what a Blender makes of an index, and the same computed here
-    ledger     each frame against what it must be
-    faults     the kinds of faults, and how long a Blender took to come back
-    processes  the fleet's processes, as the operating system shows them
-    garbage    messages that no Blender sends
-    chaos      injects the faults
-    memory     of the host and of the Blenders, over time
-    left       what the run left behind
-    fleet      fakes or real Blenders: how they start, and how fast they are
-    run        the passes
-    live       the lines that show how far it is
-    report     figures, table, problems
-    plot       the picture
-    command    `python -m benchmarks soak`
+- `scene`: what a Blender makes of an index, and the same computed here.
+- `ledger`: compares each frame with what it must be.
+- `faults`: the kinds of faults, and how long a Blender takes to come back.
+- `processes`: the fleet's processes, as the operating system shows them.
+- `garbage`: messages that no Blender sends.
+- `chaos`: injects the faults.
+- `memory`: the memory of the host and of the Blenders over time.
+- `left`: what the run left behind.
+- `fleet`: fakes or real Blenders, how they start and how fast they are.
+- `run`: the passes.
+- `live`: the lines that show how far the run is.
+- `report`: the figures, the table and the problems.
+- `plot`: the picture.
+- `command`: the command `python -m benchmarks soak`.
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks soak`."""
+"""`python -m benchmarks soak`: a fleet under random faults."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ from .fleet import fakes
 from .fleet import real as real_blenders
 from .left import Own
 from .live import live
-from .plot import plot
 from .run import Run
 
 __all__ = ["soak"]
 
 
 def soak(
-    minutes: Annotated[float, typer.Option(help="How long.", min=0.01)] = 1.0,
-    chaos: Annotated[bool, typer.Option(help="Inject faults.")] = True,
-    real: Annotated[bool, typer.Option(help="Real Blenders instead of fakes.")] = False,
+    minutes: Annotated[float, typer.Option(help="How long the soak runs.", min=0.01)] = 1.0,
+    chaos: Annotated[bool, typer.Option(help="Whether to inject faults.")] = True,
+    real: Annotated[bool, typer.Option(help="Use real Blenders instead of fakes.")] = False,
     blender: Annotated[
-        str | None, typer.Option(help='With --real: executable, folder, or "bpy"; default: what is found.')
+        str | None, typer.Option(help="With --real, the Blender to use: its executable, its folder, or `bpy`.")
     ] = None,
-    instances: Annotated[int, typer.Option(help="Blenders.", min=1)] = 3,
-    seed: Annotated[int, typer.Option(help="Of the samples and of the faults.", min=0)] = 0,
+    instances: Annotated[int, typer.Option(help="How many Blenders.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="The seed of the samples and of the faults.", min=0)] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the plot; default: a temporary file.", file_okay=False)
+        Path | None, typer.Option(help="The folder for the plot. By default it is a temporary file.", file_okay=False)
     ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="A file to write the figures to.")] = None,
 ) -> None:
-    """Minutes of random SIGKILL, SIGSTOP, garbage and slow consumers: nothing lost, nothing twice, memory flat.
+    """Run a fleet for minutes under random SIGKILL, SIGSTOP, garbage and slow consumers.
 
-    Exit status 1 if anything was lost, came twice or with wrong content, if an instance did not come back, if memory
-    grew, or if a process, file, thread or descriptor was left.
+    The exit status is 1 if anything was lost, came twice or had wrong content, if an instance did not come back, if
+    memory grew, or if a process, file, thread or descriptor was left.
     """
     console = Console()
     if blender is not None and not real:
@@ -61,6 +60,8 @@ def soak(
             with live(run, console), asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(run.run())
             left = before.left_by(run.names)
+    from .plot import plot  # imports matplotlib, which would weigh on the host's memory
+
     title, figures, problems = report.title(run), report.figures(run, left), report.problems(run, left)
     picture = _picture(out, "soak-real.png" if real else "soak.png")
     plot(picture, run, f"Soak of {title}")
@@ -79,7 +80,7 @@ def soak(
 
 @contextlib.contextmanager
 def _log_kept() -> Iterator[deque[str]]:
-    """asyncblend's log, its last lines only: each fault writes some, and they matter only when something is wrong."""
+    """Keep the last lines of asyncblend's log, which matter only when something is wrong, and print none."""
     lines: deque[str] = deque(maxlen=40)
 
     class Keep(logging.Handler):

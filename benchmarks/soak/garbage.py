@@ -1,4 +1,4 @@
-"""Messages that no Blender of the run sends: random bytes, forgeries, and forgeries that were damaged on the way."""
+"""Messages that no Blender of the run sends: random bytes, forgeries, and damaged forgeries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["message"]
 
 
 def message(rng: random.Random) -> list[bytes]:
-    """One of them, in parts."""
+    """Return the parts of a random message."""
     if rng.random() < 0.3:
         return [rng.randbytes(rng.randint(0, 2000)) for _ in range(rng.randint(1, 6))]
     if rng.random() < 0.01:
@@ -24,7 +24,7 @@ def message(rng: random.Random) -> list[bytes]:
 
 
 def _damage(parts: list[bytes], rng: random.Random) -> None:
-    """Change, cut off, insert, double or leave out something."""
+    """Change, cut off, insert, double or remove a random piece of a message."""
     i = rng.randrange(len(parts))
     part = bytearray(parts[i])
     change = rng.randrange(5)
@@ -44,7 +44,7 @@ def _damage(parts: list[bytes], rng: random.Random) -> None:
 
 
 def _forgeries() -> list[list[bytes]]:
-    """A valid message of each kind, by somebody who does not know the run's token."""
+    """Return a valid message of each kind, from a sender that does not know the run's token."""
     who = {"token": "0" * 32, "version": protocol.VERSION, "instance": 0, "epoch": 0}
     lease = {"lease": 0, "index": 0}
     values = payload.encode_values({"pid": 1, "noise": np.zeros(1000, np.uint8)})

@@ -1,4 +1,4 @@
-"""Ledger: each frame against what it must be. Losses and duplicates are counted here, not taken from the stream."""
+"""Compares each frame with what it must be. Losses and duplicates are counted here, not taken from the stream."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from .scene import IMAGE, is_right
 
 __all__ = ["Ledger"]
 
-_DETAILS = 10  # what else went wrong is only counted
+_DETAILS = 10  # what goes wrong after these is only counted
 
 
 class Ledger:
-    """What the consumer got, and what it should have got."""
+    """What the consumer received, and what it should have received."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._pass = range(0)
         self._missing: set[int] = set()
-        self._images: dict[int, int] = {}  # checksum by index, of this pass and the one that it repeats
+        self._images: dict[int, int] = {}  # checksums by index, of this pass and of the pass that it repeats
         self.delivered = self.lost = self.duplicates = self.wrong = self.passes = 0
         self.details: list[str] = []
-        """The first things that went wrong, in words."""
+        """Sentences about the first things that went wrong."""
 
     def begin(self, indices: range) -> None:
-        """A pass that must deliver these."""
+        """Begin a pass that must deliver these indices."""
         if indices != self._pass:
             self._images.clear()
         self._pass, self._missing = indices, set(indices)
         self.passes += 1
 
     def frame(self, frame: ab.Frame) -> None:
-        """The consumer got this."""
+        """Check a frame that the consumer received."""
         self.delivered += 1
         index = frame.index
         if index in self._missing:
@@ -51,7 +51,7 @@ class Ledger:
                 self._wrong(f"index {index} has another image than when it was rendered before")
 
     def end(self) -> None:
-        """The pass has ended by itself."""
+        """Note that the pass has ended by itself, so that what is missing now is lost."""
         self.lost += len(self._missing)
         if self._missing:
             self._detail(f"lost of {self._pass}: {sorted(self._missing)[:10]}")

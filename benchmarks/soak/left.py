@@ -1,4 +1,4 @@
-"""What a run left behind: threads, open files, processes, folders."""
+"""Finds what a run left behind: threads, open files, processes and folders."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["Own"]
 
 
 class Own:
-    """What this process has open when this is made, and what a run left since. Outside of any event loop."""
+    """What this process has open at this moment, to find later what a run left. Make it outside of any event loop."""
 
     def __init__(self) -> None:
         with asyncio.Runner(loop_factory=loop_factory()):
-            pass  # the first loop opens what stays for the process's life
+            pass  # the first loop opens files that stay open as long as the process lives
         self._threads, self._files = _threads(), _files()
 
     def left_by(self, names: set[str]) -> list[str]:
-        """What the runs of these names left behind; what was killed a moment ago has a moment to go."""
+        """Return what the runs of these names left behind. What was just killed has a few seconds to end."""
         end = time.monotonic() + 5.0
         while (left := self._left(names)) and time.monotonic() < end:
             threading.Event().wait(0.05)
@@ -47,18 +47,18 @@ class Own:
 
 
 def _threads() -> Counter[str]:
-    """The operating system's threads of this process, by name: ZeroMQ's are no Python threads. Empty without /proc."""
+    """Count the threads of this process by name, ZeroMQ's too, which Python does not know. Empty without /proc."""
     return _each("/proc/self/task", lambda task: (task / "comm").read_text().strip())
 
 
 def _files() -> Counter[str]:
-    """The open descriptors of this process, by what they are open on. Empty without /proc."""
+    """Count the open descriptors of this process by what they are open on. Empty without /proc."""
     return _each("/proc/self/fd", lambda descriptor: str(descriptor.readlink()))
 
 
 def _each(folder: str, name: Callable[[Path], str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in Path(folder).glob("*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             counts[name(path)] += 1
     return counts

@@ -1,4 +1,4 @@
-"""The lines that show how far a run is."""
+"""Shows in the terminal how far a run is."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["live"]
 
 
 def live(run: Run, console: Console) -> Live:
-    """To be entered around the run; leaves nothing on the screen."""
+    """Return a context manager for the time of the run. It leaves nothing on the screen."""
     spinner = Spinner("dots")
 
     def lines() -> RenderableType:
         grid = Table.grid(padding=(0, 1))
         grid.add_column()
-        grid.add_column(no_wrap=True)  # a narrow terminal cuts the end off
+        grid.add_column(no_wrap=True)  # a narrow terminal cuts the end off, and the line stays one line
         if run.began is None:
             grid.add_row(spinner, "waiting for the first Blender")
             return grid

@@ -1,4 +1,4 @@
-"""Memory: what the host and the Blenders hold in RAM, over time."""
+"""Samples the memory of the host and of the Blenders over time."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Sample(NamedTuple):
     host: float
     fleet: float
     largest: float
-    """Of one Blender: the fleet's sum jumps with each death, this does not."""
+    """The largest Blender: unlike the fleet's sum, it does not jump when a Blender dies."""
 
 
 class Trend(NamedTuple):
-    """Medians of the second and of the last quarter of a run, in MiB. The first quarter is for warming up."""
+    """Medians of the second and of the last quarter of a run, in MiB. In the first quarter the run warms up."""
 
     early: float
     late: float
 
     @property
     def flat(self) -> bool:
-        """Whether it did not grow."""
+        """Whether the memory did not grow."""
         return self.late <= 1.1 * self.early + 10
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Trend:
-        """Of equally spaced samples; flat if there are too few."""
+        """Return the trend of equally spaced samples. It is flat if there are too few of them."""
         quarter = len(values) // 4
         if quarter == 0:
             return cls(0.0, 0.0)
@@ -52,7 +52,7 @@ class Memory:
         self.samples: list[Sample] = []
 
     def take(self, at: float, fleet: Iterable[psutil.Process]) -> None:
-        """Look at this process and at those, `at` seconds after the start."""
+        """Add a sample of this process and of the fleet's, `at` seconds after the start."""
         sizes = []
         for process in fleet:
             with contextlib.suppress(psutil.Error):
@@ -60,7 +60,7 @@ class Memory:
         self.samples.append(Sample(at, _resident(psutil.Process()), sum(sizes), max(sizes, default=0.0)))
 
     def trends(self) -> dict[str, Trend]:
-        """What must be flat, by whose memory it is."""
+        """Return the trends that must be flat, by whose memory it is."""
         return {
             "the host": Trend.of([sample.host for sample in self.samples]),
             "one Blender": Trend.of([sample.largest for sample in self.samples]),

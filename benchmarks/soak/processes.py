@@ -1,4 +1,4 @@
-"""The fleet's processes, as the operating system shows them."""
+"""Finds the fleet's processes, as the operating system shows them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from asyncblend.wire.launch import RUN, Launch
 
 __all__ = ["BlenderProcess", "blenders", "endpoint", "run_of"]
 
-_INSTANCE = "instance="  # the host writes it into the command line of each
+_INSTANCE = "instance="  # the host writes it into the command line of each Blender
 
 
 class BlenderProcess(NamedTuple):
-    """A Blender that lives."""
+    """A Blender that is running."""
 
     instance: int
     process: psutil.Process
 
 
 def blenders() -> list[BlenderProcess]:
-    """The Blenders that this process started, as far as they live."""
+    """Return the Blenders that this process started and that are running."""
     found = []
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
@@ -33,12 +33,15 @@ def blenders() -> list[BlenderProcess]:
 
 
 def run_of(process: psutil.Process) -> str | None:
-    """Name of the run that this process belongs to, by the mark that it inherited."""
+    """Return the name of the run that a process belongs to, from the variable that it inherited."""
     return _environment(process).get(RUN)
 
 
 def endpoint() -> str | None:
-    """Where the Blenders were told to connect: any program of the same user can read it. None if none lives."""
+    """Return the endpoint that the Blenders connect to, as any program of the same user can read it.
+
+    None if no Blender is running.
+    """
     for _, process in blenders():
         with contextlib.suppress(KeyError):
             return Launch.take(_environment(process)).endpoint
@@ -46,7 +49,7 @@ def endpoint() -> str | None:
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
-    """What it was started with; empty if it is gone, or somebody else's."""
+    """Return the variables that a process was started with. Empty if it has ended or is another user's."""
     try:
         return dict(process.environ())
     except (psutil.Error, OSError):

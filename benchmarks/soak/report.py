@@ -1,4 +1,4 @@
-"""What was measured: figures for programs, a table for people, a row for a README; and what must not be."""
+"""What was measured: figures for programs, a table for people, a row for a README, and the problems."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["figures", "markdown", "problems", "table", "title"]
 
 
 def title(run: Run) -> str:
-    """What ran, and how long it was to."""
+    """Return what ran, and how long it was meant to run."""
     return f"{_fleet(run)}, {run.seconds / 60:g} min"
 
 
 def _fleet(run: Run) -> str:
-    """How many of which kind and version."""
+    """Return the number, kind and version of the Blenders."""
     count, name = run.config.instances, run.fleet.name
     if run.version is not None:
         return f"{count} {name} {run.version}"
@@ -27,7 +27,7 @@ def _fleet(run: Run) -> str:
 
 
 def problems(run: Run, left: list[str]) -> list[str]:
-    """What must not be, in words. Empty: all is well."""
+    """Return a sentence for everything that went wrong."""
     ledger = run.ledger
     found = [] if run.failure is None else [run.failure]
     for name, count in (
@@ -48,7 +48,7 @@ def problems(run: Run, left: list[str]) -> list[str]:
 
 
 def figures(run: Run, left: list[str]) -> dict[str, Any]:
-    """All that was measured, as JSON has it."""
+    """Return all that was measured, as `json.dumps` takes it."""
     ledger, stats, samples = run.ledger, run.stream.stats(), run.memory.samples
     return {
         "fleet": _fleet(run),
@@ -101,7 +101,7 @@ def figures(run: Run, left: list[str]) -> dict[str, Any]:
 
 
 def markdown(f: dict[str, Any]) -> list[str]:
-    """Heading, rule and row of a Markdown table: how reliable that fleet was. `f`: the figures."""
+    """Return the three lines of a Markdown table with one row. `f` has the figures."""
     host = f["memory_mib"]["the host"]
     cells = {
         "fleet": f["fleet"],
@@ -121,7 +121,7 @@ def _recovery(f: dict[str, Any], kind: str) -> str:
 
 
 def table(f: dict[str, Any], title: str) -> Table:
-    """The figures for people."""
+    """Return the figures as a table for a terminal."""
     table = Table(title=f"Soak of {title}", show_header=False, title_justify="left")
     table.add_column(style="dim")
     table.add_column()

@@ -1,4 +1,4 @@
-"""What a Blender makes of an index, and the same computed on this side."""
+"""What a Blender makes of an index, and the same computed in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import asyncblend as ab
 
 __all__ = ["FAKE", "IMAGE", "REAL", "is_right", "params"]
 
-_NOISE = 100_000  # bytes in a frame, so that memory means something
+_NOISE = 100_000  # bytes in a frame, so many that a leak would show
 
 IMAGE = (24, 32, 3)
 """Shape of the image that a real Blender renders."""
@@ -31,7 +31,7 @@ def checked(task):
 """
 
 FAKE = _CHECKED + "\n\nbl.serve(checked)\n"
-"""The script that runs where there is no bpy."""
+"""The script for fakes, which have no bpy."""
 
 REAL = f"""\
 {_CHECKED}
@@ -53,18 +53,18 @@ def sample(task):
 
 bl.serve(sample)
 """
-"""The same, and an image beside."""
+"""The script for real Blenders: the same values, and an image."""
 
 
 def params(index: int) -> dict[str, int]:
-    """What the sample is made with."""
+    """Return the params of a sample."""
     return {"tag": 7 * index + 1}
 
 
 def is_right(frame: ab.Frame, seed: int) -> bool:
-    """Whether all but the image is what seed and index make of it."""
+    """Return whether all values but the image are what they must be for this seed and index."""
     rng = np.random.default_rng([seed, frame.index])
-    draw, noise = rng.random(4), rng.integers(0, 256, _NOISE, np.uint8)  # in the script's order
+    draw, noise = rng.random(4), rng.integers(0, 256, _NOISE, np.uint8)  # drawn in the same order as in the script
     made_with = params(frame.index)
     return (
         np.array_equal(frame["draw"], draw)

@@ -1,4 +1,4 @@
-"""Runs a script in a real Blender: the bpy module, and the executable where there is one."""
+"""Fixtures that run a script in a real Blender: in the bpy module, and in the executable where there is one."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Inside:
 
     name: str
     packages: str
-    """The folder with what its Python lacks; "" for none."""
+    """The folder with the packages that its Python lacks; "" for none."""
 
     def command(self, path: Path, script: str) -> list[str]:
-        """Writes the script to that path; what to run then."""
+        """Write the script to that path, and return the command that runs it."""
         path.write_text(PRELUDE.format(root=str(ROOT), packages=self.packages) + script + EPILOGUE)
         if self.name == "bpy":
             return [sys.executable, str(path)]
@@ -57,7 +57,7 @@ class Inside:
 
 @pytest.fixture(scope="module", params=["bpy", "executable"])
 def inside(request: pytest.FixtureRequest) -> Inside:
-    """Each kind of real Blender."""
+    """Return each kind of real Blender in turn."""
     executable = shutil.which("blender")
     if request.param == "bpy":
         return Inside("bpy", "")
@@ -68,7 +68,7 @@ def inside(request: pytest.FixtureRequest) -> Inside:
 
 @pytest.fixture(scope="module")
 def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """run(script) -> folder: runs the script in a fresh Blender; it leaves its results in the folder `OUT`."""
+    """Return run(script), which runs a script in a fresh Blender, and returns the folder `OUT` with its results."""
 
     def run(script: str) -> Path:
         out = tmp_path_factory.mktemp(inside.name)
@@ -91,9 +91,10 @@ def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Call
 def talk_to_blender(
     inside: Inside, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Callable[[Any], Any]]]:
-    """talk(script) -> ask: `ask(value)` gives what the script's `answer(value)` returns in a Blender that stays.
+    """Return talk(script), which starts a script in a Blender that keeps running, and returns a function ask(value).
 
-    For Hypothesis, which asks hundreds of questions, each after the last answer. Values travel as JSON.
+    ask(value) returns what the script's answer(value) returns. It is meant for Hypothesis, which asks hundreds of
+    questions, each one after the last answer. Values travel as JSON.
     """
     with contextlib.ExitStack() as stack:
 

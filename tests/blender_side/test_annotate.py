@@ -1,4 +1,4 @@
-"""annotate: boxes, poses and visibility, against Blender's own drawing of each object by itself."""
+"""Boxes, poses and visibility from `annotate` are checked against Blender's own render of each object alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 160, 120
 START = f"""
 from mathutils import Vector
 from asyncblend import blender as bl
-from asyncblend.blender import instances
+from asyncblend.blender.labels.rendered_ids import render_ids
 
 scene = bpy.context.scene
 scene.render.engine = "CYCLES"
@@ -27,6 +27,9 @@ scene.cycles.samples, scene.cycles.use_denoising = 1, False
 scene.render.resolution_x, scene.render.resolution_y = {WIDTH}, {HEIGHT}
 camera = bl.Camera()
 results = {{}}
+
+def ids():  # the ids that annotate renders when it is given no result
+    return render_ids(scene.render.resolution_x, scene.render.resolution_y)
 
 def plain(found):
     return {{key: value.tolist() if hasattr(value, "tolist") else value for key, value in found.items()}}
@@ -61,8 +64,7 @@ def whole(obj):  # the pixels of the object alone, in an image of three times th
     scene.render.resolution_x *= 3
     scene.render.resolution_y *= 3
     data.lens, data.ortho_scale, data.shift_x, data.shift_y = before[0] / 3, before[1] * 3, before[2] / 3, before[3] / 3
-    bl.annotate([obj])
-    pixels = int((instances.last().mask > 0).sum())
+    pixels = int((ids().mask > 0).sum())
     scene.render.resolution_x //= 3
     scene.render.resolution_y //= 3
     data.lens, data.ortho_scale, data.shift_x, data.shift_y = before
@@ -93,9 +95,9 @@ for number in range(4):
         obj.scale = rng.uniform(0.4, 1.1, 3)
     objects[1].parent = objects[0]
     found = bl.annotate(objects)
-    masks = instances.last()
+    masks = ids()
     depsgraph = bpy.context.evaluated_depsgraph_get()
-    truth = {"id": {row["name"]: row["id"] for row in masks.table}, "mask": masks.mask.tolist(), "K": camera.K.tolist()}
+    truth = {"id": {name: entry.id for name, entry in masks.entries.items()}, "mask": masks.mask.tolist(), "K": camera.K.tolist()}
     for obj in objects:
         evaluated = obj.evaluated_get(depsgraph)
         local = [v.co.copy() for v in evaluated.data.vertices]
@@ -152,7 +154,7 @@ def test_3d_boxes_are_the_bound_boxes_of_blender(scenes: list[Any]) -> None:
 
 
 def test_poses_take_vertices_to_their_pixels(scenes: list[Any]) -> None:
-    """Scaled, parented objects too: what is multiplied are vertices as they are in the mesh."""
+    """The pose is multiplied with the vertices of the mesh as they are, also for scaled objects with parents."""
     for found, truth in scenes:
         for pose, local, xy in zip(found["pose"], truth["local"], truth["xy"], strict=True):
             x, y, z = (np.array(pose)[:3, :3] @ np.transpose(local)) + np.array(pose)[:3, 3:]
@@ -161,7 +163,7 @@ def test_poses_take_vertices_to_their_pixels(scenes: list[Any]) -> None:
 
 
 def test_visible_fractions_are_of_the_object_drawn_alone(scenes: list[Any]) -> None:
-    """In an image of three times the size: parts outside the image count."""
+    """The object alone is drawn in an image of three times the size, because parts outside the image count."""
     hidden = 0
     for found, truth in scenes:
         for number, fraction, whole in zip(found["id"], found["visible_fraction"], truth["whole"], strict=True):
@@ -206,7 +208,7 @@ for kind in ("PERSP", "ORTHO"):
     empty()
     straight(kind)
     scene.camera.data.clip_start = 0.5
-    # below the camera, before it and behind it
+    # the floor reaches from behind the camera to far in front of it
     add("Floor", "plane", size=200, location=(0, 0, -1), rotation=(0 if kind == "PERSP" else 0.1, 0, 0))
     found = [plain(bl.annotate(["Floor"]))]
     add("Near", "uv_sphere", radius=1, location=(0.7, -9.2, 0.3))  # the camera is in it
@@ -221,7 +223,7 @@ bpy.ops.curve.primitive_bezier_circle_add(location=(-1, 0, -1), rotation=(np.pi 
 curve = bpy.context.object
 curve.data.bevel_depth = 0.2
 found = bl.annotate([text, curve])
-results["curves"] = plain(found), [int((instances.last().mask == i).sum()) for i in found["id"]]
+results["curves"] = plain(found), [int((ids().mask == i).sum()) for i in found["id"]]
 """
 
 
@@ -279,12 +281,12 @@ def test_no_objects_give_empty_arrays(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
 def test_a_mesh_around_the_camera_is_cut_at_the_near_plane(results: dict[str, Any], kind: str) -> None:
-    """What is cut is the same that Cycles does not draw, so boxes from mesh and mask agree."""
+    """Cycles does not draw what is nearer than that plane, so boxes from the mesh and from the mask agree."""
     for found in results[f"crossing {kind}"]:
         np.testing.assert_allclose(found["bbox"], found["bbox_loose"], atol=1.1)
         assert found["truncated"] == [True]
     floor = results[f"crossing {kind}"][0]
-    if kind == "PERSP":  # from the horizon down, and three times as wide and high outside the image
+    if kind == "PERSP":  # it goes on below the horizon, outside the image
         assert 0.1 < floor["visible_fraction"][0] < 0.3
 
 
@@ -302,7 +304,7 @@ def settings():
         str(getattr(owner, name))
         for owner in owners
         for name in owner.bl_rna.properties.keys()
-        if not owner.is_property_readonly(name) and name != "denoiser"  # 3.4 has none, and warns of that
+        if not owner.is_property_readonly(name) and name != "denoiser"  # reading it gives a warning in 3.4, which has no denoiser
     ]
 
 empty()
@@ -311,9 +313,9 @@ cube, ball = add("Cube", "cube", size=1.5), add("Ball", "uv_sphere", location=(2
 renders = []
 bpy.app.handlers.render_post.append(lambda *_: renders.append(1))
 
-def count(name):  # how many renders it took, and what was found
+def count(name, rendered=None):  # keep how many renders annotate needed, and what it found
     before, so_far = settings(), len(renders)
-    found = plain(bl.annotate([cube, ball]))
+    found = plain(bl.annotate([cube, ball], rendered=rendered))
     assert settings() == before, name
     results[name] = [len(renders) - so_far, found["bbox"], found["visible_fraction"]]
 
@@ -324,18 +326,30 @@ scene.camera.data.dof.aperture_fstop = 0.1
 scene.cycles.samples, scene.cycles.use_denoising, scene.cycles.filter_width = 32, True, 3
 count("first")
 count("again")
-cube.location.z = 1
-count("moved")
-scene.camera.data.lens = 60
-count("zoomed")
-scene.render.engine = "CYCLES"
+scene.render.engine, scene.render.use_motion_blur = "CYCLES", False
 scene.cycles.samples, scene.cycles.use_denoising = 1, False
 scene.camera.data.dof.use_dof = False
 cube.location.z = 0.5
-bl.render(("instance",))
-count("rendered")
-bl.render()
-count("rendered without ids")
+count("moved")
+ball["class_id"], ball["class_name"] = 3, "round"
+labels = bl.render(("depth", "instance"))
+count("rendered", labels)
+results["boxes"] = [bl.box_of(labels["instance"] == number).tolist() for number in (2, 1)]
+before = {name: value.copy() if hasattr(value, "copy") else value for name, value in labels.items()}
+ball["class_id"], ball["class_name"] = 4, "other"
+results["classes"] = {
+    name: [found["id"].tolist(), found["class_id"].tolist(), found["class_name"]]
+    for name, found in [("rendered", bl.annotate([cube, ball], rendered=labels)), ("now", bl.annotate([cube, ball]))]
+}
+results["kept"] = all(np.array_equal(before[name], labels[name]) for name in before) and list(before) == list(labels)
+labels["instance"][:, 80:] = 0  # the ball, and half of the cube
+count("half of the mask", {name: labels[name] for name in ("instance", "instances")})
+scene.render.use_border, scene.render.border_min_x = True, 0.25
+bordered = bl.render(("instance",))
+count("border", bordered)
+scene.render.use_crop_to_border = True
+cropped = bl.render(("instance",))
+count("crop", cropped)
 
 results["errors"] = {}
 
@@ -347,6 +361,26 @@ def attempt(name, call):
     except Exception as error:
         results["errors"][name] = [type(error).__name__, str(error)]
     assert len(renders) == so_far, name
+
+attempt("uncropped", lambda: bl.annotate([cube], rendered=bordered))
+scene.render.use_border = scene.render.use_crop_to_border = False
+attempt("cropped", lambda: bl.annotate([cube], rendered=cropped))
+scene.render.border_min_x = 0
+scene.render.resolution_percentage = 50
+attempt("another size", lambda: bl.annotate([cube], rendered=labels))
+scene.render.resolution_percentage = 100
+shown, classes = bl.render(("depth",)), bl.render(("semantic",))
+attempt("without ids", lambda: bl.annotate([cube], rendered=shown))
+attempt("classes only", lambda: bl.annotate([cube], rendered=classes))
+attempt("without a table", lambda: bl.annotate([cube], rendered={"instance": labels["instance"]}))
+attempt("mask alone", lambda: bl.annotate([cube], rendered=labels["instance"]))
+attempt("no ids", lambda: bl.annotate([cube], rendered={**labels, "instance": shown["depth"]}))
+attempt("an image", lambda: bl.annotate([cube], rendered={**labels, "instance": shown["image"]}))
+attempt("no table", lambda: bl.annotate([cube], rendered={**labels, "instances": ["Cube", "Ball"]}))
+attempt("no list", lambda: bl.annotate([cube], rendered={**labels, "instances": 7}))
+late = add("Late", "cube")
+attempt("linked later", lambda: bl.annotate([cube, late], rendered=labels))
+bpy.data.objects.remove(late)
 
 unlinked = bpy.data.objects.new("Unlinked", cube.data)
 collection = bpy.data.collections.new("Excluded")
@@ -375,9 +409,9 @@ own = scene.camera
 scene.camera = None
 attempt("no camera", lambda: bl.annotate([cube]))
 scene.camera = own
-bl.annotate([cube])
-attempt("vertexless", lambda: bl.annotate([vertexless]))
-bpy.app.handlers.render_post.clear()  # the bpy module hangs at its end where Python still handles renders
+known = bl.render(("instance",))
+attempt("vertexless", lambda: bl.annotate([vertexless], rendered=known))
+bpy.app.handlers.render_post.clear()  # with such a handler the bpy module would hang at exit
 """
 
 
@@ -386,15 +420,67 @@ def states(in_blender: Callable[[str], Path]) -> dict[str, Any]:
     return dict(json.loads((in_blender(START + STATE + END) / "results.json").read_text()))
 
 
-def test_ids_are_rendered_only_where_they_are_not_known(states: dict[str, Any]) -> None:
-    """With any engine, sharp whatever is blurred; and what had to be set is as before, which the script asserts."""
-    found_anew = {name for name, found in states.items() if name != "errors" and found[0] == 1}
-    assert found_anew == {"first", "moved", "zoomed"}
-    assert [states[name][0] for name in ("again", "rendered", "rendered without ids")] == [0, 0, 0]
-    for name in ("first", "moved", "zoomed", "rendered"):
-        assert states[name][2] == pytest.approx([1, 1], abs=0.03), name
+def test_ids_are_rendered_where_none_are_given(states: dict[str, Any]) -> None:
+    """They are sharp with every engine and every blur. The script asserts that all settings are put back."""
+    for name in ("first", "again", "moved"):
+        renders, _, fractions = states[name]
+        assert renders == 1, name
+        assert fractions == pytest.approx([1, 1], abs=0.03), name
     assert states["first"][1:] == states["again"][1:]
-    assert states["first"][1] != states["moved"][1] != states["zoomed"][1]
+    assert states["first"][1] != states["moved"][1]
+
+
+def test_a_given_result_needs_no_render_and_is_what_the_labels_belong_to(states: dict[str, Any]) -> None:
+    """Boxes and fractions come from its mask, with a border and without."""
+    for name in ("rendered", "half of the mask", "border", "crop"):
+        assert states[name][0] == 0, name
+    _, boxes, fractions = states["rendered"]
+    assert boxes == states["boxes"]
+    assert fractions == pytest.approx([1, 1], abs=0.08)
+    _, (half, nothing), fractions = states["half of the mask"]
+    assert half[0] + half[2] == 80
+    assert half[:2] == boxes[0][:2]
+    assert nothing == [0, 0, 0, 0]
+    assert fractions == [pytest.approx(0.5, abs=0.05), 0]
+    assert states["border"][1] == boxes
+    assert states["crop"][1] == [[x - 40, y, w, h] for x, y, w, h in boxes]
+
+
+def test_ids_and_classes_are_those_of_the_given_table(states: dict[str, Any]) -> None:
+    """Without a given result they are those of the scene as it is now. A given result is not changed."""
+    assert states["classes"] == {
+        "rendered": [[2, 1], [0, 3], ["", "round"]],
+        "now": [[2, 1], [0, 4], ["", "other"]],
+    }
+    assert states["kept"]
+
+
+RENDERED = 'give it the result of bl.render((..., "instance")) as it is, or leave rendered out'
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("uncropped", "rendered['instance'] is 160 x 120 pixels, but the scene is now set to 120 x 120"),
+        ("cropped", "rendered['instance'] is 120 x 120 pixels, but the scene is now set to 160 x 120"),
+        ("another size", "is 160 x 120 pixels, but the scene is now set to 80 x 60"),
+        ("without ids", f"rendered has no 'instance' and no 'instances': {RENDERED}"),
+        ("classes only", f"rendered has no 'instance': {RENDERED}"),
+        ("without a table", f"rendered has no 'instances': {RENDERED}"),
+        ("mask alone", f"rendered must be a dict, got ndarray: {RENDERED}"),
+        ("no ids", f"rendered['instance'] must be H x W ids, got shape (120, 160), float32: {RENDERED}"),
+        ("an image", "rendered['instance'] must be H x W ids, got shape (120, 160, 3), uint8"),
+        ("no table", f"rendered['instances'] is not the table of ids that render returned: {RENDERED}"),
+        ("no list", "rendered['instances'] is not the table of ids that render returned"),
+        ("linked later", "'Late' is not in rendered['instances']"),
+    ],
+)
+def test_a_result_that_cannot_belong_is_refused(states: dict[str, Any], name: str, part: str) -> None:
+    """The message says what to do. The script asserts that nothing is rendered."""
+    error = states["errors"][name]
+    assert error is not None
+    assert error[0] == "ConfigError"
+    assert part in error[1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""annotate after something has changed, and objects that the camera does not see."""
+"""`annotate` after something has changed, and for objects that the camera does not see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 from asyncblend import ConfigError, blender as bl
-from asyncblend.blender import instances
 
 scene, layer = bpy.context.scene, bpy.context.view_layer
 scene.render.engine = "CYCLES"
@@ -24,14 +23,15 @@ scene.cycles.samples, scene.cycles.use_denoising = 1, False
 scene.render.resolution_x, scene.render.resolution_y = 96, 64
 cube, results = bpy.data.objects["Cube"], {}
 
-def seen():
-    found = bl.annotate([cube], {"Cube": [(0, 0, 1)]})
+def seen(rendered=None):
+    found = bl.annotate([cube], {"Cube": [(0, 0, 1)]}, rendered=rendered)
     return [found["class_id"][0].item(), found["visible_fraction"][0].item(), found["keypoints"][0, 0, 2].item()]
 
-bl.render(("instance",))
-results["plain"] = seen()
+labels = bl.render(("instance",))
+results["plain"] = seen(labels)
 cube["class_id"] = 2
 results["class"] = seen()
+results["class of the render"] = seen(labels)
 cube.visible_camera = False
 results["unseen"] = seen()[1]
 cube.visible_camera = True
@@ -61,7 +61,7 @@ bpy.app.handlers.render_pre.clear()
 results["samples"] = counts
 results["way"] = bl.last_render().backend
 
-# what raises leaves an object as it was
+# a call that raises must leave the object as it was
 child, parent = cube, bpy.data.objects.new("Parent", None)
 scene.collection.objects.link(parent)
 child.parent, child.location, child.hide_viewport = parent, (1, 2, 3), True
@@ -88,28 +88,29 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
     return found
 
 
-def test_classes_are_those_of_now(results: dict[str, Any]) -> None:
-    """Also where the mask of an earlier render serves."""
+def test_classes_are_those_of_the_render(results: dict[str, Any]) -> None:
+    """This holds for a given render, and for one that annotate does itself."""
     assert results["plain"] == [0, pytest.approx(1, abs=0.05), 2]
     assert results["class"][0] == 2
+    assert results["class of the render"] == results["plain"]
 
 
-def test_what_the_camera_does_not_see(results: dict[str, Any]) -> None:
-    """Has no pixels; and hides nothing, if its collection is for indirect light only."""
+def test_an_object_that_the_camera_does_not_see(results: dict[str, Any]) -> None:
+    """It has no pixels, and it hides nothing if its collection is for indirect light only."""
     assert results["unseen"] == 0
     assert results["behind"] == [0, 1]
     assert results["looked through"] == [pytest.approx(1, abs=0.05), 2]
 
 
 def test_an_image_of_ids_takes_one_sample(results: dict[str, Any]) -> None:
-    """Whatever the view layer says, and without a view transform."""
+    """That holds even if the view layer asks for more. No view transform is applied."""
     assert results["samples"] == [0]
     assert results["layer samples"] == 64
     assert results["way"] == "memory"
 
 
 def test_wrong_objects(results: dict[str, Any]) -> None:
-    """Say what is needed, and leave an object where it was."""
+    """The errors say what is needed, and the object stays where it was."""
     assert np.allclose(results["location"], (1, 2, 3))
     errors = results["errors"]
     assert errors["hidden"][0] == "RuntimeError"

@@ -1,4 +1,4 @@
-"""Boxes of masks against the plain definition."""
+"""Boxes around masks are checked against the plain definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""render: each way to get an image gives what Blender saves, and so do the passes."""
+"""Each way in which `render` gets images and passes gives what Blender itself saves."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ finish()
 VALUES = (
     SCENE
     + """
-from asyncblend.blender import capture
+from asyncblend.blender.capture import cycles as reading, plan as planning
 
 cube.pass_index, cube.active_material.pass_index = 3, 5
 aov = layer.aovs.add()
@@ -185,10 +185,10 @@ assert switches() == before
 assert list(memory) == ["image", *asked]
 results["own"] = all(a.flags.c_contiguous and a.flags.writeable and a.flags.owndata or a.base.flags.owndata
                      for a in memory.values())
-obstacle = capture.cycles.passes_obstacle
-capture.cycles.passes_obstacle = lambda scene: "the test says so"
+obstacle = planning.passes_obstacle
+planning.passes_obstacle = lambda scene: "the test says so"
 saved = bl.render(asked, color="linear", channels="RGBA")
-capture.cycles.passes_obstacle = obstacle
+planning.passes_obstacle = obstacle
 results["saved"] = bl.last_render()._asdict()
 for name in memory:
     np.savez(OUT / f"{name}.npz", memory=memory[name], saved=saved[name])
@@ -225,12 +225,12 @@ with changed(options, engine="BLENDER_WORKBENCH"):
 # an error inside the engine's render only reaches Blender's log
 def broken(*args):
     raise ArithmeticError("broken on purpose")
-read, capture.cycles._read = capture.cycles._read, broken
+read, reading._read = reading._read, broken
 try:
     bl.render()
 except ArithmeticError as error:
     results["errors"]["reading"] = [type(error).__name__, str(error)]
-capture.cycles._read = read
+reading._read = read
 import cycles
 assert cycles.CyclesRender.render.__module__ == "cycles"
 
@@ -274,7 +274,7 @@ BY_FILE = ["filmic", "agx", "look", "white_balance"]
 @pytest.mark.parametrize("film", ["", "-transparent"])
 @pytest.mark.parametrize("transform", [*IN_MEMORY, *BY_FILE])
 def test_view_transform_is_what_blender_saves(images: Path, transform: str, film: str, channels: str) -> None:
-    """In memory within 1/255, by a file to the bit."""
+    """From memory it is within 1/255 of that, and by a file it is the same to the bit."""
     name = f"{transform}-{channels}{film}"
     if not (images / f"{name}.npy").exists():
         pytest.skip(f"this Blender has no {transform}")
@@ -357,7 +357,7 @@ def test_tells_how_long_it_took(images: Path) -> None:
     ],
 )
 def test_pass_is_to_the_bit_what_an_exr_holds(values: Path, name: str, shape: tuple[int, ...]) -> None:
-    """Read in memory and from the multilayer file that Blender writes."""
+    """Passes read from memory are compared with those of the multilayer file that Blender writes."""
     arrays = np.load(values / f"{name}.npz")
     assert arrays["memory"].dtype == arrays["saved"].dtype == np.float32
     assert arrays["memory"].shape == shape

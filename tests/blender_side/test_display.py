@@ -14,7 +14,7 @@ from asyncblend.blender.capture.imagefile import parse_exr, parse_tiff
 
 
 def table(**exposure: float) -> display.DisplayTable:
-    """Shows v as round(255 v), brighter for green, and clips it."""
+    """Return a table that shows v as round(255 v), clipped, and half of that for green."""
     bits = np.arange(1 << 19, dtype=np.uint32) << 13
     with np.errstate(invalid="ignore"):
         shown = np.nan_to_num(bits.view(np.float32).clip(0, 1) * 255).round()
@@ -48,7 +48,7 @@ def test_table_divides_alpha_out_for_rgba_only() -> None:
 def test_exposure_is_in_stops() -> None:
     linear = np.full((2, 2, 4), 0.1, np.float32)
     np.testing.assert_allclose(table(exposure=2.0).apply(linear)[0, 0], [102, 51, 102], atol=1)
-    np.testing.assert_allclose(table().with_exposure(-1).apply(linear)[0, 0], [13, 6, 13], atol=1)
+    np.testing.assert_allclose(table(exposure=-1.0).apply(linear)[0, 0], [13, 6, 13], atol=1)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e30, -1.0, 1e-40])
@@ -75,7 +75,7 @@ def test_what_is_no_image_is_an_error(data: bytes) -> None:
 
 
 def test_reads_exr_with_channels_of_several_types() -> None:
-    """Half and float channels, in the file by name, in the array as X, Y, Z and R, G, B, A."""
+    """The file has half and float channels in order of name; the arrays have them as X, Y, Z and R, G, B, A."""
     width, height = 3, 2
     rng = np.random.default_rng(0)
     channels = {name: rng.random((height, width)).astype("<f4") for name in ("L.N.X", "L.N.Y", "L.N.Z")}

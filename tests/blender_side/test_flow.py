@@ -1,4 +1,4 @@
-"""Flow, against where Blender's own `world_to_camera_view` sees each pixel's point in the frames beside."""
+"""Flow is checked against where Blender's `world_to_camera_view` sees each pixel's point in both other frames."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ MOVING = {
     "camera": {1, 2},
     "orthographic": {1},
 }
-"""Which ids move."""
+"""The ids that move, by scene."""
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_flow_leads_to_where_the_point_is_seen_in_the_frame_beside(out: Path, na
     assert moving.sum() > 300
     assert np.linalg.norm(truth[moving], axis=1).min() > 0.2
     error = np.abs(flow - truth)[ids > 0].max(axis=1)
-    if name == "object":  # the mean of samples beside the pixel's centre, also of two objects
+    if name == "object":  # flow is the mean of samples around the pixel's centre, on edges of two objects
         assert np.median(error[moving[ids > 0]]) < 0.1
     else:
         assert np.quantile(error, 0.99) < 0.02
@@ -200,7 +200,7 @@ def test_motion_blur_is_an_error_that_says_what_to_set(results: dict[str, Any]) 
     ],
 )
 def test_what_cycles_leaves_out_is_an_error_or_right(results: dict[str, Any], name: str, word: str) -> None:
-    """Which it is depends on Blender's version; wrong flow without a word it is in none."""
+    """It depends on Blender's version which of the two it is. No version may give wrong flow silently."""
     if name in results["right"]:
         assert name in ("lens", "orthographic camera that moves")
         assert results["right"][name] < 0.02

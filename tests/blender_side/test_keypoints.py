@@ -1,4 +1,4 @@
-"""Keypoints of annotate: each way of giving them, and whether the camera sees them in scenes made by hand."""
+"""Keypoints from `annotate`: all ways to give them, and whether the camera sees them in simple scenes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ for kind in ("PERSP", "ORTHO"):
     cube.hide_render = True
     found["hidden itself"] = flags()
     cube.hide_render = False
-    cube.location.y, cube.rotation_euler = 1000, (0.3, 0.2, 0.7)  # far away, where numbers are coarse
+    cube.location.y, cube.rotation_euler = 1000, (0.3, 0.2, 0.7)  # far away, where float32 is coarse
     scene.camera.location.y = 990
     scene.camera.data.clip_end = 2000
     bpy.ops.object.select_all(action="DESELECT")
@@ -124,7 +124,7 @@ ALONE = {
 @pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
 class TestFlags:
     def test_own_surface_hides_what_is_not_on_it(self, flagged: dict[str, Any], kind: str) -> None:
-        # Parallel rays run along the side of the cube to its far corner, and touch nothing before it.
+        # With parallel rays, the ray to the far corner runs along a side of the cube and touches nothing before it.
         assert flags(flagged[kind]["alone"]) == ALONE | ({"far corner": 2} if kind == "ORTHO" else {})
 
     def test_points_lie_where_they_are_projected_or_are_0_0_outside(self, flagged: dict[str, Any], kind: str) -> None:
@@ -161,7 +161,7 @@ class TestFlags:
         assert all(point == [0, 0, 0] for point in flagged[kind]["hidden itself"].values())
 
     def test_precision_suffices_far_from_the_origin(self, flagged: dict[str, Any], kind: str) -> None:
-        """Of the eight corners of a turned cube one is behind the others."""
+        """The camera sees seven of the eight corners of a turned cube."""
         assert sorted(flagged[kind]["far from the origin"]) == [1, 2, 2, 2, 2, 2, 2, 2]
 
 

@@ -1,4 +1,4 @@
-"""Labels of each pixel, against rays that Blender's own `scene.ray_cast` sends through the pixels' centres."""
+"""Labels of pixels are checked against rays of `scene.ray_cast` through the pixels' centres."""
 
 from __future__ import annotations
 
@@ -152,14 +152,14 @@ def load(out: Path, name: str) -> dict[str, Any]:
 
 
 def agreed(found: dict[str, Any]) -> Any:
-    """The pixels where the ray and the render hit the same object, or both none: nearly all."""
+    """Return the pixels where the ray and the render show the same object, or none. Nearly all do."""
     same = np.vectorize(IDS.get)(found["hit"]) == found["instance"]
-    assert same.mean() > 0.998  # rays that graze an edge
+    assert same.mean() > 0.998  # the others are rays that graze an edge
     return same
 
 
 def inner(found: dict[str, Any]) -> Any:
-    """The pixels whose eight neighbours show the same face."""
+    """Return the pixels whose eight neighbours show the same face."""
     same = found["hit"] != ""
     for step in np.ndindex(3, 3):
         to = (step[0] - 1, step[1] - 1)
@@ -190,7 +190,7 @@ def test_depth_is_the_place_on_the_axis_and_distance_the_way_to_it(out: Path, ca
     seen = agreed(found) & (found["hit"] != "")
     error = np.abs(found["depth"] - found["local"][..., 2])[seen]
     assert np.median(error) < 2e-4
-    assert error.max() < 5e-3  # where a ray grazes a face
+    assert error.max() < 5e-3  # the largest errors are where a ray grazes a face
     way = np.linalg.norm(found["local"], axis=2) if camera == "perspective" else found["local"][..., 2]
     np.testing.assert_allclose(found["distance"][seen], way[seen], atol=5e-3)
     if camera == "perspective":
@@ -206,7 +206,7 @@ def test_unprojected_depth_lies_on_the_mesh(out: Path, camera: str) -> None:
 
 @pytest.mark.parametrize("camera", [*CAMERAS, "sharp"])
 def test_normals_are_those_of_the_faces(out: Path, camera: str) -> None:
-    """In the world and in the camera's space; of length 1 wherever something is seen."""
+    """This holds in world space and in the camera's. Their length is 1 wherever there is a surface."""
     found = load(out, camera)
     seen = agreed(found) & (found["hit"] != "") if camera == "sharp" else inner(found)
     assert seen.sum() > 400
@@ -216,7 +216,7 @@ def test_normals_are_those_of_the_faces(out: Path, camera: str) -> None:
         assert right.mean() > 0.995  # the others have an edge between two rays
         surface = found["instance"] > 0
         np.testing.assert_allclose(np.linalg.norm(found[name][surface], axis=1), 1, atol=1e-5)
-    assert local[seen][:, 2].max() < 0.1  # they look to the camera, which looks along z
+    assert local[seen][:, 2].max() < 0.1  # normals point to the camera, which looks along z
 
 
 @pytest.mark.parametrize("name", [*CAMERAS, "border", "crop", "empty"])
@@ -236,7 +236,7 @@ def test_background_is_the_same_in_all_labels(out: Path, name: str) -> None:
 
 
 def test_border_is_a_part_of_the_whole_image(out: Path) -> None:
-    """Cropped or not, the labels of a pixel are its own; distances too, which depend on where it is."""
+    """A pixel has the same labels in a border, cropped or not, as in the whole image."""
     whole, border, crop = (load(out, name) for name in ("perspective", "border", "crop"))
     assert border["depth"].shape == (64, 96)
     assert crop["depth"].shape == (48, 72)
@@ -273,7 +273,7 @@ def test_dtypes_and_shapes(results: dict[str, Any]) -> None:
 
 
 def test_passes_beside_labels_are_blenders_own(out: Path, results: dict[str, Any]) -> None:
-    """Also the object index, which holds ids meanwhile."""
+    """The object index too, although it holds ids during the render."""
     both = load(out, "both")
     assert results["order"] == [
         *("image", "Depth", "depth", "object_index", "instance", "IndexOB", "semantic", "Normal"),
@@ -286,7 +286,9 @@ def test_passes_beside_labels_are_blenders_own(out: Path, results: dict[str, Any
     assert (both["Depth"][both["instance"] == 0] == 1e10).all()
     seen = both["instance"] > 0
     np.testing.assert_array_equal(both["Depth"][seen], both["depth"][seen])
-    assert (np.linalg.norm(both["Normal"], axis=2) < 0.99).sum() > (~seen).sum()  # the mean on edges
+    assert (np.linalg.norm(both["Normal"], axis=2) < 0.99).sum() > (
+        ~seen
+    ).sum()  # on edges it is a mean, and so shorter than 1
 
 
 def test_scene_without_objects(results: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Evaluated meshes as arrays: the fast way of reading triangles gives what Blender's own, slow one does."""
+"""Meshes as arrays: reading triangles from memory gives the same as Blender's own, slow way."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ for obj in bpy.context.view_layer.objects:
     mesh = evaluated.to_mesh()
     truth = [[tuple(v.co) for v in mesh.vertices]]
     if obj.type == "MESH":
-        mesh = evaluated.data  # in 3.4 the copy may have a face with four corners cut along its other diagonal
+        mesh = evaluated.data  # 3.4 may cut a face with four corners of the copy along its other diagonal
     mesh.calc_loop_triangles()
     truth.append([tuple(t.vertices) for t in mesh.loop_triangles])
     corners = memory(mesh.loop_triangles, (3, 4))

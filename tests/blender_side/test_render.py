@@ -1,4 +1,4 @@
-"""render: what Blender would save, as an array."""
+"""`render` returns what Blender would save, as an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 import os
-from asyncblend.blender.capture import render
+from asyncblend.blender import render
 
 scene = bpy.context.scene
 options, image = scene.render, scene.render.image_settings
@@ -131,7 +131,7 @@ def results(out: Path) -> dict[str, Any]:
     ],
 )
 def test_is_what_blender_saves(out: Path, name: str, shape: tuple[int, ...]) -> None:
-    """To the bit by a file, within 1/255 by Cycles' memory."""
+    """By a file it is the same to the bit, and from Cycles' memory it is within 1/255."""
     image = np.load(out / f"{name}.npy")
     assert image.shape == shape
     assert image.dtype == np.uint8

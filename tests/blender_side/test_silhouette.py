@@ -1,4 +1,4 @@
-"""Silhouettes against a point-in-triangle test of every pixel, and meshes clipped before the camera."""
+"""Silhouettes are checked against a point-in-triangle test of every pixel, and clipped meshes against rays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from asyncblend.blender.labels import silhouette
-from asyncblend.blender.labels.silhouette import clip_near, edges_of, mask_of, spans_of
+from asyncblend.blender.labels.silhouette import Spans, clip_near, edges_of, spans_of
 
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
@@ -27,15 +27,24 @@ def covered(xy: _Floats, triangles: npt.NDArray[Any], window: tuple[int, int, in
     return mask
 
 
+def mask_of(spans: Spans, width: int, height: int) -> _Bools:
+    """Return the spans as a height x width array."""
+    mask = np.zeros((height, width), bool)
+    for row, start, stop in zip(*spans, strict=True):
+        assert not mask[row, start:stop].any()  # no pixel is in two spans
+        mask[row, start:stop] = True
+    return mask
+
+
 def centres(window: tuple[int, int, int, int]) -> _Floats:
-    """height x width x 2."""
+    """Return the centres of all pixels: height x width x 2."""
     left, top, width, height = window
     x, y = np.meshgrid(left + np.arange(width) + 0.5, top + np.arange(height) + 0.5)
     return np.stack([x, y], axis=-1)
 
 
 def by_point_in_triangle(xy: _Floats, triangles: npt.NDArray[Any]) -> tuple[_Bools, _Bools]:
-    """Which pixels are covered, and which have an edge so near to their centre that rounding decides."""
+    """Return which pixels are covered, and in which rounding decides, because an edge is near their centre."""
     p = centres(WINDOW)
     inside, close = np.zeros(p.shape[:2], bool), np.zeros(p.shape[:2], bool)
     for a, b, c in xy[triangles]:
@@ -51,7 +60,7 @@ def by_point_in_triangle(xy: _Floats, triangles: npt.NDArray[Any]) -> tuple[_Boo
 
 @st.composite
 def meshes(draw: st.DrawFn, dimensions: int) -> tuple[_Floats, npt.NDArray[Any]]:
-    """Points, some of them outside the window, and triangles that share them, some degenerate."""
+    """Draw points, some of them outside the window, and triangles that share them, some of them degenerate."""
     count = draw(st.integers(1, 9))
     points = draw(arrays(np.float64, (count, dimensions), elements=st.floats(-25, 45, width=32)))
     triangles = draw(arrays(np.int32, (draw(st.integers(0, 14)), 3), elements=st.integers(0, count - 1)))
@@ -66,7 +75,7 @@ def test_covers_the_centres_that_lie_in_a_triangle(mesh: tuple[_Floats, npt.NDAr
 
 @given(st.tuples(*[st.integers(-20, 60)] * 6))
 def test_no_pixel_between_triangles_is_missed(numbers: tuple[int, ...]) -> None:
-    """Four triangles around a point in a rectangle, all corners on centres or outer corners of pixels."""
+    """Four triangles meet at a point in a rectangle. All their corners are centres or outer corners of pixels."""
     (x0, x1), (y0, y1) = sorted(numbers[0:2]), sorted(numbers[2:4])
     x, y = np.clip(numbers[4], x0, x1), np.clip(numbers[5], y0, y1)
     xy = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x, y)]) / 2
@@ -76,7 +85,7 @@ def test_no_pixel_between_triangles_is_missed(numbers: tuple[int, ...]) -> None:
 
 
 def test_many_crossings_are_done_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As memory is bounded; the result is the same."""
+    """This bounds the memory. The result is the same."""
     rng = np.random.default_rng(1)
     xy, triangles = rng.uniform(-20, 40, (30, 2)), rng.integers(0, 30, (12, 3))
     whole = spans_of(xy, triangles, edges_of(triangles), WINDOW)
@@ -93,12 +102,12 @@ def test_nothing_covers_nothing() -> None:
 
 
 def seen_by_rays(points: _Floats, triangles: npt.NDArray[Any], near: float) -> tuple[_Bools, _Bools]:
-    """The same by rays through the pixels' centres: a hole-camera with a focal length of 10 pixels."""
+    """Return the same by rays through the pixels' centres, for a pinhole camera with a focal length of 10 pixels."""
     p = centres(WINDOW) / 10
     rays = np.concatenate([p, np.ones((*p.shape[:2], 1))], axis=-1)
     hit, close = np.zeros(p.shape[:2], bool), np.zeros(p.shape[:2], bool)
     for a, b, c in points[triangles]:
-        planes = [np.cross(b, c), np.cross(c, a), np.cross(a, b)]  # through the camera and an edge
+        planes = [np.cross(b, c), np.cross(c, a), np.cross(a, b)]  # each through the camera and an edge
         volume = a @ planes[0]
         if abs(volume) < 1e-6:
             continue
@@ -120,7 +129,7 @@ def test_what_is_left_of_a_clipped_mesh_is_what_rays_hit(mesh: tuple[_Floats, np
     sound = [i for i, t in enumerate(points[mesh[1]]) if abs(np.linalg.det(t)) > 1e-6] if len(mesh[1]) else []
     truth, close = seen_by_rays(mesh[0], mesh[1][sound], near)
     points, triangles = clip_near(mesh[0], mesh[1][sound], near)
-    xy = points[:, :2] / np.maximum(points[:, 2:], near) * 10  # those behind the plane are in no triangle
+    xy = points[:, :2] / np.maximum(points[:, 2:], near) * 10  # points behind the plane are in no triangle
     np.testing.assert_array_equal(covered(xy, triangles) | close, truth | close)
 
 

@@ -1,4 +1,4 @@
-"""The commands demo, stream and link, as a user types them."""
+"""The commands `asyncblend demo`, `stream` and `link`, as a user types them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+import asyncblend as ab
 from asyncblend.cli.config_file import load_config
 from asyncblend.cli.demo import figure
+from asyncblend.cli.scripts import script
 from asyncblend.config import Timeouts
 from asyncblend.errors import ConfigError
 from asyncblend.testing import fake_blender
@@ -37,7 +39,7 @@ def asyncblend(*args: str, cwd: Path, **environment: str) -> subprocess.Complete
 
 
 def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
-    """Pictures of an earlier demo go, other files stay, and the summary names what came."""
+    """Pictures of an earlier demo are removed, other files stay, and the summary says what came."""
     fake = str(fake_blender(tmp_path / "fake", values=VALUES))
     options = ("--blender", fake, "--instances", "2", "--batch-size", "3", "--seed", "4")
     done = asyncblend("demo", *options, "--batches", "3", cwd=tmp_path)
@@ -74,23 +76,19 @@ def test_demo_on_real_blender_draws_corners_on_the_corners(real: Any, tmp_path: 
 
 
 @pytest.mark.blender
-def test_the_corners_of_the_demo_scene_bound_the_cube(real: Any) -> None:
+async def test_the_corners_of_the_demo_scene_bound_the_cube(real: Any) -> None:
     """In each frame of cube.py the box of the projected corners is the box of the pixels that are not background."""
-    from asyncblend.cli.scripts import script
-    from asyncblend.config import StreamConfig
-    from asyncblend.stream.bridge import Bridge
-
-    bridge = Bridge(StreamConfig(script=script("cube.py"), blender=real.blender, instances=1, length=4))
-    try:
-        for frame in bridge.open():
+    seen = 0
+    async with ab.BlenderStream(script=script("cube.py"), blender=real.blender, instances=1, length=4) as stream:
+        async for frame in stream:
             image, corners = frame["image"].astype(int), frame["xy"]
             assert image.shape == (480, 640, 3)
             ys, xs = np.nonzero(np.abs(image - image[0, 0]).sum(axis=2) > 24)
             found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
             expected = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
             np.testing.assert_allclose(found, expected, atol=2.5)
-    finally:
-        bridge.close()
+            seen += 1
+    assert seen == 4
 
 
 def test_a_figure_marks_each_keypoint_at_its_place() -> None:
@@ -110,7 +108,7 @@ def test_a_figure_marks_each_keypoint_at_its_place() -> None:
 
 
 def test_stream_takes_a_script_or_a_toml_file(tmp_path: Path) -> None:
-    """Both print the first frame and a summary; options override the file."""
+    """Both print the first frame and a summary. Options override the file."""
     fake_blender(tmp_path / "fake", values=VALUES)
     (tmp_path / "scene.py").touch()
     (tmp_path / "job.toml").write_text('script = "scene.py"\ninstances = 2\nlength = 50\n[timeouts]\nstart = 60\n')
@@ -122,12 +120,14 @@ def test_stream_takes_a_script_or_a_toml_file(tmp_path: Path) -> None:
 
 
 def test_config_file_reads_paths_beside_itself_and_tables(tmp_path: Path) -> None:
-    """All of StreamConfig can be written in TOML."""
+    """All fields of StreamConfig can be written in TOML, and an option that is None overrides none of them."""
     path = tmp_path / "job.toml"
-    path.write_text('script = "a.py"\nscene = "b.blend"\nshard = [1, 2]\n[timeouts]\nstop = 1\n[params]\nlevel = 3\n')
-    config = load_config(path, seed=5)
+    path.write_text(
+        'script = "a.py"\nscene = "b.blend"\nshard = [1, 2]\ninstances = 7\n[timeouts]\nstop = 1\n[params]\nlevel = 3\n'
+    )
+    config = load_config(path, seed=5, instances=None)
     assert (config.script, config.scene) == (tmp_path / "a.py", tmp_path / "b.blend")
-    assert (config.shard, config.seed, config.params) == ((1, 2), 5, {"level": 3})
+    assert (config.shard, config.seed, config.params, config.instances) == ((1, 2), 5, {"level": 3}, 7)
     assert config.timeouts == Timeouts(stop=1)
 
 
@@ -140,7 +140,7 @@ def test_config_file_reads_paths_beside_itself_and_tables(tmp_path: Path) -> Non
     ],
 )
 def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
-    """A wrong file is a ConfigError that says what is wrong."""
+    """A wrong file gives a ConfigError that says what is wrong."""
     path = tmp_path / "job.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -157,7 +157,7 @@ def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    """No Python traceback of ours: the error's own words, on standard error."""
+    """The error's own words are on standard error, without a Python traceback of ours."""
     done = asyncblend(*args, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
@@ -167,7 +167,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
 
 @pytest.mark.blender
 def test_link_lets_blender_itself_run_a_script(tmp_path: Path) -> None:
-    """After it, `blender -b --python script.py` shows sample 0 and saves the image beside the script."""
+    """After the command, `blender -b --python script.py` shows sample 0 and saves the image beside the script."""
     blender = shutil.which("blender")
     if blender is None:
         pytest.skip("there is no Blender executable here")

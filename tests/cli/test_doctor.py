@@ -18,11 +18,10 @@ import typer
 from typer.testing import CliRunner
 
 import asyncblend
-from asyncblend.cli.doctor import advice, examining
+from asyncblend.cli.doctor import advice, rendering
 from asyncblend.cli.doctor.command import doctor
 from asyncblend.cli.doctor.libraries import debian_package, missing_libraries
-from asyncblend.errors import InstanceError
-from asyncblend.fleet.discovery import VARIABLE, Blender
+from asyncblend.fleet.discovery import VARIABLE
 from asyncblend.testing import fake_blender
 
 LOADER = "error while loading shared libraries: {}: cannot open shared object file: No such file or directory"
@@ -30,17 +29,18 @@ LOADER = "error while loading shared libraries: {}: cannot open shared object fi
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the developer's has a say."""
+    """Remove the developer's own variable, and set a width."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def run(*arguments: str) -> Any:
+def run(*arguments: str, may_show_traceback: bool = False) -> Any:
+    """Run `asyncblend doctor`. Only a script's own mistake, which the doctor's never makes, may show a traceback."""
     app = typer.Typer()
     app.command()(doctor)
     result = CliRunner().invoke(app, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.output
+    assert may_show_traceback or "Traceback" not in result.output
     return result
 
 
@@ -49,7 +49,7 @@ def last_line(result: Any) -> str:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """Let find_spec not see a module."""
+    """Hide a module from find_spec."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -59,7 +59,7 @@ def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
-    """Let distributions have other versions, or be absent."""
+    """Give distributions other versions. None removes one."""
     real = importlib.metadata.version
 
     def version(name: str) -> str:
@@ -72,7 +72,7 @@ def versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
 
 
 def shell(folder: Path, body: str) -> str:
-    """A `blender` that is a shell script."""
+    """Write a `blender` that is a shell script, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "blender"
     path.write_text(f"#!/bin/sh\n{body}\n")
@@ -85,7 +85,7 @@ def broken(folder: Path, soname: str = "libXi.so.6") -> str:
 
 
 def test_a_real_blender_passes(real: Any) -> None:
-    """Versions, engines and the time of a frame are told; the exit status is 0."""
+    """The page has versions, engines and the time of a frame, and the exit status is 0."""
     result = run("--blender", real.blender)
     assert result.exit_code == 0, result.output
     assert re.search(r"Blender \d+\.\d+\.\d+.* \((bpy module|executable)", result.output)
@@ -99,7 +99,7 @@ def test_a_real_blender_passes(real: Any) -> None:
 def test_the_default_is_marked_and_the_host_is_told(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without options each Blender is tried, and the one that would be taken is marked."""
+    """Without options each Blender is tried, and the one that would be used is marked."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     result = run()
@@ -114,7 +114,7 @@ def test_the_default_is_marked_and_the_host_is_told(
 def test_a_second_broken_blender_is_only_a_warning(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What would not be taken does not count, but is mended too."""
+    """A Blender that would not be used does not count, but what mends it is shown too."""
     monkeypatch.setenv("PATH", os.path.dirname(broken(tmp_path / "bin")), prepend=os.pathsep)
     monkeypatch.setenv(VARIABLE, "bpy")
     result = run()
@@ -127,7 +127,7 @@ def test_a_second_broken_blender_is_only_a_warning(
 def test_a_broken_default_counts_though_another_works(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The mending comes first, and how to take the other is told."""
+    """What mends it comes first, and the command that chooses the other one is shown."""
     monkeypatch.setenv("PATH", os.path.dirname(broken(tmp_path / "bin")), prepend=os.pathsep)
     result = run()
     assert result.exit_code == 1
@@ -138,7 +138,7 @@ def test_a_broken_default_counts_though_another_works(
 def test_a_default_that_cannot_be_mended_gives_way(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where no command is known to help, another Blender that works does."""
+    """Where no command is known to help, the other Blender, which works, is chosen."""
     folder = tmp_path / "bin"
     shell(folder, "echo Blender 2.79b; exit 1")
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
@@ -152,7 +152,7 @@ def test_a_default_that_cannot_be_mended_gives_way(
 def test_a_missing_library_gives_the_apt_line(
     user: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loader's message is turned into the package; sudo only for those who need it."""
+    """The loader's message is turned into the package, with sudo only for users who need it."""
     (tmp_path / "example_Packages").touch()
     monkeypatch.setattr(advice, "_APT_LISTS", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: user)
@@ -163,7 +163,7 @@ def test_a_missing_library_gives_the_apt_line(
 
 
 def test_a_bare_container_updates_the_lists_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without apt's lists there is nothing to install from."""
+    """Without apt's lists, apt knows no package to install."""
     monkeypatch.setattr(advice, "_APT_LISTS", tmp_path / "none")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     result = run("--blender", broken(tmp_path / "broken"))
@@ -172,7 +172,7 @@ def test_a_bare_container_updates_the_lists_first(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.skipif(shutil.which("ldd") is None, reason="there is no ldd here")
 async def test_ldd_tells_of_all_libraries_at_once(tmp_path: Path) -> None:
-    """A real program whose library is not there; one that lacks nothing, and what is no program, give none."""
+    """A real program lists its missing library. A whole program, and a file that is no program, list none."""
     true = shutil.which("true")
     assert true is not None
     program = Path(true).read_bytes()
@@ -188,7 +188,7 @@ async def test_ldd_tells_of_all_libraries_at_once(tmp_path: Path) -> None:
 
 
 def test_several_missing_libraries_make_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ldd lists and what the loader names come together, each once."""
+    """What ldd lists and what the loader names are put together, each once."""
     ldd = tmp_path / "bin" / "ldd"
     ldd.parent.mkdir()
     lines = [
@@ -233,7 +233,7 @@ def test_several_missing_libraries_make_one_line(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_debian_package_of_a_library(soname: str, package: str) -> None:
-    """Debian's naming rule, and what it does not cover."""
+    """Names follow Debian's rule, or are exceptions."""
     assert debian_package(soname) == package
 
 
@@ -248,7 +248,7 @@ def test_debian_package_of_a_library(soname: str, package: str) -> None:
 def test_no_blender_at_all(
     python: tuple[int, int], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How to get one; the module only where there are wheels of it, and else for which Pythons there are."""
+    """The page says how to get one: the module only where there are wheels of it, else the Pythons that have them."""
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "version_info", python)
@@ -284,7 +284,7 @@ def test_pip_by_its_name_in_an_active_environment(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("package", ["torch", "pyzmq"])
 def test_the_main_job_needs_its_packages(package: str, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without torch a Blender may render and yet the exit status is 1; without pyzmq none can be tried."""
+    """Without torch a Blender renders, but the exit status is 1. Without pyzmq no Blender can be tried."""
     versions(monkeypatch, **{package: None})
     result = run("--blender", "bpy")
     assert result.exit_code == 1
@@ -294,7 +294,7 @@ def test_the_main_job_needs_its_packages(package: str, bpy_kind: Any, monkeypatc
 
 
 def test_numpy_that_bpy_is_not_made_for(bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warning with the command, not a failure: it did render."""
+    """It is a note with a command, not a failure, because the Blender did render."""
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["cython", "numpy<2.0,>=1.26"])
     versions(monkeypatch, numpy="2.3.1")
     result = run("--blender", "bpy")
@@ -313,7 +313,7 @@ def test_a_fake_blender_is_none(values: Any, tmp_path: Path) -> None:
 
 
 def test_an_unknown_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
-    """And how to start that Blender by hand."""
+    """The page also says how to start that Blender by hand."""
     path = str(fake_blender(tmp_path / "with space", exit_at_start=3))
     result = run("--blender", path)
     assert result.exit_code == 1
@@ -323,7 +323,7 @@ def test_an_unknown_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_a_blender_that_dies_while_it_renders(tmp_path: Path) -> None:
-    """The death itself is told, not that there are no restarts."""
+    """The page tells of the crash itself, not of the restarts that the doctor forbids."""
     result = run("--blender", str(fake_blender(tmp_path, values={"image": ("uint8", (1, 1, 3))}, crash_after=0)))
     assert result.exit_code == 1
     assert "it was killed by signal 9 while it served" in result.output
@@ -332,26 +332,19 @@ def test_a_blender_that_dies_while_it_renders(tmp_path: Path) -> None:
 def test_a_sample_that_raises(
     bpy_kind: Any, write_script: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Blender that starts and cannot render, as one without Cycles."""
+    """A Blender may start and yet not render, such as one without Cycles."""
     script = write_script("def sample(task): raise RuntimeError('this Blender has no Cycles')")
-    monkeypatch.setattr(examining, "_PROBE", script)
-    app = typer.Typer()
-    app.command()(doctor)
-    result = CliRunner().invoke(app, ["--blender", "bpy"])
+    monkeypatch.setattr(rendering, "_PROBE", script)
+    result = run("--blender", "bpy", may_show_traceback=True)
     assert result.exit_code == 1
     assert "sample 0 failed in Blender 0: RuntimeError: this Blender has no Cycles" in result.output
     assert 'import bpy; print(bpy.app.version_string)"' in last_line(result)
 
 
-def test_packages_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The installer's last words, and its command to type."""
-    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
-    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_CONFIG_FILE", os.devnull), ("UV_NO_INDEX", "1")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    # What a Blender without pyzmq does, in a Python that has it.
-    bare = tmp_path / "main.py"
-    bare.write_text(
+def without_pyzmq(tmp_path: Path) -> str:
+    """Return a `blender` that does what a Blender without pyzmq does, in a Python that has it."""
+    main = tmp_path / "main.py"
+    main.write_text(
         "import json, os\n"
         "launch = json.loads(os.environ['ASYNCBLEND_LAUNCH'])\n"
         "folder = os.path.join(launch['packages'], 'cpython-310')\n"
@@ -359,7 +352,16 @@ def test_packages_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.M
         "json.dump(report, open(launch['report'], 'w'))\n"
         "os._exit(77)\n"
     )
-    result = run("--blender", shell(tmp_path / "bare", f"exec '{sys.executable}' '{bare}'"))
+    return shell(tmp_path / "bare", f"exec '{sys.executable}' '{main}'")
+
+
+def test_packages_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page has the installer's last words, and its command to type."""
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_CONFIG_FILE", os.devnull), ("UV_NO_INDEX", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    result = run("--blender", without_pyzmq(tmp_path))
     assert result.exit_code == 1
     assert "Blender's Python 3.10 has no pyzmq, and installing failed" in result.output
     assert " pip install " in last_line(result)
@@ -367,20 +369,21 @@ def test_packages_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another folder can be named."""
+    """The command names another folder."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "file"))
-    error = InstanceError(
-        "Cannot write pyzmq for Blender's Python 3.10 into /x: Not a directory\n$ASYNCBLEND_CACHE names another folder."
-    )
-    finding = examining._diagnose(Blender("executable", "/x/blender"), error, "", [], [])
-    assert finding["commands"][0].startswith("export ASYNCBLEND_CACHE=")
-    assert finding["mends"]
+    code, found = as_json("--blender", without_pyzmq(tmp_path))
+    assert code == 1
+    (blender,) = found["blenders"]
+    assert blender["why"].startswith("Cannot write pyzmq for Blender's Python 3.10 into ")
+    assert blender["commands"][0].startswith("export ASYNCBLEND_CACHE=")
+    assert blender["mends"]
+    assert found["commands"] == blender["commands"]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_a_wrong_option(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Discovery's words, and no other Blender is tried instead."""
+    """The message names the option, and no other Blender is tried instead."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     result = run("--blender", name)
@@ -390,7 +393,7 @@ def test_a_wrong_option(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_wrong_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The main job would stop there, so it counts; the others are tried, and the way out is to unset it."""
+    """A stream would stop there, so it counts. The other Blenders are tried, and the way out is to unset it."""
     monkeypatch.setenv(VARIABLE, "nowhere")
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     without(monkeypatch, "bpy")
@@ -403,7 +406,7 @@ def test_a_wrong_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_in_a_terminal_there_are_panels_and_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours and frames for people; the command stands unbroken for copying."""
+    """People see colours and frames, and the command is in one line, to be copied."""
     for name in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -421,13 +424,13 @@ def test_in_a_terminal_there_are_panels_and_marks(tmp_path: Path, monkeypatch: p
 
 
 def as_json(*arguments: str) -> tuple[int, Any]:
-    """Exit status and what stands on standard output, which is JSON and nothing else."""
+    """Return the exit status, and the JSON that is all of the standard output."""
     result = run("--json", *arguments)
     return result.exit_code, json.loads(result.stdout)
 
 
 def test_json_has_what_the_page_has(real: Any) -> None:
-    """The same findings, for programs."""
+    """Programs get the same findings."""
     code, found = as_json("--blender", real.blender)
     assert code == 0, found
     assert found["asyncblend"] == asyncblend.__version__
@@ -451,7 +454,7 @@ def test_json_has_what_the_page_has(real: Any) -> None:
 def test_json_of_a_default_that_fails_beside_one_that_works(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each Blender with its facts, or with why it failed and the commands; which is the default; exit status 1."""
+    """Each Blender has its facts, or why it failed and the commands. The default counts: the exit status is 1."""
     path = broken(tmp_path / "bin")
     monkeypatch.setenv("PATH", os.path.dirname(path), prepend=os.pathsep)
     code, found = as_json()
@@ -471,7 +474,7 @@ def test_json_of_a_default_that_fails_beside_one_that_works(
 
 
 def test_json_without_any_blender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why there is none, and the ways to one."""
+    """The problem says why there is none, and has the ways to one."""
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
     without(monkeypatch, "bpy")
@@ -486,7 +489,7 @@ def test_json_without_any_blender(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_json_where_none_can_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It still parses, and has the command."""
+    """The JSON is whole, and has the command."""
     versions(monkeypatch, pyzmq=None)
     code, found = as_json()
     assert code == 1

@@ -1,4 +1,4 @@
-"""`asyncblend doctor --fix`: the embedded Blender for real, installed once, from the package index."""
+"""`asyncblend doctor --fix`: installs the embedded Blender for real, once, from the package index."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXECUTABLE = shutil.which("blender")
 
 
 def fix(*arguments: str) -> tuple[int, str]:
-    """Exit status and standard output of `asyncblend doctor --fix`."""
+    """Return the exit status and the standard output of `asyncblend doctor --fix`."""
     app = typer.Typer()
     app.command()(doctor)
     result = CliRunner().invoke(app, ["--fix", *arguments])
@@ -43,7 +43,7 @@ def fix(*arguments: str) -> tuple[int, str]:
 
 
 def hide_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this Python have no bpy."""
+    """Hide bpy from this Python."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, package=None: None if name == "bpy" else real(name, package)
@@ -52,7 +52,7 @@ def hide_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Blender at all, and an empty cache."""
+    """Hide every Blender, and begin with an empty cache."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
@@ -61,7 +61,7 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache in which a first `--fix` has put the embedded Blender, and has touched nothing else."""
+    """The cache into which a first `--fix` has put the embedded Blender, without changing anything else."""
     cache = tmp_path_factory.mktemp("cache")
     before = own_packages()
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +89,7 @@ def inside(made: Path, monkeypatch: pytest.MonkeyPatch) -> Blender:
 
 
 def own_packages() -> dict[str, tuple[str, float]]:
-    """What is installed in the Python that runs here, and when it was."""
+    """Return what is installed in the Python that runs here, and when it was installed."""
     found = {}
     for one in importlib.metadata.distributions():
         record = Path(str(one.locate_file("")), f"{one.metadata['Name']}-{one.version}.dist-info", "RECORD")
@@ -99,7 +99,7 @@ def own_packages() -> dict[str, tuple[str, float]]:
 
 @pytest.mark.exhaustive
 async def test_a_stream_on_it_renders(inside: Blender, write_script: Callable[..., Path]) -> None:
-    """It is taken when there is no other, with packages of its own."""
+    """It is used when there is no other, and it has packages of its own."""
     assert find_blender(None) == find_blender("bpy") == inside
     script = write_script(
         "import bpy, sys, zmq\n"
@@ -121,7 +121,7 @@ async def test_a_stream_on_it_renders(inside: Blender, write_script: Callable[..
 
 @pytest.mark.exhaustive
 def test_its_numpy_is_its_own(inside: Blender) -> None:
-    """What bpy pins holds there; here nothing has changed (as the fixture checks)."""
+    """What bpy pins holds in its environment. Here nothing has changed, as the fixture checks."""
     versions = {
         one.metadata["Name"]: one.version
         for one in importlib.metadata.distributions(path=[str(site_packages(inside.path))])
@@ -134,7 +134,7 @@ def test_its_numpy_is_its_own(inside: Blender) -> None:
 
 @pytest.mark.exhaustive
 def test_a_second_fix_is_quick_and_changes_nothing(inside: Blender) -> None:
-    """It renders a frame with what is there."""
+    """The second run renders a frame with what is there."""
     before = os.stat(inside.path), os.listdir(Path(inside.path).parents[2])
     code, page = fix()
     assert code == 0, page
@@ -147,7 +147,7 @@ def test_a_second_fix_is_quick_and_changes_nothing(inside: Blender) -> None:
 
 @pytest.mark.exhaustive
 def test_json_tells_of_it(inside: Blender) -> None:
-    """With its facts, as any other."""
+    """It has its facts in the JSON, as any other Blender."""
     code, text = fix("--json")
     found = json.loads(text)
     assert code == 0, found
@@ -162,7 +162,7 @@ def test_json_tells_of_it(inside: Blender) -> None:
 
 @pytest.mark.exhaustive
 def test_beside_the_own_module_it_is_the_last(inside: Blender, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And has a name by which it can be taken."""
+    """Its path is the option that chooses it."""
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(Path(inside.path).parents[3]))
@@ -179,7 +179,7 @@ def test_beside_the_own_module_it_is_the_last(inside: Blender, bpy_kind: Any, mo
 def test_without_a_network_the_command_is_told(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The installer's last words, the command to type, and other ways to a Blender; exit status 1."""
+    """The report has the installer's last words, the command to type, and other ways to a Blender."""
     for name, value in (("PIP_NO_INDEX", "1"), ("PIP_CONFIG_FILE", os.devnull)):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
@@ -199,7 +199,7 @@ def test_without_a_network_the_command_is_told(
 
 
 def test_no_python_that_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the page, with what to install first."""
+    """The page says what to install first."""
     monkeypatch.setattr(sys, "version_info", (3, 12))
     code, page = fix()
     assert code == 1
@@ -210,7 +210,7 @@ def test_no_python_that_it_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.skipif(EXECUTABLE is None, reason="there is no Blender executable here")
 def test_a_named_executable_gets_pyzmq_and_nothing_else(tmp_path: Path) -> None:
-    """Ahead of time, and it is said. The embedded Blender was not asked for."""
+    """Its packages are installed ahead of time, and the page says so. The embedded Blender was not asked for."""
     code, page = fix("--blender", str(EXECUTABLE))
     assert code == 0, page
     assert not list((tmp_path / "cache").glob("bpy-*"))
@@ -228,7 +228,7 @@ def test_a_named_executable_gets_pyzmq_and_nothing_else(tmp_path: Path) -> None:
 async def test_the_hosts_pythonpath_does_not_reach_it(
     inside: Blender, write_script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the host's Python is given is another build."""
+    """Modules of the host's PYTHONPATH are made for another Python, and never reach Blender."""
     (tmp_path / "poison").mkdir()
     (tmp_path / "poison" / "numpy.py").write_text("raise ImportError('leaked')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "poison"))

@@ -1,4 +1,4 @@
-"""The command record, as a user types it."""
+"""The command `asyncblend record`, as a user types it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES = {"image": ("uint8", (48, 64, 3)), "xy": ("float32", (8, 2))}
 
 
 def command(cwd: Path, *args: str, **faults: object) -> list[str]:
-    """`asyncblend record scene.py --out cubes` with a fake Blender, in this folder."""
+    """Return `asyncblend record scene.py --out cubes` with a fake Blender, for a folder."""
     (cwd / "scene.py").touch()
     fake = str(fake_blender(cwd / "fake", values=VALUES, **faults))
     program = [sys.executable, "-m", "asyncblend", "record"]
@@ -34,7 +34,7 @@ def record(cwd: Path, *args: str, **faults: object) -> subprocess.CompletedProce
 
 
 def test_it_records_and_says_what_to_type_next(tmp_path: Path) -> None:
-    """Samples, rate, bytes, where they are; the same again goes on, and more samples are added."""
+    """The summary has the samples, the rate and the bytes. The same command again continues, and adds samples."""
     done = record(tmp_path, "--length", "20", "--shard-size", "8")
     assert done.returncode == 0, done.stderr
     assert re.search(r"20 samples are in cubes: 20 new ones in [\d.]+ s, [\d.]+/s, \d+\.\d kB", done.stdout)
@@ -52,7 +52,7 @@ def test_it_records_and_says_what_to_type_next(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
-    """The shard at hand becomes whole, Blenders end, and it says how to go on."""
+    """The shard that is being written becomes whole, the Blenders end, and the command says how to go on."""
     with subprocess.Popen(
         command(tmp_path, "--length", "100000", "--shard-size", "50"), cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -71,7 +71,7 @@ def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
 
 
 def test_jpeg_and_toml(tmp_path: Path) -> None:
-    """Options of the images; fields from a file."""
+    """Options of the images work, and so do fields from a TOML file."""
     (tmp_path / "job.toml").write_text('script = "scene.py"\nlength = 3\nseed = 9\n[params]\nlevel = 2\n')
     line = command(tmp_path, "--image-format", "jpeg", "--quality", "80", "--shard-size", "1MB")
     line[line.index("scene.py")] = "job.toml"
@@ -97,7 +97,7 @@ def test_jpeg_and_toml(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_ends_with_the_reason(args: tuple[str, ...], status: int, message: str, tmp_path: Path) -> None:
-    """No Python traceback of ours."""
+    """The message says what is wrong, without a Python traceback of ours."""
     done = record(tmp_path, *args)
     assert done.returncode == status
     assert message in done.stderr
@@ -105,13 +105,12 @@ def test_wrong_use_ends_with_the_reason(args: tuple[str, ...], status: int, mess
 
 
 def test_an_error_before_the_first_line_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As itself."""
+    """It is raised as it is."""
 
     def progress(*columns: object, **options: object) -> None:
         raise LookupError("no such terminal")
 
-    # By this name, the package has the command itself.
-    monkeypatch.setattr(sys.modules["asyncblend.cli.record"], "Progress", progress)
+    monkeypatch.setattr("asyncblend.cli.live.Progress", progress)
     (tmp_path / "scene.py").touch()
     fake = fake_blender(tmp_path / "fake", values=VALUES)
     line = ["record", str(tmp_path / "scene.py"), "--out", str(tmp_path / "cubes"), "--length", "3"]
@@ -120,7 +119,7 @@ def test_an_error_before_the_first_line_comes_through(tmp_path: Path, monkeypatc
 
 
 def test_another_stream_is_refused(tmp_path: Path) -> None:
-    """Of another seed; a Blender that dies meanwhile costs nothing."""
+    """A stream with another seed cannot continue a recording, in which a crash of Blender lost nothing."""
     done = record(tmp_path, "--length", "40", "--instances", "1", crash_after=5, lives=2)
     assert done.returncode == 0, done.stderr
     again = record(tmp_path, "--length", "40", "--seed", "1")

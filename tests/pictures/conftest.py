@@ -1,4 +1,4 @@
-"""Samples with all labels and a known truth, drawn with numpy: balls and boards before a wall with a hole."""
+"""Samples with all labels, whose truth is known because numpy draws them: balls and boards, and a wall with a hole."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Scene = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def scene() -> Scene:
-    """`scene(index=0, width=160, height=120, objects=5, seed=0)` gives the values of one sample."""
+    """A function that returns the values of one sample: `scene(index=0, width=160, height=120, objects=5, seed=0)`."""
     return lambda *arguments, **options: copy.deepcopy(draw(*arguments, **options))
 
 
 @functools.cache  # drawing takes longer than most tests
 def draw(index: int = 0, width: int = 160, height: int = 120, objects: int = 5, *, seed: int = 0) -> dict[str, Any]:
-    """One sample, under the names of `bl.render` and `bl.annotate`. World and camera axes are one and the same.
+    """Return one sample, under the names of `bl.render` and `bl.annotate`. World axes and camera axes are the same.
 
-    Objects lie behind each other in a random order and may cross the image's border. Each is moved by a flow of its
-    own. Balls (class 1) have five keypoints, boards (class 2) four, so that a ball's are all used and a board's last
-    row is zeros. The last object has no class.
+    Objects lie behind each other in a random order and may cross the image's border. Each has a flow of its own. Balls
+    (class 1) have five keypoints and boards (class 2) four, so a board's last row is zeros. The last object has no
+    class.
     """
     rng = np.random.default_rng([seed, index])
     focal = 1.1 * max(width, height)
     camera = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    # A canvas three times as large, as what lies outside counts for the visible fraction.
+    # The canvas is three times as large, because the part of an object outside the image counts for visible_fraction.
     y, x = np.mgrid[-height : 2 * height, -width : 2 * width].astype(np.float32) + 0.5
     rays = np.stack([(x - width / 2) / focal, (y - height / 2) / focal, np.ones_like(x)], -1)
     depth = np.full(x.shape, 9.0, np.float32)
@@ -104,7 +104,7 @@ def draw(index: int = 0, width: int = 160, height: int = 120, objects: int = 5, 
 def _annotated(
     seen: Array, ids: Array, table: list[dict[str, Any]], whole: list[Array], points: list[list[Array]]
 ) -> dict[str, Any]:
-    """What `bl.annotate` gives."""
+    """Return what `bl.annotate` gives."""
     height, width = seen.shape
     boxes, fractions, cut = [], [], []
     keypoints = np.zeros((len(table), 5, 3), np.float32)
@@ -130,7 +130,7 @@ def _annotated(
 
 
 def _cuboid(centre: tuple[float, float, float], x: float, y: float, z: float) -> Array:
-    """8 x 3 corners."""
+    """Return the 8 x 3 corners of a cuboid."""
     signs = [(-1, -1), (-1, 1), (1, 1), (1, -1)]  # y and z, in the order of Blender's own bound_box
     corners: Array = np.array(centre) + np.array([(i, *jk) for i in (-1, 1) for jk in signs]) * (x, y, z)
     return corners

@@ -1,4 +1,4 @@
-"""COCO: what is written is what pycocotools reads, and its evaluation finds the labels equal to themselves."""
+"""COCO: pycocotools reads what is written, and its evaluation finds the labels equal to themselves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Scene = Callable[..., dict[str, Any]]
 
 
 class Recorded(dict[str, Any]):
-    """An item with its files, as a recording gives it."""
+    """An item with files, as a recording gives it."""
 
     def __init__(self, values: dict[str, Any], **files: bytes) -> None:
         super().__init__(values)
@@ -38,7 +38,7 @@ def loaded(out: Path) -> COCO:
 
 @pytest.fixture
 def items(scene: Scene) -> list[dict[str, Any]]:
-    """Six samples, one of them without objects, with indices that have a gap."""
+    """Six samples, one of them without objects, whose indices have a gap."""
     return [scene(i, objects=0 if i == 4 else 7) for i in (1, 2, 3, 4, 7, 8)]
 
 
@@ -46,7 +46,7 @@ def items(scene: Scene) -> list[dict[str, Any]]:
 
 
 def test_each_mask_box_and_area_is_that_of_the_object(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Decoded, it is the pixels with the object's id. Hidden objects are left out, and counted."""
+    """A decoded mask has exactly the pixels with the object's id. Hidden objects are not written, but counted."""
     report = export(items, tmp_path / "out")
     coco = loaded(tmp_path / "out")
     written = hidden = 0
@@ -73,7 +73,7 @@ def test_each_mask_box_and_area_is_that_of_the_object(items: list[dict[str, Any]
 
 
 def test_the_image_files_and_their_sizes(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """A sample's index is its id and its file's name; pixels are kept; there are no other files."""
+    """A sample's index is its id and the name of its file. Pixels are kept, and no other files are written."""
     export(items, tmp_path / "out", info={"description": "cubes", "year": 2026})
     coco = loaded(tmp_path / "out")
     assert sorted(coco.imgs) == [item["index"] for item in items]
@@ -90,7 +90,7 @@ def test_the_image_files_and_their_sizes(items: list[dict[str, Any]], tmp_path: 
 
 
 def test_recorded_image_files_are_copied(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """To the byte: JPEG stays JPEG, and PNG is not encoded again. RGBA too."""
+    """Recorded files are copied to the byte: JPEG stays JPEG, and PNG is not encoded again, also with four channels."""
     jpeg, png = io.BytesIO(), io.BytesIO()
     Image.fromarray(items[0]["image"]).save(jpeg, "JPEG")
     items[1]["image"] = np.dstack([items[1]["image"], np.full((120, 160), 200, np.uint8)])
@@ -110,7 +110,7 @@ def test_recorded_image_files_are_copied(items: list[dict[str, Any]], tmp_path: 
 
 
 def test_categories_are_the_classes_with_keypoints_of_their_own(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Balls have five, boards four, and the rows beyond are not theirs; objects without a class come last."""
+    """Balls have five keypoints and boards four, without unused rows. Objects without a class are the last category."""
     for item in items:
         item["keypoint_names"] = {"board": ["a", "b", "c", "d"]}
         item["skeleton"] = {"board": [[1, 2], [2, 3], [3, 4], [4, 1]]}
@@ -147,7 +147,7 @@ def test_categories_are_the_classes_with_keypoints_of_their_own(items: list[dict
 
 
 def test_samples_without_keypoints_and_visibility(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Fields that nobody gave are not there; None is nothing given."""
+    """Fields that no sample has are not written. A value of None counts as missing."""
     for item in items:
         for name in ("keypoints", "visible_fraction", "truncated"):
             del item[name]
@@ -161,7 +161,7 @@ def test_samples_without_keypoints_and_visibility(items: list[dict[str, Any]], t
 
 
 def test_classes_with_odd_names(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Two names for one class are noted; a class may be called as the category of those without one."""
+    """Two names for one class give a note. A class may have the name of the category for objects without a class."""
     items[0]["class_name"] = ["object"] * 7
     report = export(items, tmp_path / "out")
     names = [category["name"] for category in loaded(tmp_path / "out").dataset["categories"]]
@@ -176,7 +176,7 @@ def test_classes_with_odd_names(items: list[dict[str, Any]], tmp_path: Path) -> 
 
 
 def average_precision(coco: COCO, kind: str, category: int | None = None) -> Any:
-    """AP of the labels as their own detections: over all sizes, and for small, medium and large objects."""
+    """Return the average precision of the labels as detections of themselves."""
     results = [{**annotation, "score": 1.0} for annotation in copy.deepcopy(coco.dataset["annotations"])]
     if category is not None:
         results = [result for result in results if result["category_id"] == category]
@@ -194,7 +194,7 @@ def average_precision(coco: COCO, kind: str, category: int | None = None) -> Any
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_boxes_and_masks_have_ap_1(kind: str, items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Of the labels against themselves, at all thresholds; and less when one of them is moved."""
+    """The labels match themselves at all thresholds. A moved object lowers the precision."""
     export(items, tmp_path / "out")
     coco = loaded(tmp_path / "out")
     assert average_precision(coco, kind) == 1.0
@@ -211,7 +211,7 @@ def test_boxes_and_masks_have_ap_1(kind: str, items: list[dict[str, Any]], tmp_p
 
 @pytest.mark.parametrize("category", [1, 2])
 def test_keypoints_have_ap_1(category: int, items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Class by class, as each has another number of them."""
+    """Each class is evaluated by itself, because it has its own number of keypoints."""
     export(items, tmp_path / "out")
     assert average_precision(loaded(tmp_path / "out"), "keypoints", category) == 1.0
 
@@ -220,7 +220,7 @@ def test_keypoints_have_ap_1(category: int, items: list[dict[str, Any]], tmp_pat
 
 
 def test_missing_labels_are_named_with_their_source(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """And what there is instead; nothing is written."""
+    """The error names the missing labels, what gives them, and what the sample has. Nothing is written."""
     for name in ("instance", "id", "class_name"):
         del items[2][name]
     with pytest.raises(ConfigError) as caught:
@@ -258,19 +258,19 @@ def test_missing_labels_are_named_with_their_source(items: list[dict[str, Any]],
     ],
 )
 def test_labels_of_another_form(change: dict[str, Any], message: str, scene: Scene, tmp_path: Path) -> None:
-    """The sample, the name, and what it should be."""
+    """The error names the sample and the value, and says what the value should be."""
     with pytest.raises(ConfigError, match=f"sample 1.*{message}"):
         export([{**scene(1, objects=7), **change}], tmp_path / "out")
 
 
 def test_no_samples(tmp_path: Path) -> None:
-    """An empty file would only surprise later."""
+    """No samples are an error, because an empty file would only be noticed later."""
     with pytest.raises(ConfigError, match="no sample"):
         export([], tmp_path / "out")
 
 
 def test_an_unknown_format(tmp_path: Path) -> None:
-    """The formats that there are, and the nearest."""
+    """The error names all formats, and the nearest one."""
     with pytest.raises(ConfigError, match="there is no format 'kitti'; there is coco"):
         export([], tmp_path / "out", "kitti")
     with pytest.raises(ConfigError, match="did you mean 'coco'"):
@@ -278,7 +278,7 @@ def test_an_unknown_format(tmp_path: Path) -> None:
 
 
 def test_without_pycocotools(items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to type."""
+    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(ConfigError, match=r'pip install "asyncblend\[coco\]"'):
         export(items, tmp_path / "out")
@@ -292,7 +292,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_that_is_not_empty_needs_overwrite(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Then an earlier export goes, all of it; other files stay."""
+    """With overwrite, all of the earlier export is replaced, and other files stay."""
     out = tmp_path / "out"
     export(items, out)
     (out / "notes.txt").write_text("mine")
@@ -308,7 +308,7 @@ def test_a_folder_that_is_not_empty_needs_overwrite(items: list[dict[str, Any]],
 
 
 def test_a_failure_leaves_the_folder_as_it_was(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """An earlier export too, with its images."""
+    """After an error, an earlier export is unchanged, with its images, and a new folder does not exist."""
 
     def breaking() -> Iterator[dict[str, Any]]:
         yield items[1]
@@ -329,7 +329,7 @@ def test_a_failure_leaves_the_folder_as_it_was(items: list[dict[str, Any]], tmp_
 def test_a_folder_that_cannot_be_written(
     items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file in its place, and a full disk: the reason, as an error of ours."""
+    """A file in the folder's place, and a full disk, raise a ConfigError with the reason."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         export(items, tmp_path / "file")
@@ -346,7 +346,7 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_memory_does_not_grow_with_the_images(scene: Scene, tmp_path: Path) -> None:
-    """Samples come one after another, and what is to be written of them waits on the disk."""
+    """Samples are read one after another, and their annotations wait on the disk."""
     one = scene(1, 64, 48, 6)
 
     def peak(count: int) -> int:
@@ -365,7 +365,7 @@ def test_memory_does_not_grow_with_the_images(scene: Scene, tmp_path: Path) -> N
 
 
 def test_masks_are_compressed(items: list[dict[str, Any]], tmp_path: Path) -> None:
-    """As COCO's results are: a string of counts, column by column."""
+    """Masks are written as in COCO's result files: as a string of counts, column by column."""
     export(items, tmp_path / "out")
     annotation = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"][0]
     assert annotation["segmentation"]["size"] == [120, 160]

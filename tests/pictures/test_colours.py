@@ -1,4 +1,4 @@
-"""Colours of labels: they can be told apart, and say what their description says."""
+"""Colours of labels: they can be told apart, and mean what their documentation says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asyncblend.pictures.colours import NOTHING, colour_of, depth_picture, flow_
 
 
 def lightness(pictures: Any) -> Any:
-    """CIE L* of sRGB colours, computed here from its definition."""
+    """Return CIE L* of sRGB colours, computed from its definition."""
     encoded = np.asarray(pictures, float) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     luminance = linear @ (0.2126, 0.7152, 0.0722)
@@ -23,7 +23,7 @@ def lightness(pictures: Any) -> Any:
 
 @pytest.mark.parametrize("of", [colour_of, colours.class_colour_of])
 def test_ids_have_colours_of_their_own(of: Any) -> None:
-    """Any two of forty differ, all of them from nothing; the first ones differ much. The same id, the same colour."""
+    """The colours of forty ids differ from each other and from NOTHING, the first clearly. An id keeps its colour."""
     all_of_them = np.array([of(number) for number in range(41)], int)
     assert of(0) == NOTHING
     apart = np.abs(all_of_them[:, None] - all_of_them[None]).sum(axis=2) + 1000 * np.eye(41, dtype=int)
@@ -33,7 +33,7 @@ def test_ids_have_colours_of_their_own(of: Any) -> None:
 
 
 def test_an_id_picture_has_the_colour_of_each_id() -> None:
-    """Also where ids are far from each other."""
+    """Each pixel has the colour of its id, also if ids are far apart."""
     ids = np.array([[0, 3], [32767, 3]], np.int32)
     picture = colours.id_picture(ids)
     assert picture.dtype == np.uint8
@@ -44,7 +44,7 @@ def test_an_id_picture_has_the_colour_of_each_id() -> None:
 
 
 def test_the_ramp_darkens_evenly() -> None:
-    """From near to far, in steps that look equal, and over most of what there is."""
+    """The colours darken from near to far in steps that look equal, and use most of the range of lightness."""
     steps = np.diff(lightness(colours.ramp()))
     assert (steps < 0).all()
     assert np.abs(steps - steps.mean()).max() < 0.6
@@ -52,7 +52,7 @@ def test_the_ramp_darkens_evenly() -> None:
 
 
 def test_depth_goes_from_the_nearest_to_the_farthest_finite_value() -> None:
-    """Infinity, and what is no number, has no part in the scale, and the colour of nothing."""
+    """Infinities and NaN do not change the scale, and have the colour NOTHING."""
     depth = np.array([[2.0, 4.0, 3.0], [np.inf, np.nan, -np.inf]], np.float32)
     assert colours.depth_scale(depth) == (2.0, 4.0, False)
     picture = depth_picture(depth)
@@ -61,7 +61,7 @@ def test_depth_goes_from_the_nearest_to_the_farthest_finite_value() -> None:
 
 
 def test_a_wide_range_of_depths_has_a_logarithmic_scale() -> None:
-    """A floor up to the horizon does not take all the colours from what is near."""
+    """A floor up to the horizon leaves enough colours for near objects."""
     depth = np.geomspace(1, 100, 256, dtype=np.float32)[None]
     scale = colours.depth_scale(depth)
     assert scale is not None
@@ -72,13 +72,13 @@ def test_a_wide_range_of_depths_has_a_logarithmic_scale() -> None:
 
 @pytest.mark.parametrize("value", [np.inf, 3.0, 0.0, -1.0])
 def test_depth_of_one_value(value: float) -> None:
-    """No division by nothing."""
+    """A depth of one value has no scale to divide by."""
     picture = depth_picture(np.full((2, 2), value, np.float32))
     assert (picture == (NOTHING if math.isinf(value) else colours.ramp()[0])).all()
 
 
 def test_normals_are_half_of_one_more() -> None:
-    """x red, y green, z blue; no surface is grey."""
+    """x is red, y green, z blue, and no surface is grey."""
     normals = np.array([[(1, 0, 0), (0, -1, 0), (0, 0, 1), (0, 0, 0)]], np.float32)
     assert normal_picture(normals)[0].tolist() == [
         [255, 128, 128],
@@ -97,13 +97,13 @@ def hue_of(x: float, y: float) -> float:
     ("place", "hue"), [(0, 0), (15, 60), (21, 120), (25, 180), (36, 240), (49, 300), (7.5, 30), (42.5, 270)]
 )
 def test_directions_have_the_hues_of_the_wheel(place: float, hue: float) -> None:
-    """The published wheel has 55 places, clockwise from the right: red, yellow, green, cyan, blue, magenta."""
+    """The published wheel has 55 positions, clockwise from the right: red, yellow, green, cyan, blue, magenta."""
     angle = place / 55 * 2 * math.pi
     assert hue_of(math.cos(angle), math.sin(angle)) == pytest.approx(hue, abs=1.5)
 
 
 def test_flow_is_white_at_rest_and_fuller_the_longer() -> None:
-    """Linear up to the longest, darker beyond; what is no number is at rest."""
+    """Saturation is linear up to the longest vector, longer ones are darker, and NaN is no motion."""
     right = flow_picture(np.array([[(0, 0), (5, 0), (10, 0), (20, 0), (np.nan, 3), (np.inf, 0)]], np.float32), 10)
     assert right[0, :4].tolist() == [[255] * 3, [255, 128, 128], [255, 0, 0], [191, 0, 0]]
     assert (right[0, 4] > 150).all()
@@ -115,7 +115,7 @@ def test_flow_is_white_at_rest_and_fuller_the_longer() -> None:
 
 
 def test_the_wheel_shows_each_vector_from_its_centre() -> None:
-    """Right is red, and outside it is white."""
+    """Right is red, and outside the wheel is white."""
     wheel = colours.wheel_picture(101)
     assert wheel[50, 50].tolist() == [255] * 3
     assert wheel[0, 0].tolist() == [255] * 3
@@ -123,7 +123,7 @@ def test_the_wheel_shows_each_vector_from_its_centre() -> None:
 
 
 def test_text_on_a_colour_is_legible() -> None:
-    """The darker of the colours get white text."""
+    """Dark colours get white text."""
     for number in range(1, 41):
         colour = colour_of(number)
         ink = [int(colours.hint_of(colour)[i : i + 2], 16) for i in (1, 3, 5)]

@@ -1,4 +1,4 @@
-"""The commands export and inspect, as a user types them."""
+"""The commands export and inspect, run as a user types them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def script(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> str:
-    """It runs the script."""
+    """A fake Blender that runs the script."""
     return str(fake_blender(tmp_path / "fake"))
 
 
@@ -62,7 +62,7 @@ async def record(script: Path, fake: str, folder: Path, length: int = 5) -> None
 
 
 async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path: Path) -> None:
-    """Images to the byte, labels that pycocotools reads, and a summary with counts."""
+    """Images are the recorded bytes, pycocotools reads the labels, and the summary has the counts."""
     await record(script, fake, tmp_path / "recording")
     done = asyncblend("export", "recording", "--format", "coco", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path
 
 
 async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
-    """A folder with something in it is left alone, without --overwrite."""
+    """Without --overwrite, a folder that is not empty is not changed."""
     await record(script, fake, tmp_path / "recording", 1)
     for options, status in (((), 0), ((), 1), (("--overwrite",), 0)):
         done = asyncblend("export", "recording", "--out", "out", *options, cwd=tmp_path)
@@ -93,7 +93,7 @@ async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
 
 
 async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -> None:
-    """It says which names are missing, and what gives them."""
+    """The error says which names are missing, and what gives them."""
     script = tmp_path / "plain.py"
     script.write_text(
         "import numpy as np\nfrom asyncblend import blender as bl\n"
@@ -134,7 +134,7 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
     ],
 )
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    """No traceback of ours, and no file."""
+    """The command prints the reason without a traceback, and writes no file."""
     done = asyncblend(*args, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
@@ -143,7 +143,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
 
 
 async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake: str, tmp_path: Path) -> None:
-    """One seed, the same samples: the sheets differ in nothing but their titles."""
+    """With the same seed, the two sheets differ only in their titles."""
     await record(script, fake, tmp_path / "recording")
     live = asyncblend(
         "inspect", script.name, "--out", "new/live.png", "--blender", fake, "--seed", "3", "--samples", "2", cwd=tmp_path
@@ -158,7 +158,7 @@ async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake
 
 
 def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:
-    """Where there are fewer samples, it draws those; params are listed."""
+    """inspect draws as many samples as there are, and lists params."""
     (tmp_path / "job.toml").write_text(
         f'script = "labelled.py"\nblender = "{fake}"\ninstances = 2\nlength = 1\n[params]\nlevel = 3\n'
     )
@@ -169,7 +169,7 @@ def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_p
 
 @pytest.mark.blender
 def test_inspect_cube_on_real_blender(real: Any, tmp_path: Path) -> None:
-    """The demo's script has an image and `xy`: four samples, two by two."""
+    """The demo's script gives an image and `xy`: four samples are drawn, two by two."""
     from asyncblend.cli.scripts import script
 
     done = asyncblend(

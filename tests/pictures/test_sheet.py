@@ -1,4 +1,4 @@
-"""Annotated images and contact sheets: what is drawn is where it should be, and any item can be drawn."""
+"""Annotated images and contact sheets: marks are where they should be, and any item can be drawn."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Scene = Callable[..., dict[str, Any]]
 
 
 def drawn(item: dict[str, Any], scale: int = 1) -> Any:
-    """The annotated image, H x W x 3 int."""
+    """Return the annotated image, H x W x 3 int."""
     shown = Shown(item)
     width, height = shown.size
     return np.asarray(annotated(shown, scale * width, scale * height)).astype(int)
 
 
 def plain(**values: Any) -> dict[str, Any]:
-    """A grey image of 200 x 160, and what else is given."""
+    """Return an item with a grey image of 200 x 160 and the given values."""
     return {"image": np.full((160, 200, 3), 100, np.uint8), "index": 0, **values}
 
 
@@ -43,7 +43,7 @@ def near(colour: Any, other: Any) -> bool:
 
 
 def test_a_box_is_drawn_along_its_edges_in_its_objects_colour() -> None:
-    """Nothing of it lies far within or outside."""
+    """The line of a box is on its edges, and nowhere else."""
     picture = drawn(plain(id=np.array([7]), bbox=np.array([[40, 50, 60, 70]], np.float32)))
     for x, y in ((40, 80), (99, 80), (70, 50), (70, 119)):
         assert near(picture[y, x], colour_of(7)), (x, y)
@@ -52,14 +52,14 @@ def test_a_box_is_drawn_along_its_edges_in_its_objects_colour() -> None:
 
 
 def test_a_box_follows_the_scale() -> None:
-    """On a picture of twice the size."""
+    """On a picture of twice the size, the box is twice as large."""
     picture = drawn(plain(id=np.array([7]), bbox=np.array([[40, 50, 60, 70]], np.float32)), 2)
     assert near(picture[160, 80], colour_of(7))
     assert near(picture[160, 199], colour_of(7))
 
 
 def test_keypoints_are_full_hollow_or_not_drawn() -> None:
-    """By visibility 2, 1, 0; an empty box has none."""
+    """Visibility 2 is drawn full, 1 hollow, and 0 not at all. An empty box is not drawn."""
     points = np.array([[(30.5, 40.5, 2), (90.5, 40.5, 1), (150.5, 40.5, 0)]], np.float32)
     item = plain(id=np.array([1]), bbox=np.zeros((1, 4), np.float32), keypoints=points)
     picture = drawn(item, 3)
@@ -70,7 +70,7 @@ def test_keypoints_are_full_hollow_or_not_drawn() -> None:
 
 
 def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
-    """Pairs count from 1, as in COCO; one with a keypoint outside is left out."""
+    """Pairs count from 1, as in COCO. A pair with a keypoint outside the image is not drawn."""
     points = np.array([[(20, 20, 2), (180, 20, 2), (180, 140, 0)]], np.float32)
     item = plain(id=np.array([4]), bbox=np.zeros((1, 4), np.float32), keypoints=points, skeleton=[[1, 2], [2, 3]])
     picture = drawn(item)
@@ -79,7 +79,7 @@ def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
 
 
 def test_masks_are_tinted_within_and_outlined() -> None:
-    """What is annotated, and nothing else: a floor has an id too."""
+    """Only annotated objects have masks on the image: a floor has an id too."""
     ids = np.zeros((160, 200), np.int32)
     ids[20:60, 30:90], ids[100:, :] = 2, 3
     picture = drawn(plain(instance=ids, id=np.array([2], np.int32)))
@@ -93,7 +93,7 @@ def test_masks_are_tinted_within_and_outlined() -> None:
 
 
 def test_without_annotations_the_masks_of_classes_are_drawn() -> None:
-    """The table of bl.render says which ones; without classes it is all of them."""
+    """Without annotations, objects with a class in the table of bl.render have masks; without classes, all have."""
     ids = np.zeros((160, 200), np.int32)
     ids[20:60, 30:90], ids[100:, :] = 1, 2
     table = [
@@ -106,7 +106,7 @@ def test_without_annotations_the_masks_of_classes_are_drawn() -> None:
 
 
 def test_points_of_xy_are_drawn_in_their_order() -> None:
-    """Each with a colour of its own."""
+    """Each point has a colour of its own."""
     picture = drawn(plain(xy=np.array([(50.5, 60.5), (150.5, 60.5)], np.float32)))
     assert near(picture[60, 50], (0xFF, 0x5D, 0x5D))
     assert near(picture[60, 150], (0xFF, 0xB1, 0x3D))
@@ -114,7 +114,7 @@ def test_points_of_xy_are_drawn_in_their_order() -> None:
 
 @pytest.mark.parametrize("objects", [6, 40])
 def test_names_do_not_cover_each_other(scene: Scene, objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And none is cut off by the image; of few objects each has one."""
+    """Names are not cut off by the image either, and if there are few objects, each has its name."""
     chips: list[tuple[float, ...]] = []
     monkeypatch.setattr(Canvas, "chip", lambda self, *box: chips.append(box[:4]))
     item = scene(3, 640, 480, objects)
@@ -130,7 +130,7 @@ def test_names_do_not_cover_each_other(scene: Scene, objects: int, monkeypatch: 
 
 
 def test_transparent_images_show_a_chessboard() -> None:
-    """What is opaque keeps its colour."""
+    """Opaque pixels keep their colour."""
     image = np.zeros((160, 200, 4), np.uint8)
     image[:80] = (10, 20, 30, 255)
     picture = drawn({"image": image})
@@ -149,7 +149,7 @@ def test_transparent_images_show_a_chessboard() -> None:
     ids=["grey", "one channel", "linear", "linear grey"],
 )
 def test_other_kinds_of_images(image: Any) -> None:
-    """Grey, and scene-linear floats, look as they should."""
+    """Grey images and scene-linear floats are drawn in the right colours."""
     assert np.abs(drawn({"image": image}) - 128).max() <= 1
 
 
@@ -164,7 +164,7 @@ def corners(centre: tuple[float, float, float]) -> Any:
 
 
 def test_a_box_before_the_camera_has_twelve_edges() -> None:
-    """Each joins two corners that differ along one axis, where they are projected to."""
+    """Each line joins the projections of two corners that differ along one axis."""
     world_to_camera = np.eye(4)
     world_to_camera[2, 3] = 10
     eight = corners((0.5, -0.25, 0))
@@ -180,7 +180,7 @@ def test_a_box_before_the_camera_has_twelve_edges() -> None:
 
 
 def test_edges_behind_the_camera_are_cut_off() -> None:
-    """A box around the camera loses its farther face; its other edges end before the camera. One behind has none."""
+    """A box around the camera loses its rear face, and edges end in front of the camera. A box behind it has none."""
     lines = box_lines(corners((0, 0, 0.5)), INTRINSICS, np.eye(4))
     assert len(lines) == 8
     assert np.isfinite(lines).all()
@@ -195,7 +195,7 @@ def test_edges_behind_the_camera_are_cut_off() -> None:
     [(128, 96, 4, 2), (1920, 1080, 2, 1), (96, 320, 5, 2), (800, 100, 3, 1), (1, 1, 1, 1), (160, 120, 0, 3)],
 )
 def test_any_size_makes_a_sheet(scene: Scene, width: int, height: int, objects: int, count: int) -> None:
-    """None is wider than a page, nor empty."""
+    """No sheet is wider than a page, or empty."""
     sheet = contact_sheet([scene(i, width, height, objects) for i in range(count)], "title")
     assert sheet.width <= 1700
     assert sheet.height <= 3000
@@ -204,11 +204,11 @@ def test_any_size_makes_a_sheet(scene: Scene, width: int, height: int, objects: 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 9))
 def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int) -> None:
-    """Nor their captions; all are inside, keep their shape, and the block is not wider than a page."""
+    """Pictures and captions do not overlap, are in the block, and keep their shape. No block is wider than a page."""
     layout = contact._layout((width, height), tiles)
     places = [layout.image, *layout.tiles]
     assert len(places) == 1 + tiles
-    assert layout.width <= max(contact._WIDEST, layout.image.width)
+    assert layout.width <= max(contact._MAX_BLOCK, layout.image.width)
     for place in places:
         assert place.left >= 0
         assert place.top >= contact._CAPTION
@@ -226,7 +226,7 @@ def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int)
 
 
 def test_each_label_has_its_tile(scene: Scene) -> None:
-    """Images of 640 x 480 stand in the sheet as they are; of the tiles the ids' colours are there, and the ramp's."""
+    """Images of 640 x 480 are not scaled, and the tiles have the colours of their ids and depths."""
     item = scene(1, 640, 480, 5)
     item = {name: item[name] for name in ("image", "index", "instance", "depth")}
     layout = contact._layout((640, 480), 2)
@@ -243,7 +243,7 @@ def test_each_label_has_its_tile(scene: Scene) -> None:
 
 
 def test_samples_share_their_scales(scene: Scene) -> None:
-    """One colour, one depth, in all rows of a sheet: a wall at 5 m differs from one at 10 m."""
+    """In all rows of a sheet, a colour is the same depth: a wall at 5 m differs from one at 10 m."""
     items = [{"index": i, "depth": np.full((96, 128), depth, np.float32)} for i, depth in enumerate((5.0, 10.0))]
     sheet = np.asarray(contact_sheet(items, "title")).reshape(-1, 3)
     for colour in depth_picture(np.array([[5.0, 10.0]]))[0]:
@@ -259,7 +259,7 @@ def test_a_scene_at_rest_is_white() -> None:
 
 
 def test_each_flow_has_its_own_scale_and_says_it() -> None:
-    """Its longest vector has full colour."""
+    """The longest vector of a flow is fully saturated."""
     flow = np.zeros((96, 128, 2), np.float32)
     flow[10:20, 10:20] = (12.25, 0)
     picture, note = tile(Shown({"index": 0, "flow_backward": flow}), "flow_backward", {})
@@ -268,7 +268,7 @@ def test_each_flow_has_its_own_scale_and_says_it() -> None:
 
 
 def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
-    """Names that are not known, and known names whose values have another form; nothing of what is drawn."""
+    """Unknown names, and known names whose values have another form, are listed. What is drawn is not listed."""
     item = {
         **scene(0),
         "params": {"level": 2},
@@ -297,7 +297,7 @@ def test_what_is_not_drawn_is_listed(scene: Scene) -> None:
 
 
 def test_labels_that_only_some_samples_have(scene: Scene) -> None:
-    """Their place is left free in the others."""
+    """A label that a sample lacks leaves its tile empty."""
     items = [scene(0), scene(1)]
     for name in LABELS:
         del items[1][name]
@@ -306,7 +306,7 @@ def test_labels_that_only_some_samples_have(scene: Scene) -> None:
 
 
 def test_a_sheet_of_nothing_is_an_error() -> None:
-    """There is nothing to see."""
+    """A sheet without samples is an error."""
     with pytest.raises(ConfigError, match="no sample"):
         contact_sheet([], "title")
 
@@ -315,7 +315,7 @@ def test_a_sheet_of_nothing_is_an_error() -> None:
 
 
 def test_text_is_cut_to_its_room() -> None:
-    """With dots at its end; short text stays."""
+    """Long text ends with dots, and short text stays."""
     assert fit_text("short", 13, 200) == "short"
     cut = fit_text("a very long name of an object", 13, 100)
     assert cut.endswith("…")
@@ -323,13 +323,13 @@ def test_text_is_cut_to_its_room() -> None:
 
 
 def test_letters_that_the_font_has_not() -> None:
-    """Accents go, other scripts become question marks: never boxes."""
+    """Accents are dropped, and other scripts become question marks."""
     assert text_width("Würfel", 13) == text_width("Wurfel", 13)
     assert text_width("立方体", 13) == text_width("???", 13)
 
 
 def test_a_legend_of_many_classes_fits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says how many it leaves out; nothing is written beyond the sheet."""
+    """The legend says how many classes it leaves out, and writes nothing outside the sheet."""
     item = scene(1, 320, 240, 5)
     item["instances"] = [
         {"id": i, "name": f"o{i}", "class_id": i, "class_name": f"a class called {i}"} for i in range(1, 91)

@@ -20,14 +20,14 @@ NOWHERE = (np.nan, np.inf, -np.inf, 1e20, -3e38)
 
 
 def drawn(**values: Any) -> Any:
-    """The annotated picture, on a grey image of 200 x 160."""
+    """Return the annotated picture, on a grey image of 200 x 160."""
     shown = Shown({"image": np.full((160, 200, 3), 100, np.uint8), "index": 0, **values})
     return np.asarray(annotated(shown, 200, 160)).astype(int)
 
 
 @pytest.mark.parametrize("nowhere", NOWHERE)
 def test_a_point_that_is_nowhere_is_left_out(nowhere: float) -> None:
-    """As one behind the camera is; the next keeps its colour."""
+    """A point behind the camera is not drawn, and the next point keeps its colour."""
     points = np.array([(nowhere, 60.5), (50.5, 60.5)], np.float32)
     picture = drawn(xy=points)
     assert np.abs(picture[60, 50] - (0xFF, 0xB1, 0x3D)).max() < 24
@@ -37,7 +37,7 @@ def test_a_point_that_is_nowhere_is_left_out(nowhere: float) -> None:
 
 @pytest.mark.parametrize("nowhere", NOWHERE)
 def test_keypoints_and_boxes_that_are_nowhere_are_left_out(nowhere: float) -> None:
-    """So are the bones to them; an object without a box has no name on the image."""
+    """Bones to such keypoints are not drawn either, and an object without a box has no name on the image."""
     points = np.array([[(nowhere, 20, 2), (20, nowhere, 1), (150, 120, 2)]], np.float32)
     one = {"id": np.array([4]), "name": ["Cube"], "skeleton": [[1, 3], [2, 3]]}
     picture = drawn(**one, keypoints=points)
@@ -53,7 +53,7 @@ def test_keypoints_and_boxes_that_are_nowhere_are_left_out(nowhere: float) -> No
 @pytest.mark.parametrize("nowhere", NOWHERE)
 @pytest.mark.parametrize("name", ["bbox3d", "K", "world_to_camera"])
 def test_edges_that_are_nowhere_are_left_out(nowhere: float, name: str, scene: Scene) -> None:
-    """A corner, or the camera."""
+    """This holds for corners and for the camera."""
     item = scene(0)
     item[name] = np.array(item[name], np.float64)
     item[name][(0,) * item[name].ndim] = nowhere
@@ -65,14 +65,14 @@ def test_edges_that_are_nowhere_are_left_out(nowhere: float, name: str, scene: S
 @pytest.mark.parametrize("wrong", [[[1.0], [1, 2]], "K", {"K": 1}, None, [10**400], 3])
 @pytest.mark.parametrize("name", ["bbox3d", "K", "world_to_camera"])
 def test_a_camera_of_another_form_is_listed(name: str, wrong: Any, scene: Scene) -> None:
-    """Ragged lists too."""
+    """A camera with another form, such as ragged lists, is listed and not used."""
     shown = Shown({**scene(0), name: wrong})
     assert not any(len(thing.lines) for thing in shown.things)
     assert f"{name} " in shown.rest()
 
 
 def test_a_table_of_mixed_classes(scene: Scene) -> None:
-    """A class that is no whole number is none; a table without ids is listed."""
+    """A class that is no whole number counts as none, and a table without ids is listed."""
     odd = ("cube", None, 2.5, [1], 2)
     table = [{"id": i, "class_id": number, "class_name": number} for i, number in enumerate(odd, 1)]
     item = {**scene(0), "instances": table}
@@ -98,7 +98,7 @@ def test_a_skeleton_has_the_forms_that_the_export_takes(form: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [[[0, 1]], np.array([[0, 1]]), 3, [[1]], [[1, np.inf]], np.array(3)])
 def test_a_skeleton_that_the_export_refuses_is_listed(wrong: Any) -> None:
-    """The same rule for both."""
+    """The sheet and the export have the same rule."""
     item = {"index": 0, "id": np.array([4]), "keypoints": np.zeros((1, 2, 3)), "skeleton": wrong}
     assert Shown(item).things[0].skeleton == []
     assert "skeleton" in Shown(item).rest()
@@ -106,7 +106,7 @@ def test_a_skeleton_that_the_export_refuses_is_listed(wrong: Any) -> None:
 
 @pytest.mark.parametrize("said", [True, np.array(True), np.bool_(True), 1])
 def test_an_orthographic_camera(said: Any, scene: Scene) -> None:
-    """Its K is of pixels per unit: depth moves nothing, so that a box along the axes is a rectangle."""
+    """K is in pixels per unit. The depth moves nothing, so a box along the axes is a rectangle."""
     item = {**scene(0), "K": np.array([[10.0, 0, 80], [0, 20, 60], [0, 0, 1]]), "orthographic": said}
     shown = Shown(item)
     for thing, corners in zip(shown.things, item["bbox3d"], strict=True):
@@ -122,7 +122,7 @@ def test_an_orthographic_camera(said: Any, scene: Scene) -> None:
 
 
 def test_odd_texts_and_params() -> None:
-    """Names of several lines, and values that are not what they usually are."""
+    """Names with line breaks and params of another type are shown."""
     item = {
         "index": 0,
         "id": np.array([4]),
@@ -138,7 +138,7 @@ def test_odd_texts_and_params() -> None:
 
 
 def test_albedo_is_shown_as_blender_shows_it() -> None:
-    """By the sRGB curve, which is straight near black: values of its definition."""
+    """Albedo is encoded by the sRGB curve, which is straight near black. The values are from its definition."""
     linear = np.array([0, 0.001, 0.0031308, 0.01, 0.2158605, 1, 2, np.nan], np.float32)
     albedo = np.repeat(linear[None, :, None], 3, axis=2)
     picture, _ = tile(Shown({"index": 0, "albedo": albedo}), "albedo", {})

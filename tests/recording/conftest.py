@@ -16,7 +16,7 @@ ABOUT = {"seed": 0, "script": "scene.py", "script_sha256": "0" * 64}
 
 
 def values_of(index: int) -> dict[str, Any]:
-    """What sample `index` has."""
+    """Return the values of sample `index`."""
     rng = np.random.default_rng(index)
     return {
         "image": rng.integers(0, 256, (6, 8, 3), np.uint8),
@@ -26,19 +26,19 @@ def values_of(index: int) -> dict[str, Any]:
 
 
 def files_of(index: int) -> dict[str, bytes]:
-    """The same as files."""
+    """Return the values of sample `index` as files."""
     return encode(values_of(index), index=index, instance=index % 2, params={"level": index / 4}, images=Images())
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that is not there yet."""
+    """A folder that does not exist yet."""
     return tmp_path / "recording"
 
 
 @pytest.fixture
 def written(folder: Path) -> Callable[..., Path]:
-    """Write samples into the folder: `written(range(10), shard_size=4)`."""
+    """A function that writes samples into the folder: `written(range(10), shard_size=4)`."""
 
     def write(indices: Iterable[int], shard_size: int | str = 4, **about: Any) -> Path:
         writer = Writer(folder, {**ABOUT, **about}, ShardSize(shard_size))

@@ -1,4 +1,4 @@
-"""The codec: what a script returned comes back as it was, whatever it was."""
+"""The codec: values that a script returned come back unchanged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SAMPLES = st.dictionaries(NAMES, VALUES, max_size=5)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal in type, dtype, shape and every bit; a NaN is a NaN."""
+    """Return whether two values are equal in type, dtype, shape and every bit. All NaNs are equal."""
     if isinstance(one, np.ndarray):
         return (
             isinstance(other, np.ndarray)
@@ -66,14 +66,14 @@ def same(one: Any, other: Any) -> bool:
 
 
 def travelled(values: dict[str, Any]) -> dict[str, Any]:
-    """As a frame has them: through the wire's own encoding."""
+    """Return the values as a frame has them: after the wire's own encoding."""
     tree, *arrays = payload.encode_values(values)
     return payload.decode_values([tree, *(array.tobytes() for array in arrays)])
 
 
 @given(values=SAMPLES, params=SAMPLES, index=st.integers(0, 2**62))
 def test_what_a_frame_has_comes_back(values: dict[str, Any], params: dict[str, Any], index: int) -> None:
-    """Every value that travels, in any nesting, under any name; and the files' names suit every tar and WebDataset."""
+    """Values of all kinds come back, however nested and named, and their file names suit every tar and WebDataset."""
     values, params = travelled(values), travelled(params)
     files = encode(values, index=index, instance=7, params=params, images=PNG)
     assert len({name.lower() for name in files}) == len(files)
@@ -87,7 +87,7 @@ def test_what_a_frame_has_comes_back(values: dict[str, Any], params: dict[str, A
 
 @given(values=SAMPLES)
 def test_arrays_that_come_back_are_ones_own(values: dict[str, Any]) -> None:
-    """Each has its memory to itself, and can be written to."""
+    """No two decoded arrays share memory, and each can be written to."""
 
     def arrays(value: Any) -> list[Any]:
         if isinstance(value, np.ndarray):
@@ -102,7 +102,7 @@ def test_arrays_that_come_back_are_ones_own(values: dict[str, Any]) -> None:
 
 
 def test_files_have_the_names_of_the_values() -> None:
-    """So that other readers find them: images as PNG, other arrays as npy, and the JSON says what is what."""
+    """Images are PNG files and other arrays npy files, named after their values, and the JSON maps values to files."""
     values = {
         "image": np.zeros((4, 5, 3), np.uint8),
         "mask": np.zeros((4, 5), np.uint8),
@@ -118,12 +118,12 @@ def test_files_have_the_names_of_the_values() -> None:
     assert about == {
         "index": 12,
         "instance": 1,
-        "params": {"level": 0.5, "xy": {"$file": "params-xy.npy"}},
+        "params": {"level": 0.5, "xy": {"$": "params-xy.npy"}},
         "values": {
-            "image": {"$file": "image.png"},
-            "mask": {"$file": "mask.npy"},
-            "depth": {"$file": "depth.npy"},
-            "deep": {"xy": [{"$file": "deep-xy-0.npy"}]},
+            "image": {"$": "image.png"},
+            "mask": {"$": "mask.npy"},
+            "depth": {"$": "depth.npy"},
+            "deep": {"xy": [{"$": "deep-xy-0.npy"}]},
             "count": 3,
             "far": {"$float": "inf"},
         },
@@ -131,7 +131,7 @@ def test_files_have_the_names_of_the_values() -> None:
 
 
 def test_jpeg_is_for_images_alone() -> None:
-    """Of three channels, under names that begin with image: all others may be labels, and lose nothing."""
+    """Only images of three channels whose name begins with image are JPEG. Others may be labels, and lose nothing."""
     rng = np.random.default_rng(0)
     smooth = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None, None], (64, 48, 3)).copy()
     labels = rng.integers(0, 256, (64, 48, 3), np.uint8)
@@ -166,7 +166,7 @@ def test_jpeg_is_for_images_alone() -> None:
     ],
 )
 def test_wrong_formats_are_told(format: str, quality: int | None, message: str) -> None:
-    """Before anything is written."""
+    """A wrong option raises before anything is written."""
     with pytest.raises(ConfigError, match=message):
         Images(format, quality)
 
@@ -179,8 +179,24 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
         ("json", b'{"index": 1, "instance": 0, "params": {}}', "there is no 'values'"),
         (
             "json",
-            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$file": "y.npy"}}}',
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": "y.npy"}}}',
             "no 'y.npy'",
+        ),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": 0}}}', "there is no 0"),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"$": "x.npy"}}', "no dicts"),
+        ("json", b'{"index": 1, "instance": 0, "params": [], "values": {}}', "no dicts"),
+        ("json", b'{"index": 1e999, "instance": 0, "params": {}, "values": {}}', "JSON"),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$float": "1"}}}', "JSON"),
+        (
+            "json",
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": ' + b"[" * 40 + b"]" * 40 + b"}}",
+            "nested",
+        ),
+        pytest.param(
+            "json",
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": [{"$": "x.npy"}, {"$": "x.npy"}]}}',
+            "no 'x.npy'",
+            id="one-file-twice",  # else a small JSON could ask for any amount of memory
         ),
         ("x.npy", b"", "x.npy cannot be read"),
         ("x.npy", b"\x93NUMPY\x01\x00", "x.npy cannot be read"),
@@ -189,7 +205,7 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
     ],
 )
 def test_damaged_files_are_told(name: str, data: bytes, message: str) -> None:
-    """Which one, and what is wrong with it."""
+    """The error names the file, and says what is wrong with it."""
     values = {"x": np.arange(3), "image": np.zeros((2, 2, 3), np.uint8)}
     files = {**encode(values, index=1, instance=0, params={}, images=PNG), name: data}
     with pytest.raises(Damaged, match=message):
@@ -197,7 +213,7 @@ def test_damaged_files_are_told(name: str, data: bytes, message: str) -> None:
 
 
 def test_arrays_cut_off_or_of_objects_are_refused() -> None:
-    """Bytes must be as many as shape and dtype say, and nothing is unpickled."""
+    """An npy file must have as many bytes as its shape and dtype say, and nothing is unpickled."""
     files = encode({"x": np.arange(3)}, index=1, instance=0, params={}, images=PNG)
     for wrong in (files["x.npy"][:-1], files["x.npy"] + b"\0", files["x.npy"].replace(b"<i8", b"|O ")):
         with pytest.raises(Damaged, match=r"x\.npy cannot be read"):

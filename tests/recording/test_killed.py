@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what is whole stays readable, and the next run has all, each once."""
+"""Killing with SIGKILL at any moment: whole shards stay readable, and the next run completes the recording."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import webdataset  # noqa: F401  # before the forks, which need it
+import webdataset  # noqa: F401  # imported before the forks, which all need it
 
 import asyncblend as ab
 from asyncblend.recording import Recording, is_recording, read
@@ -31,7 +31,7 @@ CALLS = ("open", "write", "fsync", "replace", "unlink", "close", "ftruncate")
 
 
 def in_a_fork(work: Callable[[], None]) -> int:
-    """Its exit status; negative is the signal that killed it."""
+    """Run `work` in a fork and return its exit status. A negative one is the signal that killed it."""
     process = FORK.Process(target=work)
     process.start()
     process.join(60)
@@ -51,7 +51,7 @@ def write_all(folder: Path) -> None:
 
 
 def kill_at(moment: int) -> None:
-    """From here on, SIGKILL this process before its `moment`-th system call that changes a file."""
+    """Have this process killed by SIGKILL before its `moment`-th system call from now that changes a file."""
     calls = 0
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +69,7 @@ def kill_at(moment: int) -> None:
 
 
 def whole(folder: Path) -> list[int]:
-    """The indices that can be read; all of their content must be right."""
+    """Return the indices of the samples that can be read, after checking their content."""
     if not is_recording(folder):
         return []
     found = []
@@ -82,7 +82,7 @@ def whole(folder: Path) -> list[int]:
 
 
 def test_a_writer_killed_at_any_of_its_calls(tmp_path: Path) -> None:
-    """Each system call in turn is the last one: whole shards are read, and the next writer has all, each once."""
+    """Whichever system call is a writer's last, whole shards can be read, and the next writer adds what is missing."""
     ends = []
     for moment in range(1, 200):
         folder = tmp_path / str(moment)
@@ -107,7 +107,7 @@ def test_a_writer_killed_at_any_of_its_calls(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_recording_killed_again_and_again(tmp_path: Path, write_script: Callable[..., Path]) -> None:
-    """The host dies at random moments of a stream's recording, with its Blenders; in the end all is there, once."""
+    """When the host dies at random moments, together with its Blenders, each sample is recorded once in the end."""
     folder = tmp_path / "recording"
     fake = fake_blender(tmp_path / "fake")
     script = write_script("def sample(task): return {'image': task.rng.integers(0, 256, (6, 8, 3), np.uint8)}")
@@ -115,7 +115,7 @@ def test_a_recording_killed_again_and_again(tmp_path: Path, write_script: Callab
     (tmp_path / "temporary").mkdir()
 
     def record() -> None:
-        # A host that is killed when its Blenders have ended leaves its folder, which is not asked here.
+        # A host that is killed after its Blenders have ended leaves its run's folder. This test is not about that.
         tempfile.tempdir = str(tmp_path / "temporary")
         stream = ab.BlenderStream(script=script, blender=fake, instances=2, seed=5, length=600)
         asyncio.run(_record(stream, folder))
@@ -124,7 +124,7 @@ def test_a_recording_killed_again_and_again(tmp_path: Path, write_script: Callab
     for _ in range(100):
         process = FORK.Process(target=record)
         process.start()
-        # It is killed when its Blenders run and there are a few more shards, and then a little later: anywhere in the next ones.
+        # Kill it a little after there are a few more shards, so that it is anywhere in the next one.
         more = before + int(rng.integers(1, 12))
         while process.is_alive() and len(list(folder.glob("*.tar"))) < more:
             threading.Event().wait(0.001)

@@ -1,4 +1,4 @@
-"""Reading: what there is, in order of index; and what is missing or damaged, by name."""
+"""Reading: samples come in order of index, and errors name what is missing or damaged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import webdataset
 
 from asyncblend import recording
 from asyncblend.errors import RecordingError
-from asyncblend.recording import Recording, read
+from asyncblend.recording import Recording, read, shards, writer
 
 from .conftest import ABOUT, values_of
 
@@ -26,7 +26,7 @@ Written = Callable[..., Path]
 
 
 def check(folder: Path, indices: list[int]) -> None:
-    """The recording has these samples, whole and in order."""
+    """Check that the recording has these samples, in this order and with the right values."""
     samples = list(read(folder))
     assert [sample.index for sample in samples] == indices
     for sample in samples:
@@ -41,7 +41,7 @@ def check(folder: Path, indices: list[int]) -> None:
 
 
 def test_samples_come_in_order_of_index(written: Written) -> None:
-    """However they arrived, and whichever shards they are in."""
+    """The order does not depend on the order of arrival, or on how samples are spread over shards."""
     indices = [int(i) for i in np.random.default_rng(0).permutation(23)]
     folder = written(indices)
     assert len(list(folder.glob("*.tar"))) == 6
@@ -56,7 +56,7 @@ def test_samples_come_in_order_of_index(written: Written) -> None:
 
 @pytest.mark.parametrize("made", ["nothing", "empty", "file", "others"])
 def test_what_is_no_recording_is_told(made: str, folder: Path) -> None:
-    """No folder, an empty one, a file, or a folder of other tars."""
+    """No folder, an empty folder, a file, and a folder of other tars are no recordings."""
     if made == "file":
         folder.touch()
     elif made != "nothing":
@@ -72,7 +72,7 @@ def test_what_is_no_recording_is_told(made: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "no JSON", "another format", "another size", "wrong place"])
 def test_a_bad_table_is_made_again(damage: str, written: Written) -> None:
-    """A tar has all that its table says; reading needs no table, and the next writer writes it."""
+    """Reading needs no table, because the tar has all that its table says. The next writer writes the table again."""
     folder = written(range(10))
     table = folder / "shard-000001.json"
     good = table.read_bytes()
@@ -96,8 +96,41 @@ def test_a_bad_table_is_made_again(damage: str, written: Written) -> None:
     assert table.read_bytes() == good
 
 
+@pytest.mark.parametrize("table", [True, False])
+def test_another_format_is_told(table: bool, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both reading and writing refuse shards of another format, with or without tables, and leave them unchanged."""
+    monkeypatch.setattr(shards, "FORMAT", 1)
+    monkeypatch.setattr(writer, "FORMAT", 1)
+    folder = written(range(10))
+    monkeypatch.undo()
+    if not table:
+        for path in folder.glob("*.json"):
+            path.unlink()
+    before = {path: path.read_bytes() for path in folder.glob("shard-*")}
+    for reader in (lambda: list(read(folder)), lambda: written([])):
+        with pytest.raises(RecordingError, match=r"shard-000000\.tar is of the format 1.*reads format 2") as caught:
+            reader()
+        assert caught.value.path == str(folder / "shard-000000.tar")
+    assert {path: path.read_bytes() for path in folder.glob("shard-*")} == before
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 11 + b"\0", b"\x80" + b"\xff" * 11])
+def test_a_size_that_no_file_has_is_told(size: bytes, written: Written) -> None:
+    """A negative size, which would read the same header for ever, and a huge one are damage."""
+    folder = written(range(4))
+    tar = folder / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[124:136] = size
+    data[148:156] = b"        "
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    tar.write_bytes(data)
+    tar.with_suffix(".json").unlink()
+    with pytest.raises(RecordingError, match=r"shard-000000\.tar is damaged"):
+        list(read(folder))
+
+
 def test_another_tools_tar_is_read(written: Written) -> None:
-    """A tar that `tar` itself has packed anew, with headers of its own."""
+    """`tar` may pack a shard again, with headers of its own."""
     folder = written(range(3))
     tar = folder / "shard-000000.tar"
     inside = folder / "inside"
@@ -110,9 +143,9 @@ def test_another_tools_tar_is_read(written: Written) -> None:
     check(folder, [0, 1, 2])
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it forgets to close its files
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset does not close its files
 def test_webdataset_reads_it(written: Written) -> None:
-    """The library itself, with its own decoders; what made the samples is no sample to it."""
+    """webdataset reads the samples with its own decoders, and skips the file that says what made them."""
     folder = written(range(6))
     tars = sorted(map(str, folder.glob("*.tar")))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))
@@ -126,7 +159,7 @@ def test_webdataset_reads_it(written: Written) -> None:
 
 
 def test_a_missing_shard_is_told(written: Written) -> None:
-    """Its table says that it was there."""
+    """A table without its tar means that the tar is missing."""
     folder = written(range(10))
     tar = folder / "shard-000001.tar"
     tar.unlink()
@@ -144,7 +177,7 @@ def test_a_missing_shard_is_told(written: Written) -> None:
 @pytest.mark.parametrize("table", [True, False])
 @pytest.mark.parametrize("left", [0, 100, 512, 1536, 0.5, -10240])
 def test_a_shard_cut_off_anywhere_is_told(left: float, table: bool, written: Written) -> None:
-    """With its table and without."""
+    """A shard that was cut off is noticed with its table and without."""
     folder = written(range(10))
     tar = folder / "shard-000001.tar"
     size = tar.stat().st_size
@@ -158,7 +191,7 @@ def test_a_shard_cut_off_anywhere_is_told(left: float, table: bool, written: Wri
 
 
 def test_a_shard_cut_off_while_it_is_open_is_told(written: Written) -> None:
-    """A recording that was looked at, and then one of its shards changed."""
+    """A shard that changes after the recording was opened is noticed when a sample is read."""
     found = Recording(written(range(4)))
     os.truncate(found.folder / "shard-000000.tar", 3000)
     with pytest.raises(RecordingError, match=r"shard-000000\.tar is damaged: sample 3"):
@@ -170,7 +203,7 @@ def test_a_shard_cut_off_while_it_is_open_is_told(written: Written) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_flipped_bytes_never_get_through_as_another_error(seed: int, written: Written) -> None:
-    """Anywhere in a shard, with its table or without: the samples are as they were but for pixels, or it is told."""
+    """Flipped bytes change only pixels, or the error says that the shard is damaged, with a table and without."""
     folder = written(range(4))
     tar = folder / "shard-000000.tar"
     data = bytearray(tar.read_bytes())
@@ -193,7 +226,7 @@ def test_flipped_bytes_never_get_through_as_another_error(seed: int, written: Wr
 
 
 def test_two_recordings_in_one_folder_are_told(written: Written) -> None:
-    """An index that is in two shards."""
+    """An index in two shards is an error."""
     folder = written(range(4), shard_size=2)
     for suffix in (".tar", ".json"):
         shutil.copy(folder / f"shard-000000{suffix}", folder / f"shard-000002{suffix}")
@@ -202,7 +235,7 @@ def test_two_recordings_in_one_folder_are_told(written: Written) -> None:
 
 
 def test_a_foreign_file_in_a_shard_is_told(written: Written, tmp_path: Path) -> None:
-    """Which is then no shard of ours."""
+    """A shard with a file that no recording has is an error."""
     folder = written(range(4))
     (tmp_path / "notes.txt").write_text("hello")
     tar = folder / "shard-000000.tar"
@@ -213,7 +246,7 @@ def test_a_foreign_file_in_a_shard_is_told(written: Written, tmp_path: Path) -> 
 
 
 def test_a_recording_can_be_pickled(written: Written) -> None:
-    """For DataLoader's workers."""
+    """DataLoader's workers get pickled recordings."""
     found: Any = pickle.loads(pickle.dumps(Recording(written(range(5)))))
     assert found[3].index == 3
     assert found.indices.tolist() == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""The writer: whole shards, whatever comes in between; one writer at a time; one recording in a folder."""
+"""The writer: shards are always whole, a folder has one writer at a time, and one recording."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import asyncblend
 from asyncblend.config import StreamConfig
 from asyncblend.errors import ConfigError, RecordingError
 from asyncblend.recording import Recording, read
@@ -44,7 +46,7 @@ def indices(folder: Path) -> list[int]:
 
 
 def test_a_shard_has_so_many_samples(written: Written) -> None:
-    """And the last one the rest. Nothing else is left in the folder, but for the lock's own file."""
+    """The last shard has the rest. Nothing else is left in the folder, except for the lock's file."""
     folder = written(range(10), shard_size=4)
     shards = [f"shard-00000{number}{suffix}" for number in range(3) for suffix in (".tar", ".json")]
     assert names(folder) == {*shards, ".writing"}
@@ -52,7 +54,7 @@ def test_a_shard_has_so_many_samples(written: Written) -> None:
 
 
 def test_a_shard_has_so_many_bytes(written: Written) -> None:
-    """It ends with the sample that reaches the limit."""
+    """A shard of bytes ends with the sample that reaches the limit."""
     folder = written(range(30), shard_size="20KB")
     tars = sorted(folder.glob("*.tar"))
     assert len(tars) > 3
@@ -63,13 +65,13 @@ def test_a_shard_has_so_many_bytes(written: Written) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, None, "", "MB", "0MB", "10", "10 TB", "1e3MB"])
 def test_wrong_shard_sizes_are_told(size: Any) -> None:
-    """Samples or bytes, and what they look like."""
+    """The error shows both forms that a shard size may have."""
     with pytest.raises(ConfigError, match='a number of samples, at least 1, or of bytes, such as "500MB"'):
         ShardSize(size)
 
 
 def test_the_next_writer_goes_on(written: Written) -> None:
-    """With new shards, and without what is there."""
+    """The next writer adds new shards with the missing samples, and does not touch the shards that are there."""
     folder = written(range(6))
     before = {path: path.read_bytes() for path in folder.glob("shard-*")}
     writer = opened(folder)
@@ -85,7 +87,7 @@ def test_the_next_writer_goes_on(written: Written) -> None:
 
 
 def test_the_same_samples_are_the_same_bytes(written: Written, tmp_path: Path) -> None:
-    """No time, user or order of names gets into a shard."""
+    """No time, user, or order of names gets into a shard."""
     one = written(range(4))
     other = tmp_path / "other"
     writer = opened(other)
@@ -96,7 +98,7 @@ def test_the_same_samples_are_the_same_bytes(written: Written, tmp_path: Path) -
 
 
 def test_many_threads_may_add(folder: Path) -> None:
-    """Each sample is whole, and there once."""
+    """When many threads add samples, each sample is recorded once."""
     writer = opened(folder, 7)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda index: writer.add(index % 100, files_of(index % 100)), range(200)))
@@ -107,7 +109,7 @@ def test_many_threads_may_add(folder: Path) -> None:
 
 
 def test_leftovers_of_a_crash_go(written: Written) -> None:
-    """Unfinished shards and tables, and nothing else."""
+    """Only unfinished shards and tables are removed."""
     folder = written(range(4))
     for name in ("shard-000001.tar.partial", "shard-000000.json.partial", "notes.partial", "shard-notes.txt"):
         (folder / name).write_bytes(b"half")
@@ -125,7 +127,7 @@ def test_leftovers_of_a_crash_go(written: Written) -> None:
 
 
 def test_a_second_writer_is_told(folder: Path) -> None:
-    """Which process has the folder; when that is done, it may."""
+    """The error names the process that has the folder. When that has closed its writer, another may open the folder."""
     writer = opened(folder)
     with pytest.raises(RecordingError, match=rf"another recording into .* is going on \(process {os.getpid()}\)"):
         opened(folder)
@@ -136,13 +138,13 @@ def test_a_second_writer_is_told(folder: Path) -> None:
 
 
 def test_a_child_forked_meanwhile_holds_nothing(folder: Path) -> None:
-    """As a DataLoader's workers are, which live on when the recording is closed."""
+    """A fork that outlives the writer, such as a DataLoader's worker, does not keep the folder locked."""
     writer = opened(folder)
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(writing)
-        os.read(reading, 1)  # until the parent closes its end, or is no more
+        os.read(reading, 1)  # returns when the parent closes its end, or has died
         os._exit(0)
     try:
         writer.close()
@@ -154,10 +156,10 @@ def test_a_child_forked_meanwhile_holds_nothing(folder: Path) -> None:
 
 
 def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(folder: Path) -> None:
-    """However it dies."""
+    """The death of a writer's process unlocks the folder, however the process dies."""
     code = (
         "import sys; from pathlib import Path; from asyncblend.recording.writer import *;"
-        f"Writer(Path({str(folder)!r}), {ABOUT!r}, ShardSize(4)).open(); print('open', flush=True); sys.stdin.read()"
+        f"writer = Writer(Path({str(folder)!r}), {ABOUT!r}, ShardSize(4)); writer.open(); print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
@@ -171,8 +173,31 @@ def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(fold
         opened(folder).close()
 
 
+def test_the_lock_is_no_symbolic_link(folder: Path, tmp_path: Path) -> None:
+    """The file that the link leads to is neither emptied nor written."""
+    folder.mkdir()
+    (tmp_path / "precious").write_text("mine")
+    for target in (tmp_path / "precious", tmp_path / "new"):
+        (folder / ".writing").symlink_to(target)
+        with pytest.raises(RecordingError, match=r"\.writing is a symbolic link") as caught:
+            opened(folder)
+        assert caught.value.path == str(folder)
+        (folder / ".writing").unlink()
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_writer_that_cannot_open_holds_nothing(written: Written, folder: Path) -> None:
+    """If anything stops a writer after it has locked the folder, the folder is unlocked again."""
+    written(range(4))
+    other = Writer(folder, {**ABOUT, "seed": 1}, ShardSize(4))
+    with pytest.raises(ConfigError):
+        other.open()
+    opened(folder).close()
+
+
 def test_a_recording_of_something_else_is_told(written: Written, folder: Path) -> None:
-    """And stays as it is."""
+    """The recording that is there stays unchanged."""
     written(range(4))
     with pytest.raises(ConfigError, match="seed is 0 there, 1 here"):
         Writer(folder, {**ABOUT, "seed": 1}, ShardSize(4)).open()
@@ -181,7 +206,7 @@ def test_a_recording_of_something_else_is_told(written: Written, folder: Path) -
 
 
 def test_what_differs_is_told(tmp_path: Path) -> None:
-    """By the words of the options; a script by its content, however its file is called."""
+    """Differing options are named as the user writes them. A script is compared by its content, whatever its name."""
     script = tmp_path / "scene.py"
     script.write_text("pass\n")
     (tmp_path / "copy.py").write_text("pass\n")
@@ -216,7 +241,7 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
 
 
 def test_what_made_it_names_versions(tmp_path: Path) -> None:
-    """So that one can tell what a recording came from."""
+    """The versions say what a recording was made with."""
     (tmp_path / "scene.py").touch()
     versions = about(StreamConfig(script=tmp_path / "scene.py"), Images())["versions"]
     assert {"asyncblend", "python", "numpy", "pillow", "webdataset"} <= versions.keys()
@@ -229,7 +254,7 @@ def test_what_made_it_names_versions(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[Callable[[int], None]]:
-    """Limit files to so many bytes, as a disk that is full does: a real error of the system's."""
+    """Limit the size of files, so that writing fails with a real error of the system, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -237,7 +262,7 @@ def small_files() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("room", [0, 5_000, 15_000, 25_000, 40_000, 100_000])
 def test_a_full_disk_keeps_what_was_written(room: int, folder: Path, small_files: Callable[[int], None]) -> None:
-    """It is told how much that is; it can be read, and gone on with when there is room."""
+    """The error says how much was recorded. That can be read, and the recording continues when there is space again."""
     writer = opened(folder, 1000)
     small_files(room)
     index = 0
@@ -248,7 +273,7 @@ def test_a_full_disk_keeps_what_was_written(room: int, folder: Path, small_files
     assert isinstance(caught.value.__cause__, OSError)
     recorded = caught.value.recorded
     assert recorded == writer.recorded
-    with pytest.raises(RecordingError):  # it is over, also when there is room now
+    with pytest.raises(RecordingError):  # a failed writer stays closed, also when there is space again
         writer.add(index + 1, files_of(index + 1))
     writer.close()
     if recorded:
@@ -266,14 +291,14 @@ def test_a_full_disk_keeps_what_was_written(room: int, folder: Path, small_files
 @pytest.mark.parametrize("call", ["write", "fsync", "replace", "open"])
 @pytest.mark.parametrize("turn", range(4))
 def test_a_full_disk_at_any_call(call: str, turn: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each system call of a writer fails once with ENOSPC: the error is told, and all that it counts can be read."""
+    """Each system call of a writer fails once with ENOSPC. An error is raised, and what it counts can be read."""
     calls = 0
     writer = opened(folder, 3)
     real = getattr(os, call)
 
     def failing(*args: Any, **options: Any) -> Any:
         nonlocal calls
-        # Not the folder's own fsync, which not every file system has.
+        # The fsync of the folder does not count: not every file system has it, and errors of it are ignored.
         ours = "shard-" in str(args[0]) if call in ("replace", "open") else stat.S_ISREG(os.fstat(args[0]).st_mode)
         calls += ours
         if ours and calls == 1 + 3 * turn:
@@ -299,7 +324,7 @@ def test_a_full_disk_at_any_call(call: str, turn: int, folder: Path, monkeypatch
 
 
 def test_a_shard_whose_renaming_fails_once_is_not_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is told, and all samples are there."""
+    """The error is raised, and all samples are there."""
     writer = opened(folder, 1000)
     for index in range(5):
         writer.add(index, files_of(index))
@@ -318,7 +343,7 @@ def test_a_shard_whose_renaming_fails_once_is_not_lost(folder: Path, monkeypatch
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """One that is a file, one below a file; before anything is rendered."""
+    """A folder that is a file, or is below a file, raises before anything is rendered."""
     (tmp_path / "file").touch()
     for folder, why in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "below", "Not a directory")):
         with pytest.raises(RecordingError, match=f"cannot record into .*: {why}") as caught:
@@ -328,21 +353,62 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_folder_that_one_may_not_write_is_told(folder: Path) -> None:
-    """As its user."""
+    """A folder without the permission to write raises."""
     folder.mkdir(mode=0o500)
     with pytest.raises(RecordingError, match="Permission denied"):
         opened(folder)
 
 
 def test_a_missing_library_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the line that installs it."""
+    """The error has the command that installs it, and the folder is not made."""
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(RecordingError, match=r"needs the library webdataset.*-m pip install webdataset"):
+    with pytest.raises(RecordingError, match=r'needs webdataset: pip install "asyncblend\[record\]"'):
         opened(folder)
+    assert not folder.exists()
+
+
+def test_without_webdataset_recordings_are_read_and_not_written(written: Written, tmp_path: Path) -> None:
+    """A Python that has all packages except webdataset reads recordings, and its error says what to install."""
+    recorded = written(range(6))
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(np.__file__).parents[1].iterdir():
+        if not path.name.startswith(("webdataset", "__")):
+            (packages / path.name).symlink_to(path)
+    (tmp_path / "scene.py").write_text("raise SystemExit('rendered')")
+    code = f"""
+import asyncio, importlib.util, sys
+sys.path.insert(1, {str(packages)!r})
+assert importlib.util.find_spec("webdataset") is None
+import asyncblend as ab
+from asyncblend.recording import read
+assert [sample["image"].shape for sample in read({str(recorded)!r})] == [(6, 8, 3)] * 6
+assert len(list(ab.RecordedDataset({str(recorded)!r}))) == 6
+
+async def record():
+    await ab.BlenderStream(script={str(tmp_path / "scene.py")!r}, blender="/nowhere", length=4).record({str(tmp_path / "new")!r})
+
+try:
+    asyncio.run(record())
+except ab.RecordingError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],  # -S leaves out the folder of installed packages
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(asyncblend.__file__).parents[1])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'recording needs webdataset: pip install "asyncblend[record]"' in done.stdout
+    assert not (tmp_path / "new").exists()
 
 
 def test_closing_makes_the_shard_whole_from_any_thread(folder: Path) -> None:
-    """Also twice; and after that nothing is added."""
+    """A writer may be closed twice, and refuses samples afterwards."""
     writer = opened(folder)
     writer.add(0, files_of(0))
     thread = threading.Thread(target=writer.close)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncblend.stream.bridge import Bridge, Pass
 
 import asyncblend as ab
 from asyncblend import aio
 from asyncblend.fleet import discovery
 from asyncblend.stream import stream
-from asyncblend.stream.bridge import Bridge, Pass
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.testing import fake_blender

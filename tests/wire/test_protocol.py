@@ -45,7 +45,7 @@ def test_the_format_changes_only_with_its_version() -> None:
         (
             b'{"kind":"frame","pass":4,"lease":7,"index":3,"tree":{"arrays":[["uint8",[2,2]],["float32",[2]],["bool",[]]],'
             b'"values":{"image":{"$":0},"xy":{"$":1},"scalar":{"$":2},'
-            b'"$$own":{"list":[null,true,-1,0.5,NaN,-Infinity,"gr\\u00fc\\u00df"]}}}}'
+            b'"$$own":{"list":[null,true,-1,0.5,{"$float":"nan"},{"$float":"-inf"},"gr\\u00fc\\u00df"]}}}}'
         ),
         b"\x01\x02\x03\x04",
         b"\x00\x00\xc0\x3f\x00\x00\x00\xc0",

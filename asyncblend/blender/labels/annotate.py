@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from ..capture.object_ids import table
 from ..scene.camera import Camera
 from ..scene.lens import frame_of
 from ..scene.placing import evaluated
 from .boxes import boxes_of
-from .keypoints import occluded, world_points
+from .keypoints import flagged, world_points
 from .meshes import WITH_MESH, Mesh, edges_for, mesh_of
-from .rendered_ids import hidden_from_renders, rendered_ids
-from .views import Appearance, View, appearance, rays, whole_pixels
+from .rendered_ids import Entry, ids_from, render_ids
+from .silhouette import edges_of, spans_of
+from .views import Appearance, View, appearance, transformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,34 +32,48 @@ _CORNERS = np.array([*np.ndindex(2, 2, 2)])[[0, 1, 3, 2, 4, 5, 7, 6]]
 
 
 def annotate(
-    objects: Iterable[Any], keypoints: Mapping[Any, Any] | None = None, *, keypoint_margin: float = 0.0
+    objects: Iterable[Any],
+    keypoints: Mapping[Any, Any] | None = None,
+    *,
+    rendered: Mapping[str, Any] | None = None,
+    keypoint_margin: float = 0.0,
 ) -> dict[str, Any]:
-    """Labels of objects in the image that `render` gives now, by the names of which datasets are made.
+    """Return labels of objects in the image that `render` gives now, under the names that datasets use.
 
-    Which pixels show an object is known from the last `render` with the pass "instance" or "semantic", if scene, camera
-    and objects have not moved since. Else the ids are rendered here, by Cycles with one sample in each pixel's centre,
-    whatever the scene's engine; its settings are put back. So ask for "instance" where you render anyway.
+    Where you render anyway, ask for "instance" and pass the result on:
 
-    A mesh is what Blender's viewport has: where a modifier has other settings for renders, the two differ. An
-    object's instances (of collections, particles, geometry nodes) are in the mask, but not in its mesh. An object
-    that cannot be seen is no error: it is ordinary in a random scene. A border that the image is not cropped to plays
-    no part: the image is the whole frame then.
+        labels = bl.render(("depth", "instance"))
+        return {**labels, **bl.annotate(objects, rendered=labels)}
+
+    Then no second render is needed, and boxes and visible fractions are exactly those of the mask in `labels`. The
+    labels come partly from `rendered` and partly from the scene, so call `annotate` before you change the scene:
+    nothing can tell whether an object, the camera or the frame has moved since. Without `rendered` the ids are rendered
+    here: by Cycles with one sample in each pixel's centre, whatever the scene's engine. Its settings are put back.
+
+    Meshes are those of Blender's viewport: they differ from rendered ones where a modifier has other settings for
+    renders. An object's instances (of collections, particles, geometry nodes) are in the mask, but not in its mesh. An
+    object that cannot be seen is no error, because that is ordinary in a random scene. A border to which the image is
+    not cropped is ignored: the image is the whole frame then.
 
     Args:
-        objects: N different objects, or their names. All need a mesh: meshes, curves, texts, surfaces, metaballs.
-        keypoints: for objects or their names, K points each: a K x 3 array in the object's own space, or a list whose
+        objects: N different objects, or their names. All need a mesh: meshes, curves, texts, surfaces and metaballs
+            have one.
+        keypoints: By object, or its name, its K points: a K x 3 array in the object's own space, or a list whose
             entries are points in its space, indices of vertices (modifiers applied), empties or other objects or
             their names (for their origins), or names of bones of the armature that deforms it (for their heads, posed;
             a bone comes before an object of the same name). K may differ. None for no keypoints at all.
-        keypoint_margin: so far below the surface of its own object, along the ray from the camera, a point still counts
-            as visible, in Blender units: for joints, which lie within. Other objects hide it all the same.
+        rendered: The result of the `render` with "instance" to which the labels belong. None renders the ids here.
+        keypoint_margin: How far below the surface of its own object, along the ray from the camera, a point still
+            counts as visible, in Blender units. It is meant for joints, which lie inside. Other objects hide a point
+            all the same.
 
     Returns:
-        All arrays of N in the order of `objects`. Pixel coordinates have (0, 0) at the outer corner of the top-left
+        All arrays of N are in the order of `objects`. Pixel coordinates have (0, 0) at the outer corner of the top-left
         pixel.
 
-        - "id": N int32, that of the pass "instance".
-        - "name": list of N str. "class_id": N int32, 0 for none. "class_name": list of N str, "" for none.
+        - "id": N int32, the object's id in "instance".
+        - "name": list of N str. "class_id": N int32, 0 for none. "class_name": list of N str, "" for none. With
+          `rendered`, ids and classes are those of its table.
         - "bbox": N x 4 float32, x y width height of the visible pixels; 0 0 0 0 where there is none.
         - "bbox_loose": N x 4 float32, x y width height of the projected mesh, hidden parts too, cut at the border of
           the image; 0 0 0 0 where it lies outside.
@@ -67,75 +81,80 @@ def annotate(
           in the order of Blender's `bound_box`: with - and + for the ends of the axes x y z, they are - - -, - - +,
           - + +, - + -, then + - -, + - +, + + +, + + -.
         - "pose": N x 4 x 4 float32, from the object's own space to the camera's in OpenCV's convention (x right, y
-          down, z forward): `camera.world_to_camera @ obj.matrix_world`. The object's scale is in it, so that it maps
-          vertices as they are in the mesh; it is a rotation and translation for a scale of 1. Else divide its
-          first three columns by their lengths to have the rotation.
+          down, z forward): `camera.world_to_camera @ obj.matrix_world`. It contains the object's scale, and so maps the
+          vertices of the mesh as they are. With a scale of 1 it is a rotation and a translation; otherwise divide its
+          first three columns by their lengths to get the rotation.
         - "visible_fraction": N float32, visible pixels / pixels of the whole silhouette, as BOP defines it: the
           silhouette is that of the object alone, in an image extended to three times its width and height around its
-          middle. What lies further out is not counted, nor what is nearer than the camera's `clip_start`. At most 1:
-          visible pixels are of one random place in each, the silhouette's of the centres.
+          middle. What lies further out, or nearer than the camera's `clip_start`, is not counted. It is at most 1,
+          although visible pixels are counted at one random place in each, and the silhouette's at their centres.
         - "truncated": N bool, whether a part lies outside the image, or is nearer than the camera's `clip_start`.
         - "keypoints", unless keypoints is None: N x K x 3 float32, x y v, with COCO's visibility v: 2 visible; 1
           in the image but hidden, or further than `clip_end`; 0 outside the image, nearer than `clip_start`, or of an
-          object that is hidden from renders, and then x and y are 0 too. K is the largest one, and rows past an
-          object's own number are 0 0 0.
+          object that is hidden from renders, and then x and y are 0 too. K is the largest one; an object with fewer
+          keypoints has rows of 0 0 0 after them.
 
-        A keypoint is hidden by any surface on its way to the camera, save within 1e-4 of its distance, where it is
-        the surface it lies on. Glass hides, too. Rays meet what Blender's viewport has: an object that is hidden there
-        but rendered hides nothing; one that is not rendered, or not to the camera, is looked through.
+        A keypoint is hidden by any surface on its way to the camera, also by glass, except within 1e-4 of its distance:
+        that is the surface it lies on. The rays meet what Blender's viewport has: an object that is hidden in viewports
+        but rendered hides nothing. They pass through objects that are not rendered, or not to the camera.
 
     Raises:
-        ConfigError: an object or name is unknown, there twice, not in the view layer, or without a mesh; a keypoint
-            is wrong; the message says which, and what there is.
-        ValueError, TypeError, RuntimeError: as `Camera`, where there is no camera that can be projected, or an
-            object is disabled in viewports; as `render`, where the ids could not be rendered.
+        ConfigError: An object or name is unknown, there twice, not in the view layer, or without a mesh; a keypoint is
+            wrong; `rendered` has no "instance", another size than the image, or an object is not in its table. The
+            message says which, and what to do.
+        ValueError: The camera is panoramic.
+        RuntimeError: There is no camera, or an object is disabled in viewports; or as for `render`, where the ids could
+            not be rendered.
     """
     import bpy
 
-    bpy.context.view_layer.update()  # else what was linked or excluded just now does not count
+    bpy.context.view_layer.update()  # otherwise what was linked or excluded just now would not count
     found = _objects(objects, bpy.context.view_layer)
-    given = None if keypoints is None else _of_objects(keypoints, found)
+    given = None if keypoints is None else _by_name(keypoints, found)
     margin = _margin(keypoint_margin)
     view = _view(bpy.context.scene, bpy.context.evaluated_depsgraph_get())
-    ids = rendered_ids()
-    depsgraph = bpy.context.evaluated_depsgraph_get()  # anew: a render may have changed it
-    # The first of a name counts, that of the view layer: linked ones behind it may share it.
-    rows = {row["name"]: row for row in reversed(table(bpy.context.view_layer))}  # classes may have changed since
-    each = [_seen(obj, rows[obj.name], view, depsgraph) for obj in found]
-
-    boxes, pixels = boxes_of(ids.mask, len(ids.table))
-    at = np.array([one.row["id"] for one in each], np.intp) - 1
+    ids = render_ids(view.width, view.height) if rendered is None else ids_from(rendered, view.width, view.height)
+    for obj in found:
+        if obj.name not in ids.entries:
+            raise ConfigError(
+                f"{obj.name!r} is not in rendered['instances']: it was linked, or got this name, after that render. "
+                "Render again, and annotate with the new result"
+            )
+    depsgraph = bpy.context.evaluated_depsgraph_get()  # again, because a render may have changed it
+    each = [_annotated(obj, ids.entries[obj.name], view, depsgraph) for obj in found]
+    numbers = np.array([one.entry.id for one in each], np.int32)
+    boxes, pixels = boxes_of(ids.mask, numbers.max(initial=0))
     result = {
-        "id": (at + 1).astype(np.int32),
+        "id": numbers,
         "name": [obj.name for obj in found],
-        "class_id": np.array([one.row["class_id"] for one in each], np.int32),
-        "class_name": [one.row["class_name"] for one in each],
-        "bbox": boxes[at],
+        "class_id": np.array([one.entry.class_id for one in each], np.int32),
+        "class_name": [one.entry.class_name for one in each],
+        "bbox": boxes[numbers - 1],
         "bbox_loose": _stack([one.appearance.box for one in each], 4),
         "bbox3d": _stack([_box3d(one) for one in each], 8, 3),
         "pose": _stack([view.world_to_camera @ one.matrix for one in each], 4, 4),
-        "visible_fraction": _fractions(pixels[at], each, view),
+        "visible_fraction": _fractions(pixels[numbers - 1], each, view),
         "truncated": np.array([one.appearance.truncated for one in each], bool),
     }
     if given is not None:
-        result["keypoints"] = _keypoints(given, each, margin, view, depsgraph)
+        points = [world_points(one.obj, given.get(one.obj.name, ()), one.mesh.points, depsgraph) for one in each]
+        result["keypoints"] = flagged(found, points, margin, view, depsgraph)
     return result
 
 
-class _Seen(NamedTuple):
-    """An object, its mesh, and how it looks."""
+class _Annotated(NamedTuple):
+    """An object with its mesh and how it looks."""
 
     obj: Any
-    row: Any
-    """Its entry in the table of ids."""
+    entry: Entry
     mesh: Mesh
     matrix: _Floats
-    """From its space to the world's."""
+    """From the object's space to the world's."""
     appearance: Appearance
 
 
 def _objects(objects: Iterable[Any], layer: Any) -> list[Any]:
-    """The objects that are meant, each once and in the view layer."""
+    """Return the objects, each of them once and in the view layer."""
     import bpy
 
     if isinstance(objects, (str, bpy.types.Object)) or not hasattr(objects, "__iter__"):
@@ -168,17 +187,17 @@ def _object(given: Any, where: str, layer: Any) -> Any:
             f"{where} is {name!r}, which is not in the view layer {layer.name!r}: link it to a collection of the "
             "scene that is not excluded from the view layer"
         )
-    there = sorted(obj.name for obj in layer.objects if obj.type in WITH_MESH)
-    close = difflib.get_close_matches(name, there, n=3)
+    known = sorted(obj.name for obj in layer.objects if obj.type in WITH_MESH)
+    close = difflib.get_close_matches(name, known, n=3)
     if close:
         hint = f"is it {' or '.join(map(repr, close))}?"
     else:
-        hint = f"there are {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}"
+        hint = f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
     raise ConfigError(f"{where} is {name!r}, but there is no such object: {hint}")
 
 
-def _of_objects(keypoints: Mapping[Any, Any], objects: list[Any]) -> dict[str, Any]:
-    """The keypoints by the names of their objects."""
+def _by_name(keypoints: Mapping[Any, Any], objects: list[Any]) -> dict[str, Any]:
+    """Return the keypoints by the names of their objects."""
     names = {obj.name for obj in objects}
     if not hasattr(keypoints, "items"):
         raise ConfigError(
@@ -206,91 +225,36 @@ def _margin(value: Any) -> float:
 
 
 def _view(scene: Any, depsgraph: Any) -> View:
-    camera = Camera()
+    camera, frame = Camera(), frame_of(scene.render)
     data = evaluated(camera.obj, depsgraph).data
-    frame = frame_of(scene.render)
-    return View(
-        camera.K,
-        camera.world_to_camera,
-        data.type == "PERSP",
-        data.clip_start,
-        data.clip_end,
-        frame.width,
-        frame.height,
-    )
+    limits = data.clip_start, data.clip_end, frame.width, frame.height
+    return View(camera.K, camera.world_to_camera, data.type == "PERSP", *limits)
 
 
-def _seen(obj: Any, row: Any, view: View, depsgraph: Any) -> _Seen:
+def _annotated(obj: Any, entry: Entry, view: View, depsgraph: Any) -> _Annotated:
     current = evaluated(obj, depsgraph)
     mesh = mesh_of(obj, current)
     matrix = np.array(current.matrix_world, dtype=np.float64)
-    points = _moved(view.world_to_camera @ matrix, mesh.points)
-    looks = appearance(points, mesh.triangles, view)
-    return _Seen(obj, row, mesh, matrix, looks)
-
-
-def _moved(matrix: _Floats, points: _Floats) -> _Floats:
-    moved: _Floats = (matrix[:3, :3] @ points.T + matrix[:3, 3:]).T  # one column after the other in memory
-    return moved
+    points = transformed(view.world_to_camera @ matrix, mesh.points)
+    return _Annotated(obj, entry, mesh, matrix, appearance(points, mesh.triangles, view))
 
 
 def _stack(arrays: list[npt.NDArray[Any]], *shape: int) -> npt.NDArray[np.float32]:
-    """N x shape, also for N = 0."""
+    """Stack N arrays of that shape, also for N = 0."""
     return np.array(arrays, np.float32).reshape(-1, *shape)
 
 
-def _box3d(one: _Seen) -> _Floats:
+def _box3d(one: _Annotated) -> _Floats:
     low, high = one.mesh.points.min(axis=0), one.mesh.points.max(axis=0)
-    return _moved(one.matrix, low + (high - low) * _CORNERS)
+    return transformed(one.matrix, low + (high - low) * _CORNERS)
 
 
-def _fractions(visible: npt.NDArray[np.int64], each: list[_Seen], view: View) -> npt.NDArray[np.float32]:
+def _fractions(visible: npt.NDArray[np.int64], each: list[_Annotated], view: View) -> npt.NDArray[np.float32]:
     found = np.zeros(len(each), np.float32)
-    for number in np.flatnonzero(visible):  # what cannot be seen needs no silhouette
-        one = each[number]
-        edges = None if one.appearance.clipped else edges_for(one.obj.name, one.mesh.triangles)
-        whole = whole_pixels(one.appearance, edges, view)
+    window = (-view.width, -view.height, 3 * view.width, 3 * view.height)  # the extended image, as in BOP
+    for number in np.flatnonzero(visible):  # an object that cannot be seen needs no silhouette
+        xy, triangles, clipped, *_ = each[number].appearance
+        edges = edges_of(triangles) if clipped else edges_for(each[number].obj.name, triangles)
+        whole = spans_of(xy, triangles, edges, window).pixels
         found[number] = visible[number] / max(whole, visible[number])
-    return found
-
-
-def _keypoints(
-    given: Mapping[str, Any],
-    each: list[_Seen],
-    margin: float,
-    view: View,
-    depsgraph: Any,
-) -> npt.NDArray[np.float32]:
-    """N x K x 3: x, y, v."""
-    import bpy
-
-    points = [world_points(one.obj, given.get(one.obj.name, ()), one.mesh.points, depsgraph) for one in each]
-    counts = [len(some) for some in points]
-    found = np.zeros((len(each), max(counts, default=0), 3), np.float32)
-    if not any(counts):
-        return found
-    # All keypoints of all objects as one array; `of` is the object of each.
-    of, number = (
-        np.repeat(np.arange(len(each)), counts),
-        np.concatenate([np.arange(count) for count in counts]),
-    )
-    world = np.concatenate(points)
-    local = _moved(view.world_to_camera, world)
-    xy = view.pixels(local)
-    with np.errstate(invalid="ignore"):  # NaN is behind the camera
-        inside = ((xy >= 0) & (xy < (view.width, view.height))).all(axis=1) & (local[:, 2] > view.near)
-    hidden = hidden_from_renders(bpy.context.view_layer)
-    inside &= np.array([one.obj.name not in hidden for one in each])[of]
-    some = np.flatnonzero(inside)
-    turn, shift = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
-    starts = (rays(local[some], view) - shift) @ turn  # a rotation's inverse is its transpose
-
-    def looked_through(obj: Any) -> bool:
-        return obj.name in hidden or not obj.visible_camera
-
-    owners = [each[one].obj for one in of[some]]
-    behind = occluded(world[some], starts, owners, margin, looked_through, bpy.context.scene, depsgraph)
-    behind |= local[some, 2] > view.far
-    found[of[some], number[some], :2] = xy[some]
-    found[of[some], number[some], 2] = np.where(behind, 1, 2)
     return found

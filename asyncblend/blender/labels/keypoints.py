@@ -1,4 +1,4 @@
-"""Keypoints: where they are in the world, and whether the camera sees them."""
+"""Keypoints: where they are in the world and in the image, and whether the camera sees them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 from ..scene.placing import evaluated, world_matrix
+from .occlusion import hidden_from_renders, is_occluded
+from .views import rays, transformed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from .views import View
 
-__all__ = ["TOLERANCE", "occluded", "world_points"]
+__all__ = ["flagged", "world_points"]
 
 _Points = npt.NDArray[np.float64]
 
-TOLERANCE = 1e-4
-"""What is nearer to a point than this part of its distance from the camera does not hide it: it is the surface that the
-point lies on. 1 mm at 10 m."""
-
 
 def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Points:
-    """Where the keypoints of an object are in the world: K x 3.
+    """Return where the keypoints of an object are in the world: K x 3.
 
     Args:
-        obj: the object that has them.
-        given: K x 3 numbers in the object's space; or a list whose entries are three such numbers, the index of a
+        obj: The object that has them.
+        given: K x 3 numbers in the object's own space, or a list whose entries are three such numbers, the index of a
             vertex, the name of a bone, or an object or its name.
-        vertices: of its evaluated mesh, in its own space.
-        depsgraph: the evaluated one.
+        vertices: The vertices of its evaluated mesh, N x 3, in its own space.
+        depsgraph: The current, evaluated one.
 
     Raises:
-        ConfigError: an entry is none of that, or there is no such vertex, bone or object. The message says which.
+        ConfigError: An entry is something else, or there is no such vertex, bone or object. The message says which.
     """
     import bpy
 
@@ -60,13 +58,13 @@ def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Po
         else:
             points[number] = _numbers(entry, number, obj)
     if local.any():
-        points[local] = _apply(world_matrix(obj, depsgraph), points[local])
+        points[local] = transformed(world_matrix(obj, depsgraph), points[local])
     return points
 
 
 def _numbers(entry: Any, number: int, obj: Any) -> tuple[float, ...]:
     try:
-        point = tuple(float(each) for each in entry)
+        point = tuple(float(coordinate) for coordinate in entry)
     except (TypeError, ValueError):
         point = ()
     if len(point) != 3 or not all(map(math.isfinite, point)):
@@ -77,13 +75,8 @@ def _numbers(entry: Any, number: int, obj: Any) -> tuple[float, ...]:
     return point
 
 
-def _apply(matrix: _Points, points: _Points) -> _Points:
-    moved: _Points = points @ matrix[:3, :3].T + matrix[:3, 3]
-    return moved
-
-
 def _named(given: Any, number: int, obj: Any, depsgraph: Any) -> _Points:
-    """In the world: the origin of an object; or the head of the bone of this name, or else that of the object."""
+    """Return a place in the world: of a bone's head, or of an object's origin. A bone comes before an object."""
     import bpy
 
     where = f"keypoint {number} of {obj.name!r}"
@@ -98,7 +91,8 @@ def _named(given: Any, number: int, obj: Any, depsgraph: Any) -> _Points:
         bones = armature.data.bones
         if name in bones:
             head = evaluated(armature, depsgraph).pose.bones[name].head
-            return _apply(world_matrix(armature, depsgraph), np.array(head))
+            moved: _Points = world_matrix(armature, depsgraph)[:3] @ (*head, 1)
+            return moved
     if name in objects:
         return world_matrix(objects[name], depsgraph)[:3, 3]
 
@@ -111,7 +105,7 @@ def _named(given: Any, number: int, obj: Any, depsgraph: Any) -> _Points:
 
 
 def _armature(obj: Any) -> Any:
-    """The armature that deforms the object, or that it hangs on."""
+    """Return the armature that deforms the object, or else the one among its parents, or None."""
     for modifier in obj.modifiers:
         if modifier.type == "ARMATURE" and modifier.object is not None:
             return modifier.object
@@ -121,59 +115,38 @@ def _armature(obj: Any) -> Any:
     return parent
 
 
-def occluded(
-    points: _Points,
-    starts: _Points,
-    own: list[Any],
-    margin: float,
-    passes_through: Callable[[Any], bool],
-    scene: Any,
-    depsgraph: Any,
-) -> npt.NDArray[np.bool_]:
-    """Which points have a surface between them and where their ray starts.
+def flagged(
+    objects: list[Any], points: list[_Points], margin: float, view: View, depsgraph: Any
+) -> npt.NDArray[np.float32]:
+    """Return where the keypoints of N objects are in the image, with COCO's visibility: N x K x 3 float32, x y v.
 
-    Args:
-        points: K x 3, in the world.
-        starts: K x 3: where the rays from the camera begin.
-        own: for each point the object that it belongs to.
-        margin: so far below the surface of its own object a point still counts as on it, in Blender units along the ray.
-        passes_through: whether rays go through an object: it is not rendered.
-        scene: the scene.
-        depsgraph: the evaluated one.
+    `points` has the keypoints of each object in world space. The longest one decides K; missing rows are 0 0 0.
     """
-    lengths = np.linalg.norm(points - starts, axis=1)
-    directions = (points - starts) / np.maximum(lengths, 1e-30)[:, None]
-    found = np.zeros(len(points), bool)
-    for number, (start, direction, length, obj) in enumerate(zip(starts, directions, lengths, own, strict=True)):
+    import bpy
 
-        def stops(hit: Any, below: float, own: Any = obj) -> bool:
-            return not (hit == own and below <= margin) and not passes_through(hit)
+    counts = [len(some) for some in points]
+    found = np.zeros((len(objects), max(counts, default=0), 3), np.float32)
+    if not any(counts):
+        return found
+    hidden = hidden_from_renders(bpy.context.view_layer)
+    # All keypoints of all objects in one array. `of` and `row` tell where they belong in `found`.
+    world = np.concatenate(points)
+    of, row = np.nonzero(np.arange(max(counts)) < np.array(counts)[:, None])
+    local = transformed(view.world_to_camera, world)
+    xy = view.pixels(local)
+    with np.errstate(invalid="ignore"):  # points behind the camera are NaN
+        inside = ((xy >= 0) & (xy < (view.width, view.height))).all(axis=1) & (local[:, 2] > view.near)
+    inside &= np.array([obj.name not in hidden for obj in objects])[of]
+    world, local, xy, of, row = world[inside], local[inside], xy[inside], of[inside], row[inside]
 
-        found[number] = _is_occluded(start, direction, float(length), stops, scene, depsgraph)
+    rotation, shift = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
+    starts = (rays(local, view) - shift) @ rotation  # back to the world: a rotation's inverse is its transpose
+    lengths = np.linalg.norm(world - starts, axis=1)
+    directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
+    occluded = [
+        is_occluded(start, direction, length, objects[number], margin, hidden, depsgraph)
+        for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
+    ]
+    found[of, row, :2] = xy
+    found[of, row, 2] = np.where((local[:, 2] > view.far) | np.array(occluded, bool), 1, 2)
     return found
-
-
-def _is_occluded(
-    start: _Points,
-    direction: _Points,
-    length: float,
-    stops: Callable[[Any, float], bool],
-    scene: Any,
-    depsgraph: Any,
-) -> bool:
-    """Whether something that stops it is on a ray's way, but not within the tolerance of its end."""
-    from mathutils import Vector
-
-    begin, along = Vector(start), Vector(direction)
-    tolerance = TOLERANCE * length
-    travelled, far = 0.0, length - tolerance
-    while travelled < far:
-        at = begin + along * travelled
-        hit, place, _, _, obj, _ = scene.ray_cast(depsgraph, at, along, distance=far - travelled)
-        if not hit:
-            return False
-        travelled += (place - at).length
-        if stops(obj, length - travelled - tolerance):
-            return True
-        travelled += tolerance  # and on behind what was hit
-    return False

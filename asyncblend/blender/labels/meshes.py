@@ -14,10 +14,10 @@ from .silhouette import Edges, edges_of
 __all__ = ["WITH_MESH", "Mesh", "edges_for", "mesh_of"]
 
 WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
-"""The types of objects that have one."""
+"""The types of objects that have a mesh."""
 
 _KEPT_TRIANGLES = 1_000_000
-"""Edges are kept for at most so many triangles: about 80 MB."""
+"""The edges of at most so many triangles are kept, which takes about 80 MB."""
 
 _kept: dict[str, tuple[npt.NDArray[np.int32], Edges]] = {}
 
@@ -26,24 +26,20 @@ class Mesh(NamedTuple):
     """A mesh in its object's own space."""
 
     points: npt.NDArray[np.float64]
-    """N x 3, N > 0, finite. One column after the other in memory (Fortran's order): what follows is faster so."""
+    """N x 3, N > 0, finite. Each of the three columns is contiguous in memory, which makes later steps faster."""
     triangles: npt.NDArray[np.int32]
     """M x 3 indices of points. M is 0 for a mesh without faces."""
 
 
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:
-    """The mesh of an object as Blender evaluates it for its viewport: modifiers have their viewport's settings.
-
-    Args:
-        obj: the object, of a type in WITH_MESH.
-        evaluated: the same, evaluated.
+    """Return the mesh of an object, of a type in WITH_MESH, as Blender evaluates it for its viewport.
 
     Raises:
-        ConfigError: the mesh is empty, or has coordinates that are not finite.
+        ConfigError: The mesh is empty, or has coordinates that are not finite.
     """
     import bpy
 
-    # Only to_mesh knows of subdivision by the GPU, which there is with a user interface; the other way copies nothing.
+    # With a user interface the GPU may subdivide meshes, and only to_mesh knows of that. `data` needs no copy.
     if obj.type == "MESH" and bpy.app.background:
         return _arrays(obj, evaluated.data)
     mesh = evaluated.to_mesh()
@@ -54,11 +50,11 @@ def mesh_of(obj: Any, evaluated: Any) -> Mesh:
 
 
 def edges_for(name: str, triangles: npt.NDArray[np.int32]) -> Edges:
-    """`edges_of(triangles)`, kept from the last call for the object of this name for as long as they are the same."""
+    """Return `edges_of(triangles)`. They are kept by the object's name, for as long as its triangles stay the same."""
     known = _kept.pop(name, None)
     if known is None or not np.array_equal(known[0], triangles):
         known = triangles, edges_of(triangles)
-    _kept[name] = known  # at the end of the dict: used last
+    _kept[name] = known  # at the end of the dict, because it was used last
     while sum(len(triangles) for triangles, _ in _kept.values()) > _KEPT_TRIANGLES and len(_kept) > 1:
         del _kept[next(iter(_kept))]
     return known[1]
@@ -71,7 +67,7 @@ def _arrays(obj: Any, mesh: Any) -> Mesh:
             f"the mesh of {obj.name!r} has no vertices once its modifiers are applied, so there is nothing to "
             "annotate. Instances, of geometry nodes too, are no part of it: realize them, or leave the object out"
         )
-    if "position" in mesh.attributes:  # Blender 3.5 and up, where reading "co" is slow
+    if "position" in mesh.attributes:  # from Blender 3.5 on, where reading "co" is slow
         mesh.attributes["position"].data.foreach_get("vector", points)
     else:
         mesh.vertices.foreach_get("co", points)
@@ -96,8 +92,8 @@ def _triangles(mesh: Any) -> npt.NDArray[np.int32]:
 
 
 def _corner_points(mesh: Any) -> npt.NDArray[np.int32] | None:
-    """The point of each corner of a face."""
-    if ".corner_vert" in mesh.attributes:  # Blender 3.6 and up
+    """Return the index of the point of each corner of a face, or None where it cannot be read quickly."""
+    if ".corner_vert" in mesh.attributes:  # from Blender 3.6 on
         points = np.empty(len(mesh.loops), np.int32)
         mesh.attributes[".corner_vert"].data.foreach_get("value", points)
         return points
@@ -106,10 +102,13 @@ def _corner_points(mesh: Any) -> npt.NDArray[np.int32] | None:
 
 
 def _memory(items: Any, sizes: tuple[int, ...]) -> npt.NDArray[np.int32] | None:
-    """A copy of a collection of Blender as rows of 32 bit integers; None where its items have none of these sizes.
+    """Return a copy of the items of a Blender collection as rows of 32 bit integers.
 
-    A thousand times faster than `foreach_get` with triangles, which takes a tenth of a microsecond for each. They are
-    three corners in Blender 4, and three corners and a face before; `MLoop` is a point and an edge.
+    With triangles this is a thousand times faster than `foreach_get`, which takes a tenth of a microsecond for each. A
+    triangle is three corners in Blender 4, and three corners and a face before; an `MLoop` is a point and an edge.
+
+    Returns:
+        None if the items have none of the `sizes`, counted in integers: this Blender has another memory layout.
     """
     if len(items) < 2:
         return None

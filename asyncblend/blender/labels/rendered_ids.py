@@ -1,84 +1,96 @@
-"""The ids of the objects in the image: of the last render, or else rendered for that alone."""
+"""The image of object ids to which labels belong: from a `render` of the caller, or rendered for that alone."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from ..capture import object_ids as instances
+from ...errors import ConfigError
 from ..capture.render import render
+from ..capture.settings import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-    from ..capture.object_ids import LastMask
+__all__ = ["Entry", "RenderedIds", "ids_from", "render_ids"]
 
-__all__ = ["hidden_from_renders", "rendered_ids"]
+_ADVICE = (
+    'give it the result of bl.render((..., "instance")) as it is, or leave rendered out, and annotate renders the ids'
+)
 
 
-def rendered_ids() -> LastMask:
-    """`instances.last()`, if it is still true; else that of a render with nothing but ids.
+class Entry(NamedTuple):
+    """What the table "instances" tells of an object."""
 
-    That one is by Cycles whatever the scene's engine, with one sample in each pixel's centre, without motion blur and
-    depth of field. All settings are as before afterwards.
+    id: int
+    class_id: int
+    class_name: str
+
+
+class RenderedIds(NamedTuple):
+    """An image of object ids, and their table."""
+
+    mask: npt.NDArray[np.integer[Any]]
+    """H x W ids, 0 for the background."""
+    entries: dict[str, Entry]
+    """By the object's name."""
+
+
+def ids_from(rendered: Any, width: int, height: int) -> RenderedIds:
+    """Return the ids in `rendered`, which has to be a result of `render` with "instance".
+
+    Raises:
+        ConfigError: It is something else, or its image has another size than the current settings of the scene give.
     """
+    if not isinstance(rendered, Mapping):
+        raise ConfigError(f"rendered must be a dict, got {type(rendered).__name__}: {_ADVICE}")
+    if missing := [name for name in ("instance", "instances") if name not in rendered]:
+        raise ConfigError(f"rendered has no {' and no '.join(map(repr, missing))}: {_ADVICE}")
+    mask = np.asarray(rendered["instance"])
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise ConfigError(f"rendered['instance'] must be H x W ids, got shape {mask.shape}, {mask.dtype}: {_ADVICE}")
+    if mask.shape != (height, width):
+        raise ConfigError(
+            f"rendered['instance'] is {mask.shape[1]} x {mask.shape[0]} pixels, but the scene is now set to {width} x "
+            f"{height}: annotate before you change the resolution or the border"
+        )
+    try:
+        rows = reversed(rendered["instances"])  # the first of a name counts: linked objects behind it may share it
+        entries = {row["name"]: Entry(int(row["id"]), int(row["class_id"]), row["class_name"]) for row in rows}
+    except (TypeError, ValueError, KeyError):
+        raise ConfigError(f"rendered['instances'] is not the table of ids that render returned: {_ADVICE}") from None
+    return RenderedIds(mask, entries)
+
+
+def render_ids(width: int, height: int) -> RenderedIds:
+    """Render nothing but ids, and return them.
+
+    Cycles renders them, whatever the scene's engine, with one sample in each pixel's centre, without motion blur and
+    depth of field. All settings are put back.
+    """
+    with _ids_only():
+        return ids_from(render(("instance",), color="linear"), width, height)  # "linear": no view transform
+
+
+def _ids_only() -> AbstractContextManager[None]:
+    """Have a render give sharp ids quickly within the `with` block."""
     import bpy
 
-    last = instances.last()
-    if last is not None and last.still_true():
-        return last
-    with _ids_only(bpy.context.scene, bpy.context.view_layer):
-        render(("instance",), color="linear")  # no view transform for an image that nobody wants
-    rendered = instances.last()
-    assert rendered is not None
-    return rendered
-
-
-@contextlib.contextmanager
-def _ids_only(scene: Any, view_layer: Any) -> Iterator[None]:
-    """Settings for a fast render of ids."""
-    cycles, blurred = scene.cycles, getattr(getattr(scene.camera, "data", None), "dof", None)
-    wanted = [
-        (scene.render, "engine", "CYCLES"),
-        (scene.render, "use_motion_blur", False),
-        (cycles, "samples", 1),
-        (view_layer, "samples", 0),  # else they count instead of the scene's
-        (cycles, "use_adaptive_sampling", False),
-        (cycles, "use_denoising", False),
-        (cycles, "pixel_filter_type", "BOX"),
-        (cycles, "filter_width", 0.01),
-        (cycles, "max_bounces", 0),
-    ]
-    if blurred is not None:
-        wanted.append((blurred, "use_dof", False))
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
-    try:
-        for owner, name, value in wanted:
-            if getattr(owner, name) != value:  # a change makes Blender evaluate the scene anew
-                setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            if getattr(owner, name) != value:
-                setattr(owner, name, value)
-
-
-def hidden_from_renders(view_layer: Any) -> set[str]:
-    """The names of the view layer's objects that a render's camera does not see, by themselves or by their collections."""
-    hidden = np.empty(len(view_layer.objects), bool)
-    view_layer.objects.foreach_get("hide_render", hidden)
-    found = {view_layer.objects[number].name for number in map(int, np.flatnonzero(hidden))}
-    shown = _shown_by_collections(view_layer.layer_collection)
-    return found | {obj.name for obj in view_layer.objects if obj.name not in shown}
-
-
-def _shown_by_collections(layer_collection: Any) -> set[str]:
-    """An object is seen if one of its collections is; one that is hidden, or indirect only, hides those in it."""
-    if layer_collection.collection.hide_render or layer_collection.indirect_only:
-        return set()
-    found = set() if layer_collection.exclude else {obj.name for obj in layer_collection.collection.objects}
-    for child in layer_collection.children:
-        found |= _shown_by_collections(child)
-    return found
+    scene, cycles = bpy.context.scene, bpy.context.scene.cycles
+    return changed(
+        [
+            (scene.render, "engine", "CYCLES"),
+            (scene.render, "use_motion_blur", False),
+            (cycles, "samples", 1),
+            (bpy.context.view_layer, "samples", 0),  # otherwise they replace the scene's
+            (cycles, "use_adaptive_sampling", False),
+            (cycles, "use_denoising", False),
+            (cycles, "pixel_filter_type", "BOX"),
+            (cycles, "filter_width", 0.01),
+            (cycles, "max_bounces", 0),
+            (getattr(getattr(scene.camera, "data", None), "dof", None), "use_dof", False),
+        ]
+    )

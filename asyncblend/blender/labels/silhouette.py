@@ -1,12 +1,11 @@
-"""Which pixels a mesh covers, whatever stands before it: pure arithmetic, no bpy.
+"""Which pixels a mesh covers, whatever is in front of it: pure arithmetic, no bpy.
 
-A pixel is covered when its centre lies in a triangle of the mesh. Walking along a row of pixels, the number
-of triangles that cover a centre changes by one at each crossing with an edge of a triangle: up where the row
-enters that triangle, down where it leaves. At an edge between two triangles that both face the camera, or
-both face away from it, the row leaves one and enters the other, so nothing changes. What remains are the
-edges of the outline: some hundred of ten thousand. Their crossings, sorted, are the spans of covered pixels.
-The crossings of an edge are the same numbers for whoever shares it, so no pixel between two triangles is
-missed, and the result is exact.
+A pixel is covered when its centre lies in a triangle of the mesh. Along a row of pixels, the number of triangles that
+cover a centre changes by one at each crossing with an edge of a triangle: it goes up where the row enters that triangle,
+and down where it leaves. At an edge between two triangles that both face the camera, or both face away from it, the row
+leaves one and enters the other, so the number stays the same. What remains are the edges of the outline: some hundred of
+ten thousand. Their crossings, sorted, are the spans of covered pixels. Both triangles at an edge get the same numbers
+for its crossings, so no pixel between them is missed, and the result is exact.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Edges", "Spans", "clip_near", "edges_of", "mask_of", "spans_of"]
+__all__ = ["Edges", "Spans", "clip_near", "edges_of", "spans_of"]
 
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.integer[Any]]
 
 _CROSSINGS = 1 << 20
-"""About so many crossings are held at once: some 50 MB."""
+"""About so many crossings are in memory at once, which takes some 50 MB."""
 
 
 class Edges(NamedTuple):
-    """The edges of triangles, each once. Good for as long as the triangles are the same; points may move."""
+    """The edges of triangles, each once. They stay valid when points move, as long as the triangles are the same."""
 
     ends: _Indices
     """E x 2 indices of points."""
     of_triangles: _Indices
-    """3 M: the edges 0-1, 1-2 and 2-0 of each triangle."""
+    """3 M: the indices of the edges 0-1, 1-2 and 2-0 of each triangle."""
     direction: npt.NDArray[np.float64]
-    """M x 3: 1 where the triangle goes along its edge from the first end to the second, -1 where it goes back."""
+    """M x 3: 1 where the triangle runs along its edge from the first end to the second, -1 where it runs back."""
 
 
 class Spans(NamedTuple):
-    """Covered pixels: in each of these rows, from column `start` on, up to but without `stop`. None is there twice."""
+    """Covered pixels: the columns from `start` up to, but without, `stop` in each of these rows. Spans do not overlap."""
 
     row: _Indices
     start: _Indices
@@ -48,53 +47,55 @@ class Spans(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """How many pixels they are."""
+        """The number of covered pixels."""
         return int((self.stop - self.start).sum())
 
 
 def edges_of(triangles: _Indices) -> Edges:
-    """The edges of M x 3 triangles. Sorting takes longer than all the rest: keep them while the triangles stay."""
+    """Return the edges of M x 3 triangles. This takes longer than all other steps: keep them while triangles stay."""
     a = triangles.ravel().astype(np.int64)
     b = np.roll(triangles, -1, axis=1).ravel().astype(np.int64)
     size = int(triangles.max(initial=0)) + 1
     keys, of_triangles = np.unique(np.minimum(a, b) * size + np.maximum(a, b), return_inverse=True)
     direction = np.where(a < b, 1.0, -1.0).reshape(-1, 3)
-    # numpy 2.0.0 gives the inverse the shape of its input, others a flat one; here both are flat.
+    # The input is flat, because numpy 2.0.0 gives the inverse the shape of the input, and all others a flat one.
     return Edges(np.stack(np.divmod(keys, size), axis=1), of_triangles, direction)
 
 
 def spans_of(xy: _Floats, triangles: _Indices, edges: Edges, window: tuple[int, int, int, int]) -> Spans:
-    """Which pixels of a window the triangles cover.
+    """Return which pixels of a window the triangles cover.
 
     Args:
-        xy: N x 2 pixel coordinates, (0, 0) the outer corner of a pixel whose centre is (0.5, 0.5), y down. Those of
+        xy: N x 2 pixel coordinates, y down; (0, 0) is the outer corner of a pixel whose centre is (0.5, 0.5). Those of
             the triangles must be finite.
         triangles: M x 3 indices into xy, of any orientation: both sides count.
-        edges: theirs, from `edges_of`.
-        window: left, top, width, height, in whole pixels: what lies outside is left out. It may begin at negative
+        edges: The edges of the triangles.
+        window: left, top, width and height in whole pixels. Only what lies inside counts. It may begin at negative
             coordinates.
 
     Returns:
-        spans in coordinates of the window, in order of row and column. A centre that lies exactly on an edge counts
-        for what is to the right of the edge, or below it.
+        Spans in coordinates of the window, in order of row and column. A centre that lies exactly on an edge belongs
+        to what is to the right of the edge, or below it.
     """
     left, top, width, height = window
     ends, gain = _outline(xy, triangles, edges)
     x, y = xy[:, 0] - left, xy[:, 1] - top
     ya, yb = y[ends[:, 0]], y[ends[:, 1]]
     down = ya < yb
-    # From here on, a is the upper end. With an edge turned round, what was gained at it is lost.
+    # From here on, a is the upper end. Where that reverses an edge, its gain changes its sign.
     a, b = np.where(down, ends[:, 0], ends[:, 1]), np.where(down, ends[:, 1], ends[:, 0])
     gain = np.where(down, -gain, gain)
-    first, behind = _rows(np.minimum(ya, yb), height), _rows(np.maximum(ya, yb), height)
-    some = np.flatnonzero(first < behind)
-    crossed = _Crossed(x[a[some]], y[a[some]], x[b[some]], y[b[some]], first[some], behind[some], gain[some])
-    found = [Spans(*_covered(*crossings, width)) for crossings in _crossings(crossed, height)]
+    first, stop = _rows(np.minimum(ya, yb), height), _rows(np.maximum(ya, yb), height)
+    some = np.flatnonzero(first < stop)
+    a, b = a[some], b[some]
+    slope = (x[b] - x[a]) / (y[b] - y[a])
+    bands = _crossings(x[a], y[a], slope, first[some], stop[some], gain[some], height)
+    found = [Spans(*_covered(*crossings, width)) for crossings in bands]
     return Spans(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _outline(xy: _Floats, triangles: _Indices, edges: Edges) -> tuple[_Indices, _Floats]:
-    """The edges at which the number of covering triangles changes, and by how much (seen from the one side)."""
+    """Return the edges at which the number of covering triangles changes, and by how much, from one side to the other."""
     x0, x1, x2 = xy[:, 0][triangles.T]
     y0, y1, y2 = xy[:, 1][triangles.T]
     facing = np.sign((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0))
@@ -105,78 +106,62 @@ def _outline(xy: _Floats, triangles: _Indices, edges: Edges) -> tuple[_Indices, 
 
 
 def _rows(y: _Floats, height: int) -> _Indices:
-    """The first row of pixel centres at or below y."""
+    """Return the first row whose pixel centres are at or below y."""
     found: _Indices = np.ceil(np.clip(y, 0, height + 1) - 0.5).astype(np.intp)
     return np.minimum(found, height)
 
 
-class _Crossed(NamedTuple):
-    """Edges that rows cross, from an upper end a to a lower end b, in coordinates of the window."""
+def _crossings(
+    x: _Floats, y: _Floats, slope: _Floats, first: _Indices, stop: _Indices, gain: _Floats, height: int
+) -> Iterator[tuple[_Indices, _Floats, _Floats]]:
+    """Yield row, x and gain of each crossing, in bands of rows from top to bottom, unsorted within a band.
 
-    xa: _Floats
-    ya: _Floats
-    xb: _Floats
-    yb: _Floats
-    first: _Indices  # row that is crossed
-    behind: _Indices  # the last one
-    gain: _Floats  # of covering triangles, from left to right
-
-
-def _crossings(edges: _Crossed, height: int) -> Iterator[tuple[_Indices, _Floats, _Floats]]:
-    """Row, x and gain of each crossing, from top to bottom in bands of rows, unsorted within a band."""
-    slope = (edges.xb - edges.xa) / (edges.yb - edges.ya)
-    total = int((edges.behind - edges.first).sum())
+    An edge has its upper end at (x, y), goes `slope` to the right in each row, and crosses the rows from `first` up to,
+    but without, `stop`. Its `gain` is how the number of covering triangles changes there from left to right.
+    """
+    total = int((stop - first).sum())
     step = max(1, height * _CROSSINGS // max(total, 1))
     for top in range(0, height, step):
-        first = np.maximum(edges.first, top)
-        rows = np.maximum(np.minimum(edges.behind, top + step) - first, 0)
+        begin = np.maximum(first, top)
+        rows = np.maximum(np.minimum(stop, top + step) - begin, 0)
         of = np.repeat(np.arange(len(rows)), rows)
-        row = np.arange(len(of)) + (first - np.cumsum(rows) + rows)[of]
-        x = edges.xa[of] + (row + 0.5 - edges.ya[of]) * slope[of]
-        yield row, x, edges.gain[of]
+        row = np.arange(len(of)) + (begin - np.cumsum(rows) + rows)[of]
+        yield row, x[of] + (row + 0.5 - y[of]) * slope[of], gain[of]
 
 
 def _covered(row: _Indices, x: _Floats, gain: _Floats, width: int) -> tuple[_Indices, _Indices, _Indices]:
-    """Row, start and stop of the covered spans between crossings."""
+    """Return row, start and stop of the covered spans between crossings."""
     column = np.ceil(np.clip(x, 0, width + 1) - 0.5).astype(np.intp)
     np.minimum(column, width, out=column)
     key = row * (width + 1) + column
     order = np.argsort(key, kind="stable")
     row, column = row[order], column[order]
-    # The gains of a row add up to zero, so one sum may run through all rows.
+    # The gains of a row add up to zero, so one sum can run through all rows.
     covering = np.cumsum(gain[order])[:-1]
     full = np.flatnonzero((covering > 0) & (column[:-1] < column[1:]))
     return row[full], column[full], column[full + 1]
 
 
-def mask_of(spans: Spans, width: int, height: int) -> npt.NDArray[np.bool_]:
-    """The spans as a height x width array."""
-    marks = np.zeros(height * (width + 1), np.int64)
-    marks[spans.row * (width + 1) + spans.start] += 1
-    marks[spans.row * (width + 1) + spans.stop] -= 1
-    return np.cumsum(marks).reshape(height, width + 1)[:, :width] > 0
-
-
 def clip_near(points: _Floats, triangles: _Indices, near: float) -> tuple[_Floats, _Indices]:
-    """The part of a mesh that lies before the camera: with z > `near`, up to rounding on that plane.
+    """Return the part of a mesh that lies in front of the camera, with z > `near`, up to rounding on that plane.
 
     Args:
         points: N x 3, in camera space with z along the axis of view.
         triangles: M x 3 indices of points.
-        near: distance of the plane along z, in the units of the points.
+        near: The distance of the plane along z, in the units of the points.
 
     Returns:
-        points and triangles: the given points, and behind them new ones on the plane. A triangle that crosses the
-        plane is replaced by one or two. Points that no triangle uses any more are still there.
+        Points and triangles: all given points, followed by new ones on the plane, and one or two triangles in place of
+        each that crosses the plane.
     """
     inside = points[:, 2] > near
     if inside.all():
         return points, triangles
     count = inside[triangles].sum(axis=1)
     whole = triangles[count == 3]
-    # In each crossed triangle the corner that is alone on its side of the plane goes first, the order kept.
+    # Rotate each crossed triangle so that the corner which is alone on its side of the plane comes first.
     crossed = triangles[(count == 1) | (count == 2)]
-    alone = count[(count == 1) | (count == 2)] == 1  # it is the one inside
+    alone = count[(count == 1) | (count == 2)] == 1  # whether that corner is the one inside
     first = (inside[crossed] == alone[:, None]).argmax(axis=1)
     a, b, c = crossed[np.arange(len(crossed))[:, None], (first[:, None] + np.arange(3)) % 3].T
     ab = len(points) + np.arange(len(crossed))
@@ -191,7 +176,7 @@ def clip_near(points: _Floats, triangles: _Indices, near: float) -> tuple[_Float
 
 
 def _on_plane(start: _Floats, end: _Floats, near: float) -> _Floats:
-    """Where edges cross the plane z = near: the same, whichever end is called the start."""
+    """Return where edges cross the plane z = near, with the same rounding whichever end is called the start."""
     swap = start[:, 2:] > end[:, 2:]
     low, high = np.where(swap, end, start), np.where(swap, start, end)
     found: _Floats = low + (near - low[:, 2:]) / (high[:, 2:] - low[:, 2:]) * (high - low)

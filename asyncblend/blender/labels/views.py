@@ -1,4 +1,4 @@
-"""What of a mesh lies in the image, whatever stands before it: pure arithmetic, no bpy."""
+"""What of a mesh lies in the image, whatever is in front of it: pure arithmetic, no bpy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..scene.lens import to_pixels
-from .silhouette import Edges, clip_near, edges_of, spans_of
+from .silhouette import clip_near
 
-__all__ = ["Appearance", "View", "appearance", "rays", "whole_pixels"]
+__all__ = ["Appearance", "View", "appearance", "rays", "transformed"]
 
 _Floats = npt.NDArray[np.float64]
 _Triangles = npt.NDArray[np.integer[Any]]
 
 _ROUNDING = 1e-3
-"""What reaches less than this over the border of the image, in pixels, is not truncated."""
+"""By how many pixels a mesh may reach over the border of the image without counting as truncated."""
 
 
 class View(NamedTuple):
@@ -27,26 +27,26 @@ class View(NamedTuple):
     world_to_camera: _Floats
     """As `Camera.world_to_camera`."""
     perspective: bool
-    """Else it is orthographic."""
+    """Otherwise the camera is orthographic."""
     near: float
-    """What is not further than this along the axis is not rendered."""
+    """The camera's `clip_start`: only what is further away along the axis is rendered."""
     far: float
-    """Nor what is further than this."""
+    """The camera's `clip_end`: what is further away is not rendered."""
     width: int
     height: int
 
     def pixels(self, points: _Floats) -> _Floats:
-        """N x 2 pixel coordinates of N x 3 points in camera space; NaN where a perspective camera has none."""
+        """Return N x 2 pixel coordinates of N x 3 points in camera space; NaN behind a perspective camera."""
         return to_pixels(self.K, points, self.perspective)
 
 
 class Appearance(NamedTuple):
-    """A mesh as a camera sees it, but for what stands before it."""
+    """A mesh as a camera sees it, if nothing were in front of it."""
 
     xy: _Floats
-    """Pixel coordinates of its points, NaN for those behind the near plane; then of new ones on that plane."""
+    """Pixel coordinates of its points, NaN for those behind the near plane, and then of new points on that plane."""
     triangles: _Triangles
-    """Those before the near plane, or the parts of them."""
+    """Those in front of the near plane, or the parts of them that are."""
     clipped: bool
     """Whether a part is behind the near plane."""
     box: npt.NDArray[np.float32]
@@ -56,8 +56,8 @@ class Appearance(NamedTuple):
 
 
 def appearance(points: _Floats, triangles: _Triangles, view: View) -> Appearance:
-    """How a mesh looks: N x 3 points, in camera space, N > 0, and M x 3 triangles."""
-    kept, left = clip_near(points, triangles, view.near)
+    """Return how a mesh of N x 3 points in camera space, N > 0, and M x 3 triangles looks."""
+    kept, remaining = clip_near(points, triangles, view.near)
     clipped = kept is not points
     xy = view.pixels(kept)
     seen = xy
@@ -67,34 +67,26 @@ def appearance(points: _Floats, triangles: _Triangles, view: View) -> Appearance
         xy[behind] = np.nan
         seen = xy[~behind]
     if len(seen) == 0:
-        return Appearance(xy, left, clipped, np.zeros(4, np.float32), True)
+        return Appearance(xy, remaining, clipped, np.zeros(4, np.float32), True)
     low, high = seen.min(axis=0), seen.max(axis=0)
     size = np.array([view.width, view.height])
     truncated = clipped or bool((low < -_ROUNDING).any() or (high > size + _ROUNDING).any())
     low, high = np.clip(low, 0, size), np.clip(high, 0, size)
     inside = bool((low < high).all())
     box = np.concatenate([low, high - low]) if inside else np.zeros(4)
-    return Appearance(xy, left, clipped, box.astype(np.float32), truncated)
-
-
-def whole_pixels(seen: Appearance, edges: Edges | None, view: View) -> int:
-    """How many pixels the whole silhouette has, in an image extended to three times its size, as BOP counts them.
-
-    Args:
-        seen: the mesh.
-        edges: those of the mesh's triangles, where known; they are of no use for a clipped one.
-        view: the camera.
-    """
-    if edges is None or seen.clipped:
-        edges = edges_of(seen.triangles)
-    window = (-view.width, -view.height, 3 * view.width, 3 * view.height)
-    return spans_of(seen.xy, seen.triangles, edges, window).pixels
+    return Appearance(xy, remaining, clipped, box.astype(np.float32), truncated)
 
 
 def rays(points: _Floats, view: View) -> _Floats:
-    """Where the rays from the camera to points begin: on the near plane. K x 3 in camera space, as the points."""
+    """Return where the camera's rays to K x 3 points in camera space begin: on the near plane, K x 3."""
     if view.perspective:
         return points * (view.near / points[:, 2:])
     starts = points.copy()
     starts[:, 2] = view.near
     return starts
+
+
+def transformed(matrix: _Floats, points: _Floats) -> _Floats:
+    """Return N x 3 points, multiplied by a 4 x 4 matrix. Each of the three columns is contiguous in memory."""
+    moved: _Floats = (matrix[:3, :3] @ points.T + matrix[:3, 3:]).T
+    return moved

@@ -1,74 +1,66 @@
-"""What `asyncblend doctor` says to type."""
+"""Command lines for the user to type, as short as they are right on this machine."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...errors import BlenderNotFound
-from ...fleet.discovery import VARIABLE, all_blenders, find_blender
-from ...fleet.install.embedded import pythons_for_it
+from ...fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
+from ...fleet.install.embedded import MODULES, pythons_for_it
+from ..needs import pip
 
-if TYPE_CHECKING:
-    from ...fleet.discovery import Blender
-
-__all__ = ["apt", "by_hand", "option", "pip", "ways_to_a_blender"]
+__all__ = ["apt", "by_hand", "find", "is_embedded", "option", "ways_to_a_blender"]
 
 _DOWNLOAD = "https://www.blender.org/download/"
 _APT_LISTS = Path("/var/lib/apt/lists")
 
 
+def find(name: str | None) -> Blender | BlenderNotFound:
+    """Return the Blender that an option asks for, or the error that says why there is none."""
+    try:
+        return find_blender(name)
+    except BlenderNotFound as error:
+        return error
+
+
+def is_embedded(blender: Blender) -> bool:
+    """Return whether a Blender is a module in an environment of its own."""
+    return blender.kind == "module" and blender.path != sys.executable
+
+
 def option(blender: Blender) -> str:
-    """What the option `blender` takes for it."""
-    if blender.kind == "module":
-        try:
-            if find_blender("bpy") == blender:
-                return "bpy"
-        except BlenderNotFound:
-            pass
-    return blender.path
-
-
-def pip(*packages: str) -> str:
-    """The command that installs into this very Python, as short as it is right."""
-    names = " ".join(p if shlex.quote(p) == p else f'"{p}"' for p in packages)
-    pip = shutil.which("pip")
-    if pip is not None and os.path.dirname(os.path.abspath(pip)) == os.path.dirname(sys.executable):
-        return f"pip install {names}"
-    if importlib.util.find_spec("pip") is None and shutil.which("uv") is not None:
-        return f"uv pip install --python {shlex.quote(sys.executable)} {names}"
-    return f"{shlex.quote(sys.executable)} -m pip install {names}"
+    """Return what the option `blender` takes for a Blender."""
+    return "bpy" if blender.kind == "module" and find("bpy") == blender else blender.path
 
 
 def apt(*packages: str) -> str:
-    """The command that installs Debian's packages, with what this user and this machine need before."""
+    """Return the command that installs Debian's packages, with what this user and this machine need before it."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     command = "apt-get" if root else "sudo apt-get"
-    fresh = any(_APT_LISTS.glob("*_Packages*"))  # a bare container has none
-    return f"{'' if fresh else f'{command} update && '}{command} install {' '.join(packages)}"
+    has_lists = any(_APT_LISTS.glob("*_Packages*"))  # a bare container has none
+    return f"{'' if has_lists else f'{command} update && '}{command} install {' '.join(packages)}"
 
 
-def ways_to_a_blender(message: str, name: str | None, *, fix: bool) -> list[str]:
-    """What to type for a Blender, the nearest way first.
+def ways_to_a_blender(name: str | None, *, fix: bool) -> list[str]:
+    """Return what to type to get a Blender, the nearest way first.
 
     Args:
-        message: discovery's, which knows of wheels.
-        name: the option that named a Blender.
-        fix: whether `--fix` has been tried.
+        name: The option that named a Blender.
+        fix: Whether `--fix` has been tried.
     """
     ways = []
     others = all_blenders()
     if name is None and os.environ.get(VARIABLE) and others:
         ways.append(f"unset {VARIABLE}")
-    if not fix and not any(one.kind == "module" for one in others) and any(pythons_for_it()):
-        ways.append("asyncblend doctor --fix")
-    if "asyncblend[bpy]" in message:
-        ways.append(pip("asyncblend[bpy]"))
+    if not any(one.kind == "module" for one in others):
+        if not fix and any(pythons_for_it()):
+            ways.append("asyncblend doctor --fix")
+        if name in (None, "bpy") and sys.version_info[:2] in MODULES:
+            ways.append(pip("asyncblend[bpy]"))
     if name is not None:
         ways += [f"asyncblend doctor --blender {shlex.quote(option(one))}" for one in others]
     if sys.platform == "linux" and not shutil.which("blender"):
@@ -78,7 +70,7 @@ def ways_to_a_blender(message: str, name: str | None, *, fix: bool) -> list[str]
 
 
 def by_hand(blender: Blender) -> str:
-    """Starts it without us, to see all that it says."""
+    """Return the command that starts a Blender without asyncblend, to see all that it prints."""
     path = shlex.quote(blender.path)
     if blender.kind == "module":
         return f'{path} -c "import bpy; print(bpy.app.version_string)"'

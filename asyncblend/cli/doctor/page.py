@@ -1,73 +1,119 @@
-"""Page: what `asyncblend doctor` prints, for a terminal or for a file."""
+"""Prints what the doctor finds, for people at a terminal or in a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Page", "Row"]
+from ..live import STDERR
 
-_STYLES = {"ok": "green", "note": "yellow", "bad": "red", "": "dim"}
-_MARKS = {"ok": "✓", "note": "!", "bad": "✗", "": " "}
-_WORDS = {"ok": "ok", "note": "note", "bad": "FAILED", "": ""}
+__all__ = ["Page"]
 
+_MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red"), "": (" ", "dim")}
+"""For each mark of a row, a sign and a style for panels. Plain lines have the mark as a word."""
+_ORIGINS = {"own": "its own", "host": "this Python's", "cache": "from asyncblend's packages"}
 
-class Row(NamedTuple):
-    mark: str
-    """"ok", "note", "bad", or "" for mere information."""
-    label: str
-    text: str
+_Row = tuple[str, str, str]
+"""Its mark, "ok", "note", "bad" or "" for mere information; its label; its text."""
 
 
 class Page:
-    """Panels with coloured marks in a terminal, else plain lines that are never broken.
+    """Prints panels with coloured marks in a terminal, and plain lines elsewhere.
 
-    Commands stand outside the panels and unbroken, to be copied.
+    Commands stand outside the panels and are never broken into lines, so that they can be copied. Each method but
+    `working` prints the part of the report of `examine` that it is named after.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._fancy = console.is_terminal and console.encoding.startswith("utf")
+        self._in_panels = console.is_terminal and console.encoding.startswith("utf")
 
-    def title(self, text: str) -> None:
-        self._line(Text(text, "bold"))
+    def working(self, text: str) -> AbstractContextManager[object]:
+        """Return a context manager that shows a spinner while something takes long."""
+        return STDERR.status(Text(text))
 
-    def working(self, text: str) -> Any:
-        """Context manager: a spinner while something takes long, gone afterwards."""
-        return self._console.status(Text(text))
+    def host(self, host: dict[str, Any], version: str) -> None:
+        self._line((f"asyncblend {version}", "bold"))
+        packages = dict(host["packages"])
+        loop = f"uvloop {found}" if (found := packages.pop("uvloop")) else "asyncio's own; uvloop is not installed"
+        rows = [("ok", "Python", f"{host['python']}  {host['executable']}")]
+        rows += [("ok" if found else "bad", name, found or "not installed") for name, found in packages.items()]
+        rows += [("ok", "event loop", loop)]
+        rows += [("", "cache", f"{host['cache']}  for what Blenders lack, and the embedded one")]
+        if host["no_module"]:
+            rows.append(("", "bpy module", host["no_module"]))
+        self._section("This machine", rows, "bad" if host["commands"] else "ok")
 
-    def section(self, title: str, rows: Iterable[Row], mark: str, commands: Sequence[str] = ()) -> None:
-        """Rows under a title, then what to type about them."""
-        if self._fancy:
+    def fixed(self, fixed: dict[str, Any]) -> None:
+        self._section("Fixed", [("ok", "installed", f"{fixed['what']}: {fixed['path']}")], "ok")
+
+    def problem(self, problem: dict[str, Any]) -> None:
+        self._section(problem["title"], _trouble("bad", problem), "bad", problem["commands"])
+
+    def blender(self, one: dict[str, Any]) -> None:
+        module, path = one["kind"] == "module", f"{one['path']}  (import bpy)"
+        if not module:
+            path = one["path"] if one["found"].startswith("blender=") else f"{one['path']}  from {one['found']}"
+        kind = "embedded bpy module" if one["embedded"] else "bpy module" if module else "executable"
+        mark = "ok" if one["works"] else "bad" if one["needed"] else "note"
+        rows = _facts(one) if one["works"] else _trouble(mark, one)
+        default = ", taken by default" if one["default"] else ""
+        title = f"Blender {one['version'] or ''}".strip() + f" ({kind}{default})"
+        self._section(title, [("", "path", path), *rows], mark, one["commands"])
+
+    def verdict(self, report: dict[str, Any]) -> None:
+        if report["instead"] is not None:
+            name, command = report["instead"]
+            self._line((f"To take {name} instead, type ", "dim"), (command, "cyan"))
+        text, style = ("Ready: type ", "bold green") if report["ready"] else ("Not ready. Type: ", "bold red")
+        self._line()
+        self._line((text, style), (" && ".join(report["commands"]), "bold cyan"))
+
+    def _section(self, title: str, rows: Sequence[_Row], mark: str, commands: Sequence[str] = ()) -> None:
+        if self._in_panels:
             grid = Table.grid(padding=(0, 1))
             grid.add_column(width=1)
             grid.add_column(no_wrap=True, min_width=11)
             grid.add_column(overflow="fold")
-            for row in rows:
-                style = _STYLES[row.mark]
-                plain = "dim" if not (row.mark or row.label) else ""
-                grid.add_row(Text(_MARKS[row.mark], style), Text(row.label, "dim"), Text(row.text, plain))
-            heading = Text.assemble((_MARKS[mark], _STYLES[mark]), " ", (title, "bold"))
-            self._console.print(Panel(grid, title=heading, title_align="left", border_style=_STYLES[mark]))
+            for own, label, text in rows:
+                sign, style = _MARKS[own]
+                grid.add_row(Text(sign, style), Text(label, "dim"), Text(text, "" if own or label else "dim"))
+            sign, style = _MARKS[mark]
+            heading = Text.assemble((sign, style), " ", (title, "bold"))
+            self._console.print(Panel(grid, title=heading, title_align="left", border_style=style))
         else:
-            self._line(Text(f"\n{title}"))
-            for row in rows:
-                text = row.text.replace("\n", "\n" + " " * 21)
-                self._line(Text(f"  {_WORDS[row.mark]:6} {row.label:11} {text}".rstrip()))
+            self._line((f"\n{title}", ""))
+            for own, label, text in rows:
+                indented = text.replace("\n", "\n" + " " * 21)
+                self._line((f"  {'FAILED' if own == 'bad' else own:6} {label:11} {indented}".rstrip(), ""))
         for number, command in enumerate(commands):
-            self._line(Text.assemble(("  type  " if number == 0 else "    or  ", "dim"), (command, "cyan")))
+            self._line(("    or  " if number else "  type  ", "dim"), (command, "cyan"))
 
-    def command(self, text: str, command: str) -> None:
-        self._line(Text.assemble((text, "dim"), (command, "cyan")))
+    def _line(self, *parts: tuple[str, str]) -> None:
+        self._console.print(Text.assemble(*parts), soft_wrap=True)
 
-    def last(self, mark: str, text: str, command: str) -> None:
-        self._line(Text(""))
-        self._line(Text.assemble((text, f"bold {_STYLES[mark]}"), (command, "bold cyan")))
 
-    def _line(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=True)
+def _trouble(mark: str, one: dict[str, Any]) -> list[_Row]:
+    return [(mark, "why", one["why"]), *([("", "", one["details"])] if one["details"] else [])]
+
+
+def _facts(one: dict[str, Any]) -> list[_Row]:
+    facts = one["facts"]
+    pyzmq = f"pyzmq {facts['pyzmq']} ({_ORIGINS[facts['pyzmq_origin']]})"
+    rows = [("ok", "Python", f"{facts['python']}, numpy {facts['numpy']}, {pyzmq}")]
+    if one["installed"]:
+        rows.append(("ok", "installed", f"{' and '.join(one['installed'])} for its Python, just now"))
+    seconds, start = facts["frame_seconds"], f"ready {facts['start_seconds']:.1f} s after its start"
+    took = f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    rows.append(("ok", "engines", ", ".join(facts["engines"])))
+    rows.append(("ok", "frame", f"{facts['width']}x{facts['height']} with Cycles in {took}, {start}"))
+    if facts["denoiser"]:
+        rows.append(("ok", "denoiser", "OpenImageDenoise"))
+    notes = [note.partition(": ") for note in one["notes"]]
+    return rows + [("note", label, text) for label, _, text in notes]

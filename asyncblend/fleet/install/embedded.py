@@ -124,7 +124,8 @@ async def _working_python() -> tuple[tuple[int, int], str]:
     versions = [f"{a}.{b}" for a, b in MODULES]
     raise InstanceError(
         f"{why}, and no python{' and no python'.join(versions)} that works is on the PATH.\n"
-        f"Install Python {' or '.join(versions)}, and type `asyncblend doctor --fix` again."
+        f"Install Python {' or '.join(versions)}, and type `asyncblend doctor --fix` again.",
+        command=f"asyncblend doctor --fix    (with Python {' or '.join(versions)} on the PATH)",
     )
 
 

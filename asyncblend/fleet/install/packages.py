@@ -27,9 +27,12 @@ from ..process import output_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
-__all__ = ["cache_folder", "install", "locked", "run_installer"]
+__all__ = ["OTHER_FOLDER", "cache_folder", "install", "locked", "run_installer"]
 
 _log = logging.getLogger("asyncblend")
+
+OTHER_FOLDER = "export ASYNCBLEND_CACHE=FOLDER    (with a folder that you may write to)"
+"""What to type where the cache folder cannot be written."""
 
 _UNFINISHED = ".new-"
 _NOT_MODULES = {"..", "bin", "__pycache__"}
@@ -101,7 +104,8 @@ def _command(packages: Sequence[str], python: str, target: Path) -> list[str]:
         return [uv, "pip", "install", "--python", sys.executable, *where, *packages]
     raise InstanceError(
         f"Blender's Python {python} has no {' and no '.join(packages)}, and {sys.executable} has no pip to "
-        f"install with, nor is uv on the PATH. Type `{shlex.quote(sys.executable)} -m ensurepip`, and start again."
+        f"install with, nor is uv on the PATH. Type `{shlex.quote(sys.executable)} -m ensurepip`, and start again.",
+        command=f"{shlex.quote(sys.executable)} -m ensurepip",
     )
 
 
@@ -126,7 +130,7 @@ async def run_installer(
     if status:
         last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
         text = f"{what} failed with status {status}:\n{last}\nTo install by hand, type:\n{by_hand}"
-        raise InstanceError(text, log_tail=output)
+        raise InstanceError(text, log_tail=output, details=last, command=by_hand)
 
 
 def _is_in(folder: Path, package: str) -> bool:
@@ -177,6 +181,6 @@ async def locked(folder: Path, what: str) -> AsyncIterator[None]:
         yield
     except OSError as error:
         text = f"Cannot write {what} into {folder}: {error}\n$ASYNCBLEND_CACHE names another folder for it."
-        raise InstanceError(text) from error
+        raise InstanceError(text, command=OTHER_FOLDER) from error
     finally:
         lock.release()

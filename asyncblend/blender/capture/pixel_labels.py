@@ -1,7 +1,8 @@
-"""pixels: the arithmetic of labels: from Blender's passes to what is exact and in stated units. No Blender needed."""
+"""The arithmetic of labels: from Blender's passes to exact values in stated units. It needs no Blender."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -12,86 +13,74 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..scene.camera import Camera
-    from .object_ids import Numbers
+    from .object_ids import ObjectIds
 
-__all__ = ["Pixels", "ray_lengths", "turned", "unit_vectors"]
+__all__ = ["PixelLabels", "ray_lengths", "rotated", "unit_vectors"]
 
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
 _Ids = npt.NDArray[np.int32]
 
-_BLOCK = 1 << 15  # pixels that are worked on at once
+_BLOCK = 1 << 15  # pixels in one step
 
 
-class Pixels:
-    """The labels, each made when it is first asked for.
+@dataclasses.dataclass
+class PixelLabels:
+    """The labels of one render. Each is computed when it is first asked for."""
 
-    Args:
-        passes: of Blender's, by friendly name: H x W x C float32, top row first, with its own values for the
-            background.
-        nothing: the depth from which on there is nothing.
-        camera: the camera that they were rendered with.
-        numbers: what the object index pass holds, where it is among the passes.
-    """
-
-    def __init__(
-        self,
-        passes: Mapping[str, npt.NDArray[Any]],
-        nothing: float,
-        camera: Camera,
-        numbers: Numbers | None = None,
-    ) -> None:
-        self._passes = passes
-        self._nothing = nothing
-        self._camera = camera
-        self._numbers = numbers
+    passes: Mapping[str, npt.NDArray[Any]]
+    """By friendly name: H x W x C float32, top row first, with Blender's own values for the background."""
+    background_depth: float
+    """The depth from which on a pixel counts as background."""
+    camera: Camera
+    object_ids: ObjectIds | None = None
+    """What the object index pass holds, if it is among the passes."""
 
     @functools.cached_property
     def background(self) -> _Bool:
-        """H x W bool. Outside of a border that is rendered without cropping all passes are 0."""
-        depth = self._passes["depth"][..., 0]
-        found: _Bool = depth >= self._nothing
+        """H x W. Includes what is outside of a border that is rendered without cropping: there all passes are 0."""
+        depth = self.passes["depth"][..., 0]
+        found: _Bool = depth >= self.background_depth
         found |= depth <= 0
         return found
 
     @functools.cached_property
     def depth(self) -> _Float:
-        depth = np.array(self._passes["depth"][..., 0], np.float32, order="C")
+        depth = np.array(self.passes["depth"][..., 0], np.float32, order="C")
         np.copyto(depth, np.inf, where=self.background)
         return depth
 
     @functools.cached_property
     def distance(self) -> _Float:
-        # The rays of an orthographic camera are parallel, and a panorama's depth is the distance.
-        if self._camera.obj.data.type != "PERSP":
+        # The rays of an orthographic camera are parallel, and the depth of a panorama is the distance already.
+        if self.camera.obj.data.type != "PERSP":
             return self.depth.copy()
         height, width = self.depth.shape
-        distance = ray_lengths(self._camera.K, width, height)
+        distance = ray_lengths(self.camera.K, width, height)
         distance *= self.depth
         return distance
 
     @functools.cached_property
     def normal(self) -> _Float:
-        return unit_vectors(self._passes["normal"], self.background)
+        return unit_vectors(self.passes["normal"], self.background)
 
     @functools.cached_property
     def normal_camera(self) -> _Float:
-        return turned(self.normal, self._camera.world_to_camera[:3, :3])
+        return rotated(self.normal, self.camera.world_to_camera[:3, :3])
 
     @functools.cached_property
-    def ids(self) -> tuple[_Ids, list[dict[str, Any]]]:
-        """The instance ids and the table of them."""
-        assert self._numbers is not None
-        return self._numbers.read(self._passes["object_index"][..., 0])
+    def ids_and_table(self) -> tuple[_Ids, list[dict[str, Any]]]:
+        assert self.object_ids is not None
+        return self.object_ids.read(self.passes["object_index"][..., 0])
 
     @property
     def instance(self) -> _Ids:
-        return self.ids[0]
+        return self.ids_and_table[0]
 
     @functools.cached_property
     def semantic(self) -> _Ids:
-        ids, table = self.ids
-        classes = np.array([0, *(entry["class_id"] for entry in table)], np.int32)
+        ids, table = self.ids_and_table
+        classes = np.array([0, *(row["class_id"] for row in table)], np.int32)
         return classes.take(ids)
 
     @functools.cached_property
@@ -103,8 +92,11 @@ class Pixels:
         return self._flow(0, 1)
 
     def _flow(self, channel: int, sign: int) -> _Float:
-        """The vector pass, whose y points up, is (where it was - here, here - where it will be): found by experiment."""
-        vectors = self._passes["vector"]
+        """Return two channels of the vector pass as flow.
+
+        The pass has y up, and holds (where it was - here, here - where it will be), as experiments showed.
+        """
+        vectors = self.passes["vector"]
         flow = np.empty((*vectors.shape[:2], 2), np.float32)
         for axis, factor in enumerate((sign, -sign)):
             np.multiply(vectors[..., channel + axis], np.float32(factor), out=flow[..., axis])
@@ -113,7 +105,7 @@ class Pixels:
 
 
 def ray_lengths(K: npt.NDArray[np.float64], width: int, height: int) -> _Float:
-    """H x W: the length of the ray through each pixel's centre, for a ray that goes 1 along the camera's axis."""
+    """Return H x W: how long each pixel's ray is where it has gone 1 along the camera's axis."""
     x = ((np.arange(width) + 0.5 - K[0, 2]) / K[0, 0]).astype(np.float32)
     y = ((np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]).astype(np.float32)
     lengths: _Float = np.add.outer(y * y, x * x + np.float32(1))
@@ -121,7 +113,7 @@ def ray_lengths(K: npt.NDArray[np.float64], width: int, height: int) -> _Float:
 
 
 def unit_vectors(vectors: npt.NDArray[Any], background: _Bool) -> _Float:
-    """H x W x 3 with the length 1; 0 in the background."""
+    """Return H x W x 3 vectors with the length 1; 0 in the background."""
     found: _Float = np.empty(vectors.shape, np.float32)
     for rows in _blocks(found):
         x, y, z = _planes(vectors[rows])
@@ -136,8 +128,8 @@ def unit_vectors(vectors: npt.NDArray[Any], background: _Bool) -> _Float:
     return found
 
 
-def turned(vectors: _Float, rotation: npt.NDArray[np.float64]) -> _Float:
-    """H x W x 3: each vector after the 3 x 3 rotation."""
+def rotated(vectors: _Float, rotation: npt.NDArray[np.float64]) -> _Float:
+    """Return H x W x 3 vectors, each multiplied by the 3 x 3 rotation."""
     found: _Float = np.empty(vectors.shape, np.float32)
     for rows in _blocks(found):
         x, y, z = _planes(vectors[rows])
@@ -150,10 +142,10 @@ def turned(vectors: _Float, rotation: npt.NDArray[np.float64]) -> _Float:
 
 
 def _blocks(array: npt.NDArray[Any]) -> Iterator[slice]:
-    """Rows of H x W x C that are worked on at once: what they need stays in the cache, and is no fresh memory.
+    """Yield rows of H x W x C in blocks that are small enough for the processor's cache.
 
-    numpy is slow with axes of 3, and a matrix product would start its own threads beside those of Blender, which then
-    wait for each other (6 ms became 36 ms at 640 x 480). So it is one channel after the other.
+    numpy is slow with axes of 3, and a matrix product would start threads of its own beside those of Blender, and both
+    would then wait for each other (6 ms became 36 ms at 640 x 480). So the callers work on one channel at a time.
     """
     rows = max(1, _BLOCK // max(1, array.shape[1]))
     return (slice(start, start + rows) for start in range(0, len(array), rows))

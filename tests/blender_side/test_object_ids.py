@@ -1,4 +1,4 @@
-"""Ids of objects: their table, what shares an id, what is put back, and the last mask."""
+"""Object ids: their table, which surfaces share an id, and that `pass_index` is put back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.blender
 
 SCRIPT = """
 from asyncblend import blender as bl
-from asyncblend.blender import instances
+from asyncblend.blender.capture import object_ids
 
 scene, layer, data = bpy.context.scene, bpy.context.view_layer, bpy.data
 options = scene.render
@@ -26,7 +26,7 @@ scene.view_settings.view_transform = "Standard"
 cube, camera = data.objects["Cube"], scene.camera
 cube.location, camera.location, camera.rotation_euler = (0, 0, 0), (0, 0, 20), (0, 0, 0)
 mesh = cube.data
-results = {"errors": {}, "still": {}}
+results = {"errors": {}}
 
 def add(name, what, place, collection=None):
     obj = data.objects.new(name, what)
@@ -66,7 +66,7 @@ results["table"] = found["instances"]
 results["seen"] = at(found, (0, 0, 0), (4, 0, 0), (4, 4, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0), (-4, -4, 0))
 results["classes"] = sorted({int(value) for value in np.unique(found["semantic"])})
 results["highest"] = int(found["instance"].max())
-results["of the layer"] = instances.table(layer)
+results["of the layer"] = object_ids.ObjectIds(layer).table
 
 # by persistent data too, and with an object that was linked just now
 options.use_persistent_data = True
@@ -92,9 +92,9 @@ for value in (0, -3, 1.5, "cube", [1, 2]):
 cube["class_id"], cube["class_name"] = 1, 3
 attempt("class name")
 del cube["class_id"], cube["class_name"]
-most, instances._MOST = instances._MOST, 7
+most, object_ids._LARGEST_INDEX = object_ids._LARGEST_INDEX, 7
 attempt("too many")
-instances._MOST = most
+object_ids._LARGEST_INDEX = most
 attempt("unknown", "instance", "nope")
 options.engine = "BLENDER_WORKBENCH"
 attempt("engine", "depth", "semantic")
@@ -103,37 +103,6 @@ options.engine = "CYCLES"
 cube.pass_index = 32767
 assert cube.pass_index == most
 
-# the last mask
-def change(name, owner, attribute, value, frame=False):
-    found = bl.render(["instance"])
-    last = instances.last()
-    assert last.still_true(), name
-    assert (last.mask == found["instance"]).all() and last.table == found["instances"]
-    found["instance"][:] = 9  # the caller's own
-    own = getattr(owner, attribute)
-    own = own.copy() if hasattr(own, "copy") and owner is not scene else own
-    scene.frame_set(value) if frame else setattr(owner, attribute, value)
-    results["still"][name] = instances.last().still_true()
-    scene.frame_set(own) if frame else setattr(owner, attribute, own)
-    results["still"][name + ", and back"] = instances.last().still_true()
-
-bl.render(["depth"])
-change("a light", data.objects["Light"].data, "energy", 5)
-change("an object's place", cube, "location", (1, 0, 0))
-change("its parent's turn", parent, "rotation_euler", (1, 0, 0))
-change("hidden", cube, "hide_render", True)
-change("the camera's place", camera, "location", (1, 0, 9))
-change("its lens", camera.data, "lens", 30)
-change("its shift", camera.data, "shift_x", 0.2)
-change("its type", camera.data, "type", "ORTHO")
-change("the size", options, "resolution_percentage", 50)
-change("the border", options, "use_border", True)
-change("the frame", scene, "frame_current", 7, frame=True)
-change("the name", cube, "name", "renamed")
-change("the seed", scene.cycles, "seed", 77)
-change("no camera", scene, "camera", None)
-results["read-only"] = not instances.last().mask.flags.writeable
-results["dtype"] = str(instances.last().mask.dtype)
 (OUT / "results.json").write_text(json.dumps(results))
 """
 
@@ -183,21 +152,8 @@ def test_ids_follow_the_scene_with_persistent_data(results: dict[str, Any]) -> N
 def test_wrong_input_is_a_config_error_that_says_what_is_right(
     results: dict[str, Any], name: str, words: list[str]
 ) -> None:
-    """And each object has its own pass_index again: the script looks after each."""
+    """The script asserts after each error that every object has its own `pass_index` again."""
     kind, message = results["errors"][name]
     assert kind == "ConfigError"
     for word in words:
         assert word in message
-
-
-def test_last_mask_is_true_until_something_moves(results: dict[str, Any]) -> None:
-    still = results["still"]
-    assert still.pop("a light")
-    for name, true in still.items():
-        assert true == name.endswith(", and back"), name
-    assert len(still) == 27
-
-
-def test_last_mask_cannot_be_written_to(results: dict[str, Any]) -> None:
-    assert results["read-only"]
-    assert results["dtype"] == "int32"

@@ -1,0 +1,122 @@
+"""Prepares Blender for a render with labels and passes, and turns what it rendered into the result."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ConfigError
+from ..scene.camera import Camera
+from .camera_motion import checked_camera
+from .object_ids import assigned_ids
+from .passes import Pass, is_object_index, passes_enabled, passes_named, unavailable
+from .pixel_labels import PixelLabels
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from .object_ids import ObjectIds
+
+__all__ = ["LABELS", "LabelSession", "label_session"]
+
+LABELS: dict[str, tuple[str, ...]] = {
+    "depth": ("depth",),
+    "distance": ("depth",),
+    "normal": ("depth", "normal"),
+    "normal_camera": ("depth", "normal"),
+    "instance": ("object_index",),
+    "semantic": ("object_index",),
+    "flow_forward": ("depth", "vector"),
+    "flow_backward": ("depth", "vector"),
+}
+"""By the name of a label the friendly names of the passes that it is made from. ("albedo" is a pass as it is.)"""
+
+_WITH_IDS = {"instance", "semantic"}
+_FLOWS = {"flow_forward", "flow_backward"}
+_BACKGROUND_DEPTH = 1e10  # of Cycles and Workbench
+
+
+class LabelSession(NamedTuple):
+    """One render with labels and passes."""
+
+    names: list[str]
+    """Labels and passes in the order in which they were asked for."""
+    passes: list[Pass]
+    """What Blender has to render for them."""
+    reasons: dict[str, str]
+    """By the name of a pass the label or pass for which it is needed."""
+    scene: Any
+    object_ids: ObjectIds | None
+    """For the labels with ids."""
+
+    def own_names(self, available: Collection[str]) -> dict[str, str]:
+        """Return Blender's own names of the passes, by their names. Raise ConfigError if one is not available."""
+        found = {}
+        for wanted in self.passes:
+            own = next((own for own in wanted.own_names if own in available), None)
+            if own is None:
+                raise unavailable(self.reasons[wanted.name], wanted, self.scene.render.engine, available, LABELS)
+            found[wanted.name] = own
+        return found
+
+    def values(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        """Return what was asked for, as new arrays, and with ids also their table, as "instances".
+
+        `arrays` are the passes by name: H x W x C, top row first. They may be overwritten later.
+        """
+        labels = PixelLabels(arrays, _background_depth(self.scene), Camera(), self.object_ids)
+        found: dict[str, Any] = {}
+        for name in self.names:
+            if name in LABELS:
+                found[name] = getattr(labels, name)
+            elif self.object_ids is not None and is_object_index(name):
+                found[name] = self.object_ids.user_index(arrays[name][..., 0])
+            else:
+                array = arrays[name]
+                found[name] = np.array(array[..., 0] if array.shape[2] == 1 else array, np.float32, order="C")
+        if self.object_ids is not None:
+            found["instances"] = labels.ids_and_table[1]
+        return found
+
+
+@contextlib.contextmanager
+def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator[LabelSession]:
+    """Have a render of the scene give labels and passes within the `with` block.
+
+    Raises:
+        ConfigError: `names` is not a sequence of names, or has the name of the image itself; flow is asked for together
+            with motion blur, or Cycles left the camera's movement out of it; or as for `ObjectIds`.
+    """
+    asked = [wanted.name for wanted in passes_named(names)]
+    reasons: dict[str, str] = {}
+    for name in asked:
+        for need in LABELS.get(name, (name,)):
+            reasons.setdefault(need, name)
+    passes, ids = passes_named(list(reasons)), None
+    with contextlib.ExitStack() as stack:
+        if flows := _FLOWS & set(asked):
+            _check_motion_blur(scene, view_layer, min(flows))
+            stack.enter_context(checked_camera(min(flows)))
+        if _WITH_IDS & set(asked):
+            ids = stack.enter_context(assigned_ids(view_layer))
+        stack.enter_context(passes_enabled(view_layer, passes))
+        yield LabelSession(asked, passes, reasons, scene, ids)
+
+
+def _check_motion_blur(scene: Any, view_layer: Any, name: str) -> None:
+    if scene.render.use_motion_blur and getattr(view_layer, "use_motion_blur", True):
+        raise ConfigError(
+            f"pass {name!r}: Blender gives no motion vectors together with motion blur: set "
+            "scene.render.use_motion_blur = False"
+        )
+
+
+def _background_depth(scene: Any) -> float:
+    """Return the depth from which on a pixel counts as background."""
+    if scene.render.engine in ("CYCLES", "BLENDER_WORKBENCH") or scene.camera is None:
+        return _BACKGROUND_DEPTH
+    # EEVEE gives the background the depth of the far clipping plane, or a little less: 99.9977 for 100.
+    return min(_BACKGROUND_DEPTH, float(scene.camera.data.clip_end) * (1 - 1e-4))

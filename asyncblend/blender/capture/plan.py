@@ -1,0 +1,102 @@
+"""Decides whether an image can be read from Cycles' memory, or whether Blender has to write it to a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .display import display_table
+
+if TYPE_CHECKING:
+    from .display import DisplayTable
+
+__all__ = ["CapturePlan", "passes_obstacle", "plan_capture"]
+
+_GREASE_PENCIL = {"GPENCIL", "GREASEPENCIL"}
+
+
+class CapturePlan(NamedTuple):
+    """How `render` gets an image."""
+
+    compositing: bool
+    """Whether Blender has to run the compositor."""
+    sequencing: bool
+    """Whether Blender has to run the sequencer."""
+    passes_in_memory: bool = False
+    """Whether the passes can be read from Cycles' memory."""
+    image_in_memory: bool = False
+    """Whether the pass Combined is what Blender would save, except for the view transform."""
+    table: DisplayTable | None = None
+    """The view transform of a display image from memory."""
+    reason: str = ""
+    """Why the image has to come from a file; "" for an image from memory."""
+
+
+def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
+    """Return the cheapest plan that gives what Blender would save. For the arguments see `render`."""
+    steps = _has_compositor(scene), _has_strips(scene)
+    if obstacle := passes_obstacle(scene):
+        return CapturePlan(*steps, reason=obstacle)
+    if obstacle := _image_obstacle(scene, *steps):
+        return CapturePlan(*steps, passes_in_memory=True, reason=obstacle)
+    plan = CapturePlan(*steps, passes_in_memory=True, image_in_memory=True)
+    if color == "linear":
+        return plan
+    view = scene.view_settings
+    if view.use_curve_mapping and channels == "RGBA":
+        return plan._replace(reason="the view's curves are applied while alpha is in the colours")
+    table = display_table()
+    if table is None:
+        mixing = f"the view transform mixes the channels ({view.view_transform}, look {view.look})"
+        return plan._replace(reason=mixing)
+    return plan._replace(table=table)
+
+
+def passes_obstacle(scene: Any) -> str:
+    """Return why the passes in Cycles' memory are not those of the whole frame, or ""."""
+    render = scene.render
+    if render.engine != "CYCLES":
+        return f"the engine is {render.engine}"
+    size = max(render.resolution_x, render.resolution_y) * render.resolution_percentage / 100
+    tiled = scene.cycles.use_auto_tile and size > scene.cycles.tile_size
+    obstacles = [
+        (render.use_multiview, "render.use_multiview is on"),
+        (render.use_border and not render.use_crop_to_border, "a border is rendered without cropping"),
+        (tiled, "Cycles renders in tiles (cycles.use_auto_tile), and puts them together later"),
+    ]
+    return next((reason for obstacle, reason in obstacles if obstacle), "")
+
+
+def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
+    """Return why Blender would save another image than the one in Cycles' memory, or ""."""
+    import bpy
+
+    render = scene.render
+    management = getattr(render.image_settings, "color_management", "FOLLOW_SCENE")
+    pencils = any(getattr(bpy.data, name, ()) for name in ("grease_pencils", "grease_pencils_v3"))
+    drawn = pencils and any(obj.type in _GREASE_PENCIL for obj in bpy.data.objects)
+    obstacles = [
+        (compositing, "the scene has compositor nodes"),
+        (sequencing, "the scene has sequencer strips"),
+        (render.use_stamp, "render.use_stamp writes into the image"),
+        (render.use_freestyle, "Freestyle draws into the image"),
+        (len(scene.view_layers) > 1, "the scene has several view layers"),
+        (management != "FOLLOW_SCENE", "image_settings.color_management is not FOLLOW_SCENE"),
+        (drawn, "grease pencil is drawn into the image"),
+    ]
+    return next((reason for obstacle, reason in obstacles if obstacle), "")
+
+
+def _has_compositor(scene: Any) -> bool:
+    """Whether there are compositor nodes that Blender would run."""
+    if hasattr(scene, "compositing_node_group"):  # from Blender 5.0 on
+        tree = scene.compositing_node_group
+    else:
+        tree = scene.node_tree if scene.use_nodes else None
+    return scene.render.use_compositing and tree is not None and len(tree.nodes) > 0
+
+
+def _has_strips(scene: Any) -> bool:
+    """Whether there are sequencer strips that Blender would show."""
+    editor = scene.sequence_editor if scene.render.use_sequencer else None
+    strips = "strips_all" if hasattr(editor, "strips_all") else "sequences_all"  # renamed in Blender 4.4
+    return len(getattr(editor, strips, ())) > 0

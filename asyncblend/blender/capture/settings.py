@@ -1,0 +1,35 @@
+"""Settings of Blender that a render needs, changed for as long as it takes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["changed"]
+
+
+@contextlib.contextmanager
+def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Change settings, each given as (owner, name, value), and put them back at the end of the `with` block.
+
+    They are changed, and put back, in this order, because some settings decide which values others may have. Settings
+    that this version of Blender lacks are skipped.
+    """
+    wanted = [(owner, name, value) for owner, name, value in changes if hasattr(owner, name)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    try:
+        _assign(wanted)
+        yield
+    finally:
+        _assign(before)
+
+
+def _assign(values: Iterable[tuple[Any, str, Any]]) -> None:
+    for owner, name, value in values:
+        if (
+            getattr(owner, name) != value
+        ):  # an assignment makes Blender evaluate the scene again, even of an equal value
+            setattr(owner, name, value)

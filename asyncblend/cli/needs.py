@@ -1,0 +1,61 @@
+"""Which packages are missing here, and the line that installs them into this Python."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+
+__all__ = ["is_missing", "pip", "require", "what_to_install"]
+
+_BASE = ("numpy", "zmq", "PIL", "filelock", "platformdirs")
+"""The modules that almost every command imports."""
+_PACKAGES = {
+    "zmq": "pyzmq",
+    "PIL": "pillow",
+    "matplotlib": "asyncblend[plot]",
+    "pycocotools": "asyncblend[coco]",
+    "webdataset": "asyncblend[record]",
+}
+"""What pip installs for a module, where that is not the module's name."""
+
+
+def is_missing(module: str) -> bool:
+    """Return whether a module is not installed. Nothing is imported: torch would take seconds."""
+    try:
+        return importlib.util.find_spec(module) is None
+    except ImportError:  # an import hook refuses it
+        return True
+
+
+def require(*modules: str) -> None:
+    """Stop a command before it starts anything, if it would miss one of these modules later.
+
+    Raises:
+        ModuleNotFoundError: A module is not installed. `main` turns this into the line to type.
+    """
+    for module in modules:
+        if is_missing(module):
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+def what_to_install(error: ImportError) -> str | None:
+    """Return a sentence with the missing packages and the line that installs them, or None if nothing is missing."""
+    named = (error.name or "").partition(".")[0]
+    if not (missing := [module for module in dict.fromkeys((named, *_BASE)) if module and is_missing(module)]):
+        return None
+    line = pip(*(_PACKAGES.get(module, module) for module in missing))
+    return f"This command needs what is not installed here: {', '.join(missing)}. Type: {line}"
+
+
+def pip(*packages: str) -> str:
+    """Return the shortest command line that surely installs packages into the Python that runs here."""
+    names = " ".join(p if shlex.quote(p) == p else f'"{p}"' for p in packages)
+    pip = shutil.which("pip")
+    if pip is not None and os.path.dirname(os.path.abspath(pip)) == os.path.dirname(sys.executable):
+        return f"pip install {names}"
+    if importlib.util.find_spec("pip") is None and shutil.which("uv") is not None:
+        return f"uv pip install --python {shlex.quote(sys.executable)} {names}"
+    return f"{shlex.quote(sys.executable)} -m pip install {names}"

@@ -1,0 +1,180 @@
+"""The folder of an export: whatever goes wrong at any moment, an earlier export is not lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncblend.errors import ConfigError
+from asyncblend.export import FORMATS, Report, export
+
+Files = dict[str, str]
+EARLIER = {"annotations.json": "earlier", "images/1.png": "earlier", "notes.txt": "mine", "own/notes.txt": "mine"}
+NEW = {"annotations.json": "new", "images/2.png": "new"}
+OWN = {name: text for name, text in EARLIER.items() if text == "mine"}
+
+
+def write(folder: Path, files: Files) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def files_in(folder: Path) -> Files:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an earlier export and files of the user's. The format "coco" writes two small files."""
+
+    def write_new(items: Any, folder: Path, info: Any) -> Report:
+        write(folder, NEW)
+        for _ in items:  # an item may raise
+            pass
+        return Report(images=1)
+
+    monkeypatch.setitem(FORMATS, "coco", write_new)
+    write(tmp_path / "work" / "out", EARLIER)
+    return tmp_path / "work" / "out"
+
+
+def test_an_earlier_export_is_replaced_and_other_files_stay(out: Path) -> None:
+    """A folder of the new export replaces the earlier one as a whole. Nothing is left beside `out`."""
+    out.chmod(0o750)
+    assert export([], out, overwrite=True).images == 1
+    assert files_in(out) == {**NEW, **OWN}
+    assert stat.S_IMODE(out.stat().st_mode) == 0o750
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("calls", range(1, 5))
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_an_error_at_any_renaming_loses_nothing(
+    calls: int, done: bool, error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error comes before or after each renaming: of the old folder, the new one, and the user's two entries."""
+    rename = os.rename
+    seen = 0
+
+    def failing(source: Any, target: Any, **options: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen != calls or done:
+            rename(source, target, **options)
+        if seen == calls:
+            raise error
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises((ConfigError, KeyboardInterrupt)) as caught:
+        export([], out, overwrite=True)
+    assert seen >= calls
+    if calls <= 2:  # of the two folders
+        new_is_in_place = calls == 2 and done
+        assert files_in(out) == ({**NEW, **OWN} if new_is_in_place else EARLIER)
+        assert list(out.parent.iterdir()) == [out]
+        if isinstance(error, OSError) and not new_is_in_place:
+            assert "Input/output error; nothing was changed there" in str(caught.value)
+    else:  # of the user's files, some of which then are still in the earlier folder
+        (kept,) = out.parent.glob(".out.export-*/old")
+        assert files_in(out).items() >= NEW.items()
+        assert {**files_in(kept), **files_in(out)} == {**EARLIER, **NEW}
+        if isinstance(error, OSError):
+            assert f"Input/output error; the earlier files are in {kept}" in str(caught.value)
+
+
+def test_what_cannot_be_put_back_is_kept(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says where the earlier export is."""
+    rename = os.rename
+
+    def failing(source: Any, target: Any, **options: Any) -> None:
+        if Path(target) == out:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(ConfigError, match=r"Input/output error; the earlier files are in (\S+)$") as caught:
+        export([], out, overwrite=True)
+    assert files_in(Path(str(caught.value).rsplit(" ", 1)[1])) == EARLIER
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_while_writing_changes_nothing(overwrite: bool, out: Path) -> None:
+    """An error of the samples or of the disk leaves no new folder, and nothing beside it."""
+
+    def failing(error: Exception) -> Any:
+        raise error
+        yield
+
+    for error, told in ((ZeroDivisionError(), ZeroDivisionError), (OSError(errno.ENOSPC, "No space"), ConfigError)):
+        for target in (out, out.parent / "other"):
+            if target == out and not overwrite:
+                continue
+            with pytest.raises(told):
+                export(failing(error), target, overwrite=overwrite)
+    assert files_in(out.parent) == {f"out/{name}": text for name, text in EARLIER.items()}
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_files_that_come_meanwhile_are_not_replaced(out: Path) -> None:
+    """Without overwrite, files that appear while the export is written stay, also those of another export."""
+
+    def items() -> Any:
+        write(out.parent / "other", {"annotations.json": "another"})
+        yield from ()
+
+    with pytest.raises(ConfigError, match=r"cannot export to .*other.*not empty; nothing was changed there"):
+        export(items(), out.parent / "other")
+    assert files_in(out.parent / "other") == {"annotations.json": "another"}
+    assert {path.name for path in out.parent.iterdir()} == {"out", "other"}
+
+
+def test_an_empty_folder_and_a_link_to_one(out: Path) -> None:
+    """Both get the files, and the link stays a link."""
+    for name in ("empty", "linked"):
+        (out.parent / name).mkdir()
+    (out.parent / "link").symlink_to("linked")
+    export([], out.parent / "empty")
+    export([], out.parent / "link")
+    assert files_in(out.parent / "empty") == files_in(out.parent / "linked") == NEW
+    assert (out.parent / "link").is_symlink()
+
+
+def test_the_current_folder_is_not_replaced(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell would be left in a folder that no longer exists. The same holds for the folders above the current one."""
+    monkeypatch.chdir(out)
+    for target in (".", "..", out):
+        with pytest.raises(ConfigError, match="holds the current folder or is a mount point"):
+            export([], target, overwrite=True)
+    export([], "below")
+    assert files_in(out) == {**EARLIER, **{f"below/{name}": text for name, text in NEW.items()}}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_parent_that_one_may_not_write_is_told(out: Path) -> None:
+    """The parent must be writable, because the new folder is written in it."""
+    out.parent.chmod(0o500)
+    with pytest.raises(ConfigError, match="Permission denied; nothing was changed there"):
+        export([], out, overwrite=True)
+    out.parent.chmod(0o700)
+
+
+def test_the_json_is_one_with_its_lines(scene: Callable[..., Any], tmp_path: Path) -> None:
+    """Each image and each object has a line, so that a long file can be read and compared by lines."""
+    export([scene(index) for index in range(3)], tmp_path / "out")
+    text = (tmp_path / "out" / "annotations.json").read_text()
+    whole = json.loads(text)
+    lines = [
+        line.removesuffix(",").removesuffix("]}").removesuffix("],").removesuffix("]") for line in text.splitlines()
+    ]
+    assert whole["annotations"]
+    for value in (*whole["images"], *whole["annotations"]):
+        assert json.dumps(value, separators=(",", ":")) in lines
