@@ -29,19 +29,28 @@ else \
 fi
 endef
 
-.PHONY: help demo test lint install libraries clean
+# As many tests at once as there are cores, but each needs some hundred megabytes. Tests that share a Blender share a
+# process. ARGS="-n 0" runs them one after another.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+
+.PHONY: help demo test test-all lint install libraries clean
 
 help:
-	@echo "make demo    render random cubes with what is here, and write figures with their keypoints"
-	@echo "make test    run the tests; ARGS='-k name' goes to pytest, -n 2 uses two processes"
-	@echo "make lint    ruff, and mypy for both sides"
-	@echo "make clean   remove all that was made here, $(VENV) too"
+	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
+	@echo "make test      run the tests with the bpy module, and some with a Blender executable; some minutes"
+	@echo "make test-all  run every test with every kind of Blender, and with more random examples"
+	@echo "               for both, ARGS='-k name' goes to pytest"
+	@echo "make lint      ruff, and mypy for both sides"
+	@echo "make clean     remove all that was made here, $(VENV) too"
 
 demo: install libraries
 	$(BIN)/asyncblend demo $(ARGS)
 
 test: install libraries
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: install libraries
+	$(PYTEST) --all $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

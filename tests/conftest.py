@@ -1,7 +1,9 @@
-"""Which Blenders there are to test with, and the guard against anything left behind by a test."""
+"""What every test gets: the Blenders to test with, the options of a run, and the guard against what a test leaves."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import importlib.metadata
 import os
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import hypothesis
 import psutil
 import pytest
 import zmq
@@ -28,6 +31,88 @@ from asyncblend.testing import fake_blender
 _MARK = "ASYNCBLEND_TEST"
 _tested: set[str] = set()
 
+# Examples are the same in every run, so that a failure is the change's and not the day's. `--all` tries more of them.
+hypothesis.settings.register_profile("few", derandomize=True, deadline=None, database=None, max_examples=100)
+hypothesis.settings.register_profile("many", hypothesis.settings.get_profile("few"), max_examples=1000)
+
+
+# -- a run -------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that `make test-all` and continuous integration give."""
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run everything: each test with every kind of Blender, more examples, and what is marked exhaustive",
+    )
+
+
+def pytest_configure(config: Any) -> None:
+    """Choose the Hypothesis profile, and collect from the processes of pytest-xdist what they tested."""
+    hypothesis.settings.load_profile("many" if config.getoption("all") else "few")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_FromOthers())
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `--all` runs, start what is slow first, and keep users of one Blender in one process."""
+    if not config.getoption("all"):
+        config.hook.pytest_deselected(items=[item for item in items if _only_in_all(item)])
+        items[:] = [item for item in items if not _only_in_all(item)]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _only_in_all(item: pytest.Item) -> bool:
+    """Tell whether a short run can do without this test: the module has the same contract as the executable."""
+    if item.get_closest_marker("exhaustive"):
+        return True
+    with_executable = any(isinstance(value, str) and value == "executable" for value in _parameters(item).values())
+    return with_executable and not item.get_closest_marker("every_kind")
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def _group(item: pytest.Item) -> str | None:
+    """Return the name that tests have in common which share a fixture of their module, and its parameter."""
+    shared = set()
+    for name, definitions in getattr(item, "_fixtureinfo").name2fixturedefs.items():  # noqa: B009 - pytest's own
+        if definitions[-1].scope == "module" and not definitions[-1].func.__module__.startswith("pytest"):
+            shared.add(str(_parameters(item).get(name, "")))
+    return "-".join([item.path.stem, *sorted(shared - {""})]) if shared else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what the imports made to itself: else each search for leaks goes through all of it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """Hand over to the main process what this process of pytest-xdist tested."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kinds"] = sorted(_tested)
+
+
+class _FromOthers:
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        _tested.update(getattr(node, "workeroutput", {}).get("kinds", ()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which kinds of Blender were tested; `.ci/run` reads this line."""
+    terminalreporter.write_line(f"Blender kinds tested: {', '.join(sorted(_tested)) or 'none'}")
+
+
+# -- Blenders ----------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -35,7 +120,7 @@ class Kind:
 
     name: str
     blender: str
-    """What the option `blender` takes."""
+    """The value for the option `blender`."""
 
     @property
     def real(self) -> bool:
@@ -52,24 +137,27 @@ def _kind(name: str, folder: Path) -> Kind:
     path = shutil.which("blender")
     if path is None:
         pytest.skip("there is no Blender executable here")
-    about = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    _tested.add(f"executable {about.split()[1]}")
+    _tested.add(f"executable {_version_of(path)}")
     return Kind(name, path)
 
 
-@pytest.fixture(
-    params=[
-        "fake",
-        pytest.param("bpy", marks=pytest.mark.blender),
-        pytest.param("executable", marks=pytest.mark.blender),
-    ]
-)
+@functools.cache
+def _version_of(blender: str) -> str:
+    about = subprocess.run([blender, "--version"], capture_output=True, text=True, check=True, timeout=100).stdout
+    return about.split()[1]
+
+
+def _real(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.blender) for name in names]
+
+
+@pytest.fixture(params=["fake", *_real("bpy", "executable")])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     """Each kind of Blender, the fake included: for contracts that do not need bpy."""
     return _kind(request.param, tmp_path)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.blender) for name in ("bpy", "executable")])
+@pytest.fixture(params=_real("bpy", "executable"))
 def real(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     """Each kind of real Blender."""
     return _kind(request.param, tmp_path)
@@ -100,40 +188,36 @@ def write_script(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def pytest_sessionfinish(session: Any) -> None:
-    """A process of pytest-xdist's hands over what it tested."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["kinds"] = sorted(_tested)
+@pytest.fixture
+def case() -> Callable[[object], contextlib.AbstractContextManager[None]]:
+    """Name the case that a loop is at, in the failure: `with case(name): ...`."""
+
+    @contextlib.contextmanager
+    def named(name: object) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"the case: {name!r}")
+            raise
+
+    return named
 
 
-class _FromOthers:
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
-        _tested.update(getattr(node, "workeroutput", {}).get("kinds", ()))
-
-
-def pytest_configure(config: Any) -> None:
-    """Take over what the processes of pytest-xdist tested, where it is installed."""
-    if config.pluginmanager.hasplugin("xdist"):  # its own session comes only later
-        config.pluginmanager.register(_FromOthers())
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say which kinds were tested; .ci/run reads this line."""
-    terminalreporter.write_line(f"Blender kinds tested: {', '.join(sorted(_tested)) or 'none'}")
+# -- leaks -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def no_leaks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test that leaves a process, a thread, a ZeroMQ context or a temporary file behind.
 
-    Processes are found by a mark in their environment, which whatever they start inherits, so that orphans are
-    found too.
+    Processes are found by a mark in their environment, which their own children inherit, so that orphans are found
+    too.
     """
     _Made.processes, contexts = False, set[zmq.Context[Any]]()
-    tmp_path_factory.getbasetemp()  # pytest's own folder is made before ours takes its place
+    tmp_path_factory.getbasetemp()  # pytest makes its own folder before ours takes the place of /tmp
     mark = uuid.uuid4().hex
     monkeypatch.setenv(_MARK, mark)
-    # Short, so that ipc sockets can have their place in it.
+    # A short path, because the paths of ipc sockets may have only about a hundred characters.
     temporary = Path(tempfile.mkdtemp(prefix="abt", dir="/tmp" if os.path.isdir("/tmp") else None))
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -142,18 +226,20 @@ def no_leaks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     try:
         yield
         contexts = _Made.contexts() - before
-        if _Made.processes or contexts:  # for most tests the search would take longer than the test
+        if _Made.processes or contexts:  # most tests start no process, and the search would take longer than the test
             gc.collect()
-            _until("processes left behind", lambda: _marked(mark))
-        _until(
+            _wait_until_none("processes left behind", lambda: _marked(mark))
+        _wait_until_none(
             "threads left behind",
             lambda: [
-                t.name for t in set(threading.enumerate()) - threads if not t.daemon or t.name.startswith("asyncblend")
+                thread.name
+                for thread in set(threading.enumerate()) - threads
+                if not thread.daemon or thread.name.startswith("asyncblend")
             ],
         )
-        _until(
+        _wait_until_none(
             "files left behind",
-            lambda: [p.name for p in temporary.iterdir() if p.name.startswith("asyncblend")],
+            lambda: [path.name for path in temporary.iterdir() if path.name.startswith("asyncblend")],
         )
         left = [context for context in contexts if not context.closed]
         assert not left, f"ZeroMQ contexts left open: {left}"
@@ -165,20 +251,20 @@ def no_leaks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 
 class _Made:
-    """What tests have made that may be left behind."""
+    """What tests have made that could be left behind."""
 
     processes = False
-    """Since this was last set to False."""
+    """Whether a process was started since this was last set to False."""
     _contexts: ClassVar[weakref.WeakSet[zmq.Context[Any]]] = weakref.WeakSet()
 
     @classmethod
     def contexts(cls) -> set[zmq.Context[Any]]:
-        """ZeroMQ's, also closed ones; not those that stand for another one."""
+        """Return ZeroMQ's contexts, closed ones too, without those that only stand for another one."""
         return {context for context in cls._contexts if not context._shadow}
 
     @classmethod
     def watch(cls) -> None:
-        """From now on. uvloop's processes are seen by the contexts of their streams."""
+        """Begin to watch. uvloop's processes are not seen, but the contexts of their streams are."""
         init = zmq.Context.__init__
 
         def noted(self: zmq.Context[Any], *args: Any, **options: Any) -> None:
@@ -196,15 +282,16 @@ class _Made:
 _Made.watch()
 
 
-def _until(what: str, left: Callable[[], list[Any]], seconds: float = 5.0) -> None:
-    """Fail unless nothing is left within a bound: a process that was killed a moment ago may still be listed."""
+def _wait_until_none(what: str, find: Callable[[], list[Any]], seconds: float = 15.0) -> None:
+    """Fail unless nothing is found within these seconds: a process killed a moment ago may still be listed."""
     end = time.monotonic() + seconds
-    while remaining := left():
-        assert time.monotonic() < end, f"{what}: {remaining}"
+    while found := find():
+        assert time.monotonic() < end, f"{what}: {found}"
         threading.Event().wait(0.02)
 
 
 def _marked(mark: str) -> list[psutil.Process]:
+    """Return the other processes that have this mark in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -221,7 +308,7 @@ def _marked(mark: str) -> list[psutil.Process]:
 
 
 def _torchs_own(process: psutil.Process) -> bool:
-    """multiprocessing's helpers, which live as long as this process does."""
+    """Tell whether this is one of multiprocessing's helpers, which live as long as this process does."""
     line = " ".join(process.cmdline())
     return "resource_tracker" in line or "forkserver" in line
 

@@ -18,6 +18,7 @@ from benchmarks.report import Metric, Report, Row
 from benchmarks.results import write
 
 _ROOT = Path(__file__).parents[1]
+exhaustive = pytest.mark.exhaustive
 
 
 def run(*command: str) -> str:
@@ -50,22 +51,27 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("command", "ways"),
     [
-        (
+        pytest.param(
             "transport",
             {"asyncblend", "over the socket", "pickled", "raw multipart", "torch queue", "memcpy (limit)"},
+            marks=exhaustive,
         ),
         (
             "latency",
             {
                 "async for",
-                "bridge thread",
+                "sync thread",
                 "async for, 64x64 image",
-                "bridge, 64x64 image",
+                "sync, 64x64 image",
                 "bare echo (limit)",
             },
         ),
-        ("dataloader", {"DataLoader", "own batches", "in memory (limit)"}),
-        ("record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}),
+        pytest.param("dataloader", {"DataLoader", "own batches", "in memory (limit)"}, marks=exhaustive),
+        pytest.param(
+            "record",
+            {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"},
+            marks=exhaustive,
+        ),
         ("startup", {"asyncblend", "plain launch (limit)"}),
         ("memory", {"the host", "one Blender"}),
     ],
@@ -82,8 +88,13 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
     ("command", "ways"),
     [
         ("render", {"asyncblend", "PNG, pickle, PUB/SUB", "bare render (limit)"}),
-        ("origin", {"asyncblend", "blendtorch's method"}),
-        ("labels", {"all labels", "per pixel", "image alone (limit)"}),
+        pytest.param("origin", {"asyncblend", "blendtorch's method"}, marks=exhaustive),
+        pytest.param(
+            "passes",
+            {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"},
+            marks=exhaustive,
+        ),
+        pytest.param("labels", {"all labels", "per pixel", "image alone (limit)"}, marks=exhaustive),
         ("tune", {"1 x 1 thread"}),
     ],
 )
@@ -95,7 +106,7 @@ def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path
     assert all(case.keys() == ways for case in cases.values())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.blender
 def test_the_peers_run_in_an_executable(tmp_path: Path, executable: Any) -> None:
     """Its Python may have neither numpy nor pyzmq nor Pillow."""

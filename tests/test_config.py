@@ -1,4 +1,4 @@
-"""StreamConfig and its parts: what is wrong is refused at once, with the option's name and value."""
+"""StreamConfig and its parts: a wrong value is refused at once, by the option's name and with the value."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ BAD_STREAM: list[tuple[str, Any]] = [
     ("blender", ""),
     ("blender", ["blender"]),
     *((name, value) for name in ("instances", "queue_size", "prefetch") for value in (0, -1, 1.0, "2", True, None)),
-    *((name, value) for name in ("seed", "start", "first_instance") for value in (-1, 0.5, "0", False, None)),
+    *((name, value) for name in ("seed", "start") for value in (-1, 0.5, "0", False, None)),
     *(("length", value) for value in (-1, 10.0, "10", True)),
     *(("ordered", value) for value in (1, None, "yes")),
     *(("factory_startup", value) for value in (0, None)),
     *(("on_bad_sample", value) for value in ("ignore", None, True)),
     *((name, value) for name in ("max_frames_per_instance", "max_rss") for value in (0, -1, 1.5, True, "1")),
     *(("logs", value) for value in (3, "")),
-    *(("shard", value) for value in ([0, 1], (0,), (0, 1, 2), 0, None, (1, 1), (3, 2))),
+    *(("shard", value) for value in ([0, 1], (0,), (0, 1, 2), 0, (1, 1), (3, 2))),
     *(("params", value) for value in ("easy", 3, [("a", 1)])),
     *(("script_args", value) for value in ("--fast", 7, None, {"--fast"})),
     *(("restart", value) for value in (None, 3, {"max_restarts": 1}, Timeouts())),
@@ -51,48 +51,47 @@ BAD_STREAM: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), BAD_STREAM)
-def test_wrong_option_is_refused_by_name_and_value(name: str, value: Any) -> None:
+def test_a_wrong_option_is_refused_by_name_and_value(case: Any) -> None:
     """The error names the option, and shows what was given."""
-    with pytest.raises(ConfigError) as caught:
-        config_of(**{name: value})
-    assert name in str(caught.value)
-    assert repr(value) in str(caught.value)
+    for name, value in BAD_STREAM:
+        with case((name, value)):
+            with pytest.raises(ConfigError) as caught:
+                config_of(**{name: value})
+            assert name in str(caught.value)
+            assert repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("shard", "part", "value"),
-    [((-1, 2), "k", -1), ((0, 0), "n", 0), ((0, -3), "n", -3), ((0, 2.0), "n", 2.0), ((True, 2), "k", True)],
-)
-def test_wrong_half_of_a_shard_is_named(shard: Any, part: str, value: Any) -> None:
+def test_the_wrong_half_of_a_shard_is_named(case: Any) -> None:
     """Each half of (k, n) is checked by itself."""
-    with pytest.raises(ConfigError, match=f"shard's {part} .*got {value!r}$"):
-        config_of(shard=shard)
+    shards: dict[Any, str] = {(-1, 2): "k -1", (0, 0): "n 0", (0, -3): "n -3", (0, 2.0): "n 2.0", (True, 2): "k True"}
+    for shard, wrong in shards.items():
+        part, value = wrong.split()
+        with case(shard), pytest.raises(ConfigError, match=f"shard's {part} .*got {value}$"):
+            config_of(shard=shard)
 
 
 BAD_SECONDS = (-1, -0.5, math.nan, "5", None, True)
+BAD_PARTS: list[tuple[type[Any], str, Any]] = [
+    *((Timeouts, name, value) for name in ("start", "beat", "frame") for value in (*BAD_SECONDS, 0)),
+    *((Timeouts, "stop", value) for value in BAD_SECONDS),
+    *((RestartPolicy, "window", value) for value in (*BAD_SECONDS, 0.0)),
+    *((RestartPolicy, name, value) for name in ("backoff", "max_backoff") for value in BAD_SECONDS),
+    *((RestartPolicy, "max_restarts", value) for value in (-1, 1.0, None, True, math.inf)),
+]
 
 
-@pytest.mark.parametrize(
-    ("part", "name", "value"),
-    [
-        *((Timeouts, name, value) for name in ("start", "beat", "frame") for value in (*BAD_SECONDS, 0)),
-        *((Timeouts, "stop", value) for value in BAD_SECONDS),
-        *((RestartPolicy, "window", value) for value in (*BAD_SECONDS, 0.0)),
-        *((RestartPolicy, name, value) for name in ("backoff", "max_backoff") for value in BAD_SECONDS),
-        *((RestartPolicy, "max_restarts", value) for value in (-1, 1.0, None, True, math.inf)),
-    ],
-)
-def test_wrong_part_is_refused_by_name_and_value(part: type[Any], name: str, value: Any) -> None:
-    """The fields of Timeouts and RestartPolicy are checked as strictly, and named with their class."""
-    with pytest.raises(ConfigError) as caught:
-        part(**{name: value})
-    assert f"{part.__name__}.{name}" in str(caught.value)
-    assert repr(value) in str(caught.value)
+def test_a_wrong_field_of_a_part_is_refused_by_name_and_value(case: Any) -> None:
+    """The fields of Timeouts and RestartPolicy are checked as strictly, and are named with their class."""
+    for part, name, value in BAD_PARTS:
+        with case((part, name, value)):
+            with pytest.raises(ConfigError) as caught:
+                part(**{name: value})
+            assert f"{part.__name__}.{name}" in str(caught.value)
+            assert repr(value) in str(caught.value)
 
 
-def test_zero_and_for_ever_are_seconds() -> None:
-    """Timeouts may be infinite; a stop, a back-off and max_restarts may be 0."""
+def test_zero_and_infinity_are_seconds() -> None:
+    """Timeouts may be infinite, and the stop timeout, the back-off and max_restarts may be 0."""
     assert Timeouts(start=math.inf, beat=math.inf, frame=math.inf, stop=math.inf).beat == math.inf
     assert Timeouts(stop=0).stop == 0
     policy = RestartPolicy(max_restarts=0, window=math.inf, backoff=0, max_backoff=0)
@@ -100,7 +99,7 @@ def test_zero_and_for_ever_are_seconds() -> None:
 
 
 def test_edges_are_allowed() -> None:
-    """The smallest values that make sense are taken."""
+    """The smallest values that make sense are accepted."""
     config = config_of(instances=1, queue_size=1, prefetch=1, length=0, shard=(2, 3), seed=2**70, script_args=[])
     assert (config.length, config.shard, config.seed) == (0, (2, 3), 2**70)
 
@@ -108,7 +107,7 @@ def test_edges_are_allowed() -> None:
 @pytest.mark.parametrize("cls", [StreamConfig, Timeouts, RestartPolicy])
 @pytest.mark.parametrize("wrong", ["tmieouts", "zzzzzz"])
 def test_unknown_option_lists_what_there_is(cls: type[Any], wrong: str) -> None:
-    """An unknown option is a ConfigError that names the class, the option, and the right ones."""
+    """An unknown option is a ConfigError that names the class, the option, and the options that there are."""
     with pytest.raises(ConfigError) as caught:
         cls(**{wrong: 1})
     message = str(caught.value)
@@ -121,23 +120,21 @@ def test_unknown_option_lists_what_there_is(cls: type[Any], wrong: str) -> None:
         assert all(name in message for name in known)
 
 
-@pytest.mark.parametrize(
-    ("cls", "wrong", "right"),
-    [
+def test_a_misspelt_option_gets_a_suggestion() -> None:
+    """The error suggests the most similar option."""
+    suggestions: list[tuple[type[Any], str, str]] = [
         (StreamConfig, "queuesize", "queue_size"),
         (StreamConfig, "instance", "instances"),
         (Timeouts, "beats", "beat"),
         (RestartPolicy, "max_restart", "max_restarts"),
-    ],
-)
-def test_misspelt_option_gets_a_suggestion(cls: type[Any], wrong: str, right: str) -> None:
-    """The nearest option is suggested."""
-    with pytest.raises(ConfigError, match=f"{wrong!r}; did you mean {right!r}"):
-        cls(**{wrong: 1})
+    ]
+    for cls, wrong, right in suggestions:
+        with pytest.raises(ConfigError, match=f"{wrong!r}; did you mean {right!r}"):
+            cls(**{wrong: 1})
 
 
 def test_missing_script_is_named() -> None:
-    """The only required option is asked for by name, whether or not others are given."""
+    """The error names the only required option, whether or not others are given."""
     with pytest.raises(ConfigError, match="StreamConfig needs script"):
         StreamConfig()  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="StreamConfig needs script"):
@@ -152,7 +149,7 @@ def test_options_are_passed_by_name_only(cls: type[Any]) -> None:
 
 
 def test_defaults_are_as_pinned() -> None:
-    """The defaults of the public API."""
+    """The fields and their defaults are public."""
     assert {f.name: getattr(config_of(), f.name) for f in dataclasses.fields(StreamConfig)} == {
         "script": "cube.py",
         "scene": None,
@@ -163,7 +160,7 @@ def test_defaults_are_as_pinned() -> None:
         "length": None,
         "start": 0,
         "ordered": False,
-        "shard": (0, 1),
+        "shard": None,
         "params": None,
         "queue_size": 16,
         "prefetch": 2,
@@ -177,7 +174,6 @@ def test_defaults_are_as_pinned() -> None:
         "gpus": None,
         "logs": None,
         "factory_startup": True,
-        "first_instance": 0,
     }
     assert dataclasses.astuple(Timeouts()) == (120.0, 30.0, 300.0, 5.0)
 
@@ -193,7 +189,7 @@ def test_is_frozen(value: Any) -> None:
 
 
 def test_nothing_is_looked_up() -> None:
-    """Paths that do not exist are fine: a config is data, and may be made on another machine."""
+    """A config may name paths that do not exist, because it is data and may be made on another machine."""
     config = config_of(script=Path("/nowhere/cube.py"), scene="/nowhere/a.blend", blender=Path("/nowhere/blender"))
     assert config.script == Path("/nowhere/cube.py")
 
@@ -215,44 +211,37 @@ def test_survives_pickling(params: Any) -> None:
 
 
 def test_params_may_be_any_mapping() -> None:
-    """A read-only view is a mapping too."""
+    """`params` may be a read-only view too."""
     view = MappingProxyType({"a": 1})
     assert config_of(params=view).params is view
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        pytest.param([["a"], ["b"], ["c"]], id="too-many"),
-        pytest.param([["a"]], id="too-few"),
-        pytest.param(["a", ["b"]], id="mixed"),
-        pytest.param([["a"], "b"], id="mixed-last"),
-        pytest.param([["a"], [1]], id="number-inside"),
-        pytest.param([["a"], 7], id="number"),
-        pytest.param([1, 2], id="numbers"),
-    ],
-)
-def test_script_args_are_strings_or_one_sequence_per_instance(args: Any) -> None:
+def test_script_args_are_strings_or_one_sequence_per_instance(case: Any) -> None:
     """Anything between the two forms is refused."""
-    with pytest.raises(ConfigError, match="script_args must"):
-        config_of(script_args=args, instances=2)
+    wrong: list[Any] = [
+        *([["a"], ["b"], ["c"]], [["a"]]),  # too many, too few
+        *(["a", ["b"]], [["a"], "b"], [["a"], [1]], [["a"], 7], [1, 2]),
+    ]
+    for args in wrong:
+        with case(args), pytest.raises(ConfigError, match="script_args must"):
+            config_of(script_args=args, instances=2)
 
 
 def test_args_of_gives_each_instance_the_same_strings() -> None:
-    """Plain arguments go to every instance; paths become strings."""
+    """Plain arguments go to every instance, with paths as strings."""
     config = config_of(script_args=["--out", Path("a/b")], instances=2)
     assert config.args_of(0) == config.args_of(1) == ("--out", str(Path("a/b")))
     assert config_of().args_of(3) == ()
 
 
 def test_args_of_gives_each_instance_its_own() -> None:
-    """One sequence per instance, counted from first_instance."""
-    config = config_of(script_args=[["a"], (Path("b"), "c")], instances=2, first_instance=6)
-    assert (config.args_of(6), config.args_of(7)) == (("a",), ("b", "c"))
+    """With one sequence per instance, each gets its own."""
+    config = config_of(script_args=[["a"], (Path("b"), "c")], instances=2)
+    assert (config.args_of(0), config.args_of(1)) == (("a",), ("b", "c"))
 
 
 def test_resolve_without_a_config_makes_one() -> None:
-    """Options alone are a config's fields, checked as one's are."""
+    """Options without a config are the fields of a new one, and are checked as such."""
     assert resolve(None, {"script": "a.py", "instances": 2}) == config_of(script="a.py", instances=2)
     with pytest.raises(ConfigError, match="needs script"):
         resolve(None, {})
@@ -261,7 +250,7 @@ def test_resolve_without_a_config_makes_one() -> None:
 
 
 def test_resolve_lets_options_override() -> None:
-    """What is given by name wins; everything else is the config's."""
+    """An option that is given by name wins, and everything else is the config's."""
     config = config_of(instances=2, seed=5, params=curriculum)
     assert resolve(config, {}) == config
     changed = resolve(config, {"seed": 6, "length": 3})
@@ -270,7 +259,7 @@ def test_resolve_lets_options_override() -> None:
 
 
 def test_resolve_checks_the_result() -> None:
-    """An override is checked, also against the config's other fields."""
+    """An overriding option is checked, also against the config's other fields."""
     config = config_of(script_args=[["a"], ["b"]], instances=2)
     with pytest.raises(ConfigError, match="instances"):
         resolve(config, {"instances": 3})
@@ -280,33 +269,29 @@ def test_resolve_checks_the_result() -> None:
 
 @pytest.mark.parametrize("config", ["cube.py", {"script": "cube.py"}, Timeouts()])
 def test_resolve_takes_no_other_config(config: Any) -> None:
-    """What is no StreamConfig is named, with the hint that options go by name."""
+    """Another object as the config is shown in the error, which says that options are passed by name."""
     with pytest.raises(ConfigError, match="config must be a StreamConfig") as caught:
         resolve(config, {})
     assert repr(config) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threads": 0}, "threads must be a whole number, at least 1; got 0"),
-        ({"threads": "all"}, "threads must be a whole number, \"auto\" or None; got 'all'"),
-        ({"threads": True}, "threads must be a whole number, at least 1; got True"),
-        ({"gpus": []}, r"gpus must be a sequence of devices, such as \[0, 1\]; got \[\]"),
-        ({"gpus": "0"}, "gpus must be a sequence"),
-        ({"gpus": 0}, "gpus must be a sequence"),
-        ({"gpus": [0.5]}, "gpus must be a sequence"),
-        ({"shared_memory": 1}, "shared_memory must be a bool; got 1"),
-    ],
-)
-def test_wrong_hardware(options: dict[str, Any], message: str) -> None:
-    """Says what would be right."""
-    with pytest.raises(ConfigError, match=message):
-        StreamConfig(script="x.py", **options)
+def test_wrong_hardware(case: Any) -> None:
+    """A wrong number of threads, list of GPUs or flag is refused, and the error says what would be right."""
+    wrong: list[tuple[str, Any, str]] = [
+        ("threads", 0, "threads must be a whole number, at least 1; got 0"),
+        ("threads", "all", "threads must be a whole number, \"auto\" or None; got 'all'"),
+        ("threads", True, "threads must be a whole number, at least 1; got True"),
+        ("gpus", [], r"gpus must be a sequence of devices, such as \[0, 1\]; got \[\]"),
+        *(("gpus", value, "gpus must be a sequence") for value in ("0", 0, [0.5])),
+        ("shared_memory", 1, "shared_memory must be a bool; got 1"),
+    ]
+    for name, value, message in wrong:
+        with case((name, value)), pytest.raises(ConfigError, match=message):
+            config_of(**{name: value})
 
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At least one for each; a number is a number, and None leaves it to the scene."""
+    """Each instance gets its share, at least one core; a number is kept, and None leaves the threads to the scene."""
     monkeypatch.setattr("asyncblend.config.cores", lambda: 8)
     each = [StreamConfig(script="x.py", instances=n).threads_each() for n in (1, 2, 3, 8, 20)]
     assert each == [8, 4, 2, 1, 1]
@@ -314,8 +299,8 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert StreamConfig(script="x.py", threads=None).threads_each() is None
 
 
-def test_gpus_go_in_turns() -> None:
-    """By the instance's number."""
+def test_gpus_are_given_out_in_turn() -> None:
+    """An instance's number chooses its GPU."""
     config = StreamConfig(script="x.py", instances=5, gpus=[1, "GPU-3a"])
     assert [config.gpu_of(i) for i in range(5)] == ["1", "GPU-3a", "1", "GPU-3a", "1"]
     assert StreamConfig(script="x.py").gpu_of(3) is None

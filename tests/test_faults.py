@@ -34,8 +34,8 @@ PLAIN = "def sample(task): return {'noise': task.rng.random(3)}"
 # The worker that serves this script, to do to its socket what a network or a bug might do.
 WORKER = """
 import os, pathlib, signal, subprocess, sys, threading
-from asyncblend.blender import serving
-worker = serving._run.__self__
+from asyncblend.blender.serving import serve
+worker = serve._run.__self__
 """
 
 
@@ -428,7 +428,7 @@ def sample(task):
 # A process that a Blender left behind when it died: it has the secret, and goes on as if it were that Blender.
 GHOST = """
 import sys, zmq
-from asyncblend import payload, protocol
+from asyncblend.wire import payload, protocol
 from asyncblend.fleet.process import ChildProcess
 
 endpoint, token, heard = sys.argv[1:]
@@ -491,7 +491,7 @@ async def test_another_version_inside_blender(blender: str, write_script: Write,
     package = Path(ab.__file__).parent
     other = tmp_path / "other" / "asyncblend"
     shutil.copytree(package, other, ignore=shutil.ignore_patterns("__pycache__"))
-    wire = other / "protocol.py"
+    wire = other / "wire" / "protocol.py"
     mine, theirs = f"VERSION = {protocol.VERSION}", f"VERSION = {protocol.VERSION + 7}"
     assert wire.read_text().count(f"\n{mine}\n") == 1
     wire.write_text(wire.read_text().replace(mine, theirs))

@@ -1,11 +1,13 @@
-"""The README is never ahead of the code: each of its commands and code blocks is run, and its table compared."""
+"""The README is never ahead of the code: its code blocks and commands are run, and its tables are compared.
+
+Only with `--all` are the pictures as large as in the README; else they are a hundredth of that.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,48 +20,79 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 PYTHON: list[str] = [text for language, text in BLOCKS if language == "python"]
-COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+COMMANDS = {line for language, text in BLOCKS if language == "sh" for line in text.splitlines()}
+
+MAKE = {"make demo": "asyncblend demo", "make test": "pytest", "make lint": "ruff check"}
+INSTALL = {'pip install ".[bpy]"', "asyncblend demo"}
+SCENES = [
+    "python scene.py",
+    "asyncblend stream scene.py --instances 2 --length 16",
+    "asyncblend inspect labelled.py --out sheet.png",
+]
+RECORD = "asyncblend record labelled.py --out recording --length 16"
+RECORDED = [
+    "asyncblend inspect recording --out sheet.png",
+    "asyncblend export recording --format coco --out coco",
+]
 
 pytestmark = [pytest.mark.blender, pytest.mark.slow]
 
 
 def block(word: str) -> str:
-    """The one Python block with that word in it."""
+    """Return the one Python block with this word in it."""
     (found,) = [text for text in PYTHON if word in text]
     return found
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def size(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """Width and height of the scenes' pictures."""
+    return (640, 480) if request.config.getoption("all") else (64, 48)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> Path:
     """An empty folder, as the working directory, with the README's two scenes; the commands are on the PATH."""
     monkeypatch.setenv("ASYNCBLEND_BLENDER", "bpy")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "scene.py").write_text(block("camera.project"))
-    (tmp_path / "labelled.py").write_text(block("bl.annotate"))
+    for name, word in (("scene.py", "camera.project"), ("labelled.py", "bl.annotate")):
+        assert "= 640, 480\n" in block(word)
+        (tmp_path / name).write_text(block(word).replace("= 640, 480\n", f"= {size[0]}, {size[1]}\n"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def run(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=cwd, check=False)
+def run(*command: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
+    """Run a command, which must succeed, and return what it printed."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def run_block(folder: Path, word: str) -> str:
+    """Run the Python block with this word as a program, and return what it printed."""
     (folder / "block.py").write_text(block(word))
     return run(sys.executable, "block.py")
 
 
-def test_every_python_block_is_run_below() -> None:
-    """Six blocks: two scenes, and four that use them."""
-    words = ("camera.project", "bl.annotate", "set_epoch", "async for", "MixedDataset", "bt.Receiver")
-    used = {block(word) for word in words}
-    assert used == set(PYTHON)
+def test_everything_is_run_below() -> None:
+    """All Python blocks and all commands are known to these tests: two scenes, and what uses them."""
+    scenes = {block(word) for word in ("camera.project", "bl.annotate")}
+    words = ("set_epoch", "params=lambda", ".sync()", "validation", "MixedDataset", "bt.Receiver")
+    assert scenes | {block(word) for word in words} == set(PYTHON)
+    assert {*MAKE, *INSTALL, *SCENES, RECORD, *RECORDED} == COMMANDS
 
 
 def test_the_training_loop(folder: Path) -> None:
-    """Two epochs of 32 samples in batches of 8, the second with other indices."""
+    """Two epochs of 32 samples come in batches of 8, the second with other indices."""
     lines = run_block(folder, "set_epoch").splitlines()
     assert len(lines) == 8
     indices = [[int(i) for i in re.findall(r"\d+", line.partition("[")[2].partition("]")[0])] for line in lines]
@@ -69,85 +102,82 @@ def test_the_training_loop(folder: Path) -> None:
 
 
 def test_the_asynchronous_loop(folder: Path) -> None:
-    """Eight frames in order, with their params, and the statistics."""
-    *lines, stats = run_block(folder, "async for").splitlines()
+    """Eight frames come in order, with their params, and then the statistics."""
+    *lines, stats = run_block(folder, "params=lambda").splitlines()
     assert [line.split()[0] for line in lines] == [str(i) for i in range(8)]
     assert [line.split()[2] for line in lines] == [str(i / 8) for i in range(8)]
     assert stats.startswith("StreamStats(delivered=8")
 
 
-def test_a_recording_in_place_of_the_stream(folder: Path) -> None:
-    """Sixteen recorded samples, by two workers; then eight live ones among recorded ones."""
-    run("asyncblend", "record", "labelled.py", "--out", "recording", "--length", "16")
+def test_the_loop_without_asyncio(folder: Path) -> None:
+    """Eight frames come through `sync`, each with its corners."""
+    lines = run_block(folder, ".sync()").splitlines()
+    assert sorted(lines) == [f"{i} (8, 2)" for i in range(8)]
+
+
+def test_several_passes(folder: Path) -> None:
+    """A sample that is rendered again has the same pixels, and another pass gives other samples in order."""
+    again, *lines, stats, state = run_block(folder, "validation").splitlines()
+    assert again == "the same pixels again: True"
+    assert lines == [f"validation {i}" for i in range(1000, 1004)]
+    assert stats.startswith("PassStats(delivered=4")
+    assert state.startswith("{")
+
+
+def test_a_recording_in_place_of_the_stream(folder: Path, size: tuple[int, int]) -> None:
+    """Two workers read sixteen recorded samples, eight live ones come among recorded ones, and tools read them."""
+    run(*RECORD.split())
     *lines, counts = run_block(folder, "MixedDataset").splitlines()
     numbers = [[int(i) for i in re.findall(r"\d+", line.partition("]")[0])] for line in lines]
     assert sorted(i for batch in numbers[:4] for i in batch) == list(range(16))
-    assert all("torch.Size([4, 480, 640, 3]) torch.Size([4, 2, 4])" in line for line in lines[:4])
+    shapes = f"torch.Size([4, {size[1]}, {size[0]}, 3]) torch.Size([4, 2, 4])"
+    assert all(shapes in line for line in lines[:4])
     assert len(numbers) > 5
     assert "'live': 8" in counts
+    for command in RECORDED:
+        *words, out = command.split()
+        run(*words, out)
+        assert (folder / out).exists()
 
 
-def test_the_origins_outline(folder: Path) -> None:
-    """Ten batches of four through the origin's names."""
+def test_the_origins_outline(folder: Path, size: tuple[int, int]) -> None:
+    """Ten batches of four come through the origin's names."""
     lines = run_block(folder, "bt.Receiver").splitlines()
     assert len(lines) == 10
-    assert all(line.startswith("torch.Size([4, 480, 640, 3]) torch.Size([4, 8, 2]) tensor([") for line in lines)
+    start = f"torch.Size([4, {size[1]}, {size[0]}, 3]) torch.Size([4, 8, 2]) tensor(["
+    assert all(line.startswith(start) for line in lines)
 
 
-def test_every_command_works(folder: Path) -> None:
-    """All lines of all shell blocks; what would run these tests again is only looked up."""
-    before = set(folder.iterdir())
-    for line in dict.fromkeys(COMMANDS):
-        words = shlex.split(line)
-        if line == "make demo":
-            run(*words, f"ARGS=--batches 1 --out {folder / 'made'}", cwd=ROOT)
-            assert [path.name for path in (folder / "made").iterdir()] == ["output_00.png"]
-        elif words[0] == "make":
-            assert "pytest" in run("make", "-n", *words[1:], cwd=ROOT) or words[1] == "lint"
-        elif words[:2] == ["pip", "install"]:
-            # The package itself, built and installed; what it needs is in this environment already.
-            run(
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--target",
-                "installed",
-                f"{ROOT}{words[2][1:]}",
-            )
-            assert (folder / "installed/asyncblend/blender_scripts/cube.py").is_file()
-        elif words == ["asyncblend", "demo"]:
-            code = "import asyncblend, sys; assert 'installed' in asyncblend.__file__; sys.argv[0] = 'asyncblend'; from asyncblend.cli import main; main()"
-            environment = {**os.environ, "PYTHONPATH": str(folder / "installed")}
-            done = subprocess.run(
-                [sys.executable, "-c", code, "demo"],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=100,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            pictures = sorted(path.name for path in (folder / "tmp").glob("*.png"))
-            assert pictures == [f"output_{i:02d}.png" for i in range(10)]
-        elif words[0] == "python":
-            assert "image: uint8, shape (480, 640, 3)" in run(sys.executable, *words[1:])
-            assert (folder / "scene.png").is_file()
-        elif words[:2] == ["asyncblend", "stream"]:
-            assert "frames" in run(*words)
-        elif words[0] == "asyncblend":
-            run(*words)
-            (out,) = (words[i + 1] for i, word in enumerate(words) if word == "--out")
-            assert (folder / out).exists()
-        else:
-            pytest.fail(f"no test for {line!r}")
-    assert set(folder.iterdir()) > before
+def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:
+    """A scene runs under `python`, and the commands show how fast it is and what it gives."""
+    alone, stream, inspect = SCENES
+    assert f"image: uint8, shape ({size[1]}, {size[0]}, 3)" in run(sys.executable, *alone.split()[1:])
+    assert (folder / "scene.png").is_file()
+    assert "frames" in run(*stream.split())
+    run(*inspect.split())
+    assert (folder / "sheet.png").is_file()
+
+
+def test_what_make_would_do() -> None:
+    """The targets exist, and end with the right command. `.ci/run` runs them all."""
+    for line, ends_with in MAKE.items():
+        assert ends_with in run("make", "-n", line.split()[1], cwd=ROOT)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_the_package_installs_and_its_demo_runs(folder: Path) -> None:
+    """The package is built and installed without what it needs, which is here already; then its demo draws cubes."""
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", "installed", f"{ROOT}[bpy]")
+    assert (folder / "installed/asyncblend/blender_scripts/cube.py").is_file()
+    code = "import asyncblend, sys; assert 'installed' in asyncblend.__file__; from asyncblend.cli import main; main()"
+    run(sys.executable, "-c", code, "demo", environment={"PYTHONPATH": str(folder / "installed")})
+    pictures = sorted(path.name for path in (folder / "tmp").glob("*.png"))
+    assert pictures == [f"output_{i:02d}.png" for i in range(10)]
 
 
 def test_the_table_of_options_is_complete() -> None:
-    """Each field of StreamConfig with its default, and no other."""
+    """The table has each field of StreamConfig with its default, and no other."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S.*?) \| .* \|$", README, flags=re.MULTILINE))
     defaults = {}
     for field in dataclasses.fields(ab.StreamConfig):
@@ -164,19 +194,21 @@ def test_the_table_of_options_is_complete() -> None:
 
 
 def test_every_picture_is_there() -> None:
-    """And is a PNG."""
+    """Each picture that the README shows is a PNG file."""
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_command_that_is_named_exists() -> None:
-    """Also those within sentences."""
+    """Commands that are named within sentences exist too."""
     named = set(re.findall(r"`asyncblend (\w+)", README))
     assert named >= {"doctor", "demo", "stream", "link"}
-    for name in named:
-        run(sys.executable, "-m", "asyncblend", name, "--help")
-    for name in set(re.findall(r"`python -m benchmarks (\w+)", README)):
-        run(sys.executable, "-m", "benchmarks", name, "--help", cwd=ROOT)
+    for program, words in (
+        ("asyncblend", named),
+        ("benchmarks", set(re.findall(r"`python -m benchmarks (\w+)", README))),
+    ):
+        page = run(sys.executable, "-m", program, "--help", cwd=ROOT)
+        assert words <= set(re.findall(r"^\W+(\w+) {2,}", page, flags=re.MULTILINE))
 
 
 def test_every_figure_is_a_benchmarks() -> None:

@@ -1,4 +1,4 @@
-"""What only a Blender with bpy can show: pixels, scenes, mathutils, packages that its Python lacks."""
+"""What only a real Blender can show: pixels, scene files, mathutils, and packages that its Python lacks."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES"
 
 
 async def frames_of(**options: Any) -> list[ab.Frame]:
-    async with asyncio.timeout(90), ab.BlenderStream(**options) as stream:
+    """Return all frames of a stream with these options."""
+    async with asyncio.timeout(110), ab.BlenderStream(**options) as stream:
         return [frame async for frame in stream]
 
 
+@pytest.mark.every_kind
 async def test_pixels_are_the_same_with_one_and_three_instances(real: Any) -> None:
-    """One seed gives bit-identical images and keypoints per index, whoever rendered them in whatever order."""
+    """One seed gives bit-identical images and keypoints per index, whichever instance renders them in any order."""
     runs = []
     for instances in (1, 3):
         frames = await frames_of(
@@ -56,7 +58,7 @@ async def test_pixels_are_the_same_with_one_and_three_instances(real: Any) -> No
 
 
 async def test_pixels_survive_a_crash(real: Any, write_script: Write, tmp_path: Path) -> None:
-    """A Blender killed in the middle of a render, by its own render_pre handler, changes no sample."""
+    """A Blender that is killed in the middle of a render changes no sample."""
     body = (
         SMALL
         + """
@@ -91,7 +93,7 @@ def sample(task):
 
 
 async def test_noise_generators_of_blender_are_seeded(real: Any, write_script: Write) -> None:
-    """mathutils.noise and Cycles' seed depend on seed and index alone."""
+    """mathutils.noise and Cycles' seed depend only on the stream's seed and the index."""
     path = write_script("""
 import bpy
 from mathutils import noise
@@ -106,7 +108,7 @@ def sample(task): return {"noise": noise.random(), "vector": noise.random_unit_v
 
 
 async def test_mathutils_values_travel_as_arrays(real: Any, write_script: Write) -> None:
-    """Vectors, matrices, quaternions, Euler angles and colours arrive as float arrays, nested ones too."""
+    """Vectors, matrices, quaternions, Euler angles and colours arrive as float arrays, also inside lists and dicts."""
     path = write_script("""
 from mathutils import Color, Euler, Matrix, Quaternion, Vector
 def sample(task):
@@ -121,8 +123,9 @@ def sample(task):
     np.testing.assert_array_equal(frame["colour"], [0.5, 0.25, 0])
 
 
+@pytest.mark.every_kind
 async def test_a_scene_file_is_opened_first(real: Any, write_script: Write, tmp_path: Path) -> None:
-    """The script finds the scene's objects; without a scene it finds the factory's."""
+    """The script finds the objects of the scene file, or those of the factory scene without one."""
     blend = tmp_path / "scene with spaces.blend"
     save = write_script(
         f"""
@@ -144,7 +147,7 @@ def sample(task): return {{"objects": sorted(o.name for o in bpy.data.objects)}}
 
 
 async def test_a_file_that_is_no_scene(real: Any, write_script: Write, tmp_path: Path) -> None:
-    """Blender's own words about it are in the error."""
+    """A scene file that Blender cannot open is an error with Blender's own words."""
     (tmp_path / "broken.blend").write_text("no blend file")
     with pytest.raises(ab.InstanceExited, match=r"broken\.blend"):
         await frames_of(
@@ -155,7 +158,7 @@ async def test_a_file_that_is_no_scene(real: Any, write_script: Write, tmp_path:
 
 
 async def test_a_blender_that_quits_is_restarted(real: Any, write_script: Write, tmp_path: Path) -> None:
-    """Exit status 0 in mid-stream is a death like any other while frames are owed."""
+    """A Blender that exits with status 0 while it holds leases is replaced, and no frame is lost."""
     flag = tmp_path / "flag"
     path = write_script(f"""
 import os, pathlib, bpy
@@ -167,7 +170,7 @@ def sample(task):
     return {{}}
 """)
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(110),
         ab.BlenderStream(
             script=path, blender=real.blender, instances=1, length=4, restart=ab.RestartPolicy(backoff=0)
         ) as stream,
@@ -176,6 +179,7 @@ def sample(task):
         assert stream.stats().restarts == 1
 
 
+@pytest.mark.every_kind
 async def test_a_missing_denoiser_is_explained(write_script: Write, real: Any) -> None:
     """Where Blender has no denoiser, the error says which setting to change; where it has one, it renders."""
     path = write_script(SMALL + "scene.cycles.use_denoising = True\ndef sample(task): return bl.render()")
@@ -188,12 +192,13 @@ async def test_a_missing_denoiser_is_explained(write_script: Write, real: Any) -
 
 
 def _is_debians(blender: str) -> bool:
-    about = subprocess.run([blender, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    """Tell whether this is Debian's Blender, which has no denoiser."""
+    about = subprocess.run([blender, "--version"], capture_output=True, text=True, check=True, timeout=100).stdout
     return about.startswith("Blender 3.4.1")
 
 
 async def test_the_folder_of_an_executable_will_do(write_script: Write, tmp_path: Path, executable: Any) -> None:
-    """`blender` may be the additional path to look in."""
+    """`blender` may name the folder that the executable is in."""
     folder = tmp_path / "my blender"
     folder.mkdir()
     (folder / "blender").symlink_to(executable.blender)
@@ -202,12 +207,14 @@ async def test_the_folder_of_an_executable_will_do(write_script: Write, tmp_path
 
 
 def _has_zmq(blender: str) -> bool:
+    """Tell whether this Blender's own Python has pyzmq."""
     code = "import importlib.util as u; print('has zmq:', u.find_spec('zmq') is not None)"
     command = [blender, "-b", "--factory-startup", "--python-expr", code]
-    about = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    about = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     return "has zmq: True" in about.stdout
 
 
+@pytest.mark.exhaustive
 async def test_missing_packages_are_installed_once_per_user(
     write_script: Write,
     tmp_path: Path,
@@ -215,7 +222,7 @@ async def test_missing_packages_are_installed_once_per_user(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A Blender whose Python has no pyzmq gets it from a folder of the user's, with one log line, and only once."""
+    """A Blender whose Python lacks pyzmq gets it, with one log line, and a second stream installs nothing."""
     if _has_zmq(executable.blender):
         pytest.skip("this Blender's Python brings pyzmq along")
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
@@ -231,7 +238,7 @@ async def test_missing_packages_are_installed_once_per_user(
 
 
 async def test_no_blender_anywhere(write_script: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The error lists where we looked and how to get one; nothing was started."""
+    """Without any Blender the error lists where it was looked for and how to get one."""
     import importlib.util
 
     monkeypatch.setenv("PATH", "")
@@ -245,23 +252,21 @@ async def test_no_blender_anywhere(write_script: Write, monkeypatch: pytest.Monk
         await frames_of(script=write_script("def sample(task): return {}"))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"script": "nowhere.py"}, "script 'nowhere.py' does not exist"),
-        ({"script": "."}, r"script '\.' is a folder"),
-        ({"scene": "nowhere.blend"}, "scene 'nowhere.blend' does not exist"),
-    ],
-)
-async def test_files_that_do_not_exist(options: dict[str, str], message: str, write_script: Write) -> None:
-    """A ConfigError when the stream is entered, before anything is started."""
+async def test_files_that_do_not_exist(write_script: Write, case: Any) -> None:
+    """A file that does not exist is a ConfigError when the stream is entered, before anything starts."""
     path = write_script("def sample(task): return {}")
-    with pytest.raises(ab.ConfigError, match=message):
-        await frames_of(**{"script": path, "blender": "bpy", **options})
+    for name, value, message in (
+        ("script", "nowhere.py", "script 'nowhere.py' does not exist"),
+        ("script", ".", r"script '\.' is a folder"),
+        ("scene", "nowhere.blend", "scene 'nowhere.blend' does not exist"),
+    ):
+        with case((name, value)), pytest.raises(ab.ConfigError, match=message):
+            await frames_of(**{"script": path, "blender": "bpy", name: value})
 
 
+@pytest.mark.every_kind
 def test_without_a_host_a_script_shows_sample_0(write_script: Write, real: Any) -> None:
-    """`python script.py` with bpy: prints names, dtypes and shapes, saves the image beside, and goes on."""
+    """A script without a host prints names, dtypes and shapes of sample 0, saves its image beside it, and goes on."""
     path = write_script(
         SMALL
         + """
@@ -272,7 +277,7 @@ def sample(task):
         serve=False,
     )
     text = path.read_text() + "bl.serve(sample)\nprint('serve returned')\n"
-    if real.name == "executable":  # what `asyncblend link` does for good
+    if real.name == "executable":  # `asyncblend link` installs this for good
         bootstrap = Path(ab.__file__).parent / "blender" / "serving" / "bootstrap.py"
         packages = asyncio.run(prepare(find_blender(real.blender))).packages
         text = f"""
@@ -284,7 +289,7 @@ runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
     command = [sys.executable, str(path)]
     if real.name == "executable":
         command = [real.blender, "-b", "--factory-startup", "--python-exit-code", "1", "--python", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ})
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "image: uint8, shape (24, 32, 3)",
@@ -302,7 +307,7 @@ runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
 
 @pytest.mark.parametrize("threads", ["auto", 1, None])
 async def test_threads_are_set_for_every_scene(threads: Any, real: Any, write_script: Write, tmp_path: Path) -> None:
-    """Also for one of a file that the script opens itself."""
+    """Each scene gets the instance's share of threads, also one from a file that the script opens itself."""
     script = write_script(f"""
 import bpy
 path = {str(tmp_path / "other.blend")!r}
@@ -316,19 +321,19 @@ bpy.ops.wm.open_mainfile(filepath=path)
 def sample(task): return {{"first": first, "second": threads()}}
 """)
     config = ab.StreamConfig(script=script, blender=real.blender, instances=2, length=1, threads=threads)
-    async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
+    async with asyncio.timeout(110), ab.BlenderStream(config) as stream:
         frame = await anext(stream)
     each = config.threads_each()
     if each is None:
         assert all(mode == "AUTO" for mode, _ in [*frame["first"], *frame["second"]])
     else:
-        # A scene that the script itself adds is its own affair, until a file is opened.
+        # A scene that the script adds has the threads that the script sets, until a file is opened.
         assert frame["first"][0] == ["FIXED", each]
         assert frame["second"] == [["FIXED", each]] * 2
 
 
 async def test_one_thread_takes_one_core(real: Any, write_script: Write) -> None:
-    """The thread pool of newer Blenders spins with the cores that it may not use. All cores are allowed again."""
+    """With threads=1 a render uses one core, though newer Blenders' thread pool spins; later all cores are allowed."""
     script = write_script("""
 import bpy, os, time
 from asyncblend import blender as bl
@@ -344,14 +349,14 @@ def sample(task):
     return {"cores": busy / wall, "allowed": sorted(allowed)}
 """)
     config = ab.StreamConfig(script=script, blender=real.blender, instances=1, length=6, threads=1)
-    async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
+    async with asyncio.timeout(110), ab.BlenderStream(config) as stream:
         frames = [frame async for frame in stream]
     assert statistics.median(frame["cores"] for frame in frames) < 1.2
     assert frames[-1]["allowed"] == [len(os.sched_getaffinity(0))]
 
 
 async def test_a_gpu_that_is_not_there_is_an_error(real: Any, write_script: Write) -> None:
-    """At the start, with what was looked for; nothing renders on the CPU in silence."""
+    """A GPU that does not exist is an error at the start, instead of a silent render on the CPU."""
     config = ab.StreamConfig(
         script=write_script("def sample(task): return {}"),
         blender=real.blender,
@@ -359,5 +364,5 @@ async def test_a_gpu_that_is_not_there_is_an_error(real: Any, write_script: Writ
         gpus=["none-such"],
     )
     with pytest.raises(ab.InstanceExited, match="finds no GPU that it can use"):
-        async with asyncio.timeout(60), ab.BlenderStream(config):
+        async with asyncio.timeout(110), ab.BlenderStream(config):
             pass

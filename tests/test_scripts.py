@@ -1,4 +1,4 @@
-"""The scenes that come with asyncblend: what they give, and that a sample is a function of its index."""
+"""The scenes that come with asyncblend: what they give, and that a sample depends on its index alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from asyncblend.cli.scripts import script
 
 SMALL = ("--width", "160", "--height", "120", "--samples", "1")
 SAME = ("depth", "instance", "semantic", "bbox", "visible_fraction", "keypoints", "frame")
-"""What is the same to the bit. Where a ray meets the edge between two triangles, either may be taken, which differs from
-process to process in the last bits of colours and normals."""
+"""The values that are the same to the bit. Colours and normals are not: where a ray meets the edge between two triangles,
+Cycles takes either, which differs from process to process."""
 
 
 async def frames(name: str, real: Any, instances: int, **options: Any) -> list[ab.Frame]:
+    """Return the first frames of one of the scenes, in order."""
     config = ab.StreamConfig(
         script=script(name),
         script_args=SMALL,
@@ -27,14 +28,14 @@ async def frames(name: str, real: Any, instances: int, **options: Any) -> list[a
         ordered=True,
         seed=3,
     )
-    async with asyncio.timeout(100), ab.BlenderStream(config, **options) as stream:
+    async with asyncio.timeout(110), ab.BlenderStream(config, **options) as stream:
         return [frame async for frame in stream]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes.py", "falling_cubes.py"])
 async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None:
-    """Whoever renders it, and whatever was rendered, or simulated, before."""
+    """A sample is the same whichever instance makes it, and whatever that instance rendered or simulated before."""
     one, two = await frames(name, real, 1), await frames(name, real, 2)
     assert len(one) == len(two) == 4
     for before, after in zip(one, two, strict=True):
@@ -49,7 +50,7 @@ async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None
 
 @pytest.mark.slow
 async def test_shapes_have_all_labels(real: Any) -> None:
-    """Twelve objects of six classes; boxes, fractions and classes agree with the masks."""
+    """There are twelve objects of six classes, and boxes, fractions and classes agree with the masks."""
     for frame in await frames("shapes.py", real, 1):
         mask = frame["instance"]
         assert mask.shape == frame["semantic"].shape == frame["depth"].shape == (120, 160)
@@ -70,7 +71,7 @@ async def test_shapes_have_all_labels(real: Any) -> None:
 
 @pytest.mark.slow
 async def test_cubes_fall(real: Any) -> None:
-    """The later the moment, the lower they are; what is deepest lies on the floor, and nothing falls through."""
+    """The cubes are the lower the later the frame is, and none falls through the floor."""
     found = await frames("falling_cubes.py", real, 2, length=8)
     heights = {frame["frame"]: frame["bbox3d"][:, :, 2] for frame in found}
     first, last = min(heights), max(heights)
@@ -79,7 +80,7 @@ async def test_cubes_fall(real: Any) -> None:
     assert min(height.min() for height in heights.values()) > -0.1
     for frame in found:
         assert (frame["flow_backward"][frame["instance"] == 0] == 0).all()
-        # The boxes of the masks lie within those of the meshes, which are read after the render.
+        # The boxes of the masks must lie within those of the meshes, which are read after the render.
         for (x, y, width, height), loose in zip(frame["bbox"], frame["bbox_loose"], strict=True):
             if width:
                 assert x > loose[0] - 1.5

@@ -228,7 +228,8 @@ async def test_a_blender_that_keeps_sending_garbage_is_replaced(
             indices.append((await anext(stream)).index)
         stats = stream.stats()
     assert len(indices) == len(set(indices))
-    assert set(range(len(indices) - 4)) <= set(indices)
+    missing = set(range(max(indices))) - set(indices)
+    assert len(missing) <= 4  # the stream is not ordered: only what is still in flight may be missing
     assert stats.restarts == 1
     assert stats.bad_messages >= 17
     assert [m for m in caplog.messages if "Blender 1 sent 17 messages that cannot be read" in m]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -16,7 +16,6 @@ from asyncblend.blender.labels.boxes import boxes_of
 from asyncblend.errors import ConfigError
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 6)),
     st.integers(0, 7),

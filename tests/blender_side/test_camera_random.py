@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.blender
 
-check = settings(max_examples=200, deadline=None, derandomize=True, database=None)
-
 SCRIPT = """
 from asyncblend import blender as bl
 
@@ -158,7 +156,6 @@ def ask_for_markers(talk_to_blender: Callable[[str], Ask]) -> Ask:
     return talk_to_blender(SCRIPT + MARKERS)
 
 
-@check
 @given(values=cameras(longest=4096))
 def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
     """unproject inverts project, K and world_to_camera give what project gives, and K is what set_K has set."""
@@ -190,7 +187,8 @@ def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
         np.testing.assert_allclose(by(result["got"]), result["by_wanted"], atol=1e-3, rtol=1e-6)
 
 
-@settings(check, max_examples=12, phases=(Phase.generate,))  # shrinking would take minutes, as each example renders
+# Each example renders, so there are few, and to shrink one would take minutes.
+@settings(max_examples=settings().max_examples // 20, phases=(Phase.generate,))
 @given(values=cameras(longest=200, shortest=90, lens=(20, 100)))
 def test_markers_are_drawn_where_they_are_projected(ask_for_markers: Ask, values: dict[str, Any]) -> None:
     """Markers are put where unproject places pixels, and appear within half a pixel of those, also after set_K."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -67,14 +67,12 @@ def meshes(draw: st.DrawFn, dimensions: int) -> tuple[_Floats, npt.NDArray[Any]]
     return points, triangles
 
 
-@settings(max_examples=300, deadline=None)
 @given(meshes(2))
 def test_covers_the_centres_that_lie_in_a_triangle(mesh: tuple[_Floats, npt.NDArray[Any]]) -> None:
     truth, close = by_point_in_triangle(*mesh)
     np.testing.assert_array_equal(covered(*mesh) | close, truth | close)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.tuples(*[st.integers(-20, 60)] * 6))
 def test_no_pixel_between_triangles_is_missed(numbers: tuple[int, ...]) -> None:
     """Four triangles meet at a point in a rectangle. All their corners are centres or outer corners of pixels."""
@@ -123,7 +121,6 @@ def seen_by_rays(points: _Floats, triangles: npt.NDArray[Any], near: float) -> t
     return hit, close
 
 
-@settings(max_examples=300, deadline=None)
 @given(meshes(3), st.floats(0.125, 20, width=32))
 def test_what_is_left_of_a_clipped_mesh_is_what_rays_hit(mesh: tuple[_Floats, npt.NDArray[Any]], near: float) -> None:
     points, triangles = clip_near(*mesh, near)

@@ -253,7 +253,7 @@ def test_uv_stands_in_for_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_pip
-@pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_pyzmq_from_the_index_is_built_for_blenders_python(folder: Path) -> None:
     python = "3.10" if HOST_PYTHON != "3.10" else "3.11"  # another version than runs here
     await install(["pyzmq"], python, folder)

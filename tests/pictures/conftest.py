@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +17,10 @@ Scene = Callable[..., dict[str, Any]]
 @pytest.fixture
 def scene() -> Scene:
     """A function that returns the values of one sample: `scene(index=0, width=160, height=120, objects=5, seed=0)`."""
-    return draw
+    return lambda *arguments, **options: copy.deepcopy(draw(*arguments, **options))
 
 
+@functools.cache  # drawing takes longer than most tests
 def draw(index: int = 0, width: int = 160, height: int = 120, objects: int = 5, *, seed: int = 0) -> dict[str, Any]:
     """Return one sample, under the names of `bl.render` and `bl.annotate`. World axes and camera axes are the same.
 

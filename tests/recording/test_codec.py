@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,7 +71,6 @@ def travelled(values: dict[str, Any]) -> dict[str, Any]:
     return payload.decode_values([tree, *(array.tobytes() for array in arrays)])
 
 
-@settings(max_examples=300, deadline=None)
 @given(values=SAMPLES, params=SAMPLES, index=st.integers(0, 2**62))
 def test_what_a_frame_has_comes_back(values: dict[str, Any], params: dict[str, Any], index: int) -> None:
     """Values of all kinds come back, however nested and named, and their file names suit every tar and WebDataset."""
@@ -86,7 +85,6 @@ def test_what_a_frame_has_comes_back(values: dict[str, Any], params: dict[str, A
     assert same(dict(sample), {**values, "index": index})
 
 
-@settings(max_examples=50, deadline=None)
 @given(values=SAMPLES)
 def test_arrays_that_come_back_are_ones_own(values: dict[str, Any]) -> None:
     """No two decoded arrays share memory, and each can be written to."""

@@ -741,5 +741,5 @@ def test_any_schedule_keeps_the_promises() -> None:
     """Bounded places, each index once, returned first, stale dropped, order kept, resumable, and no deadlock."""
     run_state_machine_as_test(
         AnySchedule,
-        settings=settings(max_examples=300, stateful_step_count=40, deadline=None, derandomize=True, database=None),
+        settings=settings(stateful_step_count=40),
     )

@@ -1,4 +1,4 @@
-"""Launch: what a Blender is told at its start, and what it reports."""
+"""The launch: what a Blender is told at its start, and what it reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOLD: dict[str, Any] = {
 
 
 def test_it_travels_in_the_environment_and_is_taken_out_of_it() -> None:
-    """What the script starts never sees the token."""
+    """The launch travels in the environment, and is removed from it so that the script's own children see no token."""
     environment = {"HOME": "/home"}
     Launch(**TOLD).put(environment)
     assert Launch.take(environment) == Launch(**TOLD)
@@ -44,7 +44,7 @@ def test_it_travels_in_the_environment_and_is_taken_out_of_it() -> None:
     ["ipc:///tmp/x/hub", "tcp://127.0.0.1:5555", "tcp://127.8.8.8:1", "tcp://[::1]:1", "tcp://localhost:9"],
 )
 def test_endpoints_of_this_machine(endpoint: str) -> None:
-    """Are all right."""
+    """An endpoint that only this machine can reach is accepted."""
     assert Launch(**{**TOLD, "endpoint": endpoint}).endpoint == endpoint
 
 
@@ -54,14 +54,14 @@ def test_endpoints_of_this_machine(endpoint: str) -> None:
      "udp://127.0.0.1:1", "pgm://127.0.0.1:1", "tcp://127.0.0.1.example.org:1", ""],
 )  # fmt: skip
 def test_endpoints_that_others_can_reach_are_refused(endpoint: str) -> None:
-    """With the endpoint, and what to use instead."""
+    """An endpoint that others can reach is refused; the error shows it and says what to use instead."""
     with pytest.raises(ConfigError, match="not encrypted; use ipc://") as caught:
         Launch(**{**TOLD, "endpoint": endpoint})
     assert repr(endpoint) in str(caught.value)
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """By the host, from the file of that life."""
+    """The host reads a life's report from its file as it was written."""
     file = tmp_path / "report.json"
     report = Report(packages=["numpy"], python="3.10", folder="/cache/x")
     report.write(str(file))
@@ -70,7 +70,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[1]", b'{"other": 1}', b"null"])
 def test_a_report_that_cannot_be_read_is_none(content: bytes | None, tmp_path: Path) -> None:
-    """A Blender may die while it writes."""
+    """A file that cannot be read is an empty report, because a Blender may die while it writes."""
     file = tmp_path / "report.json"
     if content is not None:
         file.write_bytes(content)
