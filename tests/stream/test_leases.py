@@ -253,13 +253,14 @@ def test_a_failed_sample_keeps_its_slot_until_it_is_skipped() -> None:
 
 
 def test_a_returned_sample_can_be_skipped() -> None:
-    """Neither it nor its params come again; the others keep their order."""
-    book = book_of(slots=4)
-    for lease in leased(book):
-        book.give_back(lease)
+    """Neither it nor its params come again; the others are still leased lowest first."""
+    book = book_of(slots=8)
+    leases = leased(book)
+    for position in (0, 5, 1, 6, 7, 2, 3, 4):
+        book.give_back(leases[position])
     book.skip(0)
-    book.skip(2)
-    assert [lease.index for lease in leased(book)] == [1, 3, 4, 5]
+    book.skip(3)
+    assert [lease.index for lease in leased(book)] == [1, 2, 4, 5, 6, 7, 8, 9]
     assert (book.skipped, book.delivered) == (2, 0)
 
 
