@@ -49,6 +49,26 @@ async def test_an_urgent_sample_overtakes_what_is_not_begun() -> None:
     assert (usual.delivered, first.delivered) == (list(range(1, 9)), [20])
 
 
+async def test_an_urgent_sample_that_crashes_its_blender_is_blamed() -> None:
+    """The dispatcher knows that it overtook others: neither they are blamed, nor is it flushed once it is begun."""
+    for flush in (False, True):
+        world = World(instances=1, prefetch=3)
+        usual = world.begin(range(1, 9), queue_size=3)
+        begun(world, usual)
+        urgent = world.begin([20], queue_size=1, urgent=True)
+        (blender,) = world.blenders.values()
+        for act in (world.render, world.arrive, world.receive, world.render):
+            act(blender)
+        assert blender.rendering is not None
+        assert name_of(blender.rendering)[0] == urgent.source.number
+        if flush:
+            assert world.flush(urgent) == 0
+            assert world.flush(usual) == 2
+        world.die(blender)
+        assert (urgent.deaths, usual.deaths) == ({20: 1}, {})
+        world.work(urgent, usual)
+
+
 async def test_a_flush_takes_back_what_is_not_begun() -> None:
     """Its samples are leased again with new params; the one that is being rendered keeps its own, and so do others'."""
     world = World(instances=1, prefetch=4)
@@ -75,8 +95,8 @@ async def test_a_stalled_pass_holds_up_no_other() -> None:
 
 async def test_passes_share_the_blenders() -> None:
     """Equal passes that are consumed alike get alike; one with fewer slots than the others gets its share too."""
-    for slots, tolerance in (((4, 4, 4), 4), ((2, 16, 64), 200)):
-        world = World(instances=2, prefetch=2)
+    for slots, tolerance, instances in (((4, 4, 4), 4, 2), ((1, 1, 1), 1, 1), ((2, 16, 64), 200, 2)):
+        world = World(instances=instances, prefetch=instances)
         consumers = [world.begin(range(1, 13_000, RAISES), queue_size=count) for count in slots]
         for _ in range(200):
             for blender in world.blenders.values():
@@ -87,6 +107,18 @@ async def test_passes_share_the_blenders() -> None:
         counts = [len(consumer.frames) for consumer in consumers]
         assert max(counts) - min(counts) <= tolerance
         assert min(counts) > 0.1 * sum(counts)
+
+
+async def test_a_blender_without_a_connection_gets_one_lease() -> None:
+    """It is its own until it comes back or ends; all others go to Blenders that can be reached."""
+    world = World(instances=2, prefetch=2)
+    lost, good = world.blenders.values()
+    lost.connection = "lost"
+    consumer = world.begin(range(1, 9), queue_size=8)
+    assert (len(lost.held), len(good.held)) == (1, 2)
+    world.reconnect(lost)
+    assert (len(lost.held), len(good.held)) == (2, 2)
+    world.work(consumer)
 
 
 async def test_params_that_raise_end_their_own_pass_only() -> None:
@@ -242,7 +274,8 @@ class Schedule:
             (25, lambda: self.poll("quick")),
             (2, lambda: self.poll("slow")),
             (15, lambda: self.poll("cancelled")),
-            (10, lambda: self.poll("urgent")),
+            (6, lambda: self.poll("urgent")),
+            (6, lambda: self.poll("urgent too")),
             (1, lambda: self.cancel("cancelled")),
             (1, lambda: self.world.flush(rng.choice(self.world.consumers)) if self.world.consumers else None),
         ]
@@ -254,7 +287,7 @@ class Schedule:
     def begin(self, role: str) -> Consumer:
         rng = self.rng
         options = {"on_bad_sample": rng.choice(("raise", "skip")), "queue_size": rng.randint(1, 6)}
-        if role == "urgent":
+        if role.startswith("urgent"):
             indices: Sequence[int] = [rng.randint(0, 40)]
             options |= {"queue_size": 1, "urgent": True}
         else:

@@ -285,6 +285,7 @@ class World:
         if lease is None:
             if blender.worker._pending:
                 blender.rendering = blender.worker._pending.popleft()
+                blender.reordered |= any(one.fields.get("urgent") for one in blender.inbox)
             return
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         answer = Message(protocol.FRAME, about, dict(lease.values or {}))
@@ -345,8 +346,9 @@ class World:
         blender.outbox.clear()
         blender.connection, blender.reordered = "good", bool(blender.held)
         self.dispatcher.reconnected(blender.life, [name_of(one) for one in blender.worker._pending])
-        has = {name_of(one) for one in (*blender.inbox, *blender.worker._pending) if one.kind == protocol.LEASE}
-        assert has >= blender.held.keys(), "a lease was lost with the connection"
+        has = [name_of(one) for one in (*blender.worker._pending, *blender.inbox) if one.kind == protocol.LEASE]
+        assert set(has) >= blender.held.keys(), "a lease was lost with the connection"
+        assert len(has) == len(set(has)), "a lease was sent twice"
         self.dispatcher.dispatch()
 
     def die(self, blender: Blender, *, crash: bool = True) -> None:
@@ -378,6 +380,10 @@ class World:
             assert its.queued == consumer.arrived - len(consumer.frames)
             assert its.rendering + its.queued <= consumer.source.book.slots
             assert (its.delivered, its.skipped) == (len(consumer.frames), len(consumer.skipped))
+            if isinstance(consumer.source.error, SampleError):
+                for blender in self.blenders.values():
+                    own_held = [name for name in blender.held if name[0] == consumer.source.number]
+                    assert len(own_held) <= 1, "a sample of a pass that has failed may be begun"
         if any(one.wants for one in self.consumers):
             assert all(blender.held for blender in self.blenders.values() if blender.serves), "a free Blender waits"
 
