@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 
 LIMIT = 60.0  # seconds; the bound of failure of every wait here
 FAST = ab.RestartPolicy(backoff=0.01)
-PATIENT = ab.RestartPolicy(backoff=0.01, max_restarts=10_000, max_sample_deaths=10_000)
+PATIENT = ab.RestartPolicy(backoff=0.01, max_backoff=0.05, max_restarts=10_000, max_sample_deaths=10_000)
 MIB = 1 << 20
 PLAIN = "def sample(task): return {'noise': task.rng.random(3)}"
 
