@@ -75,7 +75,7 @@ class Dispatcher:
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
         self._numbers = itertools.count()
         self._turns = itertools.count()
-        self._dispatching = False
+        self._dispatching = self._again = False
         self._holdings: dict[Life, _Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
         self._stale = self._duplicates = 0
@@ -152,14 +152,23 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
-        wanting = [source for source in self._passes if source.may_lease]
-        if not wanting or self._dispatching:  # before all that costs more: it is so after most frames
+        if self._dispatching:  # the user's params called `flush`, or began a pass
+            self._again = True
             return
-        self._dispatching = True  # the user's params may call `flush`, which calls this
+        wanting = self._wanting()
+        if not wanting:  # before all that costs more: it is so after most frames
+            return
+        self._dispatching = True
         try:
-            self._lease_to_ready(wanting)
+            while wanting:
+                self._again = False
+                self._lease_to_ready(wanting)
+                wanting = self._wanting() if self._again else []
         finally:
             self._dispatching = False
+
+    def _wanting(self) -> list[Pass]:
+        return [source for source in self._passes if source.may_lease]
 
     def _lease_to_ready(self, wanting: list[Pass]) -> None:
         ready = [(life, self._holdings.setdefault(life, _Holding())) for life in self._fleet.ready_lives()]

@@ -66,7 +66,9 @@ class BlenderStream:
             ConfigError: Script or scene do not exist, or the stream was entered before.
             BlenderNotFound: There is no Blender.
             InstanceExited, StartTimeout: A Blender died, or was not ready in time. Nothing is left running.
+            ForkedProcessError: This is a forked copy.
         """
+        self._run.check_process()
         if self._entered():
             raise ConfigError("a BlenderStream can be entered only once; make another one")
         self._run.open()
