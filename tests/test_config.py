@@ -36,14 +36,14 @@ BAD_STREAM: list[tuple[str, Any]] = [
     ("blender", ""),
     ("blender", ["blender"]),
     *((name, value) for name in ("instances", "queue_size", "prefetch") for value in (0, -1, 1.0, "2", True, None)),
-    *((name, value) for name in ("seed", "start", "first_instance") for value in (-1, 0.5, "0", False, None)),
+    *((name, value) for name in ("seed", "start") for value in (-1, 0.5, "0", False, None)),
     *(("length", value) for value in (-1, 10.0, "10", True)),
     *(("ordered", value) for value in (1, None, "yes")),
     *(("factory_startup", value) for value in (0, None)),
     *(("on_bad_sample", value) for value in ("ignore", None, True)),
     *((name, value) for name in ("max_frames_per_instance", "max_rss") for value in (0, -1, 1.5, True, "1")),
     *(("logs", value) for value in (3, "")),
-    *(("shard", value) for value in ([0, 1], (0,), (0, 1, 2), 0, None, (1, 1), (3, 2))),
+    *(("shard", value) for value in ([0, 1], (0,), (0, 1, 2), 0, (1, 1), (3, 2))),
     *(("params", value) for value in ("easy", 3, [("a", 1)])),
     *(("script_args", value) for value in ("--fast", 7, None, {"--fast"})),
     *(("restart", value) for value in (None, 3, {"max_restarts": 1}, Timeouts())),
@@ -163,7 +163,7 @@ def test_defaults_are_as_pinned() -> None:
         "length": None,
         "start": 0,
         "ordered": False,
-        "shard": (0, 1),
+        "shard": None,
         "params": None,
         "queue_size": 16,
         "prefetch": 2,
@@ -177,7 +177,6 @@ def test_defaults_are_as_pinned() -> None:
         "gpus": None,
         "logs": None,
         "factory_startup": True,
-        "first_instance": 0,
     }
     assert dataclasses.astuple(Timeouts()) == (120.0, 30.0, 300.0, 5.0)
 
@@ -246,9 +245,9 @@ def test_args_of_gives_each_instance_the_same_strings() -> None:
 
 
 def test_args_of_gives_each_instance_its_own() -> None:
-    """One sequence per instance, counted from first_instance."""
-    config = config_of(script_args=[["a"], (Path("b"), "c")], instances=2, first_instance=6)
-    assert (config.args_of(6), config.args_of(7)) == (("a",), ("b", "c"))
+    """With one sequence per instance, the place of the instance in the fleet says which."""
+    config = config_of(script_args=[["a"], (Path("b"), "c")], instances=2)
+    assert (config.args_of(0), config.args_of(1)) == (("a",), ("b", "c"))
 
 
 def test_resolve_without_a_config_makes_one() -> None:

@@ -57,8 +57,7 @@ async def test_a_stream_in_batches(shared: bool, options: dict[str, Any]) -> Non
     """As default_collate would stack its frames; the last batch is shorter."""
     async with asyncio.timeout(60), ab.BlenderStream(**options, ordered=True, shared_memory=shared) as stream:
         batches = [batch async for batch in stream.batches(4)]
-        stream.rewind()
-        frames = [frame async for frame in stream]
+        frames = [frame async for frame in stream.frames()]
     assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     items = [{**{k: v for k, v in frame.items() if k != "index"}, "index": frame.index} for frame in frames]
     for batch, start in zip(batches, (0, 4, 8), strict=True):
