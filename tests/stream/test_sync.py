@@ -295,13 +295,17 @@ def test_flush_lets_changed_params_take_hold(make_sync: Make, gates: Any, elsewh
 
 
 def test_params_may_call_flush(make_sync: Make) -> None:
-    """They run in the event loop's own thread, where nothing may wait for that thread."""
+    """They run in the event loop's own thread; what would wait for that thread is a ConfigError instead of a hang."""
     drawn: list[int] = []
 
     def params(index: int) -> dict[str, Any]:
         drawn.append(index)
         if drawn == [0, 1, 2]:
             assert stream.flush() == 1
+            calls: list[Callable[[], Any]] = [stream.frames, lambda: stream.render(1), lambda: next(stream)]
+            for call in calls:
+                with pytest.raises(ab.ConfigError, match="would wait for itself"):
+                    call()
         return {"level": len(drawn)}
 
     stream = make_sync(instances=1, prefetch=4, queue_size=4, length=4, params=params, ordered=True)
