@@ -252,10 +252,10 @@ def test_an_iteration_can_be_gone_on_with(recording: Any) -> None:
 
 
 def test_a_script_that_knows_the_live_one_changes_one_line(recording: Any) -> None:
-    """It has what a BlenderDataset has."""
+    """A RecordedDataset has all that a BlenderDataset has, but for what needs a Blender."""
     dataset = ab.RecordedDataset(recording(3))
     public = {name for name in dir(ab.BlenderDataset) if not name.startswith("_")}
-    assert public - {name for name in dir(dataset) if not name.startswith("_")} == {"begin"}
+    assert public - {name for name in dir(dataset) if not name.startswith("_")} == {"render", "flush"}
     assert dataset.stats() is None
     assert dataset.about["seed"] == 0
     dataset.close()
