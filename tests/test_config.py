@@ -101,7 +101,7 @@ def test_zero_and_for_ever_are_seconds() -> None:
 
 
 def test_edges_are_allowed() -> None:
-    """The smallest values that make sense are taken."""
+    """The smallest values that make sense are accepted."""
     config = config_of(instances=1, queue_size=1, prefetch=1, length=0, shard=(2, 3), seed=2**70, script_args=[])
     assert (config.length, config.shard, config.seed) == (0, (2, 3), 2**70)
 
@@ -307,13 +307,13 @@ def test_resolve_takes_no_other_config(config: Any) -> None:
     ],
 )
 def test_wrong_hardware(options: dict[str, Any], message: str) -> None:
-    """Says what would be right."""
+    """The error says what would be right."""
     with pytest.raises(ConfigError, match=message):
         StreamConfig(script="x.py", **options)
 
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At least one for each; a number is a number, and None leaves it to the scene."""
+    """Each instance has at least one core; a number is used as it is, and None leaves it to the scene."""
     monkeypatch.setattr("asyncblend.config.cores", lambda: 8)
     each = [StreamConfig(script="x.py", instances=n).threads_each() for n in (1, 2, 3, 8, 20)]
     assert each == [8, 4, 2, 1, 1]
@@ -322,7 +322,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gpus_go_in_turns() -> None:
-    """By the instance's number."""
+    """The number of the instance says which device it gets."""
     config = StreamConfig(script="x.py", instances=5, gpus=[1, "GPU-3a"])
     assert [config.gpu_of(i) for i in range(5)] == ["1", "GPU-3a", "1", "GPU-3a", "1"]
     assert StreamConfig(script="x.py").gpu_of(3) is None

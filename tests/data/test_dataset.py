@@ -104,7 +104,7 @@ def test_batches_are_torchs_own(make: Make) -> None:
 
 
 def test_ordered_items_come_by_index(make: Make) -> None:
-    """With ordered=True, in each epoch."""
+    """With ordered=True, the items of each epoch come by index."""
     dataset = make(length=9, ordered=True)
     for epoch in range(2):
         dataset.set_epoch(epoch)
@@ -123,7 +123,7 @@ def test_transform_makes_the_item(workers: int, make: Make, load: Any) -> None:
 
 
 def test_what_transform_raises_is_the_users(make: Make) -> None:
-    """As itself, after the good items; the fleet is well, and can be iterated again."""
+    """The user's own exception comes after the good items; the dataset can be iterated again, on the same fleet."""
 
     def transform(item: dict[str, Any]) -> dict[str, Any]:
         if item["index"] == 3:
@@ -143,7 +143,7 @@ def test_what_transform_raises_is_the_users(make: Make) -> None:
 
 
 def test_transform_must_be_callable() -> None:
-    """An option that is wrong is named."""
+    """The error names the option."""
     with pytest.raises(ab.ConfigError, match="transform must be callable"):
         ab.BlenderDataset(script="x.py", transform=3)  # type: ignore[arg-type]
 
@@ -152,7 +152,7 @@ def test_transform_must_be_callable() -> None:
 
 
 def test_it_takes_a_config_or_its_fields_or_both() -> None:
-    """Options override the config; a wrong one is a ConfigError."""
+    """Options override the config, and a wrong option is a ConfigError."""
     config = ab.StreamConfig(script="x.py", instances=3, length=5)
     assert ab.BlenderDataset(config).config == config
     assert ab.BlenderDataset(config, length=7).config.length == 7
@@ -164,7 +164,7 @@ def test_it_takes_a_config_or_its_fields_or_both() -> None:
 
 
 def test_len_is_that_of_an_epoch(make: Make) -> None:
-    """It counts the shard's samples; an endless dataset has none, and works under a DataLoader."""
+    """`len` counts the samples of the shard; an endless dataset has no `len`, and works under a DataLoader."""
     assert len(make(length=11)) == 11
     assert len(make(length=0)) == 0
     assert [len(make(length=11, shard=(k, 3))) for k in range(3)] == [4, 4, 3]
@@ -191,7 +191,7 @@ def test_nothing_starts_before_the_first_iteration(make: Make) -> None:
 
 
 def test_a_copy_has_a_fleet_of_its_own(make: Make) -> None:
-    """A pickled copy of a dataset in use disturbs it in nothing."""
+    """A pickled copy of a dataset in use does not disturb it."""
     dataset = make(length=6, instances=1)
     iterator = iter(dataset)
     first = next(iterator)
@@ -241,7 +241,7 @@ def check_shares(items: list[Any], workers: int, instances: int, args: list[list
 def test_each_index_comes_once_whatever_the_workers(
     workers: int, instances: int, start: str, make: Make, load: Any
 ) -> None:
-    """None twice, none dropped, remainder included, two epochs; each worker has the pinned indices and instances."""
+    """No index is repeated or dropped, in two epochs; each worker has its own indices and instances."""
     args = [["--number", str(number)] for number in range(instances)]
     dataset = make(length=23, instances=instances, script_args=args)
     for _ in range(2 if start in ("", "fork") else 1):
@@ -252,7 +252,7 @@ def test_each_index_comes_once_whatever_the_workers(
 
 
 def test_workers_take_the_indices_of_their_number(make: Make, load: Any) -> None:
-    """Worker w of W takes w, w + W, w + 2W, ..."""
+    """Worker w of W has the indices w, w + W, w + 2W, ..."""
 
     def transform(item: dict[str, Any]) -> list[int]:
         worker = get_worker_info()
@@ -265,7 +265,7 @@ def test_workers_take_the_indices_of_their_number(make: Make, load: Any) -> None
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_more_workers_than_samples(length: int, make: Make, load: Any) -> None:
-    """Those without a sample end at once."""
+    """Workers without a sample end at once."""
     assert indices(load(make(length=length, instances=3), 3).items()) == list(range(length))
 
 
@@ -284,7 +284,7 @@ def test_the_number_of_workers_changes_no_sample(make: Make, load: Any) -> None:
 
 
 def test_pixels_are_the_same_with_and_without_workers(bpy_kind: Any, load: Any) -> None:
-    """On the bpy module: each index once, with bit-identical images."""
+    """On the bpy module, each index comes once, with images that are equal to the bit."""
     dataset = ab.BlenderDataset(
         script=packaged("cube.py"),
         script_args=["--width", "48", "--height", "32", "--samples", "1"],
@@ -317,7 +317,7 @@ def test_pixels_are_the_same_with_and_without_workers(bpy_kind: Any, load: Any) 
     ],
 )
 def test_epochs(workers: int, instances: int, start: str, persistent: bool, make: Make, load: Any) -> None:
-    """Each has the same indices, or those that set_epoch offsets; it reaches persistent workers, whose fleet is warm."""
+    """Each epoch has the indices that set_epoch says, also in persistent workers, whose fleet stays warm."""
     dataset = make(length=9, instances=instances)
     epochs: list[list[Any]] = []
     with load(dataset, workers, start, persistent_workers=persistent) as loading:
@@ -335,7 +335,7 @@ def test_epochs(workers: int, instances: int, start: str, persistent: bool, make
 
 
 def test_epochs_of_an_endless_dataset(make: Make) -> None:
-    """They share no index."""
+    """Epochs of an endless dataset share no index."""
     dataset = make(ordered=True)
     first = [item["index"] for item, _ in zip(dataset, range(5), strict=False)]
     dataset.set_epoch(1)
@@ -346,7 +346,7 @@ def test_epochs_of_an_endless_dataset(make: Make) -> None:
 
 
 def test_epochs_count_from_the_start(make: Make) -> None:
-    """With the option `start`, the indices are offset from there."""
+    """With the option `start`, the first epoch begins there."""
     dataset = make(length=4, start=10)
     assert indices(list(dataset)) == [10, 11, 12, 13]
     dataset.set_epoch(2)
@@ -355,6 +355,6 @@ def test_epochs_count_from_the_start(make: Make) -> None:
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, True, "1", None])
 def test_a_wrong_epoch_is_refused(epoch: Any, make: Make) -> None:
-    """It must be a whole number from 0 on."""
+    """An epoch must be a whole number from 0 on."""
     with pytest.raises(ab.ConfigError, match="epoch"):
         make().set_epoch(epoch)
