@@ -454,5 +454,5 @@ async def test_params_of_a_frame_are_read_only(write_script: Write, tmp_path: Pa
 def test_a_wrong_option_is_only_a_config_error(capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is printed when a stream whose options were wrong is collected."""
     with pytest.raises(ab.ConfigError, match="did you mean 'script'"):
-        ab.BlenderStream(scrpt="x")
+        ab.BlenderStream(scrpt="x")  # type: ignore[call-arg]
     assert capfd.readouterr().err == ""
