@@ -103,6 +103,8 @@ class Dispatcher:
         Returns:
             The number of samples given up.
         """
+        if source not in self._passes:  # it is not begun, or has ended
+            return 0
         count = self._give_up(source)
         self.dispatch()
         return count

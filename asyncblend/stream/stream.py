@@ -158,7 +158,7 @@ class BlenderStream:
         Returns:
             The number of samples given up. Each of them is rendered later, with its new params.
         """
-        return self._own().flush()
+        return self._open().dispatcher.flush(self._source)  # not _own, which would begin the pass
 
     def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
         """Iterate over the stream in batches, as `Frames.batches` does."""
