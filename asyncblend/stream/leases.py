@@ -50,6 +50,8 @@ class LeaseBook(Generic[Params]):
         self, indices: Sequence[int], draw: Callable[[int], Params], *, slots: int, ordered: bool = False
     ) -> None:
         self.slots = slots
+        self.occupied = 0
+        """The number of occupied slots."""
         self.delivered = 0
         """Frames consumed."""
         self.skipped = 0
@@ -78,11 +80,6 @@ class LeaseBook(Generic[Params]):
         """Whether a lease was given up and its index waits to be leased again."""
         return bool(self._returned)
 
-    @property
-    def occupied(self) -> int:
-        """The number of occupied slots."""
-        return len(self._leased) + len(self._returned) + len(self._arrived) + len(self._failed)
-
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:
@@ -94,6 +91,7 @@ class LeaseBook(Generic[Params]):
             heapq.heappop(self._returned)
         else:
             self._fresh = self._first_unconsumed(position + 1)
+            self.occupied += 1
         lease = Lease(self._next_serial, position, index, params)
         self._next_serial += 1
         self._leased.add(position)
@@ -158,6 +156,7 @@ class LeaseBook(Generic[Params]):
         self._settle(position)
 
     def _settle(self, position: int) -> None:
+        self.occupied -= 1
         self._above.add(position)
         while self._watermark in self._above:
             self._above.remove(self._watermark)
