@@ -13,16 +13,16 @@ from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOp
 from .peers.arrays import script
 from .peers.echo import echo
 from .report import Metric, Report
-from .streams import async_for, bridge, written
+from .streams import async_for, sync, written
 
 __all__ = ["latency", "measure"]
 
 _METHOD = (
-    "One fake Blender that renders nothing. *async for*: the stream in the consumer's own event loop. *bridge thread*: "
+    "One fake Blender that renders nothing. *async for*: the stream in the consumer's own event loop. *sync*: "
     "the event loop in a thread of its own, as a DataLoader uses it. *64x64 image*: each frame has one. *bare echo*: "
     "as many small messages in flight between a bare ROUTER in asyncio and a DEALER that sends each back."
 )
-_OTHERS = ("bridge thread", "async for, 64x64 image", "bridge, 64x64 image")
+_OTHERS = ("sync", "async for, 64x64 image", "sync, 64x64 image")
 _EMPTY = "from asyncblend import blender as bl\n\n\ndef sample(task):\n    return {}\n\n\nbl.serve(sample)\n"
 
 
@@ -63,9 +63,9 @@ def measure(how: Effort) -> Report:
                 enter = stack.enter_context
                 ways = {
                     "async for": enter(async_for(script=empty, **options)),
-                    "bridge thread": enter(bridge(script=empty, **options)),
+                    "sync": enter(sync(script=empty, **options)),
                     "async for, 64x64 image": enter(async_for(script=image, **options)),
-                    "bridge, 64x64 image": enter(bridge(script=image, **options)),
+                    "sync, 64x64 image": enter(sync(script=image, **options)),
                     "bare echo (limit)": enter(echo(in_flight)),
                 }
                 report.add(case, in_turn(ways, how))

@@ -1,4 +1,4 @@
-"""asyncblend's own ways: an open stream, or the bridge, as something that can be timed."""
+"""asyncblend's own ways, as something that can be timed: an open stream, asynchronous or not."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
-from asyncblend.stream.bridge import Bridge
 
 from .measuring import Timed, Way, timed, timed_async
 
-__all__ = ["PATIENT", "async_for", "bridge", "written"]
+__all__ = ["PATIENT", "async_for", "sync", "written"]
 
 PATIENT = ab.Timeouts(start=120, beat=600, frame=600, stop=5)
-"""The loop stands still while another way has its turn."""
+"""Long, because a stream's event loop stands still while another way has its turn."""
 
 
 def written(folder: Path, name: str, text: str) -> Path:
-    """A script with that text."""
+    """Write a script with that text, and return its path."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -29,11 +28,11 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 @contextlib.contextmanager
 def async_for(**options: Any) -> Iterator[Way]:
-    """Frames of `async for`, in this thread. `options`: the stream's."""
+    """Yield a way that takes frames with `async for` in this thread. `options` are the stream's."""
     stream = ab.BlenderStream(timeouts=PATIENT, **options)
 
     async def take(seconds: float) -> Timed:
-        # What was made ahead, while this way did not have its turn, does not count.
+        # Frames made ahead, while other ways had their turn, do not count.
         for _ in range(2 * stream.config.queue_size):
             await anext(stream)
         return await timed_async(stream.__anext__, seconds)
@@ -47,21 +46,17 @@ def async_for(**options: Any) -> Iterator[Way]:
 
 
 @contextlib.contextmanager
-def bridge(**options: Any) -> Iterator[Way]:
-    """Frames of the bridge, whose loop has a thread of its own: what a DataLoader uses."""
-    own = Bridge(ab.StreamConfig(timeouts=PATIENT, **options))
+def sync(**options: Any) -> Iterator[Way]:
+    """Yield a way that takes frames of a stream whose event loop has a thread of its own, as a DataLoader uses it."""
+    with ab.BlenderStream(timeouts=PATIENT, **options).sync() as stream:
 
-    def take() -> int:
-        source.get()
-        return 1
+        def take() -> int:
+            next(stream)
+            return 1
 
-    def way(seconds: float) -> Timed:
-        for _ in range(2 * own.config.queue_size):
-            take()
-        return timed(take, seconds)
+        def way(seconds: float) -> Timed:
+            for _ in range(2 * stream.config.queue_size):
+                take()
+            return timed(take, seconds)
 
-    try:
-        source = own.open()
         yield way
-    finally:
-        own.close()

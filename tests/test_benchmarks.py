@@ -58,9 +58,9 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
             "latency",
             {
                 "async for",
-                "bridge thread",
+                "sync",
                 "async for, 64x64 image",
-                "bridge, 64x64 image",
+                "sync, 64x64 image",
                 "bare echo (limit)",
             },
         ),
