@@ -1,4 +1,4 @@
-"""What a Blender of the fleet finds in its environment."""
+"""The environment that the fleet starts a Blender in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sample(task):
 async def test_blenders_keep_their_memory_unless_the_user_says_otherwise(
     write_script: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The allocators' settings reach the process, and none that the user has made is changed."""
+    """The allocators' settings reach the process, and settings of the user are not changed."""
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
