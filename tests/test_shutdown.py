@@ -72,8 +72,18 @@ if __name__ == "__main__":
 """
 )
 
+SYNC = (
+    HEAD
+    + """
+with ab.BlenderStream(**options).sync() as stream:
+    for frame in stream.frames(range(10**6)):
+        pass
+"""
+)
+
 PROGRAMS = {
     "asyncio": ASYNCIO,
+    "sync": SYNC,
     "loader": LOADER.format(workers=0, loop="", body="pass"),
     "workers": LOADER.format(workers=2, loop="", body="pass"),
 }
@@ -239,6 +249,22 @@ async def main():
     await anext(stream)
 asyncio.run(main())
 """,
+    "sync": """
+stream = ab.BlenderStream(**options).sync()
+stream.start()
+passes = [stream.frames(range(100)), stream.frames(range(50), ordered=True)]
+for frames in passes:
+    next(frames)
+""",
+    "pass": """
+async def main():
+    async with ab.BlenderStream(**options) as stream:
+        frames = stream.frames(range(100))
+        await anext(frames)
+        async for frame in stream.frames(range(50)):
+            raise SystemExit
+asyncio.run(main())
+""",
     "iterator": """
 async def main():
     async with ab.BlenderStream(**options) as stream:
@@ -343,7 +369,7 @@ def test_an_interrupt_while_blenders_start(kind_of_program: str, scene: Scene, t
 # -- signals that leave no time -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind_of_program", ["asyncio", "loader"])
+@pytest.mark.parametrize("kind_of_program", ["asyncio", "sync", "loader"])
 def test_a_terminated_program(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
     """A program dies of SIGTERM at once, and its Blenders notice and clean up."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments()) as program:
