@@ -182,7 +182,7 @@ class Pass:
             self.queue.close()
 
     def _let_out(self) -> None:
-        while (position := self.book.release(self._early)) is not None:
+        while self._early and (position := self.book.release(self._early)) is not None:
             self.queue.put(Arrival(position, self._early.pop(position)))
 
     def _draw(self, index: int) -> Drawn:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -89,8 +89,8 @@ class BlenderStream:
     def __aiter__(self) -> BlenderStream:
         return self
 
-    async def __anext__(self) -> Frame:
-        """Return the next frame of the config's own pass.
+    def __anext__(self) -> Coroutine[Any, Any, Frame]:
+        """Return the next frame of the config's own pass, when it is awaited.
 
         Raises:
             StopAsyncIteration: All frames of a finite stream have been delivered.
@@ -98,7 +98,7 @@ class BlenderStream:
             ConfigError: The stream was not entered.
             StreamClosed: The stream was closed.
         """
-        return await self._own().__anext__()
+        return self._own().__anext__()
 
     def frames(
         self,
