@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import shutil
 import signal
 import tempfile
 import threading
-import types
 from asyncio.subprocess import Process
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,20 +74,17 @@ class ChildProcess:
         _check_descriptors()
         log = log or Log(folder / "log.txt")
         with log.open() as output:
-            launching = asyncio.ensure_future(  # create_task takes no generator since Python 3.12
-                _launch(
-                    *command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=asyncio.subprocess.STDOUT,
-                    env=dict(environment),
-                    cwd=cwd,
-                    start_new_session=True,
-                    pass_fds=tuple(inherit),
-                )
+            launching = _launch(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env=dict(environment),
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=tuple(inherit),
             )
             try:
-                # Cancelled half-way, create_subprocess_exec may leave a process that nobody knows of.
                 process = await asyncio.shield(launching)
             except asyncio.CancelledError:
                 await finish(cls._abandon(launching, folder, log))
@@ -97,14 +92,11 @@ class ChildProcess:
         return cls(process, folder, log)
 
     @classmethod
-    async def _abandon(cls, launching: asyncio.Task[Process], folder: Path, log: Log) -> None:
+    async def _abandon(cls, launching: asyncio.Future[Process], folder: Path, log: Log) -> None:
         while not launching.done():
-            await asyncio.wait([launching], timeout=_REAP)
-            if launching.cancelling():
-                # Every task was cancelled, also asyncio's own that waits for the exit: it waits in vain for a process
-                # that it has killed.
-                launching.cancel()
-        if not launching.cancelled() and launching.exception() is None:
+            with contextlib.suppress(asyncio.CancelledError):  # the launch ends in a moment
+                await asyncio.wait([launching])
+        if launching.exception() is None:
             await cls(launching.result(), folder, log).stop(lambda: None, 0)
 
     @property
@@ -208,25 +200,34 @@ class ChildProcess:
             self._exited.set_result(status)
 
 
-@types.coroutine
-def _launch(*command: str, **options: Any) -> Generator[Any, Any, Process]:
-    """Run create_subprocess_exec, with no fork of another thread in its first step, in which both loops launch."""
+def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
+    """Run create_subprocess_exec to its end. No cancellation reaches it, also not that of all tasks.
+
+    Cancelled half-way, it may leave a process that nobody knows of. So it is no task: each step is a callback of what
+    the last one awaited.
+    """
+    loop = asyncio.get_running_loop()
+    launched: asyncio.Future[Process] = loop.create_future()
     steps = asyncio.create_subprocess_exec(*command, **options).__await__()
-    step: Callable[[], Any] = functools.partial(next, steps)
-    try:
-        with _forking, ring.launching():  # uvloop itself forks, and runs the hooks for forks
-            awaited = step()
-        while True:
-            try:
-                answer = yield awaited
-            except BaseException as error:
-                step = functools.partial(steps.throw, error)
+
+    def step(_: object = None) -> None:
+        try:
+            awaited = next(steps)
+        except StopIteration as end:
+            launched.set_result(end.value)
+        except BaseException as error:
+            launched.set_exception(error)
+        else:
+            if awaited is None:
+                loop.call_soon(step)
             else:
-                step = functools.partial(steps.send, answer)
-            awaited = step()
-    except StopIteration as end:
-        process: Process = end.value
-        return process
+                awaited._asyncio_future_blocking = False
+                awaited.add_done_callback(step)
+
+    # In their first step both loops launch. uvloop itself forks then, and runs the hooks for forks.
+    with _forking, ring.launching():
+        step()
+    return launched
 
 
 async def output_of(

@@ -206,7 +206,7 @@ async def main():
                     while True: taken.append(os.open("/dev/null", os.O_RDONLY))
                 except OSError:
                     pass
-                for _ in range(spare): os.close(taken.pop())
+                for _ in range(min(spare, len(taken))): os.close(taken.pop())
                 spare = len(taken) if again == "all" and spare == 3 else spare + 1
         assert attempts > 2, attempts
         for descriptor in taken: os.close(descriptor)
