@@ -1,4 +1,4 @@
-"""Public names that are loaded when they are first used (PEP 562). Runs in Blender too."""
+"""Public names that are imported when they are first used (PEP 562). Used on both sides."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ __all__ = ["lazy"]
 
 
 def lazy(package: str, homes: Mapping[str, Sequence[str]], modules: Sequence[str] = ()) -> Callable[[str], Any]:
-    """A module's `__getattr__`: imports a name from its home, a submodule of `package`, and keeps it there.
+    """Return a `__getattr__` for a package, which imports a name when it is first used and keeps it in the package.
 
-    `modules` are submodules that are names themselves. No other name may be that of a submodule: importing that
-    submodule would put it in the name's place.
+    Args:
+        package: The package.
+        homes: By submodule, the names that are imported from it. None of them may be the name of a submodule, because
+            importing that submodule would replace the name.
+        modules: Submodules that are public names themselves.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 
     def __getattr__(name: str) -> Any:
         if name in modules:
-            return importlib.import_module(f"{package}.{name}")  # which keeps it there
+            return importlib.import_module(f"{package}.{name}")  # the import itself keeps it in the package
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import zmq
 
-__all__ = ["abandon_loop", "end_context", "finish", "loop_factory", "run_in_thread", "the_one_error"]
-
 T = TypeVar("T")
 
 

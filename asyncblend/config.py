@@ -13,19 +13,6 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from .errors import ConfigError
 
-__all__ = [
-    "Params",
-    "RestartPolicy",
-    "StreamConfig",
-    "StreamOptions",
-    "Timeouts",
-    "check_params",
-    "check_whole",
-    "cores",
-    "options_checked",
-    "resolve",
-]
-
 Params = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")

@@ -1,21 +1,21 @@
 """Exceptions raised by asyncblend.
 
 AsyncblendError
-├── ConfigError (ValueError)              a wrong option; fix the call
-├── BlenderNotFound (FileNotFoundError)   no Blender where we looked
-├── InstanceError                         one Blender process: .instance, .log_tail
+├── ConfigError (ValueError)              an option or argument is wrong
+├── BlenderNotFound (FileNotFoundError)   there is no Blender where we looked
+├── InstanceError                         one Blender process failed: .instance, .log_tail
 │   ├── InstanceExited                    it ended before it was asked to: .returncode
 │   ├── StartTimeout (TimeoutError)       it was not ready in time
-│   ├── FrameTimeout (TimeoutError)       it is alive, but gives no frame or heartbeat
-│   └── CrashLoop                         it died too often; __cause__ is the last death
+│   ├── FrameTimeout (TimeoutError)       it sent no frame, or no heartbeat, in time
+│   └── CrashLoop                         it crashed too often; __cause__ is the last crash
 ├── SampleError                           a sample could not be made: .index, .traceback
 ├── RecordingError                        a recording cannot be written or read: .path, .recorded
-├── ProtocolError                         the other side sent what we cannot read
-├── ForkedProcessError                    a stream of the parent process was used in a forked one
-└── StreamClosed                          used after it was closed
+├── ProtocolError                         the other side sent a message that cannot be read
+├── ForkedProcessError                    a stream was used in a forked copy of its process
+└── StreamClosed                          a stream or pass was used after it was closed
 
-Every class can be made from its message alone, with the data as optional keywords, because PyTorch's
-DataLoader rebuilds a worker's exception as `type(message)` in the training process.
+Every class can be made from its message alone, and takes its data as optional keywords, because PyTorch's
+DataLoader rebuilds the exception of a worker as `type(message)` in the training process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> 
 
 
 class AsyncblendError(Exception):
-    """Base of all errors that asyncblend raises on purpose."""
+    """The base of all errors that asyncblend raises."""
 
     command = ""
     """What to type in a shell to mend it; empty if no command is known to help."""
@@ -61,20 +61,20 @@ class AsyncblendError(Exception):
             self.details = details
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default passes `args` to __init__ and loses keyword data; OSError's own drops subclasses' data.
+        # Exception.__reduce__ loses the keyword data, and OSError's loses attributes of subclasses.
         return _rebuild, (type(self), str(self), self.__dict__.copy())
 
 
 class ConfigError(AsyncblendError, ValueError):
-    """An option is wrong. The message names it, its value, and what would be right."""
+    """An option or argument is wrong. The message names it, its value, and what would be right."""
 
 
 class BlenderNotFound(AsyncblendError, FileNotFoundError):
-    """No usable Blender was found. The message lists where we looked and how to get one."""
+    """No usable Blender was found. The message says where we looked and how to get one."""
 
 
 class InstanceError(AsyncblendError):
-    """Something went wrong with one Blender process."""
+    """A Blender process failed."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class InstanceError(AsyncblendError):
         self.instance = instance
         """Number of the Blender instance."""
         self.log_tail = log_tail
-        """The last lines that it wrote to its standard output and error."""
+        """The last lines of its standard output and error."""
 
 
 class InstanceExited(InstanceError):
@@ -105,23 +105,23 @@ class InstanceExited(InstanceError):
     ) -> None:
         super().__init__(message, instance=instance, log_tail=log_tail)
         self.returncode = returncode
-        """Exit status; negative is the signal that killed it."""
+        """Its exit status. A negative one is the signal that killed it."""
 
 
 class StartTimeout(InstanceError, TimeoutError):
-    """A Blender process was not ready within `Timeouts.start`."""
+    """A Blender process did not call serve within `Timeouts.start`."""
 
 
 class FrameTimeout(InstanceError, TimeoutError):
-    """A Blender process gave no frame within `Timeouts.frame`, or no heartbeat within `Timeouts.beat`."""
+    """A Blender process sent no frame within `Timeouts.frame`, or no heartbeat within `Timeouts.beat`."""
 
 
 class CrashLoop(InstanceError):
-    """A Blender process died more often than the `RestartPolicy` allows. `__cause__` is its last death."""
+    """An instance crashed more often than the `RestartPolicy` allows. `__cause__` is the error of the last crash."""
 
 
 class SampleError(AsyncblendError):
-    """The user's `sample` function raised, or returned something that cannot travel."""
+    """The script's `sample` raised, returned what cannot travel, or its sample killed too many Blenders."""
 
     def __init__(self, message: str = "", *, index: int | None = None, traceback: str = "") -> None:
         super().__init__(message)
@@ -132,23 +132,23 @@ class SampleError(AsyncblendError):
 
 
 class RecordingError(AsyncblendError):
-    """A recording cannot be written, or a part of it is missing or damaged. What is whole stays readable."""
+    """A recording cannot be written, or a part of it is missing or damaged. Its whole samples stay readable."""
 
     def __init__(self, message: str = "", *, path: str | None = None, recorded: int | None = None) -> None:
         super().__init__(message)
         self.path = path
-        """The shard, or the folder."""
+        """Path of the shard, or of the folder."""
         self.recorded = recorded
-        """Samples that are whole in the folder, if it was being written."""
+        """The number of whole samples in the folder, if it was being written."""
 
 
 class ProtocolError(AsyncblendError):
-    """The other side sent a message that we cannot read, or speaks another protocol version."""
+    """The other side sent a message that cannot be read, or speaks another protocol version."""
 
 
 class ForkedProcessError(AsyncblendError):
-    """A stream was used in another process than the one that opened it. Make a new stream there."""
+    """A stream was used in a forked copy of the process that opened it. Make a new stream there."""
 
 
 class StreamClosed(AsyncblendError):
-    """The stream, or this iteration over it, has been closed."""
+    """The stream, or this pass over it, has been closed."""

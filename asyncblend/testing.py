@@ -1,11 +1,11 @@
-"""A fake Blender: test a pipeline in milliseconds, and its faults on purpose, with no Blender at hand.
+"""A fake Blender, for tests of a pipeline that need no Blender, take milliseconds, and can cause faults on purpose.
 
     fake = fake_blender(tmp_path, values={"image": ("uint8", (480, 640, 3))}, crash_after=3)
     async with ab.BlenderStream(script="scene.py", blender=fake) as stream:
         ...
 
-The fake is a small real process: it is launched as a Blender executable is, runs the real worker loop and speaks the
-real protocol. It has no bpy. Faults happen where they would in Blender, on the thread that makes the samples.
+The fake is a small real process. It is launched like a Blender executable, runs the real worker loop and speaks the
+real protocol, but has no bpy. Faults happen in the thread that makes the samples, as they would in Blender.
 """
 
 from __future__ import annotations
@@ -57,24 +57,24 @@ def fake_blender(
     """Write a fake Blender into `folder` (made if missing), and return its executable: the stream's `blender`.
 
     Args:
-        folder: where to; one fake a folder.
-        values: by name, dtype and shape of the arrays of each sample, filled with random numbers that depend on
-            seed and index alone: integers of their whole range, floats in [0, 1). Then the stream's script is not run, only its file must exist. None: it is run, so
-            it must not import bpy.
-        faults: of each life, counted in the samples that it has made before:
-            crash_after (int): it dies in the next sample, by SIGKILL, or with exit status `crash_status` (int).
-            exit_at_start (int): it exits with that status before it says anything.
-            never_ready (bool): it starts, beats, and never serves.
-            hang_after (int): the next sample never ends; heartbeats go on.
-            freeze_after (int): the whole process stops (SIGSTOP).
-            garbage_after (int): it sends bytes that are no message, `garbage_messages` (int) times, and goes on.
-            slow (float): each sample takes so many seconds more.
-            ignore_stop (bool): it goes on when the host asks it to stop, and ignores SIGTERM.
-            lives (int): only an instance's first so many lives have faults.
-            instances (list of int): only these instances have faults.
+        folder: The folder to write to. Each fake needs its own.
+        values: By name, the dtype and shape of the arrays of each sample. They are filled with random numbers that
+            depend on seed and index alone: integers over their whole range, floats in [0, 1). The stream's script is
+            not run then, but its file must exist. None: the script is run, so it must not import bpy.
+        faults: Faults of each life. `..._after` counts the samples that the life has made before:
+            crash_after (int): It dies in the next sample, by SIGKILL, or with the exit status `crash_status` (int).
+            hang_after (int): The next sample never ends, while heartbeats go on.
+            freeze_after (int): The whole process is stopped by SIGSTOP in the next sample.
+            garbage_after (int): It sends bytes that are no message, `garbage_messages` (int) times, and goes on.
+            exit_at_start (int): It exits with that status before it sends anything.
+            never_ready (bool): It starts and sends heartbeats, but never serves.
+            slow (float): Each sample takes so many seconds more.
+            ignore_stop (bool): It goes on when the host asks it to stop, and ignores SIGTERM.
+            lives (int): Only so many first lives of an instance have faults.
+            instances (list of int): Only these instances have faults.
 
     Raises:
-        ConfigError: there is no such fault.
+        ConfigError: There is no such fault.
     """
     names = {field.name for field in dataclasses.fields(_Faults)}
     if unknown := faults.keys() - names:
@@ -127,15 +127,15 @@ bl.serve(sample)
 
 
 def _run(faults: str, script: str | None) -> NoReturn:
-    """The fake's main."""
+    """Run a fake Blender, and do not return."""
     launch = Launch.take(os.environ)
     launch = dataclasses.replace(launch, kind="fake", script=script or launch.script)
     launch.put(os.environ)
     own = _Faults(**json.loads(faults))
-    spared = (own.lives is not None and launch.epoch >= own.lives) or (
+    faultless = (own.lives is not None and launch.epoch >= own.lives) or (
         own.instances is not None and launch.instance not in own.instances
     )
-    if spared:
+    if faultless:
         own = _Faults()
     if own.exit_at_start is not None:
         sys.stdout.write("fake Blender: exits at its start\n")

@@ -18,11 +18,11 @@ from .streams import async_for, sync, written
 __all__ = ["latency", "measure"]
 
 _METHOD = (
-    "One fake Blender that renders nothing. *async for*: the stream in the consumer's own event loop. *sync thread*: "
-    "a stream whose event loop has a thread of its own, as a DataLoader uses it. *64x64 image*: each frame has one. *bare echo*: "
+    "One fake Blender that renders nothing. *async for*: the stream in the consumer's own event loop. *sync*: "
+    "the event loop in a thread of its own, as a DataLoader uses it. *64x64 image*: each frame has one. *bare echo*: "
     "as many small messages in flight between a bare ROUTER in asyncio and a DEALER that sends each back."
 )
-_OTHERS = ("sync thread", "async for, 64x64 image", "sync, 64x64 image")
+_OTHERS = ("sync", "async for, 64x64 image", "sync, 64x64 image")
 _EMPTY = "from asyncblend import blender as bl\n\n\ndef sample(task):\n    return {}\n\n\nbl.serve(sample)\n"
 
 
@@ -64,7 +64,7 @@ def measure(how: Effort) -> Report:
                 enter = stack.enter_context
                 ways = {
                     "async for": enter(async_for(script=empty, **options)),
-                    "sync thread": enter(sync(script=empty, **options)),
+                    "sync": enter(sync(script=empty, **options)),
                     "async for, 64x64 image": enter(async_for(script=image, **options)),
                     "sync, 64x64 image": enter(sync(script=image, **options)),
                     "bare echo (limit)": enter(echo(in_flight)),

@@ -60,7 +60,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
             "latency",
             {
                 "async for",
-                "sync thread",
+                "sync",
                 "async for, 64x64 image",
                 "sync, 64x64 image",
                 "bare echo (limit)",

@@ -7,11 +7,11 @@ import math
 import pickle
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
-from asyncblend.config import RestartPolicy, StreamConfig, Timeouts, resolve
+from asyncblend.config import RestartPolicy, StreamConfig, StreamOptions, Timeouts, resolve
 from asyncblend.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ BAD_STREAM: list[tuple[str, Any]] = [
     ("blender", ""),
     ("blender", ["blender"]),
     *((name, value) for name in ("instances", "queue_size", "prefetch") for value in (0, -1, 1.0, "2", True, None)),
+    ("prefetch", 1001),
     *((name, value) for name in ("seed", "start") for value in (-1, 0.5, "0", False, None)),
     *(("length", value) for value in (-1, 10.0, "10", True)),
     *(("ordered", value) for value in (1, None, "yes")),
@@ -176,6 +177,13 @@ def test_defaults_are_as_pinned() -> None:
         "factory_startup": True,
     }
     assert dataclasses.astuple(Timeouts()) == (120.0, 30.0, 300.0, 5.0)
+
+
+def test_the_keywords_are_the_fields() -> None:
+    """A type checker sees for the streams' keywords what StreamConfig checks at run time."""
+    assert get_type_hints(StreamOptions) == get_type_hints(StreamConfig)
+    assert list(StreamOptions.__annotations__) == [field.name for field in dataclasses.fields(StreamConfig)]
+    assert not StreamOptions.__required_keys__
 
 
 @pytest.mark.parametrize("value", [config_of(), Timeouts(), RestartPolicy()])

@@ -22,7 +22,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_recorded_items_are_the_live_ones(real: Any, tmp_path: Path) -> None:
-    """Of cube.py, to the bit, in a recording that was interrupted; and which Blender it was is written there."""
+    """A recording of cube.py that was interrupted equals the live items to the bit, and names its version of Blender."""
     config = ab.StreamConfig(
         script=script("cube.py"),
         script_args=["--width", "96", "--height", "64"],

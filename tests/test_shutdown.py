@@ -1,10 +1,8 @@
-"""Shutdown: however a program ends, no Blender, grandchild or temporary folder outlives it."""
+"""However a program ends, no Blender, no process that a Blender started, and no temporary folder outlives it."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import selectors
 import shutil
 import signal
 import subprocess
@@ -19,15 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-import asyncblend as ab
 from asyncblend.testing import fake_blender
 
 Write = Callable[..., Path]
 
-LIMIT = 40.0  # seconds; the bound of failure of every wait here
-SOON = 5.0  # seconds; until nothing of a program that was killed is left
+LIMIT = 40.0  # seconds; the bound of failure of every wait
 
-# Leaves notes: that it started, that it made a sample, and that it ended as it was asked to, not by a signal.
+# This script leaves notes: that it started, that it made a sample, and that it ended because it was asked to.
 NOTES = """
 import os, pathlib, threading
 def note(what): pathlib.Path({notes!r}, f"{{what}}-{{os.getpid()}}").touch()
@@ -42,7 +38,7 @@ finally:
     if {stubborn!r}: threading.Event().wait()
 """
 
-# How each program begins. A process that is started in the background may have been told to ignore SIGINT.
+# Each program begins with this. A process that is started in the background may have been told to ignore SIGINT.
 HEAD = """
 import asyncio, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -76,15 +72,25 @@ if __name__ == "__main__":
 """
 )
 
+SYNC = (
+    HEAD
+    + """
+with ab.BlenderStream(**options).sync() as stream:
+    for frame in stream.frames(range(10**6)):
+        pass
+"""
+)
+
 PROGRAMS = {
     "asyncio": ASYNCIO,
+    "sync": SYNC,
     "loader": LOADER.format(workers=0, loop="", body="pass"),
     "workers": LOADER.format(workers=2, loop="", body="pass"),
 }
 
 
 def until(condition: Callable[[], Any], seconds: float = LIMIT) -> None:
-    """Wait for a condition that another process brings about."""
+    """Wait for a condition that another process fulfils."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -92,7 +98,7 @@ def until(condition: Callable[[], Any], seconds: float = LIMIT) -> None:
 
 
 class Program:
-    """A Python program in a session of its own; what it writes is kept in files. `with` kills what is left of it."""
+    """A Python program in a session of its own, whose output goes to files. Leaving `with` kills it."""
 
     def __init__(self, folder: Path, code: str, *arguments: str) -> None:
         self._folder = folder
@@ -123,7 +129,7 @@ class Program:
         return (self._folder / "stderr.txt").read_text()
 
     def until(self, condition: Callable[[], Any]) -> None:
-        """Wait for what this program brings about while it runs."""
+        """Wait for a condition that this program fulfils while it runs."""
 
         def met() -> bool:
             assert self._process.poll() is None, self.stderr
@@ -132,19 +138,19 @@ class Program:
         until(met)
 
     def interrupt(self) -> None:
-        """What Ctrl-C does in a terminal: SIGINT to its process group, where its Blenders are not."""
+        """Send SIGINT to its process group, as Ctrl-C in a terminal does. Its Blenders are in other groups."""
         os.killpg(self._process.pid, signal.SIGINT)
 
     def kill(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
 
     def end(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for its end, and return its exit status."""
         return self._process.wait(LIMIT)
 
 
 class Scene:
-    """A script that leaves notes, and a fake Blender to run it."""
+    """A script that leaves notes, and a Blender to run it."""
 
     def __init__(self, folder: Path, write_script: Write) -> None:
         self._write, self._folder = write_script, folder
@@ -154,13 +160,13 @@ class Scene:
     def arguments(
         self, *, blender: str | None = None, stop: float = LIMIT, stubborn: bool = False, **faults: Any
     ) -> list[str]:
-        """Of a program: script, Blender (None: a fake with these faults), timeouts.stop."""
+        """Return a program's arguments: script, Blender (None: a fake with these faults), and timeouts.stop."""
         body = NOTES.format(notes=str(self._notes), stubborn=stubborn)
         blender = blender or str(fake_blender(self._folder / "fake", **faults))
         return [str(self._write(body, serve=False)), blender, str(stop)]
 
     def noted(self, what: str) -> list[int]:
-        """The Blenders that left this note."""
+        """Return the process ids of the Blenders that left this note."""
         return sorted(int(path.name.split("-")[1]) for path in self._notes.glob(f"{what}-*"))
 
 
@@ -170,7 +176,7 @@ def scene(tmp_path: Path, write_script: Write) -> Scene:
 
 
 def everything() -> list[int]:
-    """What this test has started, found by the mark that no_leaks put into the environment."""
+    """Return all processes that this test has started. The no_leaks fixture marks them by their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -190,10 +196,13 @@ def folders() -> list[Path]:
 
 
 def ended(kind_of_program: str) -> None:
-    """Nothing is left. multiprocessing ends torch's workers when its own process ends, in the midst of their cleanup:
-    then their Blenders end by their own watch, and the run's folder may stay."""
+    """Check that nothing is left.
+
+    multiprocessing kills torch's workers while they clean up, when the main process ends. Then their Blenders end by
+    themselves, and the folder of the run may stay.
+    """
     if kind_of_program == "workers":
-        until(lambda: not everything(), SOON)
+        until(lambda: not everything())
         for folder in folders():
             shutil.rmtree(folder, ignore_errors=True)
     assert not everything()
@@ -212,7 +221,7 @@ BODIES = {
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("body", BODIES)
 def test_a_program_ends_while_its_fleet_runs(body: str, workers: int, scene: Scene, tmp_path: Path) -> None:
-    """With its own status, nothing on stderr but its own error, and with no Blender left."""
+    """A program that leaves its fleet running ends with its own status, its own error only, and no Blender left."""
     loop, code, status, error = BODIES[body]
     source = LOADER.format(workers=workers, loop=f"({loop})" if loop else "", body=code)
     with Program(tmp_path, source, *scene.arguments()) as program:
@@ -222,7 +231,7 @@ def test_a_program_ends_while_its_fleet_runs(body: str, workers: int, scene: Sce
         assert program.stderr.count("Traceback") == (1 if error else 0)
         assert scene.noted("started")
         if workers == 0:
-            # The others may not have been ready, and were killed.
+            # A Blender that was not ready yet was killed, and left no such note.
             assert scene.noted("stopped")
             assert set(scene.noted("made")) <= set(scene.noted("stopped"))
         ended("workers" if workers else "loader")
@@ -240,6 +249,22 @@ async def main():
     await anext(stream)
 asyncio.run(main())
 """,
+    "sync": """
+stream = ab.BlenderStream(**options).sync()
+stream.start()
+passes = [stream.frames(range(100)), stream.frames(range(50), ordered=True)]
+for frames in passes:
+    next(frames)
+""",
+    "pass": """
+async def main():
+    async with ab.BlenderStream(**options) as stream:
+        frames = stream.frames(range(100))
+        await anext(frames)
+        async for frame in stream.frames(range(50)):
+            raise SystemExit
+asyncio.run(main())
+""",
     "iterator": """
 async def main():
     async with ab.BlenderStream(**options) as stream:
@@ -252,7 +277,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("what", UNCLOSED)
 def test_a_program_ends_without_closing(what: str, scene: Scene, tmp_path: Path) -> None:
-    """A launcher or stream that nobody left ends with the interpreter, in silence."""
+    """A launcher or stream that nobody closed ends with the interpreter, without any output."""
     with Program(tmp_path, HEAD + UNCLOSED[what], *scene.arguments()) as program:
         assert program.end() == 0, program.stderr
         assert program.stderr == ""
@@ -264,7 +289,7 @@ def test_a_program_ends_without_closing(what: str, scene: Scene, tmp_path: Path)
 
 @pytest.mark.parametrize("what", ["stream", "iterator"])
 def test_a_program_ends_without_closing_a_real_blender(what: str, bpy_kind: Any, scene: Scene, tmp_path: Path) -> None:
-    """It is asked to end, and does, while the interpreter is on its way out."""
+    """A real Blender is asked to end, and does, while the interpreter shuts down."""
     with Program(tmp_path, HEAD + UNCLOSED[what], *scene.arguments(blender=bpy_kind.blender)) as program:
         assert program.end() == 0, program.stderr
         assert program.stderr == ""
@@ -279,7 +304,7 @@ def test_a_program_ends_without_closing_a_real_blender(what: str, bpy_kind: Any,
 
 @pytest.mark.parametrize("kind_of_program", PROGRAMS)
 def test_one_interrupt_stops_cleanly(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
-    """Each Blender ends by itself, as asked; the program dies of the KeyboardInterrupt."""
+    """After one Ctrl-C each Blender ends as it was asked to, and the program dies of KeyboardInterrupt."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments()) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
         program.interrupt()
@@ -292,7 +317,7 @@ def test_one_interrupt_stops_cleanly(kind_of_program: str, scene: Scene, tmp_pat
 
 
 def test_one_interrupt_stops_a_real_blender_cleanly(real: Any, scene: Scene, tmp_path: Path) -> None:
-    """The script's own cleanup runs, though Blender itself would swallow a SIGINT and die of a SIGTERM."""
+    """The cleanup of a script in a real Blender runs, though Blender itself ignores SIGINT and dies of SIGTERM."""
     with Program(tmp_path, ASYNCIO, *scene.arguments(blender=real.blender)) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
         program.interrupt()
@@ -302,10 +327,10 @@ def test_one_interrupt_stops_a_real_blender_cleanly(real: Any, scene: Scene, tmp
         assert not folders()
 
 
-# Without workers: torch's main process ends its workers in the midst of their cleanup then, folders may stay.
+# Not with workers: torch's main process kills its workers while they clean up, and folders may stay.
 @pytest.mark.parametrize("kind_of_program", [name for name in PROGRAMS if name != "workers"])
 def test_a_second_interrupt_ends_at_once(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
-    """Blenders that were asked and do not end are killed, long before their time is up."""
+    """A second Ctrl-C kills Blenders that were asked to end and did not, long before `timeouts.stop`."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments(stop=3600, stubborn=True)) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
         program.interrupt()
@@ -313,12 +338,12 @@ def test_a_second_interrupt_ends_at_once(kind_of_program: str, scene: Scene, tmp
         assert len(folders()) in (1, 2)
         program.interrupt()
         assert program.end() == -signal.SIGINT
-        until(lambda: not everything(), SOON)
-        until(lambda: not folders(), SOON)
+        until(lambda: not everything())
+        until(lambda: not folders())
 
 
 def test_a_second_interrupt_kills_a_real_blender(bpy_kind: Any, scene: Scene, tmp_path: Path) -> None:
-    """One that is stuck in its cleanup does not hold the program up."""
+    """A second Ctrl-C kills a real Blender whose cleanup hangs."""
     arguments = scene.arguments(blender=bpy_kind.blender, stop=3600, stubborn=True)
     with Program(tmp_path, ASYNCIO, *arguments) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
@@ -326,13 +351,13 @@ def test_a_second_interrupt_kills_a_real_blender(bpy_kind: Any, scene: Scene, tm
         program.until(lambda: len(scene.noted("stopped")) == 2)
         program.interrupt()
         assert program.end() == -signal.SIGINT
-        until(lambda: not everything(), SOON)
-        until(lambda: not folders(), SOON)
+        until(lambda: not everything())
+        until(lambda: not folders())
 
 
 @pytest.mark.parametrize("kind_of_program", PROGRAMS)
 def test_an_interrupt_while_blenders_start(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
-    """Nobody waits for a Blender that is not ready yet."""
+    """Ctrl-C ends a program at once while its Blenders start."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments(stop=3600, never_ready=True)) as program:
         program.until(lambda: len(scene.noted("started")) == 2)
         program.interrupt()
@@ -344,15 +369,15 @@ def test_an_interrupt_while_blenders_start(kind_of_program: str, scene: Scene, t
 # -- signals that leave no time -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind_of_program", ["asyncio", "loader"])
+@pytest.mark.parametrize("kind_of_program", ["asyncio", "sync", "loader"])
 def test_a_terminated_program(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
-    """SIGTERM has its default effect; the Blenders notice, and clean up."""
+    """A program dies of SIGTERM at once, and its Blenders notice and clean up."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments()) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
         program.kill(signal.SIGTERM)
         assert program.end() == -signal.SIGTERM
-        until(lambda: not everything(), SOON)
-        until(lambda: not folders(), SOON)
+        until(lambda: not everything())
+        until(lambda: not folders())
 
 
 TERMINATED = """
@@ -371,7 +396,7 @@ except asyncio.CancelledError:
 
 
 def test_a_program_that_handles_its_termination(scene: Scene, tmp_path: Path) -> None:
-    """As under a service manager: it cancels its task, the Blenders end by themselves, the status is its own."""
+    """A program that cancels its task on SIGTERM, as under a service manager, stops its Blenders and sets its status."""
     with Program(tmp_path, HEAD + TERMINATED, *scene.arguments()) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
         program.kill(signal.SIGTERM)
@@ -383,21 +408,21 @@ def test_a_program_that_handles_its_termination(scene: Scene, tmp_path: Path) ->
 
 
 def shared_memory_of(pids: list[int]) -> list[str]:
-    """What lies in shared memory under the names that torch and multiprocessing give it."""
+    """Return the shared memory of these processes, by the names that torch and multiprocessing give it."""
     folder = Path("/dev/shm")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return [name for name in names if any(str(pid) in name.split("_") for pid in pids)]
 
 
 def test_a_killed_program_with_workers(scene: Scene, tmp_path: Path) -> None:
-    """torch's workers notice the death of their parent within five seconds; their Blenders end with them."""
+    """torch's workers notice that their parent was killed, and their Blenders end with them."""
     with Program(tmp_path, PROGRAMS["workers"], *scene.arguments()) as program:
         program.until(lambda: len(scene.noted("made")) == 2)
         pids = everything()
         program.kill(signal.SIGKILL)
-        until(lambda: not everything(), 4 * SOON)
-        until(lambda: not folders(), SOON)
-        until(lambda: not shared_memory_of(pids), SOON)
+        until(lambda: not everything())
+        until(lambda: not folders())
+        until(lambda: not shared_memory_of(pids))
 
 
 WRAPPED = """
@@ -410,7 +435,7 @@ def sample(task): return {{}}
 
 
 def test_a_killed_program_takes_all_with_it(kind: Any, write_script: Write, tmp_path: Path) -> None:
-    """Blender behind a shell script, and what the scene script started, are gone, and the temporary folder too."""
+    """When a program is killed, a Blender behind a shell script ends, and so does what the scene script started."""
     note = tmp_path / "grandchild"
     blender = kind.blender
     if blender != "bpy":
@@ -428,131 +453,5 @@ def test_a_killed_program_takes_all_with_it(kind: Any, write_script: Write, tmp_
         assert grandchild.pid in everything()
         assert len(folders()) == 1
         program.kill(signal.SIGKILL)
-        until(lambda: not everything(), SOON)
-        until(lambda: not folders(), SOON)
-
-
-# -- cancellation -------------------------------------------------------------------------------------------------
-
-
-class Steps(selectors.DefaultSelector):
-    """Calls `then` at the n-th step of the event loop that has it, counted from `start`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = 0
-        self._at: dict[int, Callable[[], Any]] = {}
-
-    def start(self, at: dict[int, Callable[[], Any]]) -> None:
-        self.taken, self._at = 0, at
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if (then := self._at.pop(self.taken, None)) is not None:
-            then()
-            timeout = 0
-        self.taken += 1
-        return super().select(timeout)
-
-
-def cancelled_at(step: int, scenario: Callable[[], Any], all_after: int | None = None) -> tuple[bool, list[Any]]:
-    """Run a scenario and cancel it at a step; so many steps later cancel every task, as a second Ctrl-C does.
-
-    Whether it came to its end before, and what the event loop complained of.
-    """
-    selector = Steps()
-    complaints: list[Any] = []
-
-    async def main() -> bool:
-        loop, me = asyncio.get_running_loop(), asyncio.current_task()
-        loop.set_exception_handler(lambda _, context: complaints.append(context))
-        task = asyncio.create_task(scenario())
-
-        def cancel_all() -> None:
-            for other in asyncio.all_tasks(loop) - {me}:
-                other.cancel()
-
-        selector.start({step: task.cancel} if all_after is None else {step: task.cancel, step + all_after: cancel_all})
-        async with asyncio.timeout(LIMIT):
-            await asyncio.wait([task])
-            if all_after is not None and (others := asyncio.all_tasks() - {me}):
-                await asyncio.wait(others)  # as asyncio.run does, which cancelled them
-        selector.start({})
-        assert asyncio.all_tasks() == {me}
-        assert task.cancelled() or task.exception() is None
-        return not task.cancelled()
-
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-        return runner.run(main()), complaints
-
-
-def three_frames(script: Path, blender: str | Path, **options: Any) -> Callable[[], Any]:
-    """The scenario: enter a stream, take three frames, leave."""
-    config = ab.StreamConfig(script=script, blender=blender, instances=1, queue_size=4, **options)
-
-    async def scenario() -> None:
-        async with ab.BlenderStream(config) as stream:
-            for _ in range(3):
-                await anext(stream)
-
-    return scenario
-
-
-class Before:
-    """The children that this process had: multiprocessing's helpers."""
-
-    def __init__(self) -> None:
-        self._children = set(psutil.Process().children())
-
-    def holds(self) -> bool:
-        return set(psutil.Process().children()) <= self._children
-
-    def check(self, complaints: list[Any], when: int) -> None:
-        """Nothing has been added, no zombie either."""
-        assert not complaints, when
-        assert set(psutil.Process().children()) <= self._children, when
-        assert not folders(), when
-
-
-def test_cancelled_at_each_step_nothing_is_left(write_script: Write, tmp_path: Path) -> None:
-    """Whichever await it is, from before the start until after the end."""
-    scenario = three_frames(write_script("def sample(task): return {}"), fake_blender(tmp_path / "fake"))
-    before, step, ended = Before(), 0, False
-    while not ended:
-        ended, complaints = cancelled_at(step, scenario)
-        before.check(complaints, step)
-        step += 1
-    assert step > 10
-
-
-def test_cancelled_while_a_blender_is_restarted_nothing_is_left(write_script: Write, tmp_path: Path) -> None:
-    """One dies after its first frame, and its next life starts meanwhile; at every fifth step."""
-    fake = fake_blender(tmp_path / "fake", crash_after=1, lives=1)
-    script = write_script("def sample(task): return {}")
-    scenario = three_frames(script, fake, restart=ab.RestartPolicy(backoff=0.001))
-    before, step, ended = Before(), 0, False
-    while not ended:
-        ended, complaints = cancelled_at(step, scenario)
-        before.check(complaints, step)
-        step += 5
-    assert step > 15
-
-
-def test_cancelled_and_then_all_at_once_nothing_is_left(write_script: Write, tmp_path: Path) -> None:
-    """Wherever it is, as by a second Ctrl-C right after the first, which cancels the tasks that clean up too."""
-    scenario = three_frames(write_script("def sample(task): return {}"), fake_blender(tmp_path / "fake"))
-    before, step, ended = Before(), 0, False
-    while not ended:
-        ended, complaints = cancelled_at(step, scenario, all_after=1)
-        until(before.holds, SOON)  # it may have been killed a moment ago, by us or by its own watch on us
-        before.check(complaints, step)
-        step += 1 if step < 10 else 5  # the launch is in the first ones
-    assert step > 10
-
-
-@pytest.mark.parametrize("step", [5, 12, 20, 30])
-def test_cancelled_with_a_real_blender_nothing_is_left(step: int, bpy_kind: Any, write_script: Write) -> None:
-    """At some steps of the start, of the frames and of the stop."""
-    scenario = three_frames(write_script("def sample(task): return {}"), bpy_kind.blender)
-    before = Before()
-    _, complaints = cancelled_at(step, scenario)
-    before.check(complaints, step)
+        until(lambda: not everything())
+        until(lambda: not folders())

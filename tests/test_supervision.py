@@ -1,4 +1,4 @@
-"""Bad samples, recycling, fewer instances, kept logs: what long runs need, against the fake and real Blender."""
+"""Bad samples, replaced Blenders, fewer instances, kept logs: what long runs need, with fake and real Blenders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_bad_sample_is_skipped_and_counted(
     write_script: Write,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With on_bad_sample="skip" all others arrive, in order if asked, and the log names what was given up."""
+    """With on_bad_sample="skip" all others arrive, in order if asked, and the log names what was skipped."""
     config = ab.StreamConfig(
         script=write_script(body),
         blender=fake,
@@ -61,7 +61,7 @@ async def test_a_bad_sample_is_skipped_and_counted(
 
 
 async def test_a_sample_that_kills_its_blenders_is_named(fake: Path, write_script: Write) -> None:
-    """After max_sample_deaths it is a SampleError with its index and params, not an endless loop of restarts."""
+    """After `max_sample_deaths` crashes it is a SampleError with its index and params, not an endless loop."""
     config = ab.StreamConfig(
         script=write_script(KILLED),
         blender=fake,
@@ -79,18 +79,22 @@ async def test_a_sample_that_kills_its_blenders_is_named(fake: Path, write_scrip
     assert caught.value.index == 3
 
 
-async def test_a_skipped_index_is_settled(fake: Path, write_script: Write) -> None:
-    """A resumed stream does not try it again."""
+async def test_a_skipped_index_is_not_tried_again(fake: Path, write_script: Write) -> None:
+    """The saved state counts it as delivered."""
     config = ab.StreamConfig(script=write_script(RAISES), blender=fake, instances=1, length=6, on_bad_sample="skip")
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         async for _ in stream:
             pass
         state = stream.state_dict()
     assert (state["watermark"], state["above"]) == (6, [])
+    resumed = ab.BlenderStream(config)
+    resumed.load_state_dict(state)
+    async with asyncio.timeout(60), resumed:
+        assert [frame async for frame in resumed] == []
 
 
 async def test_a_blender_is_replaced_after_so_many_frames(kind: Any, write_script: Write) -> None:
-    """Nothing is lost or counted as a restart, and the lives overlap: somebody always serves."""
+    """Nothing is lost, nothing is counted as a restart, and the other Blender serves meanwhile."""
     script = write_script("import os\ndef sample(task): return {'pid': os.getpid(), 'x': task.rng.random(3)}")
     config = ab.StreamConfig(script=script, blender=kind.blender, instances=2, max_frames_per_instance=8, queue_size=4)
     frames: list[ab.Frame] = []
@@ -108,7 +112,7 @@ async def test_a_blender_is_replaced_after_so_many_frames(kind: Any, write_scrip
 
 
 async def test_a_blender_is_replaced_when_its_memory_grows(fake: Path, write_script: Write) -> None:
-    """By what its heartbeat says; a life that stays small is left alone."""
+    """Its heartbeats tell how large it is."""
     script = write_script("""
 import os
 kept = []
@@ -122,20 +126,19 @@ def sample(task):
         instances=2,
         max_rss=250 << 20,
         queue_size=2,
-        timeouts=ab.Timeouts(beat=1.0),  # heartbeats come several times as often
     )
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         pids = set()
         async for frame in stream:
             pids.add(frame["pid"])
-            await asyncio.sleep(0.01)  # room for heartbeats between frames
-            if stream.stats().recycled >= 2:
+            await asyncio.sleep(0.01)  # so that heartbeats come between the frames
+            if stream.stats().recycled >= 2 and len(pids) >= 4:
                 break
     assert stream.stats().restarts == 0
 
 
 async def test_the_stream_goes_on_with_fewer(tmp_path: Path, write_script: Write) -> None:
-    """With min_instances one that dies too often is given up; the others render all."""
+    """With `min_instances`, a Blender that dies too often is given up, and the others render all."""
     blender = fake_blender(tmp_path / "fake", crash_after=1, instances=[0])
     config = ab.StreamConfig(
         script=write_script("def sample(task): return {}"),
@@ -151,11 +154,11 @@ async def test_the_stream_goes_on_with_fewer(tmp_path: Path, write_script: Write
         indices += [(await anext(stream)).index for _ in range(50)]
         assert stream.stats().state[1] in ("idle", "ready")
     assert len(set(indices)) == len(indices)
-    assert set(range(40)) <= set(indices)  # what the dead one held was rendered by the other
+    assert set(range(40)) <= set(indices)  # the other one rendered what the dead one held
 
 
 async def test_logs_are_kept_where_asked(kind: Any, write_script: Write, tmp_path: Path) -> None:
-    """A file for each instance, its lives one after another, named in the error's tail as well."""
+    """Each instance has a file, in which its lives follow one another."""
     script = write_script("import sys\nprint('hello from', *sys.argv[1:])\ndef sample(task): return {}")
     config = ab.StreamConfig(
         script=script,
@@ -180,7 +183,7 @@ async def test_logs_are_kept_where_asked(kind: Any, write_script: Write, tmp_pat
 async def test_a_script_that_does_not_load_later_is_not_tried_again(
     kind: Any, write_script: Write, tmp_path: Path
 ) -> None:
-    """The others go on where that is allowed, and the log has the traceback."""
+    """It is given up after one attempt, and the others go on where that is allowed."""
     script = write_script(f"""
 import pathlib, sys, threading
 proof, starts = pathlib.Path({str(tmp_path / "proof")!r}), pathlib.Path({str(tmp_path / "starts")!r})
@@ -213,7 +216,7 @@ if sys.argv[1] == "bad":
 async def test_a_blender_that_keeps_sending_garbage_is_replaced(
     tmp_path: Path, write_script: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each bad message is counted, the sender's samples are made by others, and every index comes once."""
+    """Each bad message is counted, the sender's samples are rendered again, and every index comes once."""
     blender = fake_blender(tmp_path / "fake", garbage_after=2, garbage_messages=100, lives=1, instances=[1])
     config = ab.StreamConfig(
         script=write_script("def sample(task): return {}"),
@@ -236,7 +239,7 @@ async def test_a_blender_that_keeps_sending_garbage_is_replaced(
 
 
 async def test_closing_blames_no_sample(tmp_path: Path, write_script: Write) -> None:
-    """A Blender that is stopped with leases in hand died of nothing; the resumed stream makes those samples."""
+    """A sample is not blamed for the death of a Blender that was stopped; the resumed stream renders it."""
     config = ab.StreamConfig(
         script=write_script("def sample(task): return {}"),
         blender=fake_blender(tmp_path / "slow", slow=0.02),
@@ -258,7 +261,7 @@ async def test_closing_blames_no_sample(tmp_path: Path, write_script: Write) -> 
 
 
 async def test_an_exception_that_cannot_be_shown_is_a_bad_sample(fake: Path, write_script: Write) -> None:
-    """Not the end of its Blender."""
+    """Its Blender goes on."""
     script = write_script("""
 class Odd(Exception):
     def __str__(self): raise RuntimeError
@@ -271,7 +274,7 @@ def sample(task): raise Odd
 
 
 async def test_a_folder_for_logs_that_cannot_be_is_named(fake: Path, write_script: Write) -> None:
-    """It is not Blender that is missing."""
+    """The error is about the folder, not about Blender."""
     config = ab.StreamConfig(
         script=write_script("def sample(task): return {}"), blender=fake, instances=1, logs="/proc/logs"
     )

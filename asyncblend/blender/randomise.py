@@ -35,8 +35,6 @@ from .scene.placing import facing, middle, move, turn, vector
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["background", "camera_on_shell", "light", "material", "pose"]
-
 _Array = npt.NDArray[np.float64]
 _Range = tuple[float, float]
 

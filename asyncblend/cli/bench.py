@@ -16,8 +16,6 @@ from .needs import is_missing, pip
 from .options import BlenderOption, ConfigArgument
 from .tuning import Trial, best, draw, settings, trial
 
-__all__ = ["bench"]
-
 
 def bench(
     config: ConfigArgument,

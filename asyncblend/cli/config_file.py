@@ -9,8 +9,6 @@ from typing import Any
 from ..config import RestartPolicy, StreamConfig, Timeouts
 from ..errors import ConfigError
 
-__all__ = ["load_config"]
-
 
 def load_config(path: Path, **options: Any) -> StreamConfig:
     """Return the config that a `.toml` file describes, or one for a script.

@@ -18,8 +18,6 @@ from .scripts import script
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["demo"]
-
 
 def demo(
     instances: Annotated[int, typer.Option(help="How many Blender processes render at the same time.")] = 4,

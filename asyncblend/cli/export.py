@@ -17,8 +17,6 @@ from .live import facts_table
 if TYPE_CHECKING:
     from ..export import Report
 
-__all__ = ["export"]
-
 
 def export(
     recording: Annotated[Path, typer.Argument(help="A folder that `asyncblend record` wrote.")],

@@ -17,8 +17,6 @@ from .config_file import load_config
 from .live import watch
 from .options import BlenderOption, InstancesOption, SeedOption
 
-__all__ = ["inspect"]
-
 _MOST_SAMPLES = 100  # a picture of more would not fit into memory, and nobody could look at it
 
 

@@ -18,8 +18,6 @@ from .options import BlenderOption
 if TYPE_CHECKING:
     from ..fleet.discovery import Blender
 
-__all__ = ["Linkable", "link", "prepare"]
-
 _LIMIT = 120.0  # seconds for Blender to answer
 _ANSWER = "asyncblend: "
 _ASK = """\

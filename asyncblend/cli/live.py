@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..stream.frame import Frame
     from ..stream.stats import StreamStats
 
-__all__ = ["STDERR", "LiveLine", "facts_table", "watch"]
-
 STDERR = Console(stderr=True)
 """Where the log goes. A spinner on it stays below the log's lines."""
 _STYLES = {"ready": "green", "idle": "cyan", "starting": "yellow", "backoff": "yellow", "failed": "red"}

@@ -8,8 +8,6 @@ import shlex
 import shutil
 import sys
 
-__all__ = ["is_missing", "pip", "require", "what_to_install"]
-
 _BASE = ("numpy", "zmq", "PIL", "filelock", "platformdirs")
 """The modules that almost every command imports."""
 _PACKAGES = {

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BlenderOption", "ConfigArgument", "InstancesOption", "LengthOption", "SeedOption"]
-
 ConfigArgument = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A Blender script, or a TOML file with StreamConfig's fields.")
 ]

@@ -21,8 +21,6 @@ from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOptio
 if TYPE_CHECKING:
     from ..config import StreamConfig
 
-__all__ = ["record"]
-
 
 def record(
     config: ConfigArgument,

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["script"]
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (
     _PACKAGE / "blender_scripts",  # an installed package has them inside

@@ -13,8 +13,6 @@ from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOptio
 if TYPE_CHECKING:
     from ..stream.frame import Frame
 
-__all__ = ["stream"]
-
 
 def stream(
     config: ConfigArgument,

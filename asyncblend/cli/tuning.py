@@ -15,8 +15,6 @@ from ..aio import loop_factory
 from ..config import StreamConfig
 from ..errors import ConfigError
 
-__all__ = ["Setting", "Trial", "best", "draw", "settings", "trial"]
-
 _WINDOWS = 5
 """How many rates one trial measures, one after another, for a median and a spread."""
 

@@ -17,10 +17,7 @@ from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames, SyncStream
 from .items import ItemDataset, ItemKeywords, ItemOptions
 
-__all__ = [
-    "BlenderDataset",
-    "DataLoader",  # for the command line, which does not import torch itself
-]
+__all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
 
 _ENDLESS_EPOCH = 1 << 32  # indices between the epochs of an endless stream
 

@@ -16,8 +16,6 @@ from ..errors import ConfigError
 from ..stream.batch import Batch, Memory
 from ..stream.frame import Frame
 
-__all__ = ["Item", "ItemDataset", "ItemKeywords", "ItemOptions"]
-
 Item = dict[str, Any]
 
 

@@ -16,8 +16,6 @@ from .dataset import BlenderDataset
 from .items import ItemDataset, ItemKeywords, ItemOptions
 from .recorded import RecordedDataset
 
-__all__ = ["MixedDataset"]
-
 _WORKERS = 1024  # that have a row of counts of their own
 
 

@@ -15,8 +15,6 @@ from ..recording import Recording
 from ..stream.frame import Frame
 from .items import ItemDataset, ItemKeywords, ItemOptions
 
-__all__ = ["RecordedDataset"]
-
 _SHUFFLED_TOGETHER = 8  # shards
 
 

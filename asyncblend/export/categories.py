@@ -10,8 +10,6 @@ import numpy as np
 from ..errors import ConfigError
 from ..pictures.skeleton import skeleton_of
 
-__all__ = ["Categories"]
-
 
 class Categories:
     """COCO's categories, learnt from one object after another. Classes have numbers: their `class_id`, or 0 for none."""

@@ -25,8 +25,6 @@ from PIL import Image
 from ..errors import ConfigError
 from .categories import Categories
 
-__all__ = ["Report", "write_coco"]
-
 Array = np.ndarray[Any, Any]
 
 _ANNOTATE = "bl.annotate(objects)"

@@ -13,8 +13,6 @@ from typing import Any
 from ..errors import AsyncblendError, ConfigError
 from .coco import Report, write_coco
 
-__all__ = ["FORMATS", "check_format", "export"]
-
 FORMATS = {"coco": write_coco}
 """The formats by name. A writer gets the samples, an empty folder to write into, and `info`."""
 

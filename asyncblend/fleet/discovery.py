@@ -13,8 +13,6 @@ from typing import Literal
 from ..errors import BlenderNotFound
 from .install.embedded import embedded_pythons, pythons_for_it
 
-__all__ = ["VARIABLE", "Blender", "all_blenders", "find_blender"]
-
 VARIABLE = "ASYNCBLEND_BLENDER"
 """Environment variable that says which Blender to use when no option does. It takes the same forms."""
 

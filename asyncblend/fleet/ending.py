@@ -9,8 +9,6 @@ from ..errors import FrameTimeout, InstanceError, InstanceExited, StartTimeout
 from ..wire.launch import Report
 from .instance import Cause, Instance
 
-__all__ = ["Ending", "cannot_start", "still_missing", "why_it_ended"]
-
 
 class Ending(NamedTuple):
     """How one life ended."""

@@ -19,8 +19,6 @@ from .install import packages
 from .instance import Instance
 from .log import Log
 
-__all__ = ["Child", "Fleet"]
-
 _log = logging.getLogger("asyncblend")
 
 

@@ -19,8 +19,6 @@ from ..wire.launch import Life
 from .liveness import Liveness
 from .restart import RestartHistory
 
-__all__ = ["Cause", "Instance", "State"]
-
 State = Literal["new", "starting", "ready", "idle", "backoff", "stopping", "stopped", "failed"]
 
 Cause = Literal["crash", "fatal", "needs_packages"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ..config import Timeouts
 
-__all__ = ["Liveness"]
-
 
 class Liveness:
     """Three separate budgets of one life: start (until READY), beat (the process lives), frame (the script makes progress).

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Log"]
-
 _LIMIT = 1 << 20  # bytes; Cycles alone writes some 5 kB a frame
 _KEPT = 64 << 10
 _TAIL_BYTES = 16 << 10

@@ -20,8 +20,6 @@ from ..aio import abandon_loop, finish
 from ..wire import ring
 from .log import Log
 
-__all__ = ["ChildProcess", "output_of"]
-
 _REAP = 1.0  # seconds for the event loop to notice an exit that the pidfd has told of
 _POLL = 0.02  # seconds between two looks at what the event loop has noticed
 _ASK_AGAIN = 1.0  # seconds between two requests to end

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from ..config import RestartPolicy
 
-__all__ = ["RestartHistory"]
-
 
 class RestartHistory:
     """The crashes of one instance within the policy's window.

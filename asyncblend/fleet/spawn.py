@@ -19,8 +19,6 @@ from .log import Log
 from .process import ChildProcess
 from .workspace import Workspace
 
-__all__ = ["Address", "BlenderProcess", "Spawner"]
-
 _REPORT = "report.json"
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """Environment variables that show a process one GPU only."""

@@ -9,8 +9,6 @@ import tempfile
 import weakref
 from pathlib import Path
 
-__all__ = ["Workspace"]
-
 _workspaces: weakref.WeakSet[Workspace] = weakref.WeakSet()
 
 

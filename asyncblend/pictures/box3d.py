@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["box_lines"]
-
 Array = np.ndarray[Any, Any]
 
 _EDGES = np.array(

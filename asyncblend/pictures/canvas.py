@@ -10,8 +10,6 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["DIM", "GRID", "INK", "Canvas", "Colour", "fit_text", "text_width"]
-
 INK, DIM, GRID = "#1f2328", "#656d76", "#e4e7eb"
 Colour = str | tuple[int, int, int]
 

@@ -13,24 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "NOTHING",
-    "Colour",
-    "Scale",
-    "class_colour_of",
-    "colour_of",
-    "depth_picture",
-    "depth_scale",
-    "flow_longest",
-    "flow_picture",
-    "hint_of",
-    "id_picture",
-    "normal_picture",
-    "ramp",
-    "srgb",
-    "wheel_picture",
-]
-
 Array = np.ndarray[Any, Any]
 Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""

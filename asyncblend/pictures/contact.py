@@ -16,8 +16,6 @@ from .legend import legend
 from .shown import LABELS, Shown
 from .tiles import scales_of, tile
 
-__all__ = ["contact_sheet"]
-
 _MARGIN, _GAP, _BLOCK_GAP = 28, 10, 22
 _HEADING, _CAPTION, _NOTE = 78, 22, 18
 _TEXT = 13

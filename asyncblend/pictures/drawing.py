@@ -12,8 +12,6 @@ from .canvas import Canvas, Colour, text_width
 from .colours import colour_of, hint_of, id_picture
 from .shown import Shown, Thing
 
-__all__ = ["POINT_COLOURS", "annotated", "fitted", "keypoint_mark", "point_mark"]
-
 Array = np.ndarray[Any, Any]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""

@@ -15,8 +15,6 @@ from .drawing import POINT_COLOURS, keypoint_mark, point_mark
 from .shown import Shown
 from .tiles import metres
 
-__all__ = ["legend"]
-
 _HEIGHT, _ROW_GAP, _GAP, _TITLE, _TEXT = 84, 18, 44, 13, 12
 _RAMP, _WHEEL = 220, 64
 _ROWS = 3  # lines of swatches, one above the other

@@ -22,8 +22,6 @@ from .box3d import box_lines
 from .colours import srgb
 from .skeleton import skeleton_of
 
-__all__ = ["LABELS", "Shown", "Thing"]
-
 Array = np.ndarray[Any, Any]
 
 LABELS: dict[str, tuple[int, ...]] = {

@@ -9,8 +9,6 @@ import numpy as np
 
 from ..errors import ConfigError
 
-__all__ = ["skeleton_of"]
-
 
 def skeleton_of(item: Mapping[str, Any], class_name: str) -> list[list[int]]:
     """Return the pairs of keypoints, counted from 1, that a sample's "skeleton" joins in objects of a class.

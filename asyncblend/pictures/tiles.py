@@ -15,8 +15,6 @@ from . import colours
 from .colours import Scale, depth_scale, flow_longest
 from .shown import Shown
 
-__all__ = ["metres", "scales_of", "tile"]
-
 Array = np.ndarray[Any, Any]
 
 _NO_MOTION = 0.01  # pixels

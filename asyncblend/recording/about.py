@@ -16,8 +16,6 @@ from ..errors import ConfigError
 from ..wire import payload
 from .codec import Images
 
-__all__ = ["about", "check_same"]
-
 _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "quality")
 """What must be the same in all of a recording. Scripts and scenes are compared by their content."""
 

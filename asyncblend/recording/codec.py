@@ -26,8 +26,6 @@ from ..config import check_whole
 from ..errors import ConfigError, ProtocolError
 from ..wire.payload import DTYPES, dumps, from_tree, to_tree
 
-__all__ = ["Damaged", "Images", "Sample", "decode", "encode", "key_of"]
-
 Array = np.ndarray[Any, Any]
 
 _MAX_PIXELS = 1 << 26  # Pillow takes larger images for an attack when it reads them

@@ -13,8 +13,6 @@ from ..errors import RecordingError
 from .codec import Sample
 from .shards import Shard, Span, find_shard, read_sample, shards_in
 
-__all__ = ["Recording", "is_recording", "read", "table_of"]
-
 
 def is_recording(folder: str | os.PathLike[str]) -> bool:
     """Return whether this is a folder with at least one shard. Reading it may still raise."""

@@ -19,8 +19,6 @@ from .about import about
 from .codec import Images, encode
 from .writer import ShardSize, Writer
 
-__all__ = ["Recorder"]
-
 
 class _Sample(Protocol):
     """What is recorded: a stream's frame, which is a mapping with attributes."""

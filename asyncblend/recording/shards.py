@@ -23,8 +23,6 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import RecordingError
 from .codec import Damaged, Sample, decode
 
-__all__ = ["ABOUT", "END", "FORMAT", "Shard", "Span", "find_shard", "read_sample", "shards_in", "tar_of", "write_table"]
-
 ABOUT = "__recording__/about"  # the key of the file that says what made the samples; its extension is "json"
 END = b"\0" * 1024  # the end of a tar file
 FORMAT = 2  # the version of the format of recordings

@@ -25,8 +25,6 @@ from .codec import key_of
 from .reader import table_of
 from .shards import ABOUT, END, FORMAT, Shard, Span, find_shard, shards_in, tar_of, write_table
 
-__all__ = ["ShardSize", "Writer"]
-
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _LOCK = ".writing"
 _PARTIAL = ".partial"

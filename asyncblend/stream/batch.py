@@ -9,8 +9,6 @@ import numpy as np
 
 from ..errors import SampleError
 
-__all__ = ["Batch", "Memory", "in_numpy"]
-
 Array = np.ndarray[Any, Any]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..config import StreamConfig
@@ -18,8 +17,6 @@ from .leases import Lease
 from .passes import Arrival, Drawn, Pass
 from .stats import StreamStats
 
-__all__ = ["Dispatcher"]
-
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
 
 
@@ -30,35 +27,37 @@ class _Held(NamedTuple):
     lease: Lease[Drawn]
 
 
-@dataclass(eq=False)
 class _Holding:
     """What one life holds."""
 
-    held: list[_Held] = field(default_factory=list)
-    """In the order in which the life renders them; it is at the first one."""
-    answered: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    """Pass and serial of its latest answers."""
-    turn: int = -1
-    """When it was leased something last."""
-    urgent: int = 0
-    """How many of `held` are of urgent passes."""
-
-    def find(self, number: int, serial: int) -> _Held | None:
-        for one in self.held:
-            if one.lease.serial == serial and one.source.number == number:
-                return one
-        return None
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.held: list[_Held] = []
+        """In the order in which the life renders them; it is at the first one."""
+        self.answered: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+        """Pass and serial of its latest answers."""
+        self.turn = -1
+        """When it was leased something last."""
+        self.urgent = 0
+        """How many of `held` are of urgent passes."""
 
     def add(self, one: _Held) -> None:
-        place = len(self.held)
-        if one.source.urgent:  # as the worker does: after what is being rendered, before the rest
-            self.urgent += 1
-            place = next((i for i, other in enumerate(self.held) if i and not other.source.urgent), place)
+        if not one.source.urgent:
+            self.held.append(one)
+            return
+        # As the worker does: after what is being rendered and what else is urgent, before the rest.
+        self.urgent += 1
+        place = next((i for i, other in enumerate(self.held) if i and not other.source.urgent), len(self.held))
         self.held.insert(place, one)
 
-    def remove(self, one: _Held) -> None:
-        self.held.remove(one)
-        self.urgent -= one.source.urgent
+    def pop(self, number: int, serial: int) -> _Held | None:
+        """Remove the lease of this pass and serial, and return it. Return None if the life does not hold it."""
+        for place, one in enumerate(self.held):
+            if one.lease.serial == serial and one.source.number == number:
+                del self.held[place]
+                self.urgent -= one.source.urgent
+                return one
+        return None
 
 
 class Dispatcher:
@@ -77,7 +76,7 @@ class Dispatcher:
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
         self._numbers = itertools.count()
         self._turns = itertools.count()
-        self._dispatching = False
+        self._dispatching = self._again = False
         self._holdings: dict[Life, _Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
         self._stale = self._duplicates = 0
@@ -105,6 +104,8 @@ class Dispatcher:
         Returns:
             The number of samples given up.
         """
+        if source not in self._passes:  # it is not begun, or has ended
+            return 0
         count = self._give_up(source)
         self.dispatch()
         return count
@@ -154,26 +155,38 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
-        wanting = [source for source in self._passes if source.may_lease]
-        if not wanting or self._dispatching:  # before all that costs more: it is so after most frames
+        if self._dispatching:  # the user's params called `flush`, or began a pass
+            self._again = True
             return
-        self._dispatching = True  # the user's params may call `flush`, which calls this
+        wanting = self._wanting()
+        if not wanting:  # before all that costs more: it is so after most frames
+            return
+        self._dispatching = True
         try:
-            self._lease_to_ready(wanting)
+            while wanting:
+                self._again = False
+                self._lease_to_ready(wanting)
+                wanting = self._wanting() if self._again else []
         finally:
             self._dispatching = False
 
+    def _wanting(self) -> list[Pass]:
+        return [source for source in self._passes if source.may_lease]
+
     def _lease_to_ready(self, wanting: list[Pass]) -> None:
-        ready = [(life, self._holdings.setdefault(life, _Holding())) for life in self._fleet.ready_lives()]
+        ready = [self._holdings.get(life) or self._holding(life) for life in self._fleet.ready_lives()]
         prefetch = self._config.prefetch
-        urgent = any(source.urgent for source in wanting)
         # Each lease on its own wakes ZeroMQ's thread, which costs more than all else that a frame does: a Blender
         # that has work for a while gets several at once later.
-        if not urgent and not any(len(holding.held) <= prefetch // 2 for _, holding in ready):
-            return
+        for holding in ready:
+            if len(holding.held) <= prefetch // 2:
+                break
+        else:
+            if not any(source.urgent for source in wanting):
+                return
         while ready and wanting:
             source = wanting[0] if len(wanting) == 1 else min(wanting, key=self._rank)
-            life, holding = min(ready, key=_urgent_load if source.urgent else _load)
+            holding = ready[0] if len(ready) == 1 else min(ready, key=_urgent_load if source.urgent else _load)
             if (holding.urgent if source.urgent else len(holding.held)) >= prefetch:
                 return
             try:
@@ -183,15 +196,21 @@ class Dispatcher:
                 self._give_up(source)
                 wanting.remove(source)
                 continue
-            assert lease is not None, "a pass that may lease"
+            if lease is None:
+                wanting.remove(source)
+                continue
             holding.add(_Held(source, lease))
             holding.turn = self._served[source.number] = next(self._turns)
-            self._fleet.leased(life)
-            if not self._send(life, source, lease):
+            self._fleet.leased(holding.life)
+            if not self._send(holding.life, source, lease):
                 # It is dying, or reconnecting: the lease is its own until then.
-                ready.remove((life, holding))
-            if not source.may_lease:
-                wanting.remove(source)
+                ready.remove(holding)
+
+    def _holding(self, life: Life) -> _Holding:
+        holding = self._holdings.get(life)
+        if holding is None:
+            holding = self._holdings[life] = _Holding(life)
+        return holding
 
     def _rank(self, source: Pass) -> tuple[bool, bool, float, int]:
         """Urgent passes come first, then those with a crashed sample, then those with the largest share of free slots."""
@@ -212,7 +231,7 @@ class Dispatcher:
         for life, holding in self._holdings.items():
             if own := [one for one in holding.held[1:] if one.source is source]:
                 for one in own:
-                    holding.remove(one)
+                    holding.pop(source.number, one.lease.serial)
                 self._hub.send_revoke(life, source.number, [one.lease.serial for one in own])
                 revoked += [one.lease for one in own]
         return revoked
@@ -265,22 +284,21 @@ class Dispatcher:
 
     def _answer(self, life: Life, number: int, serial: int) -> _Held | None:
         """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease."""
-        holding = self._holdings.setdefault(life, _Holding())
-        one = holding.find(number, serial)
+        holding = self._holding(life)
+        one = holding.pop(number, serial)
         if one is None:
             self._stale += 1
             self._duplicates += (number, serial) in holding.answered
         else:
-            holding.remove(one)
             holding.answered.append((number, serial))
         self._fleet.answered(life, more=bool(holding.held))
         return one
 
 
-def _load(ready: tuple[Life, _Holding]) -> tuple[int, int]:
+def _load(holding: _Holding) -> tuple[int, int]:
     """Rank Blenders by what they hold; among equals by who has waited longest, so that all have their turn."""
-    return (len(ready[1].held), ready[1].turn)
+    return (len(holding.held), holding.turn)
 
 
-def _urgent_load(ready: tuple[Life, _Holding]) -> tuple[int, int, int]:
-    return (ready[1].urgent, *_load(ready))
+def _urgent_load(holding: _Holding) -> tuple[int, int, int]:
+    return (holding.urgent, len(holding.held), holding.turn)

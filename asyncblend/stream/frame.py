@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Frame"]
-
 
 class Frame(Mapping[str, Any]):
     """A mapping with what the script's `sample` returned, by name. Arrays are numpy's and read-only; copy one to write."""

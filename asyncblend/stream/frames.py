@@ -19,8 +19,6 @@ from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats
 
-__all__ = ["Frames"]
-
 
 class Frames:
     """One pass over a running stream: an asynchronous iterator over its frames.
@@ -36,10 +34,10 @@ class Frames:
 
     def __init__(self, run: Run, source: Pass) -> None:
         run.check_process()
-        self._run, self._source = run, source
-        run.dispatcher.begin(source)
+        self._run, self._dispatcher, self._source = run, run.dispatcher, source
+        self._dispatcher.begin(source)
         # The pass of an iterator that nobody has any more must not keep its slots and its Blenders.
-        self._finalizer = weakref.finalize(self, _abandon, asyncio.get_running_loop(), run.dispatcher, source)
+        self._finalizer = weakref.finalize(self, _abandon, asyncio.get_running_loop(), self._dispatcher, source)
         self._finalizer.atexit = False
 
     def __aiter__(self) -> Frames:
@@ -58,9 +56,9 @@ class Frames:
         try:
             arrival = await self._source.queue.get()
         except EndOfStream:
-            self._run.dispatcher.end(self._source)
+            self._dispatcher.end(self._source)
             raise StopAsyncIteration from None
-        self._run.dispatcher.consume(self._source, arrival)
+        self._dispatcher.consume(self._source, arrival)
         return arrival.frame
 
     async def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
@@ -95,7 +93,7 @@ class Frames:
             The number of samples given up. Each of them is rendered later, with its new params.
         """
         self._run.check_process()
-        return self._run.dispatcher.flush(self._source)
+        return self._dispatcher.flush(self._source)
 
     def stats(self) -> PassStats:
         """Return a snapshot of the counters, also after the end."""
@@ -108,7 +106,7 @@ class Frames:
     async def aclose(self) -> None:
         """End the pass. What is rendering or queued of it is dropped. May be called twice."""
         if self._finalizer.detach() is not None and not self._run.forked:
-            self._run.dispatcher.end(self._source, StreamClosed("this iteration was closed"))
+            self._dispatcher.end(self._source, StreamClosed("this iteration was closed"))
 
     async def __aenter__(self) -> Frames:
         return self

@@ -19,8 +19,6 @@ from ..wire.launch import Life
 from ..wire.protocol import Message
 from ..wire.ring import Ring
 
-__all__ = ["Answers", "Hub", "Lives"]
-
 _log = logging.getLogger("asyncblend")
 _LONGEST_IPC_PATH = 100  # bytes; the limit is 107 on Linux, 103 on macOS
 _MESSAGES_A_TURN = 64

@@ -17,8 +17,6 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigError
 
-__all__ = ["Lease", "LeaseBook"]
-
 Params = TypeVar("Params")
 
 
@@ -50,6 +48,8 @@ class LeaseBook(Generic[Params]):
         self, indices: Sequence[int], draw: Callable[[int], Params], *, slots: int, ordered: bool = False
     ) -> None:
         self.slots = slots
+        self.occupied = 0
+        """The number of occupied slots."""
         self.delivered = 0
         """Frames consumed."""
         self.skipped = 0
@@ -78,11 +78,6 @@ class LeaseBook(Generic[Params]):
         """Whether a lease was given up and its index waits to be leased again."""
         return bool(self._returned)
 
-    @property
-    def occupied(self) -> int:
-        """The number of occupied slots."""
-        return len(self._leased) + len(self._returned) + len(self._arrived) + len(self._failed)
-
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:
@@ -92,6 +87,7 @@ class LeaseBook(Generic[Params]):
         else:
             position = self._fresh
             self._fresh = self._first_unconsumed(position + 1)
+            self.occupied += 1
         index = self._indices[position]
         self._leased.add(position)  # before `draw`, which is the user's code and may come back here
         try:
@@ -162,6 +158,7 @@ class LeaseBook(Generic[Params]):
         self._settle(position)
 
     def _settle(self, position: int) -> None:
+        self.occupied -= 1
         self._above.add(position)
         while self._watermark in self._above:
             self._above.remove(self._watermark)

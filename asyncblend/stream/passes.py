@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from ..config import Params, StreamConfig, check_params, check_whole
 from ..errors import ConfigError, SampleError
 from ..wire import payload
@@ -18,8 +20,6 @@ from .frame import Frame
 from .leases import Lease, LeaseBook
 from .queue import FrameQueue
 from .stats import PassStats
-
-__all__ = ["Arrival", "Drawn", "Pass", "own_indices"]
 
 _log = logging.getLogger("asyncblend")
 
@@ -182,7 +182,7 @@ class Pass:
             self.queue.close()
 
     def _let_out(self) -> None:
-        while (position := self.book.release(self._early)) is not None:
+        while self._early and (position := self.book.release(self._early)) is not None:
             self.queue.put(Arrival(position, self._early.pop(position)))
 
     def _draw(self, index: int) -> Drawn:
@@ -247,8 +247,10 @@ def checked_indices(indices: Sequence[int]) -> Sequence[int]:
         ends: Sequence[int] = (indices[0], indices[-1]) if indices else ()
     else:
         try:
-            if isinstance(indices, str | bytes) or not hasattr(indices, "__len__"):
+            if isinstance(indices, str | bytes | Mapping) or not hasattr(indices, "__getitem__"):
                 raise TypeError
+            if any(isinstance(index, bool | np.bool_) for index in indices):
+                raise TypeError  # a mask, probably
             ends = checked = [operator.index(index) for index in indices]
         except TypeError:
             raise ConfigError(f"indices must be a sequence of whole numbers; got {indices!r:.100}") from None

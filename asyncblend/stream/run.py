@@ -20,8 +20,6 @@ from .dispatcher import Dispatcher
 from .hub import Hub
 from .stats import StreamStats
 
-__all__ = ["Run"]
-
 
 class Run:
     """The engine under `BlenderStream` and `Bridge`: both begin passes on its dispatcher.

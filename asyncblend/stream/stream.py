@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,8 +22,6 @@ from .stats import StreamStats
 if TYPE_CHECKING:
     from ..recording.recorder import Recorder
     from .sync import SyncStream
-
-__all__ = ["BlenderStream"]
 
 _log = logging.getLogger("asyncblend")
 
@@ -68,7 +66,9 @@ class BlenderStream:
             ConfigError: Script or scene do not exist, or the stream was entered before.
             BlenderNotFound: There is no Blender.
             InstanceExited, StartTimeout: A Blender died, or was not ready in time. Nothing is left running.
+            ForkedProcessError: This is a forked copy.
         """
+        self._run.check_process()
         if self._entered():
             raise ConfigError("a BlenderStream can be entered only once; make another one")
         self._run.open()
@@ -89,8 +89,8 @@ class BlenderStream:
     def __aiter__(self) -> BlenderStream:
         return self
 
-    async def __anext__(self) -> Frame:
-        """Return the next frame of the config's own pass.
+    def __anext__(self) -> Coroutine[Any, Any, Frame]:
+        """Return the next frame of the config's own pass, when it is awaited.
 
         Raises:
             StopAsyncIteration: All frames of a finite stream have been delivered.
@@ -98,7 +98,7 @@ class BlenderStream:
             ConfigError: The stream was not entered.
             StreamClosed: The stream was closed.
         """
-        return await self._own().__anext__()
+        return self._own().__anext__()
 
     def frames(
         self,
@@ -158,7 +158,7 @@ class BlenderStream:
         Returns:
             The number of samples given up. Each of them is rendered later, with its new params.
         """
-        return self._own().flush()
+        return self._open().dispatcher.flush(self._source)  # not _own, which would begin the pass
 
     def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
         """Iterate over the stream in batches, as `Frames.batches` does."""

@@ -31,8 +31,6 @@ from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats, StreamStats
 
-__all__ = ["SyncFrames", "SyncStream"]
-
 T = TypeVar("T")
 
 
@@ -131,7 +129,9 @@ class SyncFrames:
 
     def flush(self) -> int:
         """Give up the samples that no Blender has begun, and draw their params anew. Return their number."""
-        return self._stream._call(lambda: self._stream._run.dispatcher.flush(self._channel.source))
+        with contextlib.suppress(StreamClosed):
+            return self._stream._call(lambda: self._stream._run.dispatcher.flush(self._channel.source))
+        return 0
 
     def stats(self) -> PassStats:
         """Return a snapshot of the counters, also after the end."""
@@ -156,9 +156,11 @@ class SyncFrames:
 
     def _received(self, timeout: float | None, *, block: bool) -> Frame:
         self._stream._check_process()
+        channel = self._channel
+        if channel.dropped:  # its end is on its way
+            block, timeout = True, None
         if block:
             self._stream._check_thread()
-        channel = self._channel
         item = channel.items.get(block, timeout)
         if isinstance(item, _End):
             channel.items.put(item)  # for the next call
@@ -252,6 +254,7 @@ class SyncStream:
         """Wait for the next frame of the config's own pass, as `SyncFrames` does."""
         if self._own is None:
             self._own = self._begin(self._source)
+            self._own._finalizer.detach()  # it lives as long as this stream, which the finalizer would keep alive
         return next(self._own)
 
     def frames(
@@ -285,7 +288,8 @@ class SyncStream:
 
     def flush(self) -> int:
         """Give up the samples of the config's own pass that no Blender has begun, as `BlenderStream.flush` does."""
-        return 0 if self._own is None else self._own.flush()
+        self._wait_open()
+        return self._call(lambda: self._run.dispatcher.flush(self._source))
 
     def stats(self) -> StreamStats:
         """Return a snapshot of the counters of all passes and of the fleet, also after the end."""
@@ -329,11 +333,8 @@ class SyncStream:
         self._thread.join()
 
     def _begin(self, source: Pass) -> SyncFrames:
-        self._check_process()
         self._check_thread()
-        if self._thread.ident is None:
-            raise ConfigError("the stream is not started; use it in a `with` block")
-        self._opened.wait()
+        self._wait_open()
         channel = _Channel(source)
         try:
             self._call(lambda: self._start_feeding(channel))
@@ -342,6 +343,15 @@ class SyncStream:
                 self._started.result()  # if the start has failed, it says why
             raise
         return SyncFrames(self, channel)
+
+    def _wait_open(self) -> None:
+        """Wait until passes can be begun, or it is known why not."""
+        self._check_process()
+        if self._thread.ident is None:
+            if self._closing:
+                raise StreamClosed("the stream was closed")
+            raise ConfigError("the stream is not started; use it in a `with` block")
+        self._opened.wait()
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():

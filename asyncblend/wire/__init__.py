@@ -1,1 +1,14 @@
-"""What both sides agree on."""
+"""What a host and its Blenders agree on. Both sides import these files; they import nothing of the package but errors.
+
+    launch     what a Blender is told when it is started, and the report that it leaves if it cannot serve
+    protocol   the messages, and their form: a JSON header and raw buffers
+    payload    the values that a message carries, as JSON and arrays
+    ring       memory that a Blender and the host share, in which large arrays lie instead of being sent
+
+The host writes a `Launch` into the environment of a Blender and starts it. From then on messages go over one ZeroMQ
+socket on each side, the host's `stream.hub` and Blender's `serving.worker`. The way of a frame: the script's `sample`
+returns a dict; `payload.encode_values` makes JSON and a list of arrays of it, and copies large arrays into the ring if
+it has room; `protocol.encode` puts the JSON into the header of a FRAME; the parts are sent. The host's
+`protocol.decode` checks everything and makes arrays that are views of the received buffers and of the ring. The params
+of a LEASE go the other way, without the ring.
+"""

@@ -1,4 +1,4 @@
-"""What a host and the Blender that it starts agree on before there is a socket. Both sides."""
+"""Launch and Report: what a host and a Blender tell each other without a socket. Used by both sides."""
 
 from __future__ import annotations
 
@@ -14,92 +14,90 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
-__all__ = ["BOOTSTRAP", "RUN", "Launch", "Life", "Report"]
-
 BOOTSTRAP = Path(__file__).parents[1] / "blender" / "serving" / "bootstrap.py"
-"""The script that every Blender is started with."""
+"""The Python file that every Blender is started with."""
 
 RUN = "ASYNCBLEND_RUN"
-"""Environment variable that marks each Blender, and whatever it starts, with the name of the run's folder."""
+"""Environment variable with the name of the run's folder. It marks every Blender and all processes that it starts."""
 
 _VARIABLE = "ASYNCBLEND_LAUNCH"
 
 
 class Life(NamedTuple):
-    """One life of an instance: what holds a lease."""
+    """One life of an instance, from its launch to its end."""
 
     instance: int
     epoch: int
-    """Counts the instance's launches, from 0."""
+    """Number of this launch of the instance, from 0 on."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """All that one Blender is told at its start. It travels in the environment, because it holds a secret."""
+    """What one Blender is told at its start. It travels in the environment, because it has a secret."""
 
     endpoint: str
     """ZeroMQ endpoint of the host."""
     token: str
-    """The run's secret."""
+    """The run's secret, which each HELLO and heartbeat must have."""
     instance: int
     epoch: int
     beat: float
     """Seconds between heartbeats."""
     kind: str
-    """"module" (bpy in a Python), "executable", or "fake": one without bpy."""
+    """"module" (bpy in a Python process), "executable", or "fake" (a process without bpy)."""
     script: str
     script_args: list[str]
     scene: str | None
     factory_startup: bool
     threads: int | None
-    """To render with. None: as the scene has it."""
+    """Number of threads to render with. None: as the scene has it."""
     gpu: bool
-    """Render on the one GPU that can be seen."""
+    """Whether to render on the GPU. The process can see only one."""
     lifeline: int | None
-    """Inherited descriptor that reads as ended when the host is gone. None where descriptors do not inherit."""
+    """Inherited descriptor of a pipe, which reads as ended when the host is gone. None: there is none."""
     ring: int | None
-    """Inherited descriptor of the memory that is shared with the host. None: there is none."""
+    """Inherited descriptor of the memory that is shared with the host (`ring`). None: there is none."""
     scratch: str
-    """The run's private folder, to be removed by whoever survives a killed host."""
+    """The run's private folder. A Blender that outlives a killed host removes it."""
     packages: str
-    """Folder with one folder of packages per kind of Python, for what Blender's Python lacks."""
+    """Folder in which each kind of Python has a folder with packages that Blender's Python may lack."""
     report: str
-    """File for a `Report`."""
+    """Path of the file for a `Report`."""
 
     def __post_init__(self) -> None:
         _check_endpoint(self.endpoint)
 
     def put(self, environment: MutableMapping[str, str]) -> None:
-        """Write this into a child's environment."""
+        """Write this into the environment of a child process."""
         environment[_VARIABLE] = json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def take(cls, environment: MutableMapping[str, str]) -> Launch:
-        """Read it, and remove it: what the script starts has no need of the secret."""
+        """Read this from the environment, and remove it, so that processes which the script starts do not get the secret."""
         return cls(**json.loads(environment.pop(_VARIABLE)))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a Blender that ends before it serves leaves for its host, where it knows why."""
+    """Why a Blender ended before it served. It leaves this in a file for its host."""
 
     script_failed: bool = False
-    """The scene could not be opened, or the script raised, exited or ended without serving."""
+    """Whether the scene could not be opened, or the script raised, exited, or ended without calling serve."""
     packages: Sequence[str] | None = None
-    """What its Python lacks; None: nothing."""
+    """Names of the packages that its Python lacks. None: it lacks nothing."""
     python: str = ""
-    """"major.minor" of that Python."""
+    """Version of that Python, as "major.minor"."""
     folder: str = ""
-    """Where it will look for those packages."""
+    """Folder in which it will look for those packages."""
 
     def write(self, path: str) -> None:
-        """Leave this for the host."""
+        """Write this to a file."""
         with open(path, "w") as file:
             json.dump(dataclasses.asdict(self), file)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Report:
-        """What was left; an empty report if nothing was, or nothing that can be read."""
+        """Read a report. Return an empty one if there is no file, or none that can be read."""
         try:
             with open(path) as file:
                 return cls(**json.load(file))
@@ -108,7 +106,7 @@ class Report:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """Frames and the token travel in the clear: they must not leave this machine."""
+    """Raise ConfigError if the endpoint can be reached from other machines, because messages are not encrypted."""
     where = urlsplit(endpoint)
     if where.scheme == "ipc":
         return

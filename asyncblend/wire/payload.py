@@ -25,24 +25,6 @@ import numpy as np
 
 from ..errors import ProtocolError
 
-__all__ = [
-    "DTYPES",
-    "MAX_PART",
-    "MAX_PARTS",
-    "MAX_TREE",
-    "Hold",
-    "Shared",
-    "Unsendable",
-    "bytes_of",
-    "decode_tree",
-    "decode_values",
-    "dumps",
-    "encode_values",
-    "from_tree",
-    "parse_json",
-    "to_tree",
-]
-
 MAX_TREE = 64 * 1024 * 1024
 MAX_PARTS = 4096
 MAX_PART = 1 << 30

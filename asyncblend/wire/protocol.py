@@ -1,12 +1,28 @@
-"""The wire format: between messages and lists of byte buffers. No sockets; the same code on both sides.
+"""The messages of the wire, and their form as lists of byte buffers. No sockets; the same code on both sides.
 
-A message is a list of parts: a JSON header of at most 64 KiB, then, for what carries values, raw buffers:
+A message is a list of parts: a JSON header of at most 64 KiB, and, if it carries values, raw buffers:
 
-    [header]                                   control
-    [header, array, array, ...]                values whose tree fits into the header
-    [header, tree, array, array, ...]          values whose tree does not
+    [header]                                   no values
+    [header, array, array, ...]                values whose JSON (their "tree") fits into the header
+    [header, tree, array, array, ...]          values whose tree does not fit
 
-What a tree is, and how values become one, is in `payload`.
+`payload` says what a tree is and how values become one.
+
+The life of a connection:
+
+    Blender                          host
+    HELLO           ->
+                    <-               WELCOME      or STOP, if the token, the version or the life is wrong
+    READY           ->                            when the script calls serve
+                    <-               LEASE        several at once; "urgent" ones go before all that is not begun
+    FRAME | FAILED  ->                            the answer to one lease
+                    <-               REVOKE       leases that are not to be begun any more
+                    <-               STOP
+    BYE             ->
+
+A lease is named by its pass and its serial in that pass. BEAT comes every second or so on a socket of its own. The host
+answers whatever comes on a connection that it does not know with HELLO, which asks for HELLO; so a dropped connection
+that comes back under a new identity is known again, and "holding" tells the host which leases were not lost.
 """
 
 from __future__ import annotations
@@ -20,42 +36,20 @@ from . import payload
 from .launch import Life
 from .payload import Hold, bytes_of, decode_tree, dumps, parse_json
 
-__all__ = [
-    "BEAT",
-    "BYE",
-    "FAILED",
-    "FRAME",
-    "HELLO",
-    "LEASE",
-    "MAX_HEADER",
-    "READY",
-    "REVOKE",
-    "STOP",
-    "VERSION",
-    "WELCOME",
-    "Message",
-    "check_version",
-    "decode",
-    "encode",
-    "field",
-    "life_of",
-    "pairs",
-]
-
 VERSION = 3
 
-# From Blender.
-HELLO = "hello"  # token, version, instance, epoch; first on the socket, and again whenever the host asks
-READY = "ready"  # blender (its version; may be missing); the script called serve
-FRAME = "frame"  # pass, lease (its serial in the pass), index, values
+# The kinds of messages that Blender sends, and their fields.
+HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial)
+READY = "ready"  # blender (its version; may be missing)
+FRAME = "frame"  # pass, lease (its serial), index; carries the values of the sample
 FAILED = "failed"  # pass, lease, index, error, traceback
-BEAT = "beat"  # token, version, instance, epoch, rss (bytes; may be missing); on a socket of its own
+BEAT = "beat"  # token, version, instance, epoch, rss (resident memory in bytes; may be missing)
 BYE = "bye"
-# From the host. HELLO from the host means: I do not know you, say HELLO again.
+# Those that the host sends, besides HELLO without fields.
 WELCOME = "welcome"  # version, seed
-LEASE = "lease"  # pass, lease, index, urgent (before what is not begun), values (the params)
-REVOKE = "revoke"  # pass, leases (serials, which are not to be begun)
-STOP = "stop"  # reason
+LEASE = "lease"  # pass, lease (its serial), index, urgent; carries the params
+REVOKE = "revoke"  # pass, leases (their serials)
+STOP = "stop"  # reason; "" at the usual end
 
 MAX_HEADER = 64 * 1024
 
@@ -72,7 +66,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     REVOKE: {"pass": _INT, "leases": list},
     STOP: {"reason": _STR},
 }
-"""Fields that each kind must have. HELLO's are checked by `life_of`, after its version."""
+"""Fields that each kind must have. The fields of HELLO are checked later, after its version."""
 
 
 class Message(NamedTuple):
@@ -80,20 +74,20 @@ class Message(NamedTuple):
 
     kind: str
     fields: Mapping[str, Any]
-    """The header's fields, of the right types."""
+    """The fields of the header, of the right types."""
     values: dict[str, Any] | None
-    """What a FRAME or LEASE carries; arrays are read-only views of the received buffers."""
+    """What a FRAME or LEASE carries. Arrays are read-only views of the received buffers."""
 
 
 def encode(kind: str, fields: Mapping[str, Any], values: Sequence[Any] = ()) -> list[Any]:
-    """The parts of a message; `values` are the parts from `encode_values`."""
+    """Return the parts of a message. `values` are the parts from `encode_values`."""
     header = {"kind": kind, **fields}
     parts: list[Any] = []
     if values:
         tree, *arrays = values
         parts = list(arrays)
         head = dumps(header).encode()
-        # Spliced as text, so that a LEASE sent again, and every big tree, is serialised once.
+        # The tree is JSON already and is put in as text, so that it is serialised only once.
         inline = head[:-1] + b',"tree":' + tree + b"}"
         if len(inline) <= MAX_HEADER:
             return [inline, *parts]
@@ -105,14 +99,15 @@ def encode(kind: str, fields: Mapping[str, Any], values: Sequence[Any] = ()) -> 
 
 
 def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = True) -> Message:
-    """The message of these parts (bytes, or anything with a buffer). Array memory is shared, not copied.
+    """Return the message that these parts make (bytes, or anything with a buffer). Arrays share their memory.
 
     Args:
-        hold: gives the memory that is shared with the sender, if any is.
-        values: whether what it carries is wanted. Otherwise it is not looked at.
+        parts: All parts of one message.
+        hold: Returns the memory that is shared with the sender. None: there is none.
+        values: Whether to decode the values that it carries. Otherwise they are not even checked.
 
     Raises:
-        ProtocolError: anything at all is wrong with them.
+        ProtocolError: Anything is wrong with the message.
     """
     if not 1 <= len(parts) <= payload.MAX_PARTS:
         raise ProtocolError(f"a message of {len(parts)} parts")
@@ -142,13 +137,13 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
 
 
 def field(fields: Mapping[str, Any], name: str, of: type) -> Any:
-    """The field of that name and type.
+    """Return the field of that name and type.
 
     Raises:
-        ProtocolError: it is missing, of another type, or negative.
+        ProtocolError: It is missing, of another type, or negative.
     """
     value = fields.get(name)
-    # Not isinstance: True is no int here.
+    # Not isinstance, because True must not pass for an int.
     if type(value) is not of or (isinstance(value, int) and value < 0):
         raise ProtocolError(f"field {name!r} must be a {of.__name__}, got {value!r:.80}")
     return value
@@ -167,10 +162,10 @@ def pairs(fields: Mapping[str, Any], name: str) -> list[tuple[int, int]]:
 
 
 def life_of(fields: Mapping[str, Any], token: str) -> Life:
-    """Who sent this HELLO or BEAT.
+    """Return which life sent this HELLO or BEAT.
 
     Raises:
-        ProtocolError: a wrong token, another protocol version, or bad fields.
+        ProtocolError: The token is wrong, the protocol version is another one, or a field is bad.
     """
     if not hmac.compare_digest(field(fields, "token", str).encode(errors="replace"), token.encode()):
         raise ProtocolError("a wrong token: the sender is not of this run")
@@ -179,10 +174,10 @@ def life_of(fields: Mapping[str, Any], token: str) -> Life:
 
 
 def check_version(fields: Mapping[str, Any], sender: str) -> None:
-    """Refuse another protocol version.
+    """Check the protocol version of a HELLO, BEAT or WELCOME.
 
     Raises:
-        ProtocolError: names both versions.
+        ProtocolError: It is another one. The message names both.
     """
     if fields.get("version") != VERSION:
         raise ProtocolError(

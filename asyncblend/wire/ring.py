@@ -1,19 +1,20 @@
-"""Ring: the shared memory of one Blender, in which large arrays travel to the host without a copy. Both sides.
+"""Ring: memory that one Blender and the host share, so that large arrays need not be sent. Used by both sides.
 
-    one page: a byte a slot, 1 while it is in use │ slot 0 │ slot 1 │ ...
+    first page: one byte for each slot, 1 while it is in use │ slot 0 │ slot 1 │ ...
 
-Blender's side takes a free slot, copies the arrays of a frame into it, and sends where they are. The host's arrays are
-views of the same memory; when the last view is gone, wherever that is, the slot's byte is 0 and Blender may use it
-again. So there are no messages about slots, and nobody ever waits for one: without a free slot the arrays go over the
-socket.
+Blender's side (`Slots`) takes a free slot, copies the arrays of a frame into it, and sends where they are. The host's
+side (`Ring`) makes arrays that are views of the same memory. When the last view of a slot has been collected, the
+slot's byte is set to 0, and Blender may use it again. So there are no messages about slots, and nobody waits for one:
+while no slot is free, arrays go over the socket.
 
-The memory has no name, so nothing can be left behind, and is sealed against resizing: a process that shrinks a file
-kills all who have mapped it. It is large and sparse: pages are used only where something was written.
+The memory has no name, so it cannot be left behind. It is sealed against resizing, because a process that shrinks a
+file kills all processes that have mapped it. It is large and sparse: only pages that were written to take up memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -21,17 +22,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Ring", "Slots", "launching"]
-
 _PAGE = 4096
 _SIZE = 1 << 30  # bytes; sparse
-_SMALLEST = 1 << 14  # bytes of an array that is worth it
-_ALIGNED = 64  # bytes: a cache line, and more than any vector instruction asks for
+_SMALLEST = 1 << 14  # bytes; a smaller array is sent as quickly
+_ALIGNED = 64  # bytes; a cache line, and enough for every vector instruction
 
-
-_forks = 0  # of this process, while frames may have been held
+_forks = 0  # how often this process was forked while arrays may have been in use
 _launching = False
-_process = os.getpid()  # asking costs more than all else that is done for a frame here
+_process = os.getpid()  # kept, because os.getpid() for each frame costs more than the rest of this file
 
 
 def _note_fork() -> None:
@@ -45,13 +43,12 @@ def _note_child() -> None:
     _process = os.getpid()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_note_fork, after_in_child=_note_child)
+os.register_at_fork(after_in_parent=_note_fork, after_in_child=_note_child)
 
 
 @contextlib.contextmanager
 def launching() -> Iterator[None]:
-    """What forks in here runs another program at once, and sees no frame. Not across an await."""
+    """Promise that a process forked in this block runs another program at once, and uses no array. Do not await in it."""
     global _launching
     _launching = True
     try:
@@ -61,49 +58,47 @@ def launching() -> Iterator[None]:
 
 
 class Ring:
-    """The host's side. Made by `create`.
+    """The host's side. `create` makes one.
 
-    Its memory stays mapped for as long as an array of it lives, whatever becomes of the Blender or of this object.
+    The memory stays mapped while an array of it exists, also after the Blender has ended and this object is gone.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor: int | None = descriptor
-        """To be inherited by the Blender; then `close_descriptor`."""
+        """The memory's descriptor, for the Blender to inherit. None after `close_descriptor`."""
         self._map = mmap.mmap(descriptor, 0)
 
     @classmethod
     def create(cls) -> Ring | None:
-        """A new one; None where there can be none: only Linux has memory without a name that can be sealed."""
+        """Return a new one, or None where it cannot be made: only Linux has memory without a name that can be sealed."""
         try:
-            import fcntl
-
             descriptor = os.memfd_create("asyncblend", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        except (ImportError, AttributeError, OSError):
+        except (AttributeError, OSError):
             return None
         try:
             os.ftruncate(descriptor, _SIZE)
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
             return cls(descriptor)
-        except (OSError, ValueError):  # no such address space, for instance
+        except (OSError, ValueError):  # for instance, there is too little address space
             os.close(descriptor)
             return None
 
     def close_descriptor(self) -> None:
-        """It has been inherited."""
+        """Close the descriptor, once the Blender has inherited it."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
 
     def hold(self, slot: int) -> np.ndarray[Any, Any]:
-        """All of the memory as read-only bytes. The slot is free when neither this nor a view of it is left.
+        """Return the whole memory as read-only bytes, and free the slot when this array and all views of it are gone.
 
         Raises:
-            ValueError: there is no slot of that number.
+            ValueError: There is no slot of that number.
         """
         if not 0 <= slot < _PAGE:
             raise ValueError(f"no slot {slot}")
-        # Its base is no array: numpy would leave this one out of the chain of bases otherwise.
+        # The base is the map and no array, because a view of a view would refer to the base alone.
         held = _Held((len(self._map),), np.uint8, self._map)
         held.flags.writeable = False
         held.slot, held.process, held.forks = slot, _process, _forks
@@ -111,19 +106,21 @@ class Ring:
 
 
 class _Held(np.ndarray[Any, Any]):
+    """The memory, with one slot in use for as long as this array exists."""
+
     slot: int
     process: int
     forks: int
 
     def __del__(self) -> None:
-        # Arrays that numpy makes of this one have no slot. A forked process has copies of all objects: they free
-        # nothing, and what they show must not change, so that such a slot is used until the Blender ends.
+        # Views that numpy makes have no such attributes. A forked process has a copy of this object, which must
+        # neither free the slot nor see its contents change: after a fork the slot is in use until the Blender ends.
         if getattr(self, "process", None) == _process and self.forks == _forks:
             self.base[self.slot] = 0  # type: ignore[index]
 
 
 class Slots:
-    """Blender's side: finds slots, and fills them."""
+    """Blender's side, which finds free slots and fills them."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._map = memory
@@ -132,12 +129,12 @@ class Slots:
 
     @classmethod
     def inherit(cls, descriptor: int | None) -> Slots | None:
-        """The host's ring; None if there is none, or a wrapper script closed its descriptor."""
+        """Return the slots of the host's ring, or None if there is none, or a wrapper script closed its descriptor."""
         if descriptor is None:
             return None
         try:
             if os.fstat(descriptor).st_size != _SIZE:
-                return None  # another file has the number now
+                return None  # the number belongs to another file now
         except OSError:
             return None
         try:
@@ -145,17 +142,17 @@ class Slots:
         except (OSError, ValueError):
             return None
         finally:
-            os.close(descriptor)  # the map keeps a copy, which what the script starts does not inherit
+            os.close(descriptor)  # the map has its own copy, which processes that the script starts do not inherit
 
     def put(self, arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[int, list[int | None]] | None:
-        """Copy the large ones of C-contiguous arrays into one slot.
+        """Copy all large arrays among these C-contiguous ones into one slot.
 
         Returns:
-            The slot, and for each array its offset, None for one that is small. None: all are small, or no slot is
-            free.
+            The slot, and for each array its offset in the memory, or None if it is small. None instead of both if no
+            array is large or no slot is free.
         """
         total = 0
-        within: list[int | None] = []
+        within: list[int | None] = []  # offsets from the slot's start
         for array in arrays:
             if array.nbytes < _SMALLEST:
                 within.append(None)
@@ -173,11 +170,11 @@ class Slots:
         return slot, offsets
 
     def free(self, slot: int) -> None:
-        """It is not to be sent after all."""
+        """Free a slot whose arrays are not sent after all."""
         self._map[slot] = 0
 
     def _free_slot(self, size: int) -> int | None:
-        """A slot of that size, the first one: its pages are there already, and with luck in the cache."""
+        """Return the first free slot of about that size, whose pages exist already and may be in the cache."""
         used = False
         for slot, (_, own) in enumerate(self._slots):
             if self._map[slot]:
@@ -188,7 +185,8 @@ class Slots:
         if self._end + own > len(self._map) or len(self._slots) == _PAGE:
             if used or _PAGE + own > len(self._map):
                 return None
-            self._slots, self._end = [], _PAGE  # cut up for frames of other sizes, and all free: begin anew
+            # All slots are free, and none has this size: divide the memory anew.
+            self._slots, self._end = [], _PAGE
         self._slots.append((self._end, own))
         self._end += own
         return len(self._slots) - 1

@@ -46,7 +46,7 @@ def _damage(parts: list[bytes], rng: random.Random) -> None:
 def _forgeries() -> list[list[bytes]]:
     """Return a valid message of each kind, from a sender that does not know the run's token."""
     who = {"token": "0" * 32, "version": protocol.VERSION, "instance": 0, "epoch": 0}
-    lease = {"lease": 0, "index": 0}
+    lease = {"pass": 0, "lease": 0, "index": 0}
     values = payload.encode_values({"pid": 1, "noise": np.zeros(1000, np.uint8)})
     messages = [
         protocol.encode(protocol.HELLO, {**who, "ready": True, "holding": []}),
@@ -56,7 +56,8 @@ def _forgeries() -> list[list[bytes]]:
         protocol.encode(protocol.FRAME, lease, values),
         protocol.encode(protocol.FAILED, {**lease, "error": "e", "traceback": "t"}),
         protocol.encode(protocol.BYE, {}),
-        protocol.encode(protocol.LEASE, {**lease, "since": 0}, values),
+        protocol.encode(protocol.LEASE, {**lease, "urgent": False}, values),
+        protocol.encode(protocol.REVOKE, {"pass": 0, "leases": [0, 1]}),
         protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": 1}),
         protocol.encode(protocol.STOP, {"reason": ""}),
     ]

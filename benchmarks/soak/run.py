@@ -8,6 +8,7 @@ import time
 
 import asyncblend as ab
 from asyncblend.aio import the_one_error
+from asyncblend.stream.frames import Frames
 
 from .chaos import Chaos
 from .faults import Recoveries
@@ -79,16 +80,17 @@ class Run:
         while self.passed < self.seconds or (self.recoveries.open and self.passed < self.seconds + self.fleet.patience):
             start = self.ledger.passes // 2 * self.length
             break_off = self.with_chaos and self.ledger.passes % 3 == 2
-            self.stream.rewind(start)
-            self.ledger.begin(range(start, start + self.length))
-            await self._one_pass(self._rng.randrange(self.length) if break_off else None)
+            indices = range(start, start + self.length)
+            self.ledger.begin(indices)
+            async with self.stream.frames(indices) as frames:
+                await self._one_pass(frames, self._rng.randrange(self.length) if break_off else None)
 
-    async def _one_pass(self, most: int | None) -> None:
+    async def _one_pass(self, frames: Frames, most: int | None) -> None:
         loop, patience = asyncio.get_running_loop(), self.fleet.patience
         taken = 0
         try:
             async with asyncio.timeout(patience) as limit:
-                async for frame in self.stream:
+                async for frame in frames:
                     limit.reschedule(loop.time() + patience)
                     self.ledger.frame(frame)
                     self.recoveries.frame(frame.instance, frame["pid"])
@@ -101,9 +103,7 @@ class Run:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise RuntimeError(
-                f"no frame for {patience:g} s; {self.stream.stats()}; {self.stream.state_dict()}"
-            ) from None
+            raise RuntimeError(f"no frame for {patience:g} s; {self.stream.stats()}; {frames.state_dict()}") from None
         self.ledger.end()
 
     async def _watch(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch.distributed
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
-from asyncblend.stream.bridge import Frame, Pass
 from asyncblend.testing import fake_blender
 
 pytestmark = [
@@ -66,11 +66,12 @@ def kinds(items: Any) -> list[bool]:
 
 
 def until_queued(dataset: ab.BlenderDataset) -> None:
-    """Wait until the live stream's places are all full of frames that are ready."""
+    """Wait until all slots of the live part hold a frame that is ready."""
     while True:
         stats = dataset.stats()
         if stats is not None and stats.queued >= dataset.config.queue_size:
             return
+        threading.Event().wait(0.002)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def until_queued(dataset: ab.BlenderDataset) -> None:
 def test_the_ratio_holds_while_live_ones_are_ready(
     ratio: float, expected: list[bool], live: Any, recorded: Any
 ) -> None:
-    """Item by item."""
+    """It holds item by item."""
     own = live(queue_size=32)
     dataset = ab.MixedDataset(own, recorded(), ratio)
     iterator = iter(dataset)
@@ -102,32 +103,37 @@ def test_the_ratio_holds_while_live_ones_are_ready(
     assert counts == {"live": sum(expected), "recorded": len(expected) - sum(expected) + (ratio == 1.0)}
 
 
-class Ready(Pass):
-    """A pass that has a frame at each turn, but at the first so many."""
+class Ready:
+    """An iteration of the live part that has a frame at every turn but the first `late` ones."""
+
+    finished = False
 
     def __init__(self, late: int = 0) -> None:
         self._late = late
 
-    def poll(self) -> Frame | None:
+    def poll(self) -> ab.Frame | None:
         self._late -= 1
-        return None if self._late >= 0 else Frame({"live": True}, index=0, instance=0)
+        return None if self._late >= 0 else ab.Frame({"live": True}, index=0, instance=0)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2 / 3, 0.75, 0.9, 0.99])
 def test_the_ratio_is_exact(ratio: float, live: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each item. Of those that came too late, one is made up for."""
+    """It holds at each item; of the live samples that were due but not ready, at most one is carried over."""
     own = live()
-    monkeypatch.setattr(own, "begin", lambda wait: Ready())
+    monkeypatch.setattr(own, "_begin", lambda wait: Ready())
     mixed = kinds(itertools.islice(ab.MixedDataset(own, recorded(), ratio), 1000))
     assert [sum(mixed[:n]) for n in range(1001)] == [int(n * ratio + 1e-6) for n in range(1001)]
-    monkeypatch.setattr(own, "begin", lambda wait: Ready(late=30))
+    monkeypatch.setattr(own, "_begin", lambda wait: Ready(late=30))
     mixed = kinds(itertools.islice(ab.MixedDataset(own, recorded(), ratio), 1000))
     late = mixed[mixed.index(True) :]
     assert abs(sum(late) - len(late) * ratio) <= 1 + 1e-6
 
 
 def test_training_never_waits(live: Any, recorded: Any) -> None:
-    """Blenders that never are ready, or never end a sample: recorded ones come, again and again."""
+    """While Blenders never are ready, or never end a sample, recorded samples come, again and again."""
     for faults in ({"never_ready": True}, {"hang_after": 0}):
         own = live(faults)
         dataset = ab.MixedDataset(own, recorded(), 0.9)
@@ -141,7 +147,7 @@ def test_training_never_waits(live: Any, recorded: Any) -> None:
 def test_the_next_epochs_do_not_wait_either(
     live: Any, recorded: Any, tmp_path: Path, write_script: Callable[..., Path]
 ) -> None:
-    """While the Blenders still start. Once they are ready, they make what is asked for by then."""
+    """Epochs pass while the Blenders still start; once they are ready, they render the epoch of that moment."""
     gate = tmp_path / "gate"
     wait = f"import os, threading\nwhile not os.path.exists({str(gate)!r}): threading.Event().wait(0.005)\n"
     script = write_script(wait + SAMPLE, name="late.py")
@@ -155,14 +161,14 @@ def test_the_next_epochs_do_not_wait_either(
     next(iterator)
     gate.touch()
     while (stats := own.stats()) is None or stats.queued < 20:
-        pass
+        threading.Event().wait(0.002)
     items = list(iterator)
     assert sorted(item["index"] for item in items if item["live"]) == list(range(60, 60 + sum(kinds(items))))
     assert 1 <= sum(kinds(items)) <= 10
 
 
 def test_what_did_not_come_is_not_made_up_for(live: Any, recorded: Any) -> None:
-    """After a long wait for the Blenders, the ratio is as ever, but for one."""
+    """After a long wait for the Blenders the ratio is as ever, but for one live sample."""
     own = live(queue_size=16)
     iterator = iter(ab.MixedDataset(own, recorded(), 0.5))
     for _ in range(20):
@@ -172,7 +178,7 @@ def test_what_did_not_come_is_not_made_up_for(live: Any, recorded: Any) -> None:
 
 
 def test_an_iteration_ends_with_the_last_live_one(live: Any, recorded: Any) -> None:
-    """Which all come, each once."""
+    """All live samples come, each once."""
     dataset = ab.MixedDataset(live(length=20), recorded(), 0.5)
     items = list(dataset)
     assert sorted(item["index"] for item in items if item["live"]) == list(range(20))
@@ -184,7 +190,7 @@ def test_an_iteration_ends_with_the_last_live_one(live: Any, recorded: Any) -> N
 
 @pytest.mark.parametrize("length", [0, 1, 7, 50])
 def test_an_iteration_of_a_length(length: int, live: Any, recorded: Any) -> None:
-    """Live or not, so many; when the live ones have come to their end, recorded ones go on."""
+    """It has `length` items, live or not; when the live ones have ended, recorded ones go on."""
     dataset = ab.MixedDataset(live(length=10), recorded(), 0.5, length=length)
     assert len(dataset) == length
     for epoch in range(2):
@@ -198,7 +204,7 @@ def test_an_iteration_of_a_length(length: int, live: Any, recorded: Any) -> None
 
 
 def test_an_endless_stream_has_no_end(live: Any, recorded: Any) -> None:
-    """Live ones keep coming."""
+    """Live samples keep coming."""
     seen: set[int] = set()
     for item in ab.MixedDataset(live(), recorded(), 0.5):
         if item["live"]:
@@ -210,7 +216,7 @@ def test_an_endless_stream_has_no_end(live: Any, recorded: Any) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_share_both(workers: int, live: Any, recorded: Any) -> None:
-    """Each live one comes once; the training process sees what they count."""
+    """Each live sample comes once; the training process sees what the workers count."""
     dataset = ab.MixedDataset(live(length=12, instances=2), recorded(), 0.5)
     loader: Any = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=LIMIT)
     items = list(loader)
@@ -220,7 +226,7 @@ def test_workers_share_both(workers: int, live: Any, recorded: Any) -> None:
 
 
 def test_a_worker_without_a_blender_gives_recorded_ones(live: Any, recorded: Any) -> None:
-    """Of a length; all workers together give that many."""
+    """With a length, all workers together have that many items; without one, such a worker has none."""
     dataset = ab.MixedDataset(live(instances=1), recorded(), 0.5, length=30)
     loader: Any = DataLoader(dataset, batch_size=None, num_workers=3, timeout=LIMIT)
     items = list(loader)
@@ -234,7 +240,7 @@ def test_a_worker_without_a_blender_gives_recorded_ones(live: Any, recorded: Any
 def test_ranks_have_equally_many_of_a_length(
     workers: int, live: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that they end together."""
+    """Each rank has the same number of items, so that they end together."""
     dataset = ab.MixedDataset(live(length=100), recorded(), 0.5, length=12)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
@@ -245,7 +251,7 @@ def test_ranks_have_equally_many_of_a_length(
 
 
 def test_batches_mix_samples(live: Any, recorded: Any) -> None:
-    """Both kinds are in one batch; the transform gets it."""
+    """Both kinds are in one batch, and the transform gets whole batches."""
     own = live(queue_size=16)
     dataset = ab.MixedDataset(own, recorded(), 0.5, batch_size=8, length=24, transform=lambda batch: batch["live"])
     assert len(dataset) == 3
@@ -257,7 +263,7 @@ def test_batches_mix_samples(live: Any, recorded: Any) -> None:
 
 
 def test_each_part_has_its_own_transform(live: Any, recorded: Any) -> None:
-    """And the mix one more."""
+    """The mix has one more, which gets what they made."""
     dataset = ab.MixedDataset(
         live(length=3, transform=lambda item: ("live", item["index"])),
         recorded(transform=lambda item: ("recorded", item["index"])),
@@ -269,7 +275,7 @@ def test_each_part_has_its_own_transform(live: Any, recorded: Any) -> None:
 
 
 def test_errors_of_the_live_part_come_through(live: Any, recorded: Any) -> None:
-    """Those of its start too, which nobody waits for."""
+    """Errors at its start come too, although nobody waits for the start."""
     once = ab.RestartPolicy(max_restarts=0)
     for faults, error in (
         ({"exit_at_start": 3}, ab.InstanceExited),
@@ -286,7 +292,7 @@ def test_errors_of_the_live_part_come_through(live: Any, recorded: Any) -> None:
 
 
 def test_closing_and_going_on(live: Any, recorded: Any) -> None:
-    """The fleet is stopped; iterating again starts another. Also while it starts, and in the middle."""
+    """Closing stops the fleet, also while it starts; iterating again starts another."""
     dataset = ab.MixedDataset(live(length=30), recorded(), 0.5)
     for taken in (1, 20):
         list(itertools.islice(dataset, taken))
@@ -298,7 +304,7 @@ def test_closing_and_going_on(live: Any, recorded: Any) -> None:
 
 
 def test_an_iteration_begun_again_while_the_fleet_starts(live: Any, recorded: Any) -> None:
-    """The live ones begin anew."""
+    """Each iteration has all live samples."""
     dataset = ab.MixedDataset(live(length=10), recorded(), 0.5)
     for _ in range(3):
         next(iter(dataset))
@@ -306,7 +312,7 @@ def test_an_iteration_begun_again_while_the_fleet_starts(live: Any, recorded: An
 
 
 def test_wrong_parts_are_told(live: Any, recorded: Any) -> None:
-    """What is wrong, and what to do."""
+    """The error says what is wrong, and what to do."""
     for parts, options, message in (
         ((recorded(), recorded()), {}, "live must be a BlenderDataset"),
         ((live(), live()), {}, "recorded must be a RecordedDataset"),

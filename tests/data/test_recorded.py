@@ -58,7 +58,7 @@ def live(tmp_path: Path, write_script: Callable[..., Path]) -> Iterator[Callable
 
 @pytest.fixture
 def recording(tmp_path: Path, live: Callable[..., ab.BlenderDataset]) -> Callable[..., Path]:
-    """Record so many samples of the same stream: `recording(20, shard_size=4)`."""
+    """Record some samples of the same stream: `recording(20, shard_size=4)`."""
 
     def record(length: int, **options: Any) -> Path:
         stream = ab.BlenderStream(live().config, length=length)
@@ -73,7 +73,7 @@ def recording(tmp_path: Path, live: Callable[..., ab.BlenderDataset]) -> Callabl
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal in type, dtype, shape and every bit."""
+    """Return whether two values are equal in type, dtype, shape and every bit."""
     if isinstance(one, torch.Tensor):
         return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(one, other)
     if type(one) is not type(other):
@@ -90,7 +90,7 @@ def indices(items: Any) -> list[int]:
 
 
 def test_items_are_those_of_the_live_dataset(live: Any, recording: Any) -> None:
-    """To the bit, and of the same types; arrays are writable tensors."""
+    """They are equal to the bit, and of the same types; arrays are writable tensors."""
     expected = list(live(length=10))
     items = list(ab.RecordedDataset(recording(10, shard_size=3)))
     assert len(items) == 10
@@ -103,7 +103,7 @@ def test_items_are_those_of_the_live_dataset(live: Any, recording: Any) -> None:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_those_of_the_live_dataset(drop_last: bool, live: Any, recording: Any) -> None:
-    """With batch_size, and those that the DataLoader makes."""
+    """So are batches, those of `batch_size` and those that a DataLoader makes."""
     how: dict[str, Any] = {"batch_size": 4, "drop_last": drop_last}
     expected = list(live(length=10, **how))
     dataset = ab.RecordedDataset(recording(10), **how)
@@ -126,7 +126,7 @@ def test_batches_are_those_of_the_live_dataset(drop_last: bool, live: Any, recor
 
 
 def test_jpeg_differs_in_pixels_alone(live: Any, recording: Any) -> None:
-    """Of what is named image; not in dtype or shape, and not in labels."""
+    """Only the pixels of what is named image differ; dtypes, shapes and labels do not."""
     for item, expected in zip(ab.RecordedDataset(recording(3, image_format="jpeg")), live(length=3), strict=True):
         assert item["image"].shape == expected["image"].shape
         assert not torch.equal(item["image"], expected["image"])
@@ -136,7 +136,7 @@ def test_jpeg_differs_in_pixels_alone(live: Any, recording: Any) -> None:
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_share_the_samples(workers: int, start: str, recording: Any) -> None:
-    """Each comes once, also where there are more shards, or fewer, than workers; one by one, in order."""
+    """Each sample comes once and in order, with more shards than workers and with fewer."""
     if start == "spawn" and workers != 2:
         pytest.skip("one is enough: it takes seconds")
     for shard_size in (2, 100):
@@ -151,14 +151,14 @@ def test_workers_share_the_samples(workers: int, start: str, recording: Any) -> 
 
 
 def test_more_workers_than_samples(recording: Any) -> None:
-    """Those without any give none."""
+    """Workers without a sample end at once."""
     loader: Any = DataLoader(ab.RecordedDataset(recording(2)), batch_size=None, num_workers=4)
     assert indices(loader) == [0, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_share_the_samples(workers: int, recording: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank r of R: each sample comes in one of them, and len counts its own."""
+    """Each sample comes in one rank, and `len` counts those of its rank."""
     dataset = ab.RecordedDataset(recording(10, shard_size=3))
     found = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
@@ -175,7 +175,7 @@ def test_ranks_share_the_samples(workers: int, recording: Any, monkeypatch: pyte
 
 
 def test_shuffling_is_a_matter_of_seed_and_epoch(recording: Any) -> None:
-    """Each order has all samples once; the same seed and epoch give the same one."""
+    """Each order has all samples once; the same seed and epoch give the same order."""
     folder = recording(30, shard_size=2)
 
     def order(seed: int, epoch: int) -> list[int]:
@@ -205,7 +205,7 @@ def test_shuffling_reads_few_shards_at_a_time(recording: Any) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_share_a_shuffled_epoch(workers: int, recording: Any) -> None:
-    """Also those that live on between epochs."""
+    """Workers share a shuffled epoch out, also those that live on between epochs."""
     dataset = ab.RecordedDataset(recording(12, shard_size=5), shuffle=True)
     loader: Any = DataLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
     orders = []
@@ -217,7 +217,7 @@ def test_workers_share_a_shuffled_epoch(workers: int, recording: Any) -> None:
 
 
 def test_a_transform_makes_the_item(recording: Any) -> None:
-    """Of samples, or of batches."""
+    """The transform gets each sample, or with `batch_size` each batch."""
     folder = recording(5)
     assert list(ab.RecordedDataset(folder, transform=operator_index)) == [0, 1, 2, 3, 4]
     batches = list(ab.RecordedDataset(folder, transform=operator_index, batch_size=3))
@@ -229,7 +229,7 @@ def operator_index(item: dict[str, Any]) -> Any:
 
 
 def test_an_iteration_can_be_gone_on_with(recording: Any) -> None:
-    """From its saved state, in another dataset, shuffled or not, and only in that epoch."""
+    """Another dataset goes on from a saved state, shuffled or not, in the epoch of that state alone."""
     folder = recording(10)
     for shuffle in (False, True):
         first = ab.RecordedDataset(folder, shuffle=shuffle)
@@ -252,11 +252,11 @@ def test_an_iteration_can_be_gone_on_with(recording: Any) -> None:
 
 
 def test_a_script_that_knows_the_live_one_changes_one_line(recording: Any) -> None:
-    """It has what a BlenderDataset has."""
+    """A RecordedDataset has all that a BlenderDataset has, but for what needs a Blender."""
     dataset = ab.RecordedDataset(recording(3))
     public = {name for name in dir(ab.BlenderDataset) if not name.startswith("_")}
-    assert public - {name for name in dir(dataset) if not name.startswith("_")} == {"begin"}
-    assert dataset.stats() is None
+    assert public - {name for name in dir(dataset) if not name.startswith("_")} == {"render", "flush"}
+    assert dataset.stats() is None  # type: ignore[func-returns-value]
     assert dataset.about["seed"] == 0
     dataset.close()
     assert indices(dataset) == [0, 1, 2]
@@ -264,7 +264,7 @@ def test_a_script_that_knows_the_live_one_changes_one_line(recording: Any) -> No
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damage_is_told_where_it_is_found(workers: int, recording: Any) -> None:
-    """A shard that is gone or cut off: which one it is, also from a worker."""
+    """The error names the shard that is gone or cut off, also from a worker."""
     folder = recording(12, shard_size=4)
     dataset = ab.RecordedDataset(folder)
     os.truncate(folder / "shard-000001.tar", 5000)
@@ -282,7 +282,7 @@ def test_damage_is_told_where_it_is_found(workers: int, recording: Any) -> None:
 
 
 def test_wrong_options_are_told(recording: Any, tmp_path: Path) -> None:
-    """As BlenderDataset's."""
+    """Wrong options are ConfigErrors, and a folder that cannot be read is a RecordingError."""
     folder = recording(1)
     for options, message in (
         ({"shuffle": 1}, "shuffle must be a bool"),

@@ -1,4 +1,4 @@
-"""Fleet, on hand-made timelines: its clock, its waiting, its chance and its processes are the test's."""
+"""The fleet on hand-made timelines: the tests provide its clock, its sleep and its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICY = RestartPolicy(max_restarts=2, window=60, backoff=1, max_backoff=4, jitt
 
 
 class Time:
-    """A clock that moves only when it is told to, and whoever sleeps by it."""
+    """A clock that moves only when a test moves it, and the tasks that sleep by it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -39,7 +39,7 @@ class Time:
         await woken
 
     async def go(self, seconds: float) -> None:
-        """Let this time pass, and everything happen that is due in it, in its order."""
+        """Let this time pass. Wake all that is due in it, in order."""
         end = self.now + seconds
         while True:
             await settled()
@@ -52,12 +52,12 @@ class Time:
         self.now = end
 
     def jump(self, seconds: float) -> None:
-        """As when the host is suspended: it passes, and nobody is woken in time."""
+        """Let this time pass without waking anybody, as when the host is suspended."""
         self.now += seconds
 
 
 async def settled() -> None:
-    """Let all tasks do what they can without time."""
+    """Let all tasks do what they can do before any time passes."""
     for _ in range(30):
         await asyncio.sleep(0)
 
@@ -94,19 +94,26 @@ class Process:
 
 
 class Stage:
-    """A fleet with hand-made processes."""
+    """A fleet, and the hand-made processes that it starts."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, first: int = 0, **options: Any) -> None:
         self.time = Time()
         self.spawned: list[tuple[float, Life]] = []
         self.over: list[Life] = []
+        self.ready: list[list[Life]] = []
+        """At each call of `on_ready`: the lives that could be given leases."""
         self.asked: list[Life] = []
         self.refuse: OSError | None = None
         self._folder = folder
         self._processes: dict[int, Process] = {}
         config = StreamConfig(script="x.py", **{"restart": POLICY, "instances": 1, **options})
-        self.fleet = Fleet(config, self._spawn, self.asked.append, clock=lambda: self.time.now, sleep=self.time.sleep)
-        self.running = asyncio.ensure_future(self.fleet.run(self.over.append))
+        self.fleet = Fleet(
+            config, self._spawn, self.asked.append, first=first, clock=lambda: self.time.now, sleep=self.time.sleep
+        )
+        self.running = asyncio.ensure_future(self.fleet.run(self._on_ready, self.over.append))
+
+    def _on_ready(self) -> None:
+        self.ready.append(self.fleet.ready_lives())
 
     async def _spawn(self, life: Life) -> Process:
         self.spawned.append((self.time.now, life))
@@ -116,25 +123,25 @@ class Stage:
         return process
 
     def process(self, number: int = 0) -> Process:
-        """Its latest."""
+        """Return the latest process of an instance."""
         return self._processes[number]
 
     async def serve(self, *numbers: int) -> None:
-        """These get as far as serving."""
+        """Let these instances beat and call serve."""
         await settled()
         for number in numbers:
             self.fleet.beat(self.process(number).life, 0)
             self.fleet.ready(self.process(number).life)
 
-    async def live(self, seconds: int, *numbers: int, more: bool = False) -> None:
-        """So many seconds in which these beat once a second."""
+    async def live(self, seconds: int, *numbers: int) -> None:
+        """Let so many seconds pass, in which these instances beat once a second."""
         for _ in range(seconds):
             for number in numbers:
                 self.fleet.beat(self.process(number).life, 0)
             await self.time.go(1)
 
     async def error(self) -> AsyncblendError:
-        """What the fleet ended with."""
+        """Return the error that the fleet ended with."""
         await settled()
         assert self.running.done()
         error = self.running.exception()
@@ -162,7 +169,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
 
 
 async def test_a_crash_loop_has_exact_start_times(make: Make) -> None:
-    """Each backoff to the second, and after the last allowed restart the error, with the output's tail."""
+    """Each restart waits for its exact delay; one death too many raises CrashLoop with the tail of the output."""
     stage = make()
     await stage.serve(0)
     for delay in (1, 2):
@@ -184,7 +191,7 @@ async def test_a_crash_loop_has_exact_start_times(make: Make) -> None:
 
 
 async def test_an_occasional_crash_goes_on_for_ever(make: Make) -> None:
-    """The window forgets, and the delay starts small again."""
+    """Crashes older than the window are forgotten, so each restart has the first delay."""
     stage = make()
     for second in range(0, 20 * 100, 100):
         await stage.serve(0)
@@ -198,7 +205,7 @@ async def test_an_occasional_crash_goes_on_for_ever(make: Make) -> None:
 
 
 async def test_a_death_before_any_was_ready_is_the_end(make: Make) -> None:
-    """Without a second try: it is the script, most likely."""
+    """A death before any instance served ends the fleet at once, because the script is the likely cause."""
     stage = make(instances=2)
     await settled()
     stage.process(1).exit(3, "no such module")
@@ -210,7 +217,7 @@ async def test_a_death_before_any_was_ready_is_the_end(make: Make) -> None:
 
 
 async def test_a_script_that_does_not_load_is_not_tried_again(make: Make) -> None:
-    """Also when others serve, and also when an earlier life could load it."""
+    """A script that fails to load ends the fleet, even if other instances serve and an earlier life could load it."""
     stage = make(instances=2)
     await stage.serve(0, 1)
     stage.process(1).exit(139)
@@ -223,7 +230,7 @@ async def test_a_script_that_does_not_load_is_not_tried_again(make: Make) -> Non
 
 
 async def test_the_others_go_on_where_that_is_allowed(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Down to `min_instances`; the next one that fails is one too many."""
+    """The fleet goes on with at least `min_instances` instances, and raises CrashLoop below that."""
     stage = make(instances=3, restart=RestartPolicy(max_restarts=0, min_instances=2))
     await stage.serve(0, 1, 2)
     stage.process(2).exit(1, "out of memory")
@@ -235,7 +242,7 @@ async def test_the_others_go_on_where_that_is_allowed(make: Make, caplog: pytest
 
 
 async def test_a_blender_that_cannot_be_executed_is_not_tried_again(make: Make) -> None:
-    """What is not there does not come by waiting."""
+    """A Blender that cannot be executed ends the fleet without a second try."""
     stage = make()
     stage.refuse = BlenderNotFound("cannot execute x")
     assert isinstance(await stage.error(), BlenderNotFound)
@@ -243,7 +250,7 @@ async def test_a_blender_that_cannot_be_executed_is_not_tried_again(make: Make) 
 
 
 async def test_a_shortage_of_the_system_may_pass(make: Make) -> None:
-    """Out of descriptors at a restart: backed off like a death, and then it works."""
+    """A start that the operating system refuses is tried again after the backoff."""
     stage = make(instances=2)
     await stage.serve(0, 1)
     stage.refuse = OSError(24, "Too many open files")
@@ -257,7 +264,7 @@ async def test_a_shortage_of_the_system_may_pass(make: Make) -> None:
 
 
 async def test_a_slow_start_is_no_hang_and_an_endless_one_is(make: Make) -> None:
-    """Until `timeouts.start`, though heartbeats would be overdue long before."""
+    """An instance that does not serve is killed after `timeouts.start`, and not before, though it never beats."""
     stage = make(timeouts=Timeouts(start=90, beat=10, frame=50))
     await stage.time.go(89)
     assert stage.fleet.states == {0: "starting"}
@@ -268,7 +275,7 @@ async def test_a_slow_start_is_no_hang_and_an_endless_one_is(make: Make) -> None
 
 @pytest.mark.parametrize("budget", ["beat", "frame"])
 async def test_a_hang_is_killed_and_its_instance_started_again(budget: str, make: Make) -> None:
-    """No heartbeat, or a heartbeat and no progress; the other instance never notices."""
+    """An instance without heartbeat, or with heartbeats but no frame, is killed; the other one goes on."""
     stage = make(
         instances=2,
         timeouts=Timeouts(beat=10, frame=50),
@@ -287,7 +294,7 @@ async def test_a_hang_is_killed_and_its_instance_started_again(budget: str, make
 
 
 async def test_the_error_of_a_hang_names_its_budget(make: Make) -> None:
-    """And is a FrameTimeout below the CrashLoop."""
+    """The cause of the CrashLoop is a FrameTimeout that names the budget."""
     stage = make(timeouts=Timeouts(beat=10), restart=RestartPolicy(max_restarts=0))
     await stage.serve(0)
     await stage.time.go(12)
@@ -297,7 +304,7 @@ async def test_the_error_of_a_hang_names_its_budget(make: Make) -> None:
 
 
 async def test_a_host_that_stood_still_kills_nobody(make: Make) -> None:
-    """Suspended for an hour, in any state: all get a fresh deadline, and then it holds again."""
+    """An hour in which the host is suspended extends every budget, and afterwards the budgets hold again."""
     stage = make(instances=3, timeouts=Timeouts(start=90, beat=10, frame=50))
     await stage.serve(0, 1)
     stage.fleet.leased(stage.process(1).life)
@@ -310,7 +317,7 @@ async def test_a_host_that_stood_still_kills_nobody(make: Make) -> None:
 
 
 async def test_worn_instances_are_replaced_one_at_a_time(make: Make) -> None:
-    """The next one goes when the one before serves again; what they hold is answered first."""
+    """An instance that has served its time is replaced when no other is, after it has answered all its leases."""
     stage = make(instances=3, max_frames_per_instance=1)
     await stage.serve(0, 1, 2)
     for number in range(3):
@@ -334,7 +341,7 @@ async def test_worn_instances_are_replaced_one_at_a_time(make: Make) -> None:
 
 
 async def test_a_lost_request_to_end_is_made_good(make: Make) -> None:
-    """A connection may be gone for a moment."""
+    """A retired instance is asked to end again and again, in case a request was lost."""
     stage = make(instances=2, max_rss=100)
     await stage.serve(0, 1)
     stage.fleet.leased(stage.process(0).life)
@@ -344,8 +351,8 @@ async def test_a_lost_request_to_end_is_made_good(make: Make) -> None:
     assert stage.asked.count(Life(0, 0)) >= 3
 
 
-async def test_who_is_expelled_is_killed_and_started_again(make: Make) -> None:
-    """The reason is in the log, and in the error if it is the last."""
+async def test_an_expelled_blender_is_killed_and_started_again(make: Make) -> None:
+    """An expelled life is killed and restarted; the last error names the reason of the first expulsion."""
     stage = make()
     for _ in range(3):
         await stage.serve(0)
@@ -357,8 +364,8 @@ async def test_who_is_expelled_is_killed_and_started_again(make: Make) -> None:
     assert "Blender 0 sent garbage and was killed." in str(error)
 
 
-async def test_who_is_expelled_while_it_ends_is_gone_anyway(make: Make) -> None:
-    """Its last messages may be bad ones, too."""
+async def test_expelling_a_blender_that_ends_does_nothing(make: Make) -> None:
+    """Expelling a Blender whose process has ended changes nothing, and its next life follows."""
     stage = make(instances=2)
     await stage.serve(0, 1)
     ending = asyncio.Event()
@@ -377,8 +384,8 @@ async def test_who_is_expelled_while_it_ends_is_gone_anyway(make: Make) -> None:
     assert stage.fleet.states[0] == "backoff"
 
 
-async def test_a_life_that_is_over_says_nothing(make: Make) -> None:
-    """Late messages of an earlier life change nothing about the next."""
+async def test_messages_of_an_ended_life_change_nothing(make: Make) -> None:
+    """Late messages of an earlier life, or of an unknown instance, do not change the present life."""
     stage = make()
     await stage.serve(0)
     late = stage.process().life
@@ -395,8 +402,8 @@ async def test_a_life_that_is_over_says_nothing(make: Make) -> None:
     assert not stage.process().killed
 
 
-async def test_cancelled_it_stops_everybody(make: Make) -> None:
-    """Those that serve are asked first; nothing is started again."""
+async def test_a_cancelled_fleet_stops_all_instances(make: Make) -> None:
+    """Cancelling asks the instances that serve to end, stops all of them, and starts none again."""
     stage = make(instances=2)
     await stage.serve(0)
     stage.running.cancel()
@@ -405,3 +412,55 @@ async def test_cancelled_it_stops_everybody(make: Make) -> None:
     assert Life(0, 0) in stage.asked
     assert stage.fleet.states == {0: "stopped", 1: "stopped"}
     assert sorted(stage.over) == [Life(0, 0), Life(1, 0)]
+
+
+async def test_each_ready_is_reported_once(make: Make) -> None:
+    """`on_ready` is called when an instance serves and may be leased to, and not for a life that is over."""
+    stage = make(instances=2)
+    await stage.serve(1)
+    assert stage.ready == [[Life(1, 0)]]
+    await stage.serve(0)
+    assert stage.ready == [[Life(1, 0)], [Life(0, 0), Life(1, 0)]]
+    stage.process(1).exit(1)
+    await settled()
+    stage.fleet.ready(Life(1, 0))
+    assert len(stage.ready) == 2
+    await stage.time.go(1)
+    await stage.serve(1)
+    assert stage.ready[2] == [Life(0, 0), Life(1, 1)]
+
+
+async def test_instances_may_be_numbered_from_another_number(make: Make) -> None:
+    """A fleet with `first` numbers its instances from there: lives, states and errors say so."""
+    stage = make(instances=2, first=6, restart=RestartPolicy(max_restarts=0))
+    assert stage.fleet.states == {6: "new", 7: "new"}
+    await stage.serve(6, 7)
+    assert stage.fleet.ready_lives() == [Life(6, 0), Life(7, 0)]
+    stage.process(7).exit(1)
+    error = await stage.error()
+    assert isinstance(error, CrashLoop)
+    assert error.instance == 7
+
+
+async def test_a_blender_that_lacks_packages_starts_again_after_their_installation(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Missing packages are installed once and use up no restart; if they are still missing, the fleet gives up."""
+    installed: list[list[str]] = []
+
+    async def install(names: list[str], python: str, folder: Path) -> None:
+        installed.append(names)
+
+    monkeypatch.setattr("asyncblend.fleet.fleet.packages.install", install)
+    lacking = Report(packages=["pyzmq"], python="3.10", folder=str(tmp_path))
+    stage = make(restart=RestartPolicy(max_restarts=0))
+    await settled()
+    stage.process().exit(1, report=lacking)
+    await settled()
+    assert installed == [["pyzmq"]]
+    assert stage.spawned == [(0, Life(0, 0)), (0, Life(0, 1))]
+    assert stage.fleet.restarts == 0
+    stage.process().exit(1, report=lacking)
+    error = await stage.error()
+    assert "pyzmq for Blender's Python 3.10 are in" in str(error)
+    assert len(installed) == 1

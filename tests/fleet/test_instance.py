@@ -1,4 +1,4 @@
-"""Instance, on hand-made timelines."""
+"""The state machine of one instance, on hand-made timelines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ TIMEOUTS = Timeouts(start=100, beat=10, frame=50, stop=5)
 
 
 def instance(**options: object) -> Instance:
-    """Number 4, never started."""
+    """Return instance 4, which was never started."""
     return Instance(4, StreamConfig(script="x.py", **{"restart": POLICY, "timeouts": TIMEOUTS, **options}))  # type: ignore[arg-type]
 
 
 def serving(now: float = 0, **options: object) -> Instance:
+    """Return an instance that serves since `now`."""
     one = instance(**options)
     one.start(now)
     one.beat(now, 0)
@@ -27,38 +28,38 @@ def serving(now: float = 0, **options: object) -> Instance:
     return one
 
 
-def told(one: Instance) -> tuple[str, bool, bool]:
-    """What others ask of it: its state, whether it has a process, whether it takes leases."""
+def seen(one: Instance) -> tuple[str, bool, bool]:
+    """Return its state, whether it has a process, and whether it may be given leases."""
     return one.state, one.alive, one.serves
 
 
 def test_a_life_from_its_start_to_its_end() -> None:
-    """Each event has its state, and each life its epoch."""
+    """Each event leads to its state, and each life has its own epoch."""
     one = instance()
-    assert told(one) == ("new", False, False)
+    assert seen(one) == ("new", False, False)
     assert one.start(0) == Life(4, 0)
-    assert told(one) == ("starting", True, False)
+    assert seen(one) == ("starting", True, False)
     one.ready(1)
-    assert told(one) == ("idle", True, True)
+    assert seen(one) == ("idle", True, True)
     one.leased(2)
     one.leased(2)
-    assert told(one) == ("ready", True, True)
+    assert seen(one) == ("ready", True, True)
     one.answered(3, more=True)
-    assert told(one) == ("ready", True, True)
+    assert seen(one) == ("ready", True, True)
     one.answered(3, more=False)
-    assert told(one) == ("idle", True, True)
+    assert seen(one) == ("idle", True, True)
     assert one.ended(4) == 1
-    assert told(one) == ("backoff", False, False)
+    assert seen(one) == ("backoff", False, False)
     assert one.restarts == 1
     assert one.start(5) == Life(4, 1)
-    assert told(one) == ("starting", True, False)
+    assert seen(one) == ("starting", True, False)
     assert not one.served
     one.close()
-    assert told(one) == ("stopped", False, False)
+    assert seen(one) == ("stopped", False, False)
 
 
 def test_a_crash_loop_ends_in_failed() -> None:
-    """So many restarts, with growing delays, and no more."""
+    """After the allowed restarts, with growing delays, the instance has failed and stays so."""
     one = instance()
     delays = []
     for second in range(4):
@@ -67,23 +68,23 @@ def test_a_crash_loop_ends_in_failed() -> None:
     assert delays == [1, 2, 4, None]
     assert (one.state, one.restarts) == ("failed", 3)
     one.close()
-    assert one.state == "failed"  # that stays visible after the end
+    assert one.state == "failed"  # the failure stays visible after the end
 
 
-def test_what_cannot_heal_is_not_tried_again() -> None:
-    """Not even once."""
+def test_a_fatal_end_is_not_tried_again() -> None:
+    """An instance that ended for a fatal cause is not started again, not even once."""
     one = instance()
     one.start(0)
-    assert one.ended(1, "hopeless") is None
+    assert one.ended(1, "fatal") is None
     assert (one.state, one.restarts) == ("failed", 0)
 
 
-def test_what_is_mended_counts_for_nothing() -> None:
-    """At once, and without a restart used up, however often."""
+def test_installing_packages_uses_up_no_restart() -> None:
+    """An instance that waits for packages starts again at once, however often, and no restart is counted."""
     one = instance()
     for second in range(10):
         one.start(second)
-        assert one.ended(second, "blameless") == 0
+        assert one.ended(second, "needs_packages") == 0
     assert (one.state, one.restarts) == ("stopped", 0)
 
 
@@ -91,7 +92,7 @@ def test_what_is_mended_counts_for_nothing() -> None:
     ("state", "budget", "limit"), [("starting", "start", 100), ("idle", "beat", 10), ("ready", "frame", 50)]
 )
 def test_each_state_has_its_budget(state: str, budget: str, limit: float) -> None:
-    """To the second; then it is told once that it must be killed, and what for."""
+    """A state lasts exactly as long as its budget; then `overdue` says once that the instance must be killed."""
     one = instance() if state == "starting" else serving()
     if state == "starting":
         one.start(0)
@@ -109,7 +110,7 @@ def test_each_state_has_its_budget(state: str, budget: str, limit: float) -> Non
 
 
 def test_waiting_for_a_lease_is_no_hang() -> None:
-    """For hours, as long as it beats."""
+    """An instance that beats may wait for a lease for hours."""
     one = serving()
     for now in range(0, 36_000, 9):
         one.beat(now, 0)
@@ -117,7 +118,7 @@ def test_waiting_for_a_lease_is_no_hang() -> None:
 
 
 def test_a_stall_of_the_host_gives_a_fresh_deadline() -> None:
-    """An hour in which nobody looked does not count, whatever it was at."""
+    """An hour in which the host stood still extends the budget of every state."""
     for start in ("starting", "idle", "ready"):
         one = instance() if start == "starting" else serving()
         if start == "starting":
@@ -130,7 +131,7 @@ def test_a_stall_of_the_host_gives_a_fresh_deadline() -> None:
 
 
 def test_an_event_of_a_life_that_was_killed_changes_nothing() -> None:
-    """Frames on their way, and READY."""
+    """Frames that were on their way, and READY, do not change the state of a condemned life."""
     one = serving()
     one.leased(0)
     assert one.condemn("sent garbage")
@@ -142,7 +143,7 @@ def test_an_event_of_a_life_that_was_killed_changes_nothing() -> None:
 
 @pytest.mark.parametrize("why", ["frames", "memory"])
 def test_a_worn_life_answers_what_it_holds_and_goes(why: str) -> None:
-    """No more leases; the end is no death, and the next life begins at once."""
+    """A retired life gets no more leases, its end is no crash, and the next life begins at once."""
     one = serving(max_frames_per_instance=3) if why == "frames" else serving(max_rss=1000)
     one.leased(0)
     for now in range(1, 4):
@@ -174,6 +175,7 @@ def test_a_worn_life_answers_what_it_holds_and_goes(why: str) -> None:
 
 
 def worn_by_memory(now: float = 0) -> Instance:
+    """Return an instance that serves, holds nothing and has too much memory."""
     one = serving(now, max_rss=10)
     one.leased(now)
     one.answered(now, more=False)
@@ -183,21 +185,21 @@ def worn_by_memory(now: float = 0) -> Instance:
 
 
 def test_an_idle_worn_life_goes_at_once() -> None:
-    """It has nothing to answer."""
+    """A worn life that holds no lease leaves as soon as it is retired."""
     one = worn_by_memory()
     one.retire(1)
     assert one.leaving
 
 
 def test_a_life_that_made_nothing_yet_is_not_worn() -> None:
-    """With a limit below its own size it would be replaced for ever."""
+    """Memory above the limit does not wear out a life before its first frame, or it would be replaced for ever."""
     one = serving(max_rss=10)
     one.beat(1, 11)
     assert not one.worn
 
 
 def test_a_worn_life_that_does_not_go_is_killed() -> None:
-    """And that is no death either: it was to end."""
+    """A retired life that ignores the request to end is killed, which is no crash either."""
     one = worn_by_memory()
     one.retire(0)
     one.beat(9, 11)
@@ -209,7 +211,7 @@ def test_a_worn_life_that_does_not_go_is_killed() -> None:
 
 
 def test_a_worn_life_has_all_its_time_for_what_it_holds() -> None:
-    """Each sample has the budget of any other."""
+    """A retired life has the whole frame budget for each sample that it holds."""
     one = serving(max_frames_per_instance=1)
     for _ in range(4):
         one.leased(0)
@@ -227,7 +229,7 @@ def test_a_worn_life_has_all_its_time_for_what_it_holds() -> None:
 
 
 def test_a_worn_life_that_hangs_has_died() -> None:
-    """At its last sample: that is a hang like any other."""
+    """A retired life that hangs at its last sample has crashed."""
     one = serving(max_frames_per_instance=1)
     one.leased(0)
     one.answered(1, more=True)
@@ -241,7 +243,7 @@ def test_a_worn_life_that_hangs_has_died() -> None:
 
 
 def test_the_jitter_is_the_callers() -> None:
-    """So that a timeline can be exact."""
+    """The jitter of the delays comes from the function that the caller gives."""
     policy = RestartPolicy(backoff=1, jitter=0.5)
     draws = iter([0.0, 0.5, 1.0])
     one = Instance(0, StreamConfig(script="x.py", restart=policy), lambda: next(draws))
@@ -263,7 +265,7 @@ EVENTS = (
     "look",
     "stall",
     "end",
-    "hopeless",
+    "fatal",
     "start",
 )
 NEXT = {
@@ -280,7 +282,7 @@ NEXT = {
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.floats(0, 30)), max_size=60))
 def test_whatever_happens_the_states_follow_the_diagram(events: list[tuple[str, float]]) -> None:
-    """Any order of events that a host can see; no lease to what does not serve, no restart beyond the policy."""
+    """In any order of events that a host can see, the states change only as in the diagram."""
     one = instance(max_frames_per_instance=5)
     now, before = 0.0, one.state
     for event, passed in events:
@@ -305,8 +307,8 @@ def test_whatever_happens_the_states_follow_the_diagram(events: list[tuple[str, 
                 one.overdue(now)
             elif event == "stall":
                 one.stalled(passed)
-            elif event in ("end", "hopeless"):
-                one.ended(now, "death" if event == "end" else "hopeless")
+            elif event in ("end", "fatal"):
+                one.ended(now, "crash" if event == "end" else "fatal")
         assert one.state == before or one.state in NEXT[before], (before, event, one.state)
         assert not one.serves or (one.alive and one.condemned is None)
         before = one.state

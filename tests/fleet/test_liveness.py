@@ -1,4 +1,4 @@
-"""Liveness, on hand-made timelines."""
+"""The three budgets of a life, on hand-made timelines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ TIMEOUTS = Timeouts(start=100, beat=10, frame=50)
 
 
 def life(now: float = 0) -> Liveness:
+    """Return a life that was launched at `now`."""
     return Liveness(TIMEOUTS, now)
 
 
-def serving(now: float = 0, timeouts: Timeouts = TIMEOUTS) -> Liveness:
-    liveness = Liveness(timeouts, now)
+def serving(now: float = 0) -> Liveness:
+    """Return a life that was launched and serves at `now`."""
+    liveness = life(now)
     liveness.ready_at(now)
     return liveness
 
 
 def test_start_runs_until_ready() -> None:
-    """From the launch to READY; its last moment is in time."""
+    """The start budget runs from the launch to READY, and includes its last moment."""
     liveness = life(1000)
     assert not liveness.ready
     assert liveness.overdue(1100) is None
@@ -34,7 +36,7 @@ def test_start_runs_until_ready() -> None:
 
 
 def test_beats_do_not_lengthen_the_start() -> None:
-    """A script that lives but never serves is overdue all the same."""
+    """A script that beats but never serves is overdue at the end of the start budget."""
     liveness = life()
     for now in range(0, 110, 5):
         liveness.beat_at(now)
@@ -43,7 +45,7 @@ def test_beats_do_not_lengthen_the_start() -> None:
 
 
 def test_no_beat_is_missed_before_it_serves() -> None:
-    """Blender may take all of its start to come up, and to load a scene, in which no thread of Python gets a turn."""
+    """The beat budget begins at READY, because loading a scene may block every Python thread."""
     liveness = life()
     liveness.beat_at(10)
     assert liveness.overdue(99) is None
@@ -53,14 +55,14 @@ def test_no_beat_is_missed_before_it_serves() -> None:
 
 
 def test_ready_is_a_sign_of_life() -> None:
-    """The beat's budget runs from READY on, if nothing came before."""
+    """The beat budget runs from READY on even if no beat came."""
     liveness = serving(5)
     assert liveness.overdue(15) is None
     assert liveness.overdue(15.1) == "beat"
 
 
 def test_each_beat_starts_the_budget_anew() -> None:
-    """A process that beats is never overdue while it waits for a lease, however long."""
+    """A process that beats is not overdue while it waits for a lease, however long."""
     liveness = serving()
     for now in range(0, 10_000, 10):
         liveness.beat_at(now)
@@ -70,7 +72,7 @@ def test_each_beat_starts_the_budget_anew() -> None:
 
 
 def test_a_frame_has_its_budget_from_the_lease() -> None:
-    """Beats do not help a script that makes no progress."""
+    """The frame budget runs from the lease, and beats do not extend it."""
     liveness = serving()
     liveness.leased_at(20)
     assert liveness.working
@@ -80,7 +82,7 @@ def test_a_frame_has_its_budget_from_the_lease() -> None:
 
 
 def test_a_second_lease_gives_no_more_time() -> None:
-    """The budget is for one sample: it runs from the first lease, or from the last frame."""
+    """A further lease does not extend the frame budget of the sample that is being rendered."""
     liveness = serving()
     liveness.leased_at(20)
     liveness.leased_at(60)
@@ -89,7 +91,7 @@ def test_a_second_lease_gives_no_more_time() -> None:
 
 
 def test_each_frame_starts_the_budget_anew() -> None:
-    """While it holds another lease; and an answer is a sign of life too."""
+    """An answer starts the frame budget anew while another lease is held, and counts as a beat."""
     liveness = serving()
     liveness.leased_at(0)
     liveness.leased_at(0)
@@ -103,7 +105,7 @@ def test_each_frame_starts_the_budget_anew() -> None:
 
 
 def test_waiting_for_a_lease_is_no_hang() -> None:
-    """With the last frame the budget ends, and it starts again with the next lease."""
+    """The frame budget ends with the last answer and begins again with the next lease."""
     liveness = serving()
     liveness.leased_at(0)
     liveness.answered_at(40, more=False)
@@ -117,7 +119,7 @@ def test_waiting_for_a_lease_is_no_hang() -> None:
 
 
 def test_the_dead_is_told_from_the_slow() -> None:
-    """Without beats the process is stopped or dead, whatever the frame's budget says."""
+    """A process without beats is overdue for its beat, even while its frame budget is spent too."""
     liveness = serving()
     liveness.leased_at(0)
     assert liveness.overdue(60) == "beat"
@@ -127,7 +129,7 @@ def test_the_dead_is_told_from_the_slow() -> None:
     ("budget", "limit"), [("start", 100.0), ("beat", 10.0), ("frame", 50.0)], ids=["start", "beat", "frame"]
 )
 def test_a_stall_of_the_host_does_not_count(budget: str, limit: float) -> None:
-    """Each budget that runs is longer by the time that the host itself stood still."""
+    """Each running budget is extended by the time in which the host itself stood still."""
     liveness = life() if budget == "start" else serving()
     if budget == "beat":
         liveness.beat_at(0)
@@ -141,7 +143,7 @@ def test_a_stall_of_the_host_does_not_count(budget: str, limit: float) -> None:
 
 
 def test_a_stall_starts_no_budget() -> None:
-    """What did not run before does not run after."""
+    """A stall starts no budget that did not run before."""
     liveness = life()
     liveness.stalled(1000)
     assert not liveness.working
@@ -149,7 +151,7 @@ def test_a_stall_starts_no_budget() -> None:
 
 
 def test_for_ever_is_for_ever() -> None:
-    """Infinite budgets are never spent."""
+    """An infinite budget is never spent."""
     for_ever = Timeouts(start=math.inf, beat=math.inf, frame=math.inf)
     liveness = Liveness(for_ever, 0)
     assert liveness.overdue(1e12) is None

@@ -1,11 +1,11 @@
-"""How the hub waits for its socket: by the loop, or by polling where the loop cannot watch a descriptor."""
+"""How the hub waits for its socket, on both kinds of event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,98 +17,79 @@ from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.launch import Life
 
-LIMIT = 20.0
+from .hub_stage import LIMIT, NO_PARAMS, Recorder
+
 ME = Life(0, 0)
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
 
 
-class Answering:
+class Answering(Recorder):
     """Sends a lease for every frame, as a dispatcher does, until so many came."""
 
     def __init__(self, hub: Hub, most: int) -> None:
-        self.hub, self.most, self.frames, self.ticks = hub, most, 0, 0
+        super().__init__()
+        self.lives = {ME}
+        self.hub, self.most, self.frames = hub, most, 0
         self.done = asyncio.Event()
 
-    def knows(self, life: Life) -> bool:
-        return life == ME
-
-    def beat(self, life: Life, rss: int = 0) -> None: ...
-
-    def reconnected(self, life: Life, holding: Sequence[int]) -> None: ...
-
-    def ready(self, life: Life) -> None: ...
-
-    def sample_failed(self, life: Life, serial: int, index: int, error: str, traceback: str) -> None: ...
-
-    def misbehaved(self, life: Life, how: str) -> None: ...
-
-    def dropped_frame(self) -> None: ...
-
-    def fail(self, error: BaseException) -> None: ...
-
-    def frame(self, life: Life, serial: int, index: int, values: dict[str, Any]) -> None:
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
         self.frames += 1
-        assert self.hub.send_lease(life, serial, index, 0, payload.encode_values({}))
+        assert self.hub.send_lease(life, number, serial, index, NO_PARAMS)
         if self.frames == self.most:
             self.done.set()
 
 
 class Peer:
-    """A plain socket: whatever it sends is there at once, nobody's loop takes part."""
+    """A plain socket, which sends at once and needs no event loop."""
 
     def __init__(self, hub: Hub) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.socket = self.context.socket(zmq.DEALER)
+        self._context: zmq.Context[Any] = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        self.socket.rcvtimeo = 1000 * LIMIT
         self.socket.connect(hub.endpoint)
-        who = {"token": hub.token, "version": protocol.VERSION, "instance": 0, "epoch": 0}
-        self.socket.send_multipart(protocol.encode(protocol.HELLO, {**who, "ready": True, "holding": []}))
+        about = {"token": hub.token, "version": protocol.VERSION, "instance": 0, "epoch": 0}
+        self.socket.send_multipart(protocol.encode(protocol.HELLO, {**about, "ready": True, "holding": []}))
 
     def send_frames(self, count: int) -> None:
         for index in range(count):
             values = payload.encode_values({"index_of_it": index})
-            self.socket.send_multipart(protocol.encode(protocol.FRAME, {"lease": index, "index": index}, values))
+            fields = {"pass": 0, "lease": index, "index": index}
+            self.socket.send_multipart(protocol.encode(protocol.FRAME, fields, values))
 
     def close(self) -> None:
-        self.context.destroy(linger=0)
-
-
-class CannotWatch(asyncio.SelectorEventLoop):
-    """Refuses the hub's descriptor, as Windows' loop does, but not pyzmq's own way of waiting."""
-
-    refused = 0
-
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
-        if not self.refused:
-            self.refused += 1
-            raise NotImplementedError
-        super().add_reader(fd, callback, *args)
-
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.SelectorEventLoop,
-    "uvloop": uvloop.new_event_loop,
-    "polling": CannotWatch,
-}
+        self._context.destroy(linger=0)
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A path that is short enough for an ipc socket."""
-    with tempfile.TemporaryDirectory(prefix="h") as path:
-        yield Path(path)
+def hub() -> Iterator[Hub]:
+    with tempfile.TemporaryDirectory(prefix="h") as folder, Hub(Path(folder), 0, {}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def peer(hub: Hub) -> Iterator[Peer]:
+    peer = Peer(hub)
+    try:
+        yield peer
+    finally:
+        peer.close()
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-def test_all_that_comes_is_handled(loop: str, before: bool, folder: Path) -> None:
-    """Many turns' worth at once, while leases go out; whether it came before the hub began to serve, or later."""
+def test_all_that_comes_is_handled(loop: str, before: bool, hub: Hub, peer: Peer) -> None:
+    """Messages of many turns are all handled while leases go out, be they there before `serve` begins or come later."""
 
-    async def main(hub: Hub, peer: Peer) -> None:
+    async def main() -> None:
         answering = Answering(hub, 1000)
         if before:
             peer.send_frames(1000)
-            await asyncio.to_thread(hub._socket.poll, 1000)
-        serving = asyncio.ensure_future(hub.serve(answering))
+            assert await asyncio.to_thread(hub._socket.poll, 1000 * LIMIT)
+        serving = asyncio.ensure_future(hub.serve(answering, answering))
         if not before:
             await asyncio.to_thread(peer.send_frames, 1000)
         async with asyncio.timeout(LIMIT):
@@ -118,31 +99,41 @@ def test_all_that_comes_is_handled(loop: str, before: bool, folder: Path) -> Non
             await serving
         assert answering.frames == 1000
 
-    with Hub(folder, 0) as hub, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        peer = Peer(hub)
-        try:
-            runner.run(main(hub, peer))
-            kinds = [protocol.decode(peer.socket.recv_multipart()).kind for _ in range(1001)]
-            assert kinds == ["welcome", *["lease"] * 1000]
-        finally:
-            peer.close()
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+    kinds = [protocol.decode(peer.socket.recv_multipart()).kind for _ in range(1001)]
+    assert kinds == ["welcome", *["lease"] * 1000]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_an_error_of_the_receiver_ends_the_serving(loop: str, folder: Path) -> None:
-    """It is ours, and must not vanish in a callback."""
+def test_an_error_of_the_dispatcher_ends_the_serving(loop: str, hub: Hub, peer: Peer) -> None:
+    """An exception of the dispatcher is raised by `serve`, and does not vanish in a callback of the loop."""
 
-    async def main(hub: Hub, peer: Peer) -> None:
+    async def main() -> None:
         answering = Answering(hub, 1)
         answering.frame = lambda *_: 1 // 0  # type: ignore[method-assign,assignment]
         peer.send_frames(3)
         with pytest.raises(ZeroDivisionError):
             async with asyncio.timeout(LIMIT):
-                await hub.serve(answering)
+                await hub.serve(answering, answering)
 
-    with Hub(folder, 0) as hub, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        peer = Peer(hub)
-        try:
-            runner.run(main(hub, peer))
-        finally:
-            peer.close()
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+def test_a_socket_that_breaks_ends_the_serving(hub: Hub) -> None:
+    """An error of the socket itself is raised by `serve`."""
+
+    async def main() -> None:
+        serving = asyncio.ensure_future(hub.serve(Recorder(), Recorder()))
+        await asyncio.sleep(0)
+        hub._socket.close()
+        wake = hub._wake
+        assert wake is not None
+        wake()
+        with pytest.raises(zmq.ZMQError):
+            async with asyncio.timeout(LIMIT):
+                await serving
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main())

@@ -10,11 +10,11 @@ import pytest
 from asyncblend.errors import InstanceExited
 from asyncblend.stream.queue import EndOfStream, FrameQueue
 
-LIMIT = 10  # seconds for anything at all
+LIMIT = 30  # seconds; the bound of failure of every wait here
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Let every task run until it waits."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -24,7 +24,7 @@ def getting(queue: FrameQueue[int]) -> asyncio.Task[int]:
 
 
 def has_item(queue: FrameQueue[int]) -> bool:
-    """Whether a get would not have to wait. It takes the item."""
+    """Return whether `get` returns at once. It takes the item."""
     get = queue.get()
     try:
         get.send(None)
@@ -35,7 +35,7 @@ def has_item(queue: FrameQueue[int]) -> bool:
 
 
 async def all_of(queue: FrameQueue[int]) -> list[int]:
-    """What is left of a closed queue."""
+    """Return the items that are left in a closed queue."""
     items = []
     while True:
         try:
@@ -45,7 +45,7 @@ async def all_of(queue: FrameQueue[int]) -> list[int]:
 
 
 async def test_items_come_in_order() -> None:
-    """First in, first out; also around a wait."""
+    """The first item put is the first item got, also when the getter had to wait."""
     queue: FrameQueue[int] = FrameQueue(4)
     for i in range(4):
         queue.put(i)
@@ -59,7 +59,7 @@ async def test_items_come_in_order() -> None:
 
 
 async def test_get_waits_for_an_item() -> None:
-    """An empty queue gives nothing until something is put."""
+    """On an empty queue `get` waits until an item is put."""
     queue: FrameQueue[int] = FrameQueue(1)
     waiting = getting(queue)
     await settle()
@@ -69,8 +69,8 @@ async def test_get_waits_for_an_item() -> None:
         assert await waiting == 7
 
 
-async def test_get_gives_what_is_there_at_once() -> None:
-    """Without a turn of the event loop: an item that is there never waits."""
+async def test_get_returns_a_queued_item_at_once() -> None:
+    """It needs no turn of the event loop."""
     queue: FrameQueue[int] = FrameQueue(1)
     queue.put(7)
     get = queue.get()
@@ -79,23 +79,21 @@ async def test_get_gives_what_is_there_at_once() -> None:
     assert done.value.value == 7
 
 
-async def test_a_frame_without_a_place_is_a_bug() -> None:
-    """The leases bound the queue; running over is noticed at once."""
+async def test_a_frame_without_a_slot_is_a_bug() -> None:
+    """The leases bound the queue, so one item too many is noticed at once."""
     queue: FrameQueue[int] = FrameQueue(2)
     queue.put(0)
     queue.put(1)
-    with pytest.raises(AssertionError, match="without a place"):
+    with pytest.raises(AssertionError, match="without a slot"):
         queue.put(2)
 
 
 async def test_items_come_before_the_end() -> None:
-    """Closing loses nothing; after the last item it is the end, every time."""
+    """Closing loses no item; after the last one each `get` meets the end."""
     queue: FrameQueue[int] = FrameQueue(4)
     queue.put(0)
     queue.put(1)
-    assert not queue.closed
     queue.close()
-    assert queue.closed
     assert [await queue.get(), await queue.get()] == [0, 1]
     for _ in range(2):
         with pytest.raises(EndOfStream):
@@ -103,7 +101,7 @@ async def test_items_come_before_the_end() -> None:
 
 
 async def test_items_come_before_the_error() -> None:
-    """The very error, after the last item, every time."""
+    """After the last item each `get` raises the very error."""
     queue: FrameQueue[int] = FrameQueue(4)
     error = InstanceExited("gone", instance=1)
     queue.put(0)
@@ -116,7 +114,7 @@ async def test_items_come_before_the_error() -> None:
 
 
 async def test_only_the_first_close_counts() -> None:
-    """An error after the end, or a second error, changes nothing."""
+    """An error after the end changes nothing, nor does a second error."""
     queue: FrameQueue[int] = FrameQueue(1)
     queue.close()
     queue.close(InstanceExited("late"))
@@ -131,8 +129,8 @@ async def test_only_the_first_close_counts() -> None:
         await queue.get()
 
 
-async def test_what_comes_after_the_close_is_dropped() -> None:
-    """A frame of a pass that is over."""
+async def test_an_item_after_the_close_is_dropped() -> None:
+    """It is a frame of a pass that has ended."""
     queue: FrameQueue[int] = FrameQueue(1)
     queue.put(0)
     queue.close()
@@ -141,9 +139,22 @@ async def test_what_comes_after_the_close_is_dropped() -> None:
     assert await all_of(queue) == [0]
 
 
+async def test_clear_drops_what_is_queued() -> None:
+    """A closed queue meets its end at once; an open one has room again."""
+    queue: FrameQueue[int] = FrameQueue(1)
+    queue.put(0)
+    queue.clear()
+    queue.put(1)
+    assert await queue.get() == 1
+    queue.put(2)
+    queue.close()
+    queue.clear()
+    assert await all_of(queue) == []
+
+
 @pytest.mark.parametrize("error", [None, InstanceExited("gone")])
 async def test_close_wakes_all_who_wait(error: InstanceExited | None) -> None:
-    """Each getter sees the end."""
+    """Each waiting getter meets the end."""
     queue: FrameQueue[int] = FrameQueue(1)
     waiting = [getting(queue) for _ in range(3)]
     await settle()
@@ -157,7 +168,7 @@ async def test_close_wakes_all_who_wait(error: InstanceExited | None) -> None:
 
 
 async def test_several_getters_are_served_in_turn() -> None:
-    """Each item goes to one of them, to whoever waited longest first."""
+    """Each item goes to the getter that has waited longest."""
     queue: FrameQueue[int] = FrameQueue(3)
     waiting = [getting(queue) for _ in range(3)]
     await settle()
@@ -168,7 +179,7 @@ async def test_several_getters_are_served_in_turn() -> None:
 
 
 async def test_items_and_the_end_are_shared_out() -> None:
-    """Two items and a close for three who wait: two get an item, one the end."""
+    """Of three getters that wait for two items and the close, two get an item and one meets the end."""
     queue: FrameQueue[int] = FrameQueue(3)
     waiting = [getting(queue) for _ in range(3)]
     await settle()
@@ -181,7 +192,7 @@ async def test_items_and_the_end_are_shared_out() -> None:
     assert isinstance(got[2], EndOfStream)
 
 
-async def test_a_cancelled_getter_takes_nothing() -> None:
+async def test_a_cancelled_getter_takes_no_item() -> None:
     """The next item goes to the next getter."""
     queue: FrameQueue[int] = FrameQueue(1)
     first, second = getting(queue), getting(queue)
@@ -195,7 +206,7 @@ async def test_a_cancelled_getter_takes_nothing() -> None:
 
 
 async def test_cancelled_just_before_the_item() -> None:
-    """The cancellation has not been delivered yet when the item comes."""
+    """The item comes while the cancellation is not delivered yet: the next getter has it."""
     queue: FrameQueue[int] = FrameQueue(1)
     first, second = getting(queue), getting(queue)
     await settle()
@@ -207,7 +218,7 @@ async def test_cancelled_just_before_the_item() -> None:
 
 
 async def test_cancelled_just_after_the_item() -> None:
-    """The first getter is woken and cancelled at once: the next one is woken in its place."""
+    """A getter that is woken and cancelled at once wakes the next one."""
     queue: FrameQueue[int] = FrameQueue(1)
     first, second = getting(queue), getting(queue)
     await settle()
@@ -219,7 +230,7 @@ async def test_cancelled_just_after_the_item() -> None:
 
 
 async def test_cancelled_just_after_the_item_with_nobody_else() -> None:
-    """The item stays where it is."""
+    """The item stays in the queue."""
     queue: FrameQueue[int] = FrameQueue(1)
     waiting = getting(queue)
     await settle()
@@ -232,7 +243,7 @@ async def test_cancelled_just_after_the_item_with_nobody_else() -> None:
 
 
 async def test_cancelled_while_it_closes() -> None:
-    """The others still see the end."""
+    """The other getters still meet the end."""
     queue: FrameQueue[int] = FrameQueue(1)
     first, second = getting(queue), getting(queue)
     await settle()
@@ -245,7 +256,7 @@ async def test_cancelled_while_it_closes() -> None:
 
 
 async def test_a_woken_getter_that_comes_too_late_waits_on() -> None:
-    """Another took the item in between; the next item is its own."""
+    """Another one took the item in between, so it waits for the next item."""
     queue: FrameQueue[int] = FrameQueue(1)
     waiting = getting(queue)
     await settle()
@@ -259,7 +270,7 @@ async def test_a_woken_getter_that_comes_too_late_waits_on() -> None:
 
 
 async def test_no_order_of_events_loses_an_item() -> None:
-    """Whatever happens between two turns of the loop: each item is got once or is left, and nobody sleeps on."""
+    """Each item is got once or stays, and no getter waits beside an item, whatever happens between two turns."""
     events = ["put", "put", "cancel first", "cancel last"]
     orders = {*itertools.permutations(events), *itertools.permutations([*events, "close"])}
     for order in sorted(orders):
@@ -267,12 +278,13 @@ async def test_no_order_of_events_loses_an_item() -> None:
             queue: FrameQueue[int] = FrameQueue(4)
             waiting = [getting(queue) for _ in range(3)]
             await settle()
-            put = 0
+            put, closed = 0, False
             for event, turn in zip(order, turns, strict=True):
                 if event == "put":
-                    put += not queue.closed
+                    put += not closed
                     queue.put(put)
                 elif event == "close":
+                    closed = True
                     queue.close()
                 else:
                     waiting[0 if event == "cancel first" else -1].cancel()
@@ -280,7 +292,7 @@ async def test_no_order_of_events_loses_an_item() -> None:
                     await asyncio.sleep(0)
             await settle()
             if not all(task.done() for task in waiting):
-                assert not has_item(queue), "a getter sleeps on though there is an item"
+                assert not has_item(queue), "a getter waits though there is an item"
             queue.close()
             async with asyncio.timeout(LIMIT):
                 got = await asyncio.gather(*waiting, return_exceptions=True)

@@ -13,8 +13,6 @@ from ...errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["checked_camera"]
-
 _Matrix = npt.NDArray[np.float64]
 
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["PassReader", "pass_names", "reading_passes"]
-
 _buffers: dict[str, npt.NDArray[np.float32]] = {}
 
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from .imagefile import save_tiff
 from .settings import changed
 
-__all__ = ["DisplayTable", "display_table"]
-
 # How many low bits of a float32 are ignored. 10 bits of the mantissa stay: half a step is 0.12 of 1/255 in sRGB.
 _DROPPED = 13
 _ENTRIES = 1 << (32 - _DROPPED)

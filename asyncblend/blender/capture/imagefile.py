@@ -17,8 +17,6 @@ from .settings import changed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["parse_exr", "parse_tiff", "render_result", "save_exr", "save_tiff"]
-
 _EXR_TYPES = {0: "<u4", 1: "<f2", 2: "<f4"}
 _EXR_ORDER = {channel: rank for rank, channel in enumerate("RrXUGgYVBbZAaW")}  # gives RGBA, XYZW and UVA
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from .object_ids import ObjectIds
 
-__all__ = ["LABELS", "LabelSession", "label_session"]
-
 LABELS: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),
     "distance": ("depth",),

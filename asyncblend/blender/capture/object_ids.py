@@ -13,8 +13,6 @@ from ...errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["ObjectIds", "assigned_ids"]
-
 _WITH_SURFACE = {"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD"}
 _LARGEST_INDEX = 32767  # of `pass_index`, a 16 bit integer in 3.4 and in 4.5
 _LARGEST_CLASS = 2**31 - 1

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from contextlib import AbstractContextManager
 
-__all__ = ["Pass", "is_object_index", "passes_enabled", "passes_named", "unavailable"]
-
 
 class Pass(NamedTuple):
     """A pass that was asked for."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ..scene.camera import Camera
     from .object_ids import ObjectIds
 
-__all__ = ["PixelLabels", "ray_lengths", "rotated", "unit_vectors"]
-
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
 _Ids = npt.NDArray[np.int32]

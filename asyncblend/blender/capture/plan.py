@@ -9,8 +9,6 @@ from .display import display_table
 if TYPE_CHECKING:
     from .display import DisplayTable
 
-__all__ = ["CapturePlan", "passes_obstacle", "plan_capture"]
-
 _GREASE_PENCIL = {"GPENCIL", "GREASEPENCIL"}
 
 

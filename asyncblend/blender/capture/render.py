@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from .label_session import LabelSession
 
-__all__ = ["RenderInfo", "last_render", "render"]
-
 _Array = npt.NDArray[Any]
 
 

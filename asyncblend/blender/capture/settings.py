@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["changed"]
-
 
 @contextlib.contextmanager
 def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:

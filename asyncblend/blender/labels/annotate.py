@@ -23,8 +23,6 @@ from .views import Appearance, View, appearance, transformed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["annotate"]
-
 _Floats = npt.NDArray[np.float64]
 
 _CORNERS = np.array([*np.ndindex(2, 2, 2)])[[0, 1, 3, 2, 4, 5, 7, 6]]

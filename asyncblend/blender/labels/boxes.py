@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 
-__all__ = ["box_of", "boxes_of"]
-
 
 def box_of(mask: Any) -> npt.NDArray[np.float32]:
     """Return the box around a mask, as COCO defines it.

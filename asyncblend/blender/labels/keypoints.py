@@ -18,8 +18,6 @@ from .views import rays, transformed
 if TYPE_CHECKING:
     from .views import View
 
-__all__ = ["flagged", "world_points"]
-
 _Points = npt.NDArray[np.float64]
 
 

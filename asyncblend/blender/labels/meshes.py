@@ -11,8 +11,6 @@ import numpy.typing as npt
 from ...errors import ConfigError
 from .silhouette import Edges, edges_of
 
-__all__ = ["WITH_MESH", "Mesh", "edges_for", "mesh_of"]
-
 WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
 """The types of objects that have a mesh."""
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["hidden_from_renders", "is_occluded"]
-
 _TOLERANCE = 1e-4
 """A hit that is nearer to a point than this part of their distance from the camera does not hide it: it is the surface
 that the point lies on. That is 1 mm at 10 m."""

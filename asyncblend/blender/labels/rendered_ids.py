@@ -15,8 +15,6 @@ from ..capture.settings import changed
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["Entry", "RenderedIds", "ids_from", "render_ids"]
-
 _ADVICE = (
     'give it the result of bl.render((..., "instance")) as it is, or leave rendered out, and annotate renders the ids'
 )

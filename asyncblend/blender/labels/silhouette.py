@@ -18,8 +18,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Edges", "Spans", "clip_near", "edges_of", "spans_of"]
-
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.integer[Any]]
 

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from ..scene.lens import to_pixels
 from .silhouette import clip_near
 
-__all__ = ["Appearance", "View", "appearance", "rays", "transformed"]
-
 _Floats = npt.NDArray[np.float64]
 _Triangles = npt.NDArray[np.integer[Any]]
 

@@ -9,8 +9,6 @@ from typing import Any
 from ...errors import ConfigError
 from .lens import frame_of
 
-__all__ = ["pictures", "show"]
-
 _KINDS = (".bmp", ".exr", ".hdr", ".jpeg", ".jpg", ".png", ".tga", ".tif", ".tiff", ".webp")
 _KEPT = 256 * 1024  # KiB of pixels that stay in memory
 _MARK = "asyncblend_backdrop"

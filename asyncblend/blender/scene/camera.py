@@ -14,8 +14,6 @@ from .placing import evaluated, facing, turn, vector, world_matrix
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Camera"]
-
 _Matrix = npt.NDArray[np.float64]
 _Floats = npt.NDArray[np.float32]
 

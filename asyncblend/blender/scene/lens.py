@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 
-__all__ = ["Frame", "checked_intrinsics", "frame_of", "intrinsics", "lens_settings", "to_camera", "to_pixels"]
-
 _Array = npt.NDArray[np.float64]
 
 _MAX_ASPECT = 200.0  # Blender's largest pixel aspect; its smallest is 1

@@ -12,8 +12,6 @@ from ...errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["evaluated", "facing", "middle", "move", "turn", "vector", "world_matrix"]
-
 _Array = npt.NDArray[np.float64]
 
 

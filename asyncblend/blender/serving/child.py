@@ -17,8 +17,6 @@ from . import lifeline, requirements
 if TYPE_CHECKING:
     from .worker import Worker
 
-__all__ = ["main"]
-
 
 def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
     """Connect to the host, open the scene, run the user's script, and end the process. Does not return.

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 from ...errors import ConfigError
 
-__all__ = ["counting_cores", "render_on"]
-
 _KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")  # if a card supports several, the fastest comes first
 
 

@@ -12,8 +12,6 @@ import zmq
 
 from ...wire import protocol
 
-__all__ = ["Heartbeat"]
-
 
 class Heartbeat:
     """Sends a BEAT every `interval` seconds. It has a socket of its own, because ZeroMQ's sockets are not thread-safe.

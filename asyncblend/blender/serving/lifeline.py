@@ -8,8 +8,6 @@ import shutil
 import signal
 import threading
 
-__all__ = ["hold"]
-
 _POLL = 1000  # milliseconds between two looks at the parent's id
 
 

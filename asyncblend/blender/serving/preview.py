@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["preview"]
-
 _PNG_COLOUR = {1: 0, 3: 2, 4: 6}  # channels: PNG's colour type (grey, RGB, RGBA)
 
 

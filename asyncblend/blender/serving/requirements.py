@@ -9,8 +9,6 @@ import sysconfig
 
 from ...wire.launch import Report
 
-__all__ = ["find", "look"]
-
 _PACKAGES = {"numpy": "numpy", "zmq": "pyzmq"}  # module -> distribution
 
 

@@ -9,8 +9,6 @@ import sys
 
 import numpy as np
 
-__all__ = ["seed_everything"]
-
 _MAX = 2**31 - 1  # the largest seed that Cycles and mathutils take
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from ...errors import ConfigError
 from .task import Task, encode_sample, make_task
 
-__all__ = ["Sample", "attach", "serve"]
-
 Sample = Callable[[Task], Mapping[str, Any]]
 
 _run: Callable[[Sample], None] | None = None

@@ -13,8 +13,6 @@ import numpy as np
 from ...wire.payload import Shared, Unsendable, encode_values
 from .seeding import seed_everything
 
-__all__ = ["Task", "encode_sample", "make_task"]
-
 
 @dataclass(frozen=True)
 class Task:

@@ -22,8 +22,6 @@ from .heartbeat import Heartbeat
 from .serve import Sample
 from .task import Task, encode_sample, make_task
 
-__all__ = ["Worker"]
-
 _DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a receive
 _LINGER = 2000  # milliseconds for the last messages to leave
 _SUMMARY, _TRACEBACK = 4_000, 40_000  # bytes, as JSON, of an error: they must fit into the header

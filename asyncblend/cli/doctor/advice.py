@@ -13,8 +13,6 @@ from ...fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
 from ...fleet.install.embedded import MODULES, pythons_for_it
 from ..needs import pip
 
-__all__ = ["apt", "by_hand", "find", "is_embedded", "option", "ways_to_a_blender"]
-
 _DOWNLOAD = "https://www.blender.org/download/"
 _APT_LISTS = Path("/var/lib/apt/lists")
 

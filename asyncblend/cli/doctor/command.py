@@ -12,8 +12,6 @@ from rich.console import Console
 from ...aio import loop_factory
 from .page import Page
 
-__all__ = ["doctor"]
-
 
 def doctor(
     blender: Annotated[

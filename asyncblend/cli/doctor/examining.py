@@ -20,8 +20,6 @@ from .advice import find, option, ways_to_a_blender
 from .page import Page
 from .rendering import module_version, render
 
-__all__ = ["examine"]
-
 _NEEDED = {"torch": "torch", "numpy": "numpy", "pyzmq": "zmq"}
 """The packages that this Python must have, and the module of each. A stream can be tried without torch."""
 

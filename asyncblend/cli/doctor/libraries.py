@@ -9,8 +9,6 @@ import shutil
 
 from ...aio import finish
 
-__all__ = ["debian_package", "missing_libraries"]
-
 _PACKAGES = {
     **dict.fromkeys(("libc", "libdl", "libm", "libpthread", "libresolv", "librt", "libutil"), "libc6"),
     **dict.fromkeys((f"lib{name}-2.0" for name in ("gio", "glib", "gmodule", "gobject", "gthread")), "libglib2.0-0"),

@@ -13,8 +13,6 @@ from rich.text import Text
 
 from ..live import STDERR
 
-__all__ = ["Page"]
-
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red"), "": (" ", "dim")}
 """For each mark of a row, a sign and a style for panels. Plain lines have the mark as a word."""
 _ORIGINS = {"own": "its own", "host": "this Python's", "cache": "from asyncblend's packages"}

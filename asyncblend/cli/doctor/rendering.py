@@ -22,8 +22,6 @@ from ..needs import pip
 from .advice import apt, by_hand, find, is_embedded, option
 from .libraries import debian_package, missing_libraries
 
-__all__ = ["module_version", "render"]
-
 _PROBE = Path(__file__).parents[2] / "blender" / "serving" / "probe.py"
 _OLDEST = (3, 4)
 _NAMED_LIBRARY = re.compile(r"(lib\S+?\.so[.\d]*): cannot open shared object file")  # what the loader says at its end

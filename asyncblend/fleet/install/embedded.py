@@ -24,8 +24,6 @@ from .packages import cache_folder, locked, run_installer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MODULES", "embedded_pythons", "make_embedded", "pythons_for_it", "site_packages"]
-
 _log = logging.getLogger("asyncblend")
 
 MODULES = {(3, 11): "bpy>=4.5,<4.6", (3, 13): "bpy>=5.1"}

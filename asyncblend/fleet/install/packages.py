@@ -27,8 +27,6 @@ from ..process import output_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
-__all__ = ["OTHER_FOLDER", "cache_folder", "install", "locked", "run_installer"]
-
 _log = logging.getLogger("asyncblend")
 
 OTHER_FOLDER = "export ASYNCBLEND_CACHE=FOLDER    (with a folder that you may write to)"

@@ -1,4 +1,4 @@
-"""stream.record: every sample once, none rendered twice, nothing lost that was given."""
+"""stream.record: every sample is recorded once, none is rendered twice, and no frame that was returned is lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -35,13 +36,8 @@ def sample(task):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "recording"
-
-
-@pytest.fixture
 def make(tmp_path: Path, write_script: Callable[..., Path]) -> Make:
-    """Make a stream of fakes that note each sample that they render: `make(faults={}, **options)`."""
+    """Make a stream of fakes, which note each sample that they render: `make(faults={}, **options)`."""
     number = 0
 
     def make(faults: dict[str, Any] | None = None, **options: Any) -> ab.BlenderStream:
@@ -56,13 +52,13 @@ def make(tmp_path: Path, write_script: Callable[..., Path]) -> Make:
 
 @pytest.fixture
 def rendered(tmp_path: Path) -> Callable[[], list[int]]:
-    """The indices of all samples that were rendered so far, ascending."""
+    """Return the indices of all samples that were rendered so far, ascending; a sample rendered twice is there twice."""
     file = tmp_path / "rendered"
     return lambda: sorted(map(int, file.read_text().split())) if file.exists() else []
 
 
 def check(folder: Path, indices: list[int]) -> None:
-    """The recording has these samples, with what their index and the seed make of them."""
+    """Check that the recording has these samples, with the values that their index and the seed give."""
     samples = list(read(folder))
     assert [sample.index for sample in samples] == indices
     for sample in samples:
@@ -73,7 +69,7 @@ def check(folder: Path, indices: list[int]) -> None:
 
 
 async def test_awaiting_records_all(make: Make, folder: Path) -> None:
-    """Of an open stream; it gives how many there are."""
+    """Awaiting a recording of an entered stream returns the number of samples in the folder."""
     async with asyncio.timeout(LIMIT), make(length=25, params=lambda index: {"level": index / 2}) as stream:
         assert await stream.record(folder, shard_size=10) == 25
         assert stream.stats().delivered == 25
@@ -84,19 +80,19 @@ async def test_awaiting_records_all(make: Make, folder: Path) -> None:
     assert len(list(folder.glob("*.tar"))) == 3
 
 
-async def test_a_stream_that_is_not_open_is_opened_and_closed(make: Make, folder: Path) -> None:
-    """So that recording is one line."""
+async def test_a_stream_that_is_not_entered_is_entered_and_closed(make: Make, folder: Path) -> None:
+    """The recorder owns its fleet then, so that recording is one line."""
     stream = make(length=5)
     async with asyncio.timeout(LIMIT):
         assert await stream.record(folder) == 5
     assert set(stream.stats().state.values()) == {"stopped"}
     with pytest.raises(ab.StreamClosed):
-        await stream.__aenter__()
+        await stream.render(0)
     check(folder, list(range(5)))
 
 
 async def test_frames_are_given_while_they_are_recorded(make: Make, folder: Path) -> None:
-    """Each once, as the stream has them."""
+    """The iterator returns each frame once, as the stream does."""
     async with asyncio.timeout(LIMIT), make(length=30) as stream:
         frames = [frame async for frame in stream.record(folder)]
     assert sorted(frame.index for frame in frames) == list(range(30))
@@ -105,7 +101,7 @@ async def test_frames_are_given_while_they_are_recorded(make: Make, folder: Path
 
 
 async def test_leaving_early_keeps_what_was_given(make: Make, folder: Path) -> None:
-    """The shard at hand is whole when the stream is closed."""
+    """Closing the stream makes the unfinished shard whole."""
     given = []
     async with asyncio.timeout(LIMIT), make() as stream:
         async for frame in stream.record(folder, length=1000):
@@ -116,7 +112,7 @@ async def test_leaving_early_keeps_what_was_given(make: Make, folder: Path) -> N
 
 
 async def test_closing_keeps_what_was_given(make: Make, folder: Path) -> None:
-    """With the recorder as a context, while its stream goes on; also twice."""
+    """Closing the recorder does so too, also twice, while its stream goes on."""
     async with asyncio.timeout(LIMIT), make() as stream:
         async with stream.record(folder, length=100) as recorder:
             given = [(await anext(recorder)).index for _ in range(3)]
@@ -132,7 +128,7 @@ async def test_closing_keeps_what_was_given(make: Make, folder: Path) -> None:
 async def test_going_on_renders_only_what_is_missing(
     make: Make, folder: Path, rendered: Callable[[], list[int]]
 ) -> None:
-    """A stream that is not open yet renders none that is there; then a larger length adds to it."""
+    """Samples in the folder are not rendered again; a larger length adds to them."""
     async with asyncio.timeout(LIMIT):
         await make(length=10).record(folder)
         before = rendered()
@@ -148,7 +144,7 @@ async def test_going_on_renders_only_what_is_missing(
 
 
 async def test_holes_are_filled(make: Make, folder: Path, rendered: Callable[[], list[int]]) -> None:
-    """A shard was removed: its samples, and no others, are made again."""
+    """The samples of a shard that was removed, and no others, are rendered again."""
     async with asyncio.timeout(LIMIT):
         await make(length=20, ordered=True).record(folder, shard_size=4)
         missing = Recording(folder).indices[Recording(folder).shards == 2].tolist()
@@ -159,36 +155,116 @@ async def test_holes_are_filled(make: Make, folder: Path, rendered: Callable[[],
     assert rendered() == sorted([*range(20), *missing])
 
 
-async def test_an_open_stream_goes_on_too(make: Make, folder: Path) -> None:
-    """What it renders ahead is given up; each index is recorded once."""
+async def test_an_entered_stream_renders_nothing_twice(
+    make: Make, folder: Path, rendered: Callable[[], list[int]]
+) -> None:
+    """Entering leases nothing, so a recording of an entered stream renders exactly what the folder lacks."""
     async with asyncio.timeout(LIMIT):
         await make(length=10).record(folder)
         async with make(length=30) as stream:
+            while "idle" not in stream.stats().state.values():
+                await asyncio.sleep(0.002)
             frames = [frame.index async for frame in stream.record(folder)]
+            assert stream.stats().delivered == 20
     assert sorted(frames) == list(range(10, 30))
+    assert rendered() == list(range(30))
     check(folder, list(range(30)))
 
 
-async def test_frames_that_others_took_are_recorded_too(make: Make, folder: Path) -> None:
-    """A recording has all indices of its length, whoever took some before."""
-    async with asyncio.timeout(LIMIT), make(length=12) as stream:
-        for _ in range(3):
-            await anext(stream)
-        assert await stream.record(folder) == 12
-    check(folder, list(range(12)))
+async def test_a_stream_is_recorded_and_iterated_at_once(make: Make, folder: Path) -> None:
+    """Each is a pass of its own: both have all frames, and what the loop consumed is recorded all the same."""
+    async with asyncio.timeout(LIMIT), make(length=40, queue_size=4) as stream:
+        consumed = [(await anext(stream)).index for _ in range(3)]
+        recording = asyncio.ensure_future(stream.record(folder, length=30))
+        other = asyncio.ensure_future(stream.render(1000))
+        consumed += [frame.index async for frame in stream]
+        assert sorted(consumed) == list(range(40))
+        assert await recording == 30
+        assert (await other).index == 1000
+        assert stream.stats().delivered == 71
+    check(folder, list(range(30)))
+
+
+async def test_a_stalled_loop_holds_up_no_recording(make: Make, folder: Path) -> None:
+    """Nor does a stalled recording hold up a loop."""
+    async with asyncio.timeout(LIMIT), make(length=40, queue_size=2) as stream:
+        consumed = [(await anext(stream)).index]  # and no more of them, for now
+        recorder = stream.record(folder)
+        given = [(await anext(recorder)).index for _ in range(30)]
+        consumed += [frame.index async for frame in stream]
+        assert sorted(consumed) == list(range(40))
+        given += [frame.index async for frame in recorder]
+        assert sorted(given) == list(range(40))
+    check(folder, list(range(40)))
+
+
+async def test_a_second_recording_after_the_first(
+    make: Make, folder: Path, tmp_path: Path, rendered: Callable[[], list[int]]
+) -> None:
+    """Over the same warm fleet: the first may have ended, or been closed early; the folder may be another."""
+    async with asyncio.timeout(LIMIT), make(length=20, ordered=True) as stream:
+        assert await stream.record(folder, length=5) == 5
+        async with stream.record(folder, length=10) as recorder:
+            assert (await anext(recorder)).index == 5
+        before = rendered()
+        assert before[:6] == list(range(6))
+        assert await stream.record(folder) == 20
+        assert rendered() == sorted([*before, *range(6, 20)])
+        assert await stream.record(tmp_path / "other", length=3) == 3
+        assert stream.stats().restarts == 0
+    check(folder, list(range(20)))
+    check(tmp_path / "other", [0, 1, 2])
 
 
 async def test_a_length_of_an_endless_stream(make: Make, folder: Path) -> None:
-    """After which the stream can be rewound to go on without."""
+    """The stream's own pass begins at its first index afterwards."""
     async with asyncio.timeout(LIMIT), make(ordered=True) as stream:
         assert await stream.record(folder, length=7) == 7
-        stream.rewind()
         assert (await anext(stream)).index == 0
     check(folder, list(range(7)))
 
 
+CRASH = """
+import asyncio, os, sys
+import asyncblend as ab
+
+async def main():
+    script, fake, folder = sys.argv[1:]
+    given = 0
+    async with ab.BlenderStream(script=script, blender=fake, instances=2, seed=5, length=40) as stream:
+        recorder = stream.record(folder, shard_size=5)
+        async for _ in recorder:
+            given += 1
+            if given == 23:
+                while recorder.recorded < 10:
+                    await asyncio.sleep(0.002)
+                os._exit(9)
+
+asyncio.run(main())
+"""
+
+
+async def test_after_a_crash_only_what_is_missing_is_rendered(
+    make: Make, folder: Path, tmp_path: Path, rendered: Callable[[], list[int]]
+) -> None:
+    """A program that dies while it records loses the unfinished shard; the next run makes the rest, and no more."""
+    stream = make(length=40)
+    (tmp_path / "program.py").write_text(CRASH)
+    arguments = [str(tmp_path / "program.py"), str(stream.config.script), str(stream.config.blender), str(folder)]
+    async with asyncio.timeout(LIMIT):
+        program = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+        assert await program.wait() == 9
+        before = rendered()
+        there = set(Recording(folder).indices.tolist())
+        assert await stream.record(folder, shard_size=5) == 40
+    missing = set(range(40)) - there
+    assert stream.stats().delivered == len(missing) < 40
+    assert rendered() == sorted([*before, *missing])
+    check(folder, list(range(40)))
+
+
 async def test_a_shard_of_a_stream(make: Make, folder: Path, rendered: Callable[[], list[int]]) -> None:
-    """Ranks that record into one folder each; the indices count from the start."""
+    """A shard has the indices start + k, start + k + n, ...; `length` counts from the start, over all shards."""
     async with asyncio.timeout(LIMIT):
         await make(length=10, start=100, shard=(1, 3)).record(folder)
         await make(length=20, start=100, shard=(1, 3)).record(folder)
@@ -196,7 +272,7 @@ async def test_a_shard_of_a_stream(make: Make, folder: Path, rendered: Callable[
 
 
 async def test_deaths_of_blenders_lose_nothing(make: Make, folder: Path) -> None:
-    """As in any stream."""
+    """A recording is complete although its Blenders crash, as any stream is."""
     async with asyncio.timeout(LIMIT):
         stream = make({"crash_after": 6, "lives": 2}, length=40, restart=ab.RestartPolicy(backoff=0.01))
         assert await stream.record(folder, shard_size=8) == 40
@@ -206,7 +282,7 @@ async def test_deaths_of_blenders_lose_nothing(make: Make, folder: Path) -> None
 
 @pytest.mark.parametrize("turns", range(0, 60, 6))
 async def test_cancelling_keeps_what_was_given(turns: int, make: Make, folder: Path) -> None:
-    """At any moment: what was given is there, and the next run has the rest."""
+    """At any moment: all frames that were returned are in the folder, and the next run adds the rest."""
     given: list[int] = []
     async with asyncio.timeout(LIMIT):
 
@@ -230,7 +306,7 @@ async def test_cancelling_keeps_what_was_given(turns: int, make: Make, folder: P
 
 @pytest.mark.parametrize("turns", range(0, 60, 6))
 async def test_cancelling_an_await_keeps_what_came(turns: int, make: Make, folder: Path) -> None:
-    """It closes what it opened; going on renders the rest."""
+    """The recorder closes the stream that it entered; the next run renders the rest."""
     async with asyncio.timeout(LIMIT):
         stream = make(length=60)
         recorder = stream.record(folder, shard_size=5)
@@ -255,7 +331,7 @@ async def test_cancelling_an_await_keeps_what_came(turns: int, make: Make, folde
 
 
 async def test_an_interrupted_wait_loses_no_frame(make: Make, folder: Path) -> None:
-    """A timeout around the next frame, again and again: each frame is given or not yet there, and all are recorded."""
+    """Timeouts around the next frame, again and again, change nothing: each frame is returned and recorded once."""
     given = []
     async with asyncio.timeout(LIMIT), make(length=40) as stream:
         recorder = stream.record(folder, shard_size=5)
@@ -276,7 +352,7 @@ async def test_an_interrupted_wait_loses_no_frame(make: Make, folder: Path) -> N
 
 
 async def test_a_failing_sample_ends_it_with_what_came(make: Make, folder: Path, write_script: Any) -> None:
-    """The stream's own error; with on_bad_sample="skip" the others are recorded."""
+    """The stream's own error comes out; with on_bad_sample="skip", the other samples are recorded."""
     bad = write_script("def sample(task):\n    assert task.index != 5\n    return {'n': task.index}", name="bad.py")
     async with asyncio.timeout(LIMIT):
         with pytest.raises(ab.SampleError) as caught:
@@ -291,7 +367,7 @@ async def test_a_failing_sample_ends_it_with_what_came(make: Make, folder: Path,
 async def test_a_full_disk_is_told_and_the_fleet_is_closed(
     opened: bool, make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the number of samples that are there, all of which can be read. Once, though many threads have met it."""
+    """The error has the number of samples in the folder, all of which can be read. It is raised once, not by each thread."""
     real, left = os.write, 120_000
 
     def write(descriptor: int, data: Any) -> int:
@@ -322,7 +398,7 @@ async def test_a_full_disk_is_told_and_the_fleet_is_closed(
 async def test_a_full_disk_after_the_loop_is_told_by_the_stream(
     make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The loop was left; only the end of the shard finds the disk full."""
+    """If only the end of the last shard finds the disk full, after the loop was left, leaving the stream raises."""
 
     def fsync(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -339,7 +415,7 @@ async def test_a_full_disk_after_the_loop_is_told_by_the_stream(
 async def test_another_recording_is_told_before_anything_is_rendered(
     make: Make, folder: Path, rendered: Callable[[], list[int]]
 ) -> None:
-    """And it stays as it is."""
+    """The folder of another recording stays as it is."""
     async with asyncio.timeout(LIMIT):
         await make(length=3).record(folder)
         before = rendered()
@@ -352,7 +428,7 @@ async def test_another_recording_is_told_before_anything_is_rendered(
 
 
 async def test_wrong_options_are_told_at_once(make: Make, folder: Path) -> None:
-    """Before the folder is made."""
+    """They are ConfigErrors of `record` itself, before the folder is made."""
     for stream, options, message in (
         (make(), {}, "an endless stream is recorded up to a length"),
         (make(length=5), {"length": 6}, "length=6 is more than the stream has, which is 5"),
@@ -371,7 +447,7 @@ async def test_wrong_options_are_told_at_once(make: Make, folder: Path) -> None:
 
 
 async def test_a_closed_stream_is_told(make: Make, folder: Path) -> None:
-    """As to who iterates over it."""
+    """Recording a closed stream raises StreamClosed, as iterating over it does."""
     stream = make(length=5)
     await stream.aclose()
     with pytest.raises(ab.StreamClosed):
@@ -381,7 +457,7 @@ async def test_a_closed_stream_is_told(make: Make, folder: Path) -> None:
 async def test_the_loop_goes_on_while_files_are_written(
     make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that does not answer stops the iteration after two frames a thread, and nothing else."""
+    """A disk that does not answer stops the iteration after two frames for each thread, and nothing else."""
     answer, real = threading.Event(), os.fsync
 
     def fsync(descriptor: int) -> None:

@@ -1,0 +1,237 @@
+"""A BlenderDataset that goes on from a saved state, and one that is shared out among ranks."""
+
+from __future__ import annotations
+
+import json
+import operator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+import asyncblend as ab
+
+pytestmark = [
+    # Python 3.12 and up advise against fork in a process with threads; torch against more workers than cores.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
+
+Make = Callable[..., ab.BlenderDataset]
+
+LIMIT = 60.0  # seconds; the bound of failure of every wait here
+
+
+def indices(items: list[Any]) -> list[int]:
+    return sorted(item["index"] for item in items)
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------
+
+
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(state))  # type: ignore[no-any-return]
+
+
+def test_a_saved_epoch_goes_on_where_it_was(make: Make) -> None:
+    """Each index of the epoch comes once, before the save or after the load; the next epoch is complete."""
+    dataset = make(length=20, seed=3)
+    dataset.set_epoch(2)
+    loader: Any = DataLoader(dataset, batch_size=4)
+    before = []
+    for number, batch in enumerate(loader, 1):
+        before += batch["index"].tolist()
+        if number == 3:
+            break
+    state = through_json(dataset.state_dict())
+    resumed = make(length=20, seed=3)
+    resumed.load_state_dict(state)
+    after = [item["index"] for item in resumed]
+    assert len(before) == 12
+    assert sorted(before + after) == list(range(40, 60))
+    assert indices(list(resumed)) == list(range(40, 60))
+    resumed.set_epoch(3)
+    assert indices(list(resumed)) == list(range(60, 80))
+
+
+def test_a_state_is_loaded_into_a_warm_fleet(make: Make) -> None:
+    """The same dataset goes back to where it was, as often as is wanted."""
+    dataset = make(length=10, queue_size=3)
+    iterator = iter(dataset)
+    before = [next(iterator)["index"] for _ in range(4)]
+    state = dataset.state_dict()
+    rest = [item["index"] for item in iterator]
+    for _ in range(2):
+        dataset.load_state_dict(state)
+        assert sorted(item["index"] for item in dataset) == sorted(rest)
+    assert sorted(before + rest) == list(range(10))
+
+
+def test_a_state_saved_before_iterating_after_a_load(make: Make, load: Any) -> None:
+    """A dataset that was not iterated since a load saves the state that it loaded."""
+    dataset = make(length=10)
+    iterator = iter(dataset)
+    before = [next(iterator)["index"] for _ in range(3)]
+    state = through_json(dataset.state_dict())
+    second = make(length=10)
+    second.load_state_dict(state)
+    assert through_json(second.state_dict()) == state
+    third = make(length=10)
+    third.load_state_dict(second.state_dict())
+    assert sorted(before + [item["index"] for item in third]) == list(range(10))
+
+
+def test_a_state_saved_after_set_epoch_is_of_the_new_epoch(make: Make) -> None:
+    """It says that nothing was consumed, whatever was consumed of the epoch before."""
+    dataset = make(length=6)
+    iterator = iter(dataset)
+    next(iterator)
+    dataset.set_epoch(1)
+    resumed = make(length=6)
+    resumed.load_state_dict(through_json(dataset.state_dict()))
+    assert indices(list(resumed)) == list(range(6, 12))
+
+
+@pytest.mark.parametrize("save_again", [False, True])
+def test_another_epoch_after_a_load_is_complete(save_again: bool, make: Make) -> None:
+    """A loaded state belongs to its epoch: `set_epoch` to another one drops the state."""
+    dataset = make(length=6)
+    iterator = iter(dataset)
+    next(iterator)
+    resumed = make(length=6)
+    resumed.load_state_dict(dataset.state_dict())
+    resumed.set_epoch(1)
+    if save_again:
+        state = resumed.state_dict()
+        resumed = make(length=6)
+        resumed.load_state_dict(state)
+    assert indices(list(resumed)) == list(range(6, 12))
+
+
+def test_set_epoch_of_the_loaded_epoch_keeps_the_state(make: Make) -> None:
+    """A training loop calls `set_epoch` in each epoch, the resumed one too."""
+    dataset = make(length=6)
+    iterator = iter(dataset)
+    before = [next(iterator)["index"] for _ in range(2)]
+    resumed = make(length=6)
+    resumed.load_state_dict(dataset.state_dict())
+    resumed.set_epoch(0)
+    assert sorted(before + [item["index"] for item in resumed]) == list(range(6))
+
+
+def test_a_complete_epoch_has_nothing_left(make: Make) -> None:
+    """An epoch that is resumed at its end has no items; the next iteration is complete."""
+    dataset = make(length=5)
+    list(dataset)
+    resumed = make(length=5)
+    resumed.load_state_dict(dataset.state_dict())
+    assert list(resumed) == []
+    assert indices(list(resumed)) == list(range(5))
+
+
+def test_a_state_of_another_stream_is_refused(make: Make) -> None:
+    """A state belongs to one seed and one sequence of indices; what is no state is refused at once."""
+    dataset = make(length=5)
+    next(iter(dataset))
+    state = through_json(dataset.state_dict())
+    for options, message in (
+        ({"seed": 1}, "the saved state has seed=0, this stream has 1"),
+        ({"length": 6}, "the saved state has indices=.*'stop': 5.*this stream has .*'stop': 6"),
+        ({"start": 1}, "the saved state has indices=.*'start': 0.*this stream has .*'start': 1"),
+        ({"shard": (0, 2)}, "the saved state has indices=.*'step': 1.*this stream has .*'step': 2"),
+    ):
+        other = make(**{"length": 5, **options})
+        other.load_state_dict(state)
+        with pytest.raises(ab.ConfigError, match=message):
+            list(other)
+    for wrong in ({}, {"epoch": 0}, {"epoch": 0, "given": 4}, {"epoch": -1, "stream": {}}, None, 5):
+        with pytest.raises(ab.ConfigError, match=r"not a saved state|epoch must be"):
+            make().load_state_dict(wrong)  # type: ignore[arg-type]
+
+
+# -- ranks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_a_shard_of_the_config_is_shared_out(workers: int, make: Make, load: Any) -> None:
+    """The shards have each sample once together, with any number of workers in each."""
+    union = []
+    for rank in range(2):
+        dataset = make(length=15, shard=(rank, 2))
+        got = indices(load(dataset, workers).items())
+        assert workers or len(got) == len(dataset)
+        union += got
+    assert sorted(union) == list(range(15))
+
+
+def test_workers_of_a_rank_take_the_pinned_shards(make: Make, load: Any) -> None:
+    """Worker w of W in rank r of R is shard r * W + w of R * W."""
+    for rank in range(2):
+        transform = operator.itemgetter("host", "index")
+        hosts: dict[int, set[int]] = {}
+        for host, index in load(make(length=16, shard=(rank, 2), transform=transform), 2):
+            hosts.setdefault(host, set()).add(index % 4)
+        assert sorted(hosts.values(), key=sorted) == [{2 * rank}, {2 * rank + 1}]
+
+
+RANK = """
+import json, sys, warnings
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+import asyncblend as ab
+
+if __name__ == "__main__":
+    rank, store, script, fake = sys.argv[1:]
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
+    told = []
+    for workers, start in ((0, None), (2, "fork"), (1, "spawn")):
+        dataset = ab.BlenderDataset(script=script, blender=fake, instances=2, length=21)
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=start)
+        told.append([[item["index"], item["instance"]] for item in loader])
+        dataset.close()
+        if workers == 0:
+            assert len(dataset) == len(told[0])
+    dist.barrier()
+    dist.destroy_process_group()
+    print(json.dumps(told))
+"""
+
+
+def test_ranks_share_the_indices_out(make: Make, tmp_path: Path) -> None:
+    """Two processes of torch.distributed have all samples together, with and without workers, and number their instances together."""
+    config = make().config
+    (tmp_path / "rank.py").write_text(RANK)
+    arguments = [
+        str(tmp_path / "store"),
+        str(config.script),
+        str(config.blender),
+    ]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "rank.py"), str(rank), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=LIMIT) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    told = [json.loads(output) for output, _ in outputs]
+    for of_both in zip(*told, strict=True):
+        assert sorted(index for own in of_both for index, _ in own) == list(range(21))
+        for number, own in enumerate(of_both):
+            assert {instance // 2 for _, instance in own} == {number}
+    assert [sorted(index for index, _ in own) for own in (told[0][0], told[1][0])] == [
+        list(range(0, 21, 2)),
+        list(range(1, 21, 2)),
+    ]

@@ -1,0 +1,81 @@
+"""The options that all datasets share: one dataclass, and the same keywords everywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import asyncblend as ab
+from asyncblend.config import StreamOptions
+from asyncblend.data.dataset import _Options
+from asyncblend.data.items import ItemKeywords, ItemOptions
+from asyncblend.recording.codec import Images, encode
+from asyncblend.recording.writer import ShardSize, Writer
+
+
+@pytest.fixture
+def makers(tmp_path: Path) -> dict[str, Callable[..., Any]]:
+    """Make each kind of dataset with these keywords. No Blender is started."""
+    writer = Writer(tmp_path, {"seed": 0, "script": "x.py", "script_sha256": "0" * 64}, ShardSize(4))
+    writer.open()
+    writer.add(0, encode({"x": 1}, index=0, instance=0, params={}, images=Images()))
+    writer.close()
+    parts: Any = (ab.BlenderDataset(script="x.py"), ab.RecordedDataset(tmp_path))
+    return {
+        "live": lambda **options: ab.BlenderDataset(script="x.py", length=10, **options),
+        "recorded": lambda **options: ab.RecordedDataset(tmp_path, **options),
+        "mixed": lambda **options: ab.MixedDataset(*parts, length=10, **options),
+    }
+
+
+def test_the_keywords_are_the_options_fields() -> None:
+    """A type checker sees for the datasets' keywords what ItemOptions and StreamConfig check at run time."""
+    assert get_type_hints(ItemKeywords) == get_type_hints(ItemOptions)
+    assert list(ItemKeywords.__annotations__) == [field.name for field in dataclasses.fields(ItemOptions)]
+    assert get_type_hints(_Options) == {**get_type_hints(StreamOptions), **get_type_hints(ItemKeywords)}
+    assert not get_type_hints(StreamOptions).keys() & get_type_hints(ItemKeywords).keys()
+
+
+def test_an_unknown_option_is_refused(makers: dict[str, Callable[..., Any]]) -> None:
+    """Each dataset raises a ConfigError that names the option."""
+    for make in makers.values():
+        for wrong in ("batchsize", "transforms", "colour"):
+            with pytest.raises(ab.ConfigError, match=f"no option '{wrong}'"):
+                make(**{wrong: 1})
+    with pytest.raises(ab.ConfigError, match="ItemOptions has no option 'batchsize'; did you mean 'batch_size'"):
+        makers["mixed"](batchsize=3)
+
+
+def test_a_wrong_option_is_named(makers: dict[str, Callable[..., Any]]) -> None:
+    """Each dataset checks the options likewise, before anything is started."""
+    wrongs: list[tuple[dict[str, Any], str]] = [
+        ({"transform": 3}, "transform must be callable; got 3"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got 0"),
+        ({"batch_size": 2.5}, r"batch_size must be a whole number, at least 1; got 2\.5"),
+        ({"batch_size": True}, "batch_size must be .*got True"),
+        ({"drop_last": True}, "drop_last goes with batch_size"),
+        ({"pin_memory": True}, "pin_memory goes with batch_size"),
+        ({"device": "cpu"}, "device goes with batch_size"),
+    ]
+    for make in makers.values():
+        for options, message in wrongs:
+            with pytest.raises(ab.ConfigError, match=message):
+                make(**options)
+
+
+def test_right_options_count(makers: dict[str, Callable[..., Any]]) -> None:
+    """`len` follows batch_size and drop_last in each dataset; the options travel with a pickled copy."""
+    for name, make in makers.items():
+        samples = 1 if name == "recorded" else 10
+        for options, wanted in (
+            ({}, samples),
+            ({"batch_size": 4}, -(-samples // 4)),
+            ({"batch_size": 4, "drop_last": True}, samples // 4),
+        ):
+            dataset = make(**options)
+            assert len(dataset) == len(pickle.loads(pickle.dumps(dataset))) == wanted
