@@ -29,9 +29,9 @@ else \
 fi
 endef
 
-# As many tests at once as there are cores, but each needs some hundred megabytes. Tests that share a Blender share a
-# process. ARGS="-n 0" runs them one after another.
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+# As many tests run at once as there are cores, but not more than eight: each takes some hundred megabytes. With
+# ARGS="-n 0" they run one after another.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 .PHONY: help demo test test-all lint install libraries clean
 

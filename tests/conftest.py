@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import importlib.metadata
+import multiprocessing.util
 import os
 import shutil
 import subprocess
@@ -55,16 +56,35 @@ def pytest_configure(config: Any) -> None:
         config.pluginmanager.register(_FromOthers())
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Run tests that share a Blender of their module in one process, and all others wherever there is room."""
+    if config.getvalue("dist") != "load":
+        return None  # the user has chosen another way
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            if not _shares_a_blender(config.rootpath / file):
+                return nodeid
+            return f"{file} {'executable' if 'executable' in test else 'bpy'}"
+
+    return Scheduler(config, log)
+
+
+@functools.cache
+def _shares_a_blender(file: Path) -> bool:
+    """Tell whether fixtures of this file belong to the module, as those of `blender_side` do."""
+    return file.parent.name == "blender_side" or 'fixture(scope="module")' in file.read_text(encoding="utf-8")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `--all` runs, start what is slow first, and keep users of one Blender in one process."""
+    """Leave out what only `--all` runs, and start what is slow first, so that no process waits for it in the end."""
     if not config.getoption("all"):
         config.hook.pytest_deselected(items=[item for item in items if _only_in_all(item)])
         items[:] = [item for item in items if not _only_in_all(item)]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _only_in_all(item: pytest.Item) -> bool:
@@ -77,15 +97,6 @@ def _only_in_all(item: pytest.Item) -> bool:
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
     return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-
-
-def _group(item: pytest.Item) -> str | None:
-    """Return the name that tests have in common which share a fixture of their module, and its parameter."""
-    shared = set()
-    for name, definitions in getattr(item, "_fixtureinfo").name2fixturedefs.items():  # noqa: B009 - pytest's own
-        if definitions[-1].scope == "module" and not definitions[-1].func.__module__.startswith("pytest"):
-            shared.add(str(_parameters(item).get(name, "")))
-    return "-".join([item.path.stem, *sorted(shared - {""})]) if shared else None
 
 
 @pytest.hookimpl(trylast=True)
@@ -314,6 +325,8 @@ def _torchs_own(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quiet_worker_advice() -> None:
-    # torch advises against more workers than cores; small machines run these tests too.
+def _quiet_workers() -> None:
+    # multiprocessing makes its folder once for each process: outside of the folders that go with a test.
+    multiprocessing.util.get_temp_dir()
+    # torch advises against more workers than cores, but small machines run these tests too.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
