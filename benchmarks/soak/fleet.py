@@ -43,7 +43,7 @@ class Fleet:
             blender=self.blender,
             instances=instances,
             seed=seed,
-            length=min(self.length, max(50, round(self.rate * seconds / 6))),
+            length=min(self.length, max(50, round(self.rate * seconds / 12))),
             params=scene.params,
             # Neither an instance nor a sample is to blame for crashes that come from outside.
             restart=ab.RestartPolicy(
