@@ -14,7 +14,7 @@ import pytest
 import asyncblend as ab
 from benchmarks.soak import scene
 from benchmarks.soak.faults import KILL, STOP, Recoveries
-from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.ledger import Counts, Ledger
 from benchmarks.soak.memory import Trend
 
 _ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def test_the_ledger_notices(frames: list[ab.Frame], lost: int, duplicates: int, 
     for frame in frames:
         ledger.frame(frame)
     ledger.end()
-    assert (ledger.lost, ledger.duplicates, ledger.wrong) == (lost, duplicates, wrong)
+    assert ledger.counts == Counts(len(frames), passes=1, lost=lost, duplicates=duplicates, wrong=wrong)
     assert bool(ledger.details) == (lost + duplicates + wrong > 0)
 
 
@@ -62,7 +62,28 @@ def test_an_image_must_be_the_same_in_the_pass_that_repeats() -> None:
         ledger.begin(range(1))
         ledger.frame(a_frame(0, image=image))
         ledger.end()
-    assert (ledger.lost, ledger.duplicates, ledger.wrong) == (0, 0, 1)
+    assert ledger.counts == Counts(frames=2, passes=2, wrong=1)
+
+
+def test_what_a_cancelled_pass_did_not_deliver_is_not_lost() -> None:
+    """What came twice before it was cancelled counts all the same."""
+    ledger = Ledger(seed=0)
+    ledger.begin(range(3, 6))
+    for index in (3, 5, 5):
+        ledger.frame(a_frame(index))
+    ledger.cancel()
+    assert ledger.counts == Counts(frames=3, passes=1, cancelled=1, duplicates=1)
+    assert ledger.details == ["pass 1, range(3, 6): index 5 came twice"]
+
+
+def test_a_frame_of_another_consumer_is_wrong() -> None:
+    """The params, and what Blender made with them, have the consumer's number."""
+    ledgers = [Ledger(0, number) for number in (0, 1)]
+    for ledger in ledgers:
+        ledger.begin(range(1))
+        ledger.frame(a_frame(0))
+    assert [ledger.counts.wrong for ledger in ledgers] == [0, 1]
+    assert Counts.total(ledger.counts for ledger in ledgers) == Counts(frames=2, passes=2, wrong=1)
 
 
 def test_a_recovery_ends_with_a_frame_of_the_next_life() -> None:
@@ -103,6 +124,11 @@ def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
     assert found["frames"] > 0
     assert found["lost"] == found["duplicates"] == found["wrong"] == found["not_recovered"] == 0
     assert sum(found["faults"].values()) > 0
+    assert list(found["consumers"]) == ["quick", "slow", "cancelled"]
+    assert all(own["frames"] > 0 and own["passes"] > 0 for own in found["consumers"].values())
+    assert found["consumers"]["cancelled"]["cancelled"] > 0
+    for name in ("frames", "passes", "cancelled", "lost", "duplicates", "wrong"):
+        assert found[name] == sum(own[name] for own in found["consumers"].values())
     assert found["left"] == found["problems"] == []
     assert (found["fleet"], found["kind"], found["version"], found["instances"]) == (
         "3 fakes",

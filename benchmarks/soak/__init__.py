@@ -1,9 +1,11 @@
 """The soak: a fleet under random faults for minutes. Nothing may be lost, come twice or be left behind.
 
-Many finite passes run on one warm fleet. Each must deliver each of its indices exactly once, with content that this
-process computes again from (seed, index). Every second pass repeats the one before, so that the images of real
-Blenders are compared too, across instances and their lives. Some passes are broken off halfway, so that frames of one
-pass meet the next one. Meanwhile a task kills and stops Blenders, sends garbage to the host and delays the consumer.
+Three consumers share one warm fleet, each with one finite pass after another. The first is quick, the second is slow,
+and the third is cancelled at random moments and begins anew, so that frames of one pass meet the next one. Each pass
+must deliver each of its indices exactly once, with content that this process computes again from (seed, index,
+consumer). Every second pass of the first two repeats the one before, so that the images of real Blenders are compared
+too, across instances and their lives. Meanwhile a task kills and stops Blenders, sends garbage to the host and delays
+the consumers.
 
 Each file imports only files above it:
 
@@ -16,7 +18,7 @@ Each file imports only files above it:
 - `memory`: the memory of the host and of the Blenders over time.
 - `left`: what the run left behind.
 - `fleet`: fakes or real Blenders, how they start and how fast they are.
-- `run`: the passes.
+- `run`: the three consumers and their passes.
 - `live`: the lines that show how far the run is.
 - `report`: the figures, the table and the problems.
 - `plot`: the picture.

@@ -29,27 +29,27 @@ _SERVING = {"idle", "ready", "rendering"}  # states of an instance
 
 
 class Chaos:
-    """Faults for one stream, `between` seconds apart on average."""
+    """Injects faults into one stream, `between` seconds apart on average."""
 
     def __init__(self, rng: random.Random, between: float, stream: ab.BlenderStream, recoveries: Recoveries) -> None:
         self._rng, self._between, self._stream, self._recoveries = rng, between, stream, recoveries
         self._endpoint: str | None = None
         self._pause = 0.0
         self.times: list[tuple[float, str]] = []
-        """Of each fault: seconds since the start, and its kind."""
+        """The faults: seconds since the start, and the kind."""
         self.messages = 0
-        """Of garbage, that were sent."""
+        """Messages of garbage that were sent."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Faults, by kind."""
+        """The number of faults of each kind."""
         counts = Counter(kind for _, kind in self.times)
         return {kind: counts[kind] for kind in KINDS}
 
     async def run(self, seconds: float) -> None:
-        """Go on for so long."""
+        """Inject faults for so many seconds."""
         began = time.monotonic()
-        context = zmq.Context()  # another one than the stream's, as another program would have
+        context = zmq.Context()  # not the stream's own, because garbage comes from other programs
         inject: dict[str, Callable[[], bool]] = {
             KILL: self._kill,
             STOP: self._stop,
@@ -69,7 +69,7 @@ class Chaos:
             end_context(context)
 
     async def hold_up(self) -> None:
-        """Hold up the consumer, who calls this after each frame, if it is time to."""
+        """Delay the consumer that calls this next. Each of them calls it after each frame."""
         pause, self._pause = self._pause, 0.0
         if pause > 0:
             await asyncio.sleep(pause)
@@ -77,16 +77,16 @@ class Chaos:
             _block(-pause)
 
     def _slow_down(self) -> bool:
-        # Below 0, the event loop is to be blocked too.
+        # A negative pause blocks the event loop, and with it all consumers.
         self._pause = self._rng.uniform(0.05, 1.0) * self._rng.choice((1, -1))
         return True
 
     def _kill(self) -> bool:
-        """At any moment of its life, its start included."""
+        """Kill a Blender, perhaps while it starts."""
         return self._signal(KILL, signal.SIGKILL, blenders())
 
     def _stop(self) -> bool:
-        # Before it serves, only the long start budget would find it.
+        # A Blender that is stopped while it starts is noticed only after the long budget for the start.
         states = self._stream.stats().state
         serving = [blender for blender in blenders() if states[blender.instance] in _SERVING]
         return self._signal(STOP, signal.SIGSTOP, serving)
@@ -98,7 +98,7 @@ class Chaos:
         instance, process = self._rng.choice(fresh)
         try:
             process.send_signal(number)
-        except psutil.Error:  # it died by itself meanwhile
+        except psutil.Error:  # it has ended meanwhile
             return False
         self._recoveries.hit(instance, kind, process.pid)
         return True
@@ -111,7 +111,7 @@ class Chaos:
             self._talk_no_zeromq(self._endpoint.removeprefix("ipc://"))
             return True
         with context.socket(zmq.DEALER) as peer:
-            peer.linger = 1000  # milliseconds for it to leave
+            peer.linger = 1000  # milliseconds for the messages to leave
             peer.connect(self._endpoint)
             for _ in range(self._rng.randint(1, 40)):
                 with contextlib.suppress(zmq.Again):
@@ -128,5 +128,5 @@ class Chaos:
 
 
 def _block(seconds: float) -> None:
-    """As a training step does that runs in the event loop's thread."""
+    """Block the event loop, as a training step in its thread does."""
     time.sleep(seconds)

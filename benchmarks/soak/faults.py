@@ -20,33 +20,33 @@ class _Hit(NamedTuple):
 
 
 class Recoveries:
-    """From the fault to the next frame, at the consumer, of that instance's next life."""
+    """Measures the time from a fault to the first frame of the instance's next life, at the consumer."""
 
     def __init__(self) -> None:
         self._open: dict[int, list[_Hit]] = {}  # by instance, oldest first
         self.seconds: dict[str, list[float]] = {KILL: [], STOP: []}
         self.hit_again = 0
-        """Faults whose instance had the next one before it was back: they say nothing of how long it takes."""
+        """Faults that were followed by another one before the instance came back. They are not timed."""
 
     @property
     def open(self) -> int:
-        """Faults whose instance has not come back."""
+        """The number of faults after which the instance has not come back yet."""
         return sum(map(len, self._open.values()))
 
     def hit(self, instance: int, kind: str, pid: int) -> None:
-        """A fault was injected."""
+        """Note that a fault was injected."""
         self._open.setdefault(instance, []).append(_Hit(time.monotonic(), kind, pid))
 
     def was_hit(self, instance: int, pid: int) -> bool:
-        """Whether this life has its fault already."""
+        """Return whether this life had its fault already."""
         return any(hit.pid == pid for hit in self._open.get(instance, ()))
 
     def frame(self, instance: int, pid: int) -> None:
-        """A frame came from that process."""
+        """Note that a frame came from that process."""
         hits = self._open.get(instance)
         if not hits:
             return
-        # A frame that was on its way when its own Blender was hit tells only of the faults before.
+        # A frame may have been on its way when its Blender was hit: it ends only the faults of the lives before.
         over = next((i for i, hit in enumerate(hits) if hit.pid == pid), len(hits))
         if over:
             last = hits[over - 1]

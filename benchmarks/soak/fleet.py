@@ -19,15 +19,15 @@ class Fleet:
     """What differs between fakes and real Blenders, which start and render so much slower."""
 
     name: str
-    """What it is called: fake, bpy or Blender."""
+    """The name of one Blender: "fake", "bpy" or "Blender"."""
     blender: str | None
-    """The stream's option."""
+    """The option `blender` of the stream."""
     script: str
-    """What is in the file of the stream's option."""
+    """The text of the script."""
     length: int
-    """Samples in a pass, at most. Long, since at the end of a pass all wait for a Blender that hangs at its last one."""
+    """Samples in a pass, at most. Many, because at the end of a pass its consumer waits for a Blender that hangs."""
     rate: float
-    """Frames a second, roughly: a short run has shorter passes, so that there are some."""
+    """Frames in a second, roughly. A short run has shorter passes, so that there are several."""
     between: float
     """Mean seconds from one fault to the next."""
     patience: float
@@ -35,7 +35,7 @@ class Fleet:
     timeouts: ab.Timeouts
 
     def config(self, folder: Path, *, instances: int, seed: int, seconds: float) -> ab.StreamConfig:
-        """The stream's, with the script in `folder`. Its length is that of a pass."""
+        """Write the script into `folder`, and return the stream's options. `length` is that of a pass."""
         script = folder / "soak_scene.py"
         script.write_text(self.script)
         return ab.StreamConfig(
@@ -43,9 +43,9 @@ class Fleet:
             blender=self.blender,
             instances=instances,
             seed=seed,
-            length=min(self.length, max(50, round(self.rate * seconds / 6))),
+            length=min(self.length, max(50, round(self.rate * seconds / 12))),
             params=scene.params,
-            # Neither an instance nor a sample is to blame for deaths that come from outside.
+            # Neither an instance nor a sample is to blame for crashes that come from outside.
             restart=ab.RestartPolicy(
                 max_restarts=1_000_000, max_sample_deaths=1_000_000, backoff=0.02, max_backoff=0.2
             ),
@@ -54,7 +54,7 @@ class Fleet:
 
 
 def fakes(folder: Path) -> Fleet:
-    """Small processes that speak the real protocol, and render nothing. Their executable goes into `folder`."""
+    """Return the fleet of fakes, which speak the real protocol and render nothing. `folder` gets their executable."""
     return Fleet(
         name="fake",
         blender=str(fake_blender(folder)),
@@ -68,10 +68,10 @@ def fakes(folder: Path) -> Fleet:
 
 
 def real(blender: str | None) -> Fleet:
-    """The Blender that the stream's option asks for.
+    """Return the fleet of real Blenders that the option `blender` asks for.
 
     Raises:
-        BlenderNotFound: there is none.
+        BlenderNotFound: There is no Blender.
     """
     return Fleet(
         name="bpy" if find_blender(blender).kind == "module" else "Blender",

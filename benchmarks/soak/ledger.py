@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import asyncblend as ab
 
 from .scene import IMAGE, is_right
 
-__all__ = ["Ledger"]
+__all__ = ["Counts", "Ledger"]
 
 _DETAILS = 10  # what goes wrong after these is only counted
 
 
-class Ledger:
-    """What the consumer received, and what it should have received."""
+class Counts(NamedTuple):
+    """What was counted of one consumer, or of all of them."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    frames: int = 0
+    """Frames that were delivered."""
+    passes: int = 0
+    cancelled: int = 0
+    """Passes that the consumer gave up before their end."""
+    lost: int = 0
+    duplicates: int = 0
+    wrong: int = 0
+
+    @classmethod
+    def total(cls, counts: Iterable[Counts]) -> Counts:
+        """Return the sum of several counts."""
+        return cls(*map(sum, zip(*counts, strict=True)))
+
+
+class Ledger:
+    """What one consumer received, and what it should have received.
+
+    Args:
+        seed: The stream's.
+        consumer: The consumer's number, which is in the params of its samples.
+    """
+
+    def __init__(self, seed: int, consumer: int = 0) -> None:
+        self._seed, self._consumer = seed, consumer
         self._pass = range(0)
         self._missing: set[int] = set()
         self._images: dict[int, int] = {}  # checksums by index, of this pass and of the pass that it repeats
-        self.delivered = self.lost = self.duplicates = self.wrong = self.passes = 0
+        self.counts = Counts()
         self.details: list[str] = []
         """Sentences about the first things that went wrong."""
 
@@ -30,20 +55,20 @@ class Ledger:
         if indices != self._pass:
             self._images.clear()
         self._pass, self._missing = indices, set(indices)
-        self.passes += 1
+        self._count("passes")
 
     def frame(self, frame: ab.Frame) -> None:
         """Check a frame that the consumer received."""
-        self.delivered += 1
+        self._count("frames")
         index = frame.index
         if index in self._missing:
             self._missing.remove(index)
         elif index in self._pass:
-            self.duplicates += 1
+            self._count("duplicates")
             self._detail(f"index {index} came twice")
         else:
-            self._wrong(f"index {index} is not of this pass, {self._pass}")
-        if not is_right(frame, self._seed):
+            self._wrong(f"index {index} is not of this pass")
+        if not is_right(frame, self._seed, self._consumer):
             self._wrong(f"index {index} has wrong content")
         if (image := frame.get("image")) is not None:
             checksum = zlib.crc32(image.tobytes())
@@ -52,14 +77,21 @@ class Ledger:
 
     def end(self) -> None:
         """Note that the pass has ended by itself, so that what is missing now is lost."""
-        self.lost += len(self._missing)
         if self._missing:
-            self._detail(f"lost of {self._pass}: {sorted(self._missing)[:10]}")
+            self._count("lost", len(self._missing))
+            self._detail(f"lost {sorted(self._missing)[:10]}")
+
+    def cancel(self) -> None:
+        """Note that the consumer has given up the pass, so that what is missing is not lost."""
+        self._count("cancelled")
+
+    def _count(self, name: str, more: int = 1) -> None:
+        self.counts = self.counts._replace(**{name: getattr(self.counts, name) + more})
 
     def _wrong(self, detail: str) -> None:
-        self.wrong += 1
+        self._count("wrong")
         self._detail(detail)
 
     def _detail(self, detail: str) -> None:
         if len(self.details) < _DETAILS:
-            self.details.append(detail)
+            self.details.append(f"pass {self.counts.passes}, {self._pass}: {detail}")

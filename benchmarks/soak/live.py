@@ -33,16 +33,12 @@ def live(run: Run, console: Console) -> Live:
 
 
 def _frames(run: Run) -> Text:
-    ledger, passed = run.ledger, run.passed
+    total, passed = run.total, run.passed
     minutes, seconds = divmod(max(0, round(run.seconds - passed)), 60)
     line = Text()
     line.append(f"{minutes}:{seconds:02} left", style="bold")
-    line.append(f"  {ledger.delivered:,} frames  {ledger.delivered / max(passed, 1e-9):,.0f}/s")
-    for name, count in (
-        ("lost", ledger.lost),
-        ("duplicates", ledger.duplicates),
-        ("wrong", ledger.wrong),
-    ):
+    line.append(f"  {total.frames:,} frames  {total.frames / max(passed, 1e-9):,.0f}/s")
+    for name, count in (("lost", total.lost), ("duplicates", total.duplicates), ("wrong", total.wrong)):
         line.append(f"  {name} {count}", style="bold red" if count else "green")
     return line
 

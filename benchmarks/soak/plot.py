@@ -15,11 +15,11 @@ _COLOURS = {KILL: "#d55e00", STOP: "#cc79a7", GARBAGE: "#e69f00", SLOW: "#56b4e9
 
 def plot(path: Path, run: Run, title: str) -> None:
     """Write a PNG file with the memory of host and fleet over time, each from zero up, and the faults below."""
-    samples, faults, ledger = run.memory.samples, run.chaos.times, run.ledger
+    samples, faults, total = run.memory.samples, run.chaos.times, run.total
     last = max([sample.at for sample in samples] + [at for at, _ in faults] + [1e-3])
     unit, seconds = ("minutes", 60.0) if last > 150 else ("seconds", 1.0)
     below = (
-        f"{ledger.delivered:,} frames, {ledger.lost} lost, {ledger.duplicates} duplicates, "
+        f"{total.frames:,} frames, {total.lost} lost, {total.duplicates} duplicates, "
         f"{len(faults)} faults, {run.stream.stats().restarts} restarts"
     )
     figure = new_figure(11, 7, title, below)

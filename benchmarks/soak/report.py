@@ -28,19 +28,21 @@ def _fleet(run: Run) -> str:
 
 def problems(run: Run, left: list[str]) -> list[str]:
     """Return a sentence for everything that went wrong."""
-    ledger = run.ledger
     found = [] if run.failure is None else [run.failure]
-    for name, count in (
-        ("frames lost", ledger.lost),
-        ("duplicates", ledger.duplicates),
-        ("frames with wrong content", ledger.wrong),
-        ("faults after which the instance did not come back", run.recoveries.open),
-    ):
-        if count:
-            found.append(f"{count} {name}")
-    found += ledger.details
-    if not ledger.delivered:
-        found.append("no frame at all")
+    if run.recoveries.open:
+        found.append(f"{run.recoveries.open} faults after which the instance did not come back")
+    for consumer, ledger in run.ledgers.items():
+        counts = ledger.counts
+        for name, count in (
+            ("frames lost", counts.lost),
+            ("duplicates", counts.duplicates),
+            ("frames with wrong content", counts.wrong),
+        ):
+            if count:
+                found.append(f"the {consumer} consumer: {count} {name}")
+        found += [f"the {consumer} consumer: {detail}" for detail in ledger.details]
+        if not counts.frames:
+            found.append(f"the {consumer} consumer: no frame at all")
     for name, trend in run.memory.trends().items():
         if not trend.flat:
             found.append(f"the memory of {name} grew from {trend.early:.0f} to {trend.late:.0f} MiB")
@@ -49,7 +51,7 @@ def problems(run: Run, left: list[str]) -> list[str]:
 
 def figures(run: Run, left: list[str]) -> dict[str, Any]:
     """Return all that was measured, as `json.dumps` takes it."""
-    ledger, stats, samples = run.ledger, run.stream.stats(), run.memory.samples
+    total, stats, samples = run.total, run.stream.stats(), run.memory.samples
     return {
         "fleet": _fleet(run),
         "kind": run.fleet.name,
@@ -59,14 +61,9 @@ def figures(run: Run, left: list[str]) -> dict[str, Any]:
         "minutes": round(run.took / 60, 1),
         "seconds": round(run.took, 1),
         "closing_seconds": round(run.closing, 2),
-        "frames": ledger.delivered,
-        "frames_per_second": round(ledger.delivered / max(run.took, 1e-9), 1),
-        "passes": ledger.passes,
-        "frames_in_a_pass": run.length,
-        "broken_off": run.broken_off,
-        "lost": ledger.lost,
-        "duplicates": ledger.duplicates,
-        "wrong": ledger.wrong,
+        **total._asdict(),
+        "frames_per_second": round(total.frames / max(run.took, 1e-9), 1),
+        "consumers": {name: ledger.counts._asdict() for name, ledger in run.ledgers.items()},
         "faults": run.chaos.counts,
         "garbage_messages": run.chaos.messages,
         "recovery_seconds": {
@@ -126,7 +123,10 @@ def table(f: dict[str, Any], title: str) -> Table:
     table.add_column(style="dim")
     table.add_column()
     table.add_row("frames delivered", f"{f['frames']:,} ({f['frames_per_second']:,.0f}/s)")
-    table.add_row("passes", f"{f['passes']} of {f['frames_in_a_pass']:,} frames, {f['broken_off']} broken off")
+    for name, own in f["consumers"].items():
+        bad = ", ".join(f"{own[what]} {what}" for what in ("lost", "duplicates", "wrong"))
+        about = f"{own['frames']:,} frames in {own['passes']} passes, {own['cancelled']} of them cancelled; {bad}"
+        table.add_row(f"the {name} consumer", about)
     for name in ("lost", "duplicates", "wrong"):
         label = "wrong content" if name == "wrong" else name
         table.add_row(label, str(f[name]), style="bold red" if f[name] else "bold green")

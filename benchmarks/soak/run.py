@@ -1,19 +1,20 @@
-"""Run: pass after pass on one warm fleet, under chaos, with everything measured."""
+"""Run: three consumers with pass after pass on one warm fleet, under chaos, with everything measured."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 
 import asyncblend as ab
 from asyncblend.aio import the_one_error
-from asyncblend.stream.frames import Frames
 
+from . import scene
 from .chaos import Chaos
 from .faults import Recoveries
 from .fleet import Fleet
-from .ledger import Ledger
+from .ledger import Counts, Ledger
 from .memory import Memory
 from .processes import blenders, run_of
 
@@ -26,27 +27,31 @@ class Run:
     def __init__(self, config: ab.StreamConfig, fleet: Fleet, seconds: float, *, chaos: bool) -> None:
         assert config.length is not None
         self.config, self.fleet, self.seconds, self.with_chaos = config, fleet, seconds, chaos
-        self.length = config.length
-        """Samples in a pass."""
         self.stream = ab.BlenderStream(config)
-        self.ledger = Ledger(config.seed)
+        self.ledgers = {name: Ledger(config.seed, number) for number, name in enumerate(("quick", "slow", "cancelled"))}
+        """By the consumer's name. All three consume at once."""
         self.recoveries = Recoveries()
         self.chaos = Chaos(random.Random(config.seed + 1), fleet.between, self.stream, self.recoveries)
         self.memory = Memory()
         self.version: str | None = None
-        """Of Blender, as it says itself; None for fakes."""
+        """Blender's version; None for fakes."""
         self.names: set[str] = set()
-        """Of the run's folder, which marks its processes too."""
-        self.broken_off = 0
-        """Passes."""
+        """Names of the run's folder, by which its processes are found too."""
         self.began: float | None = None
-        """On the monotonic clock; None until the first Blender serves."""
+        """When the first Blender served, on the monotonic clock."""
         self.took = 0.0
+        """Seconds from then to the end."""
         self.closing = 0.0
         """Seconds to close the stream."""
         self.failure: str | None = None
-        """What ended it too early."""
+        """A sentence about what ended the run too early."""
+        self._length = config.length
         self._rng = random.Random(config.seed)
+
+    @property
+    def total(self) -> Counts:
+        """The counts of all consumers together."""
+        return Counts.total(ledger.counts for ledger in self.ledgers.values())
 
     @property
     def passed(self) -> float:
@@ -54,7 +59,7 @@ class Run:
         return 0.0 if self.began is None else time.monotonic() - self.began
 
     async def run(self) -> None:
-        """Everything but the look at what is left afterwards. What goes wrong is `failure`, no exception."""
+        """Run for so many seconds, and close the stream. What goes wrong does not raise: it becomes `failure`."""
         try:
             await self._in_stream()
         except Exception as error:
@@ -69,42 +74,64 @@ class Run:
                     watching = group.create_task(self._watch(), name="soak memory")
                     if self.with_chaos:
                         group.create_task(self.chaos.run(self.seconds), name="soak chaos")
-                    await self._consume()
+                    async with asyncio.TaskGroup() as consumers:
+                        consumers.create_task(self._consume_quickly(), name="soak quick")
+                        consumers.create_task(self._consume_slowly(), name="soak slow")
+                        consumers.create_task(self._consume_and_cancel(), name="soak cancelled")
                     watching.cancel()
             finally:
                 self.took = self.passed
         self.closing = self.passed - self.took
 
-    async def _consume(self) -> None:
+    @property
+    def _goes_on(self) -> bool:
         # The last faults have time to recover.
-        while self.passed < self.seconds or (self.recoveries.open and self.passed < self.seconds + self.fleet.patience):
-            start = self.ledger.passes // 2 * self.length
-            break_off = self.with_chaos and self.ledger.passes % 3 == 2
-            indices = range(start, start + self.length)
-            self.ledger.begin(indices)
-            async with self.stream.frames(indices) as frames:
-                await self._one_pass(frames, self._rng.randrange(self.length) if break_off else None)
+        return self.passed < self.seconds or (
+            self.recoveries.open > 0 and self.passed < self.seconds + self.fleet.patience
+        )
 
-    async def _one_pass(self, frames: Frames, most: int | None) -> None:
-        loop, patience = asyncio.get_running_loop(), self.fleet.patience
-        taken = 0
-        try:
-            async with asyncio.timeout(patience) as limit:
-                async for frame in frames:
-                    limit.reschedule(loop.time() + patience)
-                    self.ledger.frame(frame)
-                    self.recoveries.frame(frame.instance, frame["pid"])
-                    self.version = frame.get("blender")
-                    taken += 1
-                    if taken == most:
-                        self.broken_off += 1
-                        return
-                    await self.chaos.hold_up()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise RuntimeError(f"no frame for {patience:g} s; {self.stream.stats()}; {frames.state_dict()}") from None
-        self.ledger.end()
+    async def _consume_quickly(self) -> None:
+        while self._goes_on:
+            start = self.ledgers["quick"].counts.passes // 2 * self._length  # every second pass repeats the last one
+            await self._one_pass("quick", range(start, start + self._length))
+
+    async def _consume_slowly(self) -> None:
+        length = max(5, self._length // 20)
+        while self._goes_on:
+            start = self.ledgers["slow"].counts.passes // 2 * length
+            await self._one_pass("slow", range(start, start + length), pause=20 / self.fleet.rate, queue_size=4)
+
+    async def _consume_and_cancel(self) -> None:
+        """Give up one pass after another at a random moment, whatever is being awaited then."""
+        while self._goes_on:
+            start = self._rng.randrange(self._length)
+            limit = self._rng.uniform(0, 4 * self.fleet.between) if self.with_chaos else None
+            try:
+                async with asyncio.timeout(limit):
+                    await self._one_pass("cancelled", range(start, start + self._length))
+            except TimeoutError:
+                self.ledgers["cancelled"].cancel()
+
+    async def _one_pass(self, name: str, indices: range, *, pause: float = 0, queue_size: int | None = None) -> None:
+        loop, patience, ledger = asyncio.get_running_loop(), self.fleet.patience, self.ledgers[name]
+        params = functools.partial(scene.params, consumer=list(self.ledgers).index(name))
+        ledger.begin(indices)
+        async with self.stream.frames(indices, params=params, queue_size=queue_size) as frames:
+            try:
+                async with asyncio.timeout(patience) as limit:
+                    async for frame in frames:
+                        limit.reschedule(loop.time() + patience)
+                        ledger.frame(frame)
+                        self.recoveries.frame(frame.instance, frame["pid"])
+                        self.version = frame.get("blender")
+                        await self.chaos.hold_up()
+                        await asyncio.sleep(pause)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                about = f"no frame for {patience:g} s; {self.stream.stats()}; {frames.state_dict()}"
+                raise RuntimeError(f"the {name} consumer: {about}") from None
+        ledger.end()
 
     async def _watch(self) -> None:
         while True:

@@ -27,6 +27,7 @@ def checked(task):
         "draw": task.rng.random(4),
         "noise": task.rng.integers(0, 256, {_NOISE}, np.uint8),
         "tag": task.params["tag"],
+        "consumer": task.params["consumer"],
     }}
 """
 
@@ -56,19 +57,18 @@ bl.serve(sample)
 """The script for real Blenders: the same values, and an image."""
 
 
-def params(index: int) -> dict[str, int]:
-    """Return the params of a sample."""
-    return {"tag": 7 * index + 1}
+def params(index: int, consumer: int = 0) -> dict[str, int]:
+    """Return the params of a sample. `consumer` tells those of passes apart that run at once."""
+    return {"tag": 7 * index + 1, "consumer": consumer}
 
 
-def is_right(frame: ab.Frame, seed: int) -> bool:
-    """Return whether all values but the image are what they must be for this seed and index."""
+def is_right(frame: ab.Frame, seed: int, consumer: int = 0) -> bool:
+    """Return whether all values but the image are what they must be for this seed, index and consumer."""
     rng = np.random.default_rng([seed, frame.index])
     draw, noise = rng.random(4), rng.integers(0, 256, _NOISE, np.uint8)  # drawn in the same order as in the script
-    made_with = params(frame.index)
+    made_with = params(frame.index, consumer)
     return (
         np.array_equal(frame["draw"], draw)
         and np.array_equal(frame["noise"], noise)
-        and frame["tag"] == made_with["tag"]
-        and frame.params == made_with
+        and {name: frame[name] for name in made_with} == frame.params == made_with
     )

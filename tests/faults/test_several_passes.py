@@ -167,6 +167,7 @@ def sample(task):
         script=script,
         blender=fake_blender(tmp_path / "fake"),
         instances=2,
+        prefetch=1,  # else a frame that is lost with its Blender may be blamed for the next sample's crash
         restart=ab.RestartPolicy(backoff=0.01, max_restarts=100, max_sample_deaths=2),
     )
     for skips in (False, True):

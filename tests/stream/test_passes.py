@@ -71,6 +71,9 @@ def test_wrong_arguments_are_named() -> None:
         ({"indices": [1, 2.0]}, r"indices must be a sequence of whole numbers; got \[1, 2.0\]"),
         ({"indices": [1, "2"]}, "indices must be a sequence of whole numbers"),
         ({"indices": iter([1])}, "indices must be a sequence of whole numbers"),
+        ({"indices": [0, True]}, r"indices must be a sequence of whole numbers; got \[0, True\]"),
+        ({"indices": np.array([True])}, "indices must be a sequence of whole numbers"),
+        ({"indices": {1: 2}}, "indices must be a sequence of whole numbers"),
         ({"indices": [3, -1]}, r"indices must be from 0 to 2\*\*63 - 2; got -1"),
         ({"indices": range(3, -3, -1)}, r"indices must be from 0 to 2\*\*63 - 2; got -2"),
         ({"indices": [2**63 - 1]}, rf"indices must be from 0 to 2\*\*63 - 2; got {2**63 - 1}"),
@@ -109,8 +112,8 @@ async def test_the_config_holds_where_the_pass_has_no_option_of_its_own() -> Non
 
 
 def test_numbers_of_numpy_are_indices() -> None:
-    """An array of integers is a sequence of indices, and so is anything else with a length whose items are integers."""
-    sequences: list[Any] = [np.array([3, 1]), [np.int64(3), np.uint8(1)], (3, True)]
+    """An array of integers is a sequence of indices, and so is every other sequence of integers."""
+    sequences: list[Any] = [np.array([3, 1]), [np.int64(3), np.uint8(1)], (3, 1)]
     for indices in sequences:
         source = pass_of(indices)
         assert [lease.index for lease in leased(source)] == [3, 1]
