@@ -1,4 +1,4 @@
-"""The arrays of a scenario: alike for every way that carries them."""
+"""The arrays of a scenario, which are the same for every way that carries them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import numpy.typing as npt
 __all__ = ["Arrays", "Spec", "frame_bytes", "made_ahead", "prepared", "script", "stamp"]
 
 Spec = Mapping[str, tuple[str, Sequence[int]]]
-"""By name: dtype and shape."""
+"""Dtype and shape of each array, by its name."""
 
-_SYSTEM = 16 << 20  # bytes in the buffers of a tcp connection
+_SYSTEM = 16 << 20  # bytes that the operating system may buffer for a tcp connection
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 def prepared(spec: Spec) -> Arrays:
-    """Filled with something: pages that were never written cost nothing."""
+    """Return arrays full of random numbers, because pages that were never written cost nothing."""
     rng = np.random.default_rng(0)
     return {name: (255 * rng.random(tuple(shape), np.float32)).astype(dtype) for name, (dtype, shape) in spec.items()}
 
 
 def stamp(arrays: Arrays, index: int) -> Arrays:
-    """Change one number of each array, as if it were another frame."""
+    """Change one number of each array, so that it is another frame."""
     for array in arrays.values():
         array[(0,) * array.ndim] = index & 127
     return arrays
 
 
 def frame_bytes(spec: Spec) -> int:
-    """Of one frame."""
+    """Return the size of one frame in bytes."""
     return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for dtype, shape in spec.values())
 
 
 def made_ahead(spec: Spec, in_flight: int) -> int:
-    """Frames that may lie ready when a way has its turn again: more than `in_flight`, as the system has buffers too."""
+    """Return how many frames may lie ready when a way has its turn again. The system buffers more than `in_flight`."""
     return 2 * in_flight + _SYSTEM // frame_bytes(spec)
 
 
 def script(spec: Spec) -> str:
-    """The same for asyncblend, for a fake Blender to run."""
+    """Return a scene script that makes the same arrays in a fake Blender."""
     plain = {name: (dtype, tuple(shape)) for name, (dtype, shape) in spec.items()}
     return f"""\
 import numpy as np

@@ -1,4 +1,4 @@
-"""Blenders that only render, as many as the others have: the limit."""
+"""As many Blenders as the other ways have, which render and send nothing: the limit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["bare"]
 
 @contextlib.contextmanager
 def bare(blender: str | None, count: int, folder: Path, scene: Callable[[], Scene]) -> Iterator[Way]:
-    """Frames that nobody gets. `scene` says what to render now."""
+    """Yield a way that renders frames which nobody receives. `scene` returns what to render."""
     with PlainBlenders("cube_bare.py", blender, count, folder) as blenders:
         blenders.answers()
 
         def way(seconds: float) -> Timed:
             blenders.go(scene())
-            time.sleep(seconds)  # they render for so long, and there is nothing to receive
+            time.sleep(seconds)  # there is nothing to receive while they render
             own = blenders.stop()
             took = statistics.fmean(one["seconds"] for one in own)
             return Timed(took * sum(one["frames"] / one["seconds"] for one in own), took)

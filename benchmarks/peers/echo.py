@@ -1,4 +1,4 @@
-"""Small messages between a ROUTER in asyncio and a DEALER that sends each back: the limit of round trips."""
+"""Small messages between a ROUTER in asyncio and a DEALER that sends each of them back: the limit of round trips."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["echo"]
 
 @contextlib.contextmanager
 def echo(in_flight: int) -> Iterator[Way]:
-    """Round trips, with so many messages in flight."""
+    """Yield a way that makes round trips, with so many messages in flight."""
     with (
         tempfile.TemporaryDirectory() as folder,
         asyncio.Runner(loop_factory=loop_factory()) as runner,

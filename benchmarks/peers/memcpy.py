@@ -1,4 +1,4 @@
-"""The same bytes, copied to another place within one process, which is warm: the limit of whoever copies once."""
+"""Copies of the same bytes to warm memory of the same process: the limit of every way that copies once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .arrays import Spec, prepared, stamp
 __all__ = ["memcpy"]
 
 _AT_ONCE = 64
-"""Frames between two looks at the clock, of small ones."""
+"""Small frames that are copied between two looks at the clock."""
 
 
 @contextlib.contextmanager
 def memcpy(spec: Spec) -> Iterator[Way]:
-    """One frame after another, into the same place."""
+    """Yield a way that copies one frame after another into the same memory."""
     arrays = prepared(spec)
     places = [(array, np.array(array)) for array in arrays.values()]
     some = _AT_ONCE if sum(array.nbytes for array in arrays.values()) < 1 << 16 else 1

@@ -1,4 +1,4 @@
-"""Pickled dicts over PUSH and PULL on loopback tcp, as blendtorch has it."""
+"""Pickled dicts over PUSH and PULL on loopback tcp, as blendtorch sends them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["pickled"]
 
 @contextlib.contextmanager
 def pickled(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
-    """Frames of `count` producers; about `in_flight` of them are made ahead."""
-    ahead = max(1, in_flight // (2 * count))  # on each end of each connection
+    """Yield a way that receives frames of `count` producers, which make about `in_flight` of them ahead."""
+    ahead = max(1, in_flight // (2 * count))  # at each end of each connection
     with zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.linger, socket.rcvhwm = 0, ahead
         port = socket.bind_to_random_port("tcp://127.0.0.1")

@@ -1,4 +1,4 @@
-"""Blenders that are launched plainly, and told what to render. The other end is benchmarks/inside/told.py."""
+"""Blenders that are launched without asyncblend and told what to render. benchmarks/inside/told.py is their side."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from asyncblend.fleet.install.packages import cache_folder
 __all__ = ["INSIDE", "PlainBlenders", "Scene"]
 
 INSIDE = Path(__file__).parents[1] / "inside"
-"""What runs inside Blender."""
+"""Folder of the scripts that run inside Blender."""
 
 Scene = tuple[int, int, str]
-"""Width, height, engine."""
+"""Width, height and engine."""
 
-_PATIENCE = 120.0  # seconds for an answer
+_PATIENCE = 120.0  # seconds to wait for an answer
 
 
 class PlainBlenders:
-    """So many Blenders that run a script of benchmarks/inside. A context manager: they end with it.
+    """Several Blenders that run a script of benchmarks/inside. It is a context manager, and leaving it ends them.
 
-    Where Blender's Python lacks numpy or pyzmq, asyncblend must have installed them before.
+    If Blender's Python lacks numpy or pyzmq, asyncblend must have installed them before.
     """
 
     def __init__(self, script: str, blender: str | None, count: int, folder: Path) -> None:
@@ -66,30 +66,30 @@ class PlainBlenders:
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.close()
-            process.kill()  # not `wait` for its own end: it may write to a socket that nobody reads
+            process.kill()  # it may be stuck writing to a socket that nobody reads
             process.wait()
         for pipe in self._pipes:
             pipe.close()
 
     def go(self, scene: Scene) -> None:
-        """Begin to render; all have rendered one frame when this returns."""
+        """Begin to render, and return when every Blender has rendered one frame."""
         self.tell(scene=scene)
         self.answers()
 
     def stop(self) -> list[dict[str, Any]]:
-        """Stop rendering; how many frames each has rendered since its first one, and in how many seconds."""
+        """Stop rendering. Return the "frames" that each Blender has rendered since its first one, and the "seconds"."""
         self.tell(stop=True)
         return self.answers()
 
     def tell(self, **words: Any) -> None:
-        """Tell all."""
+        """Send a message to every Blender."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write(json.dumps(words).encode() + b"\n")
             process.stdin.flush()
 
     def answers(self) -> list[dict[str, Any]]:
-        """One answer of each."""
+        """Return the next answer of every Blender."""
         return [self._answer(number) for number in range(len(self._processes))]
 
     def _answer(self, number: int) -> dict[str, Any]:

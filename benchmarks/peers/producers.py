@@ -1,4 +1,4 @@
-"""Producers: Python processes that run one of these modules, and end with the process that started them."""
+"""Processes that run one of these modules, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOT = Path(__file__).parents[2]
 
 @contextlib.contextmanager
 def producers(module: str, count: int, **about: Any) -> Iterator[None]:
-    """Run `python -m module` so many times; each finds `about` by `task`."""
+    """Run `count` processes of `python -m module`. Each of them gets `about` from `task`."""
     command = [sys.executable, "-m", module, json.dumps(about)]
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -30,14 +30,14 @@ def producers(module: str, count: int, **about: Any) -> Iterator[None]:
 
 
 def task() -> dict[str, Any]:
-    """In a producer: what it is to do. From here on it ends when its parent does."""
+    """Return what this producer is to do. From now on it ends when its parent does."""
     end_with_parent()
     about: dict[str, Any] = json.loads(sys.argv[1])
     return about
 
 
 def end_with_parent() -> None:
-    """End this process at the end of its standard input."""
+    """End this process when its standard input ends, from now on."""
 
     def watch() -> None:
         while os.read(0, 4096):

@@ -1,6 +1,6 @@
 """Raw buffers in multipart messages over PUSH and PULL on ipc, which neither end copies.
 
-It is generous to itself: the producer changes arrays that ZeroMQ may still be sending.
+This way has an unfair advantage: its producer changes arrays that ZeroMQ may still be sending.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["raw"]
 
 @contextlib.contextmanager
 def raw(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
-    """Frames of `count` producers; about `in_flight` of them are made ahead."""
-    ahead = max(1, in_flight // (2 * count))  # on each end of each connection
+    """Yield a way that receives frames of `count` producers, which make about `in_flight` of them ahead."""
+    ahead = max(1, in_flight // (2 * count))  # at each end of each connection
     with (
         tempfile.TemporaryDirectory() as folder,
         zmq.Context() as context,

@@ -1,4 +1,4 @@
-"""A queue of torch.multiprocessing: tensors in shared memory, whose descriptors travel. What a DataLoader uses."""
+"""A queue of torch.multiprocessing, as a DataLoader uses it: it sends the descriptors of tensors in shared memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["torch_queue"]
 
 @contextlib.contextmanager
 def torch_queue(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
-    """Frames of `count` producers; `in_flight` of them are made ahead."""
-    # A server that has imported torch is forked: a producer is there at once.
+    """Yield a way that receives frames of `count` producers, which make `in_flight` of them ahead."""
+    # Producers are forked from a server that has imported torch, so they start at once.
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     queue = context.Queue(maxsize=in_flight)
@@ -41,11 +41,11 @@ def torch_queue(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
             process.start()
         yield way
     finally:
-        # Not killed: between making a tensor's file and taking its name away, that would leave it behind.
+        # Killing a producer could leave the file of a tensor behind, before its name is removed.
         stop.set()
         while any(process.is_alive() for process in processes):
-            # Whoever waits for room goes on, and sees that it is over. A tensor that was still in the queue when
-            # its producer ended has no descriptor left to fetch: a connection refused, a socket gone.
+            # A producer that waits for room goes on, and sees that it must stop. A tensor whose producer has ended
+            # cannot be fetched any more, which is one of these errors.
             with contextlib.suppress(Empty, OSError, EOFError):
                 queue.get(timeout=0.05)
         for process in processes:
@@ -58,6 +58,6 @@ def _produce(queue: Any, stop: Any, spec: Spec) -> None:
     index = 0
     while not stop.is_set():
         stamp(arrays, index)
-        # New tensors each time: putting one into the queue moves it into shared memory.
+        # Each frame needs new tensors, because the queue moves them into shared memory.
         queue.put({name: torch.from_numpy(array) for name, array in arrays.items()})
         index += 1
