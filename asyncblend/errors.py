@@ -96,12 +96,7 @@ class InstanceExited(InstanceError):
     """A Blender process ended before it was asked to."""
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        instance: int | None = None,
-        log_tail: str = "",
-        returncode: int | None = None,
+        self, message: str = "", *, instance: int | None = None, log_tail: str = "", returncode: int | None = None
     ) -> None:
         super().__init__(message, instance=instance, log_tail=log_tail)
         self.returncode = returncode

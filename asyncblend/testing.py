@@ -49,10 +49,7 @@ class _Faults:
 
 
 def fake_blender(
-    folder: str | os.PathLike[str],
-    *,
-    values: Mapping[str, tuple[str, Sequence[int]]] | None = None,
-    **faults: Any,
+    folder: str | os.PathLike[str], *, values: Mapping[str, tuple[str, Sequence[int]]] | None = None, **faults: Any
 ) -> Path:
     """Write a fake Blender into `folder` (made if missing), and return its executable: the stream's `blender`.
 

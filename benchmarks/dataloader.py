@@ -52,12 +52,7 @@ def measure(how: Effort) -> Report:
         Metric("host CPU µs/image", lambda timed: timed.cpu_each),
     ]
     report = Report(
-        "dataloader",
-        "DataLoader: images into a training step",
-        _METHOD,
-        metrics,
-        "DataLoader",
-        own=["own batches"],
+        "dataloader", "DataLoader: images into a training step", _METHOD, metrics, "DataLoader", own=["own batches"]
     )
     for workers in (2,) if how.quick else (0, 2):
         case = f"num_workers={workers}"

@@ -9,16 +9,7 @@ from asyncblend.cli.scripts import script
 
 from .machine import blender_name
 from .measuring import Effort, Way, in_turn
-from .options import (
-    BlenderOption,
-    JsonOption,
-    OutOption,
-    QuickOption,
-    RoundsOption,
-    SecondsOption,
-    effort,
-    show,
-)
+from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 from .streams import async_for
 
@@ -50,10 +41,7 @@ def labels(
 
 def measure(how: Effort, blender: str | None = None) -> Report:
     """Measure at the script's own resolution, or, if `how.quick`, with a small image."""
-    metrics = [
-        Metric("images/s", lambda timed: timed.rate, 1),
-        Metric("ms/image", lambda timed: 1000 / timed.rate, 1),
-    ]
+    metrics = [Metric("images/s", lambda timed: timed.rate, 1), Metric("ms/image", lambda timed: 1000 / timed.rate, 1)]
     title = f"Labels of shapes.py, by {blender_name(blender)}"
     report = Report("labels", title, _METHOD, metrics, "all labels", own=["per pixel"])
     size = (64, 48) if how.quick else (640, 480)
@@ -72,17 +60,7 @@ def _ways(blender: str | None, size: tuple[int, int]) -> Iterator[Mapping[str, W
             arguments = ("--labels", which, "--width", str(size[0]), "--height", str(size[1]))
             return stack.enter_context(
                 # The queue is short, because a way first takes the frames that it has rendered before its turn.
-                async_for(
-                    script=script("shapes.py"),
-                    script_args=arguments,
-                    blender=blender,
-                    instances=1,
-                    queue_size=2,
-                )
+                async_for(script=script("shapes.py"), script_args=arguments, blender=blender, instances=1, queue_size=2)
             )
 
-        yield {
-            "all labels": way("all"),
-            "per pixel": way("pixels"),
-            "image alone (limit)": way("none"),
-        }
+        yield {"all labels": way("all"), "per pixel": way("pixels"), "image alone (limit)": way("none")}

@@ -78,11 +78,7 @@ def measure(how: Effort, *, frames: int = 5000, real: bool = False, blender: str
             seen = runner.run(_watch(config, frames))
     for whose, trend in seen.trends().items():
         report.rows.append(
-            Row(
-                f"{what}, {'flat' if trend.flat else 'NOT FLAT'}",
-                whose,
-                {_EARLY: [trend.early], _LATE: [trend.late]},
-            )
+            Row(f"{what}, {'flat' if trend.flat else 'NOT FLAT'}", whose, {_EARLY: [trend.early], _LATE: [trend.late]})
         )
     report.draw = lambda path: _draw(path, report.title, seen)
     return report

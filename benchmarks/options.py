@@ -16,16 +16,7 @@ from .machine import machine
 from .measuring import Effort
 from .report import Report
 
-__all__ = [
-    "BlenderOption",
-    "JsonOption",
-    "OutOption",
-    "QuickOption",
-    "RoundsOption",
-    "SecondsOption",
-    "effort",
-    "show",
-]
+__all__ = ["BlenderOption", "JsonOption", "OutOption", "QuickOption", "RoundsOption", "SecondsOption", "effort", "show"]
 
 QuickOption = Annotated[bool, typer.Option("--quick", help="See only that it works. The figures mean nothing.")]
 RoundsOption = Annotated[
@@ -36,8 +27,7 @@ SecondsOption = Annotated[
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="A file to write all figures to.", dir_okay=False)]
 OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", help="The folder for the picture. By default a temporary one.", file_okay=False),
+    Path | None, typer.Option("--out", help="The folder for the picture. By default a temporary one.", file_okay=False)
 ]
 BlenderOption = Annotated[
     str | None,
@@ -60,10 +50,7 @@ def effort(
     usual = (1, 0.05) if quick else default
     with _console.status("starting") as status:
         yield Effort(
-            rounds=rounds or usual[0],
-            seconds=seconds or usual[1],
-            quick=quick,
-            say=lambda text: status.update(text),
+            rounds=rounds or usual[0], seconds=seconds or usual[1], quick=quick, say=lambda text: status.update(text)
         )
 
 

@@ -10,16 +10,7 @@ from typing import Any
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn, timed
-from .options import (
-    BlenderOption,
-    JsonOption,
-    OutOption,
-    QuickOption,
-    RoundsOption,
-    SecondsOption,
-    effort,
-    show,
-)
+from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.origin import Origin, receiver
 from .peers.plain import INSIDE, Scene
 from .render import CYCLES, NAMES, engines
@@ -57,11 +48,7 @@ def measure(how: Effort, blender: str | None = None) -> Report:
         Metric("ms/image", lambda timed: 1000 / timed.rate / _BATCH, 1),
     ]
     report = Report(
-        "origin",
-        f"Origin: a batch of four 640x480 images, by {blender_name(blender)}",
-        _METHOD,
-        metrics,
-        "asyncblend",
+        "origin", f"Origin: a batch of four 640x480 images, by {blender_name(blender)}", _METHOD, metrics, "asyncblend"
     )
     kinds = [CYCLES] if how.quick else engines(blender)
     size = (64, 48) if how.quick else (640, 480)

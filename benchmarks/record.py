@@ -22,16 +22,7 @@ from asyncblend.testing import fake_blender
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn, timed, timed_async
-from .options import (
-    BlenderOption,
-    JsonOption,
-    OutOption,
-    QuickOption,
-    RoundsOption,
-    SecondsOption,
-    effort,
-    show,
-)
+from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 from .streams import PATIENT, async_for
 from .tune import CUBE
@@ -110,11 +101,7 @@ def _ways(folder: Path, options: dict[str, Any]) -> Iterator[Mapping[str, Way]]:
         }
         frames = _some(options)
         pool = stack.enter_context(ThreadPoolExecutor(cores()))
-        yield {
-            **ways,
-            "PNG alone (limit)": _alone(pool, frames, png),
-            "JPEG alone (limit)": _alone(pool, frames, jpeg),
-        }
+        yield {**ways, "PNG alone (limit)": _alone(pool, frames, png), "JPEG alone (limit)": _alone(pool, frames, jpeg)}
 
 
 @contextlib.contextmanager

@@ -13,16 +13,7 @@ from asyncblend.aio import loop_factory
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn, timed_async
-from .options import (
-    BlenderOption,
-    JsonOption,
-    OutOption,
-    QuickOption,
-    RoundsOption,
-    SecondsOption,
-    effort,
-    show,
-)
+from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.bare import bare
 from .peers.origin import origin
 from .peers.plain import INSIDE, Scene
@@ -63,10 +54,7 @@ def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> 
     """Measure two sizes with one, two and four instances and each engine. `small` is 640x480 with Cycles only."""
     sizes = [(128, 96)] if how.quick else [(640, 480)] if small else [(640, 480), (128, 96)]
     kinds = [CYCLES] if how.quick or small else engines(blender)
-    metrics = [
-        Metric("images/s", lambda timed: timed.rate, 1),
-        Metric("ms/image", lambda timed: 1000 / timed.rate, 1),
-    ]
+    metrics = [Metric("images/s", lambda timed: timed.rate, 1), Metric("ms/image", lambda timed: 1000 / timed.rate, 1)]
     report = Report("render", f"Render: a cube, by {blender_name(blender)}", _METHOD, metrics, "asyncblend", columns=3)
     counts = (1,) if how.quick else (1, 2, 4)
     found: dict[tuple[Scene, int], dict[str, list[Timed]]] = {}

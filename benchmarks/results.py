@@ -105,11 +105,7 @@ def write(folder: Path, reports: Sequence[Report], about: Mapping[str, str], fig
     ]
     for report in reports:
         report.picture(pictures / f"{report.name}.png")
-        lines += [
-            f"## {report.title}",
-            "",
-            f"`python -m benchmarks {report.name.partition('-')[0]}`. {report.method}",
-        ]
+        lines += [f"## {report.title}", "", f"`python -m benchmarks {report.name.partition('-')[0]}`. {report.method}"]
         lines += ["", f"![{report.title}](pictures/{report.name}.png)", "", *report.markdown(), ""]
     (folder / "RESULTS.md").write_text("\n".join(lines), encoding="utf-8")
     if figures is not None:

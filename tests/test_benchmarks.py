@@ -56,21 +56,10 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
             {"asyncblend", "over the socket", "pickled", "raw multipart", "torch queue", "memcpy (limit)"},
             marks=exhaustive,
         ),
-        (
-            "latency",
-            {
-                "async for",
-                "sync",
-                "async for, 64x64 image",
-                "sync, 64x64 image",
-                "bare echo (limit)",
-            },
-        ),
+        ("latency", {"async for", "sync", "async for, 64x64 image", "sync, 64x64 image", "bare echo (limit)"}),
         pytest.param("dataloader", {"DataLoader", "own batches", "in memory (limit)"}, marks=exhaustive),
         pytest.param(
-            "record",
-            {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"},
-            marks=exhaustive,
+            "record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}, marks=exhaustive
         ),
         ("startup", {"asyncblend", "plain launch (limit)"}),
         ("memory", {"the host", "one Blender"}),
@@ -90,9 +79,7 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
         ("render", {"asyncblend", "PNG, pickle, PUB/SUB", "bare render (limit)"}),
         pytest.param("origin", {"asyncblend", "blendtorch's method"}, marks=exhaustive),
         pytest.param(
-            "passes",
-            {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"},
-            marks=exhaustive,
+            "passes", {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"}, marks=exhaustive
         ),
         pytest.param("labels", {"all labels", "per pixel", "image alone (limit)"}, marks=exhaustive),
         ("tune", {"1 x 1 thread"}),
@@ -158,10 +145,7 @@ def test_ways_have_their_turns() -> None:
 
     found = in_turn({"a": way("a"), "b": way("b")}, Effort(rounds=2, seconds=1.0))
     assert turns == ["a", "b"] * 3
-    assert {name: [one.done for one in rounds] for name, rounds in found.items()} == {
-        "a": [3, 5],
-        "b": [4, 6],
-    }
+    assert {name: [one.done for one in rounds] for name, rounds in found.items()} == {"a": [3, 5], "b": [4, 6]}
 
 
 @pytest.mark.parametrize(("less", "times"), [(False, 2.0), (True, 0.5)])

@@ -88,13 +88,7 @@ def test_each_sample_has_the_scripts_values_and_btid(fake: str, write_script: Wr
         for _ in range(20):
             got = recv(timeoutms=LIMIT)
             assert type(got) is dict
-            assert got == {
-                "where": got["btid"],
-                "text": "x",
-                "none": None,
-                "list": [1, 2.5],
-                "btid": got["where"],
-            }
+            assert got == {"where": got["btid"], "text": "x", "none": None, "list": [1, 2.5], "btid": got["where"]}
         assert recv.recv(timeoutms=LIMIT).keys() == got.keys()
 
 

@@ -345,11 +345,7 @@ async def test_a_fleet_that_waits_after_a_failed_sample_is_no_hang(write_script:
     )
     fail = True
     config = ab.StreamConfig(
-        script=script,
-        blender=ab_fake(tmp_path),
-        instances=1,
-        length=4,
-        params=lambda index: {} if fail else {"go": 1},
+        script=script, blender=ab_fake(tmp_path), instances=1, length=4, params=lambda index: {} if fail else {"go": 1}
     )
     async with asyncio.timeout(30), ab.BlenderStream(config) as stream:
         with pytest.raises(ab.SampleError):
@@ -395,11 +391,7 @@ async def test_a_changed_working_directory_changes_no_later_life(
     write_script("import os\ndef sample(task): return {'cwd': os.getcwd()}")
     monkeypatch.chdir(tmp_path)
     config = ab.StreamConfig(
-        script="scene_script.py",
-        blender=ab_fake(tmp_path, crash_after=3),
-        instances=1,
-        length=8,
-        restart=FAST,
+        script="scene_script.py", blender=ab_fake(tmp_path, crash_after=3), instances=1, length=8, restart=FAST
     )
     async with asyncio.timeout(30), ab.BlenderStream(config) as stream:
         frames = []

@@ -30,10 +30,7 @@ SCENES = [
     "asyncblend inspect labelled.py --out sheet.png",
 ]
 RECORD = "asyncblend record labelled.py --out recording --length 16"
-RECORDED = [
-    "asyncblend inspect recording --out sheet.png",
-    "asyncblend export recording --format coco --out coco",
-]
+RECORDED = ["asyncblend inspect recording --out sheet.png", "asyncblend export recording --format coco --out coco"]
 
 pytestmark = [pytest.mark.blender, pytest.mark.slow]
 

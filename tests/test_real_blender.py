@@ -151,9 +151,7 @@ async def test_a_file_that_is_no_scene(real: Any, write_script: Write, tmp_path:
     (tmp_path / "broken.blend").write_text("no blend file")
     with pytest.raises(ab.InstanceExited, match=r"broken\.blend"):
         await frames_of(
-            script=write_script("def sample(task): return {}"),
-            scene=tmp_path / "broken.blend",
-            blender=real.blender,
+            script=write_script("def sample(task): return {}"), scene=tmp_path / "broken.blend", blender=real.blender
         )
 
 
@@ -358,10 +356,7 @@ def sample(task):
 async def test_a_gpu_that_is_not_there_is_an_error(real: Any, write_script: Write) -> None:
     """A GPU that does not exist is an error at the start, instead of a silent render on the CPU."""
     config = ab.StreamConfig(
-        script=write_script("def sample(task): return {}"),
-        blender=real.blender,
-        instances=1,
-        gpus=["none-such"],
+        script=write_script("def sample(task): return {}"), blender=real.blender, instances=1, gpus=["none-such"]
     )
     with pytest.raises(ab.InstanceExited, match="finds no GPU that it can use"):
         async with asyncio.timeout(110), ab.BlenderStream(config):

@@ -130,12 +130,7 @@ def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
     for name in ("frames", "passes", "cancelled", "lost", "duplicates", "wrong"):
         assert found[name] == sum(own[name] for own in found["consumers"].values())
     assert found["left"] == found["problems"] == []
-    assert (found["fleet"], found["kind"], found["version"], found["instances"]) == (
-        "3 fakes",
-        "fake",
-        None,
-        3,
-    )
+    assert (found["fleet"], found["kind"], found["version"], found["instances"]) == ("3 fakes", "fake", None, 3)
     heading, rule, row = found["markdown"]
     assert heading.count("|") == rule.count("|") == row.count("|")
     assert row.startswith("| 3 fakes | 0.")

@@ -54,25 +54,15 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
         *("aclose", "batches", "blender_version", "config", "flush", "frames", "load_state_dict", "record"),
         *("render", "state_dict", "stats", "sync"),
     },
-    "Frames": {
-        *("aclose", "batches", "flush", "state_dict", "stats"),
-    },
+    "Frames": {*("aclose", "batches", "flush", "state_dict", "stats")},
     "SyncStream": {
         *("close", "config", "flush", "frames", "render", "start", "state_dict", "stats"),
         *("usable", "wait_ready"),
     },
-    "SyncFrames": {
-        *("close", "finished", "flush", "get", "poll", "state_dict", "stats"),
-    },
-    "BlenderDataset": {
-        *("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats"),
-    },
-    "RecordedDataset": {
-        *("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats"),
-    },
-    "MixedDataset": {
-        *("close", "counts", "set_epoch", "stats"),
-    },
+    "SyncFrames": {*("close", "finished", "flush", "get", "poll", "state_dict", "stats")},
+    "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
+    "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
+    "MixedDataset": {*("close", "counts", "set_epoch", "stats")},
 }
 """Every attribute without an underscore that our own code gives these classes: their whole public surface."""
 

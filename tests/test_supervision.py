@@ -34,12 +34,7 @@ def fake(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(("body", "missing"), [(KILLED, {3}), (RAISES, {3, 4})], ids=["kills", "raises"])
 async def test_a_bad_sample_is_skipped_and_counted(
-    body: str,
-    missing: set[int],
-    ordered: bool,
-    fake: Path,
-    write_script: Write,
-    caplog: pytest.LogCaptureFixture,
+    body: str, missing: set[int], ordered: bool, fake: Path, write_script: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With on_bad_sample="skip" all others arrive, in order if asked, and the log names what was skipped."""
     config = ab.StreamConfig(
@@ -122,13 +117,7 @@ def sample(task):
     kept.append(bytearray(os.urandom(1 << 20)) * 8)
     return {"pid": os.getpid()}
 """)
-    config = ab.StreamConfig(
-        script=script,
-        blender=fake,
-        instances=2,
-        max_rss=250 << 20,
-        queue_size=2,
-    )
+    config = ab.StreamConfig(script=script, blender=fake, instances=2, max_rss=250 << 20, queue_size=2)
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         pids = set()
         async for frame in stream:
@@ -221,11 +210,7 @@ async def test_a_blender_that_keeps_sending_garbage_is_replaced(
     """Each bad message is counted, the sender's samples are rendered again, and every index comes once."""
     blender = fake_blender(tmp_path / "fake", garbage_after=2, garbage_messages=100, lives=1, instances=[1])
     config = ab.StreamConfig(
-        script=write_script("def sample(task): return {}"),
-        blender=blender,
-        instances=2,
-        queue_size=4,
-        restart=FAST,
+        script=write_script("def sample(task): return {}"), blender=blender, instances=2, queue_size=4, restart=FAST
     )
     indices = []
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:

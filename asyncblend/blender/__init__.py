@@ -27,17 +27,7 @@ if TYPE_CHECKING:
     from .serving.serve import serve as serve
     from .serving.task import Task as Task
 
-__all__ = [
-    "Camera",
-    "RenderInfo",
-    "Task",
-    "annotate",
-    "box_of",
-    "last_render",
-    "randomise",
-    "render",
-    "serve",
-]
+__all__ = ["Camera", "RenderInfo", "Task", "annotate", "box_of", "last_render", "randomise", "render", "serve"]
 
 __getattr__ = lazy(
     __name__,

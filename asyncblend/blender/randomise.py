@@ -74,11 +74,7 @@ def pose(
 
 
 def light(
-    obj: Any,
-    rng: np.random.Generator,
-    energy: _Range | None = None,
-    radius: _Range = (3, 8),
-    target: Any = (0, 0, 0),
+    obj: Any, rng: np.random.Generator, energy: _Range | None = None, radius: _Range = (3, 8), target: Any = (0, 0, 0)
 ) -> None:
     """Put a light at a random place above a target, shining at it, with a random energy.
 
@@ -133,11 +129,7 @@ def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> 
 
 
 def camera_on_shell(
-    rng: np.random.Generator,
-    target: Any,
-    radius: _Range = (4, 12),
-    elevation: _Range = (0, _RIGHT),
-    camera: Any = None,
+    rng: np.random.Generator, target: Any, radius: _Range = (4, 12), elevation: _Range = (0, _RIGHT), camera: Any = None
 ) -> None:
     """Put a camera at a random place on a shell around a target, looking at it.
 

@@ -39,12 +39,7 @@ class RecordedDataset(ItemDataset):
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        **items: Unpack[ItemKeywords],
+        self, folder: str | os.PathLike[str], *, shuffle: bool = False, seed: int = 0, **items: Unpack[ItemKeywords]
     ) -> None:
         super().__init__(ItemOptions(**items))
         if not isinstance(shuffle, bool):

@@ -231,11 +231,7 @@ def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
 
 
 async def output_of(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    limit: float | None = None,
-    folder: Path | None = None,
+    command: Sequence[str], environment: Mapping[str, str], *, limit: float | None = None, folder: Path | None = None
 ) -> tuple[int, str]:
     """Run a command to its end; return its exit status and the last lines of what it wrote.
 

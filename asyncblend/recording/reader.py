@@ -41,8 +41,7 @@ class Recording:
         numbers = shards_in(self.folder)
         if not numbers:
             raise RecordingError(
-                f"{self.folder} has no recording: no whole shard, such as shard-000000.tar",
-                path=str(self.folder),
+                f"{self.folder} has no recording: no whole shard, such as shard-000000.tar", path=str(self.folder)
             )
         shards = [find_shard(self.folder, number) for number in numbers]
         self._paths = [shard.path for shard in shards]

@@ -24,11 +24,7 @@ __all__ = ["raw"]
 def raw(spec: Spec, count: int, in_flight: int) -> Iterator[Way]:
     """Yield a way that receives frames of `count` producers, which make about `in_flight` of them ahead."""
     ahead = max(1, in_flight // (2 * count))  # at each end of each connection
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        zmq.Context() as context,
-        context.socket(zmq.PULL) as socket,
-    ):
+    with tempfile.TemporaryDirectory() as folder, zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.linger, socket.rcvhwm = 0, ahead
         socket.bind(f"ipc://{folder}/raw")
 

@@ -81,11 +81,7 @@ def figures(run: Run, left: list[str]) -> dict[str, Any]:
         "stale": stats.stale,
         "bad_messages": stats.bad_messages,
         "memory_mib": {
-            name: {
-                "second_quarter": round(trend.early, 1),
-                "last_quarter": round(trend.late, 1),
-                "flat": trend.flat,
-            }
+            name: {"second_quarter": round(trend.early, 1), "last_quarter": round(trend.late, 1), "flat": trend.flat}
             for name, trend in run.memory.trends().items()
         },
         "memory_over_time": {
@@ -135,8 +131,7 @@ def table(f: dict[str, Any], title: str) -> Table:
         table.add_row(f"faults: {kind}", f"{count}{more}")
     for kind, own in f["recovery_seconds"].items():
         table.add_row(
-            f"recovery after {kind}",
-            f"median {own['median']:.2f} s, worst {own['worst']:.2f} s of {own['count']}",
+            f"recovery after {kind}", f"median {own['median']:.2f} s, worst {own['worst']:.2f} s of {own['count']}"
         )
     if f["hit_again"]:
         table.add_row("hit again before", str(f["hit_again"]))

@@ -448,10 +448,7 @@ def test_a_given_result_needs_no_render_and_is_what_the_labels_belong_to(states:
 
 def test_ids_and_classes_are_those_of_the_given_table(states: dict[str, Any]) -> None:
     """Without a given result they are those of the scene as it is now. A given result is not changed."""
-    assert states["classes"] == {
-        "rendered": [[2, 1], [0, 3], ["", "round"]],
-        "now": [[2, 1], [0, 4], ["", "other"]],
-    }
+    assert states["classes"] == {"rendered": [[2, 1], [0, 3], ["", "round"]], "now": [[2, 1], [0, 4], ["", "other"]]}
     assert states["kept"]
 
 

@@ -114,10 +114,7 @@ def test_wrong_objects(results: dict[str, Any]) -> None:
     assert np.allclose(results["location"], (1, 2, 3))
     errors = results["errors"]
     assert errors["hidden"][0] == "RuntimeError"
-    assert errors["name"] == [
-        "ConfigError",
-        "an object is needed, such as bpy.data.objects['Cube']; got 'Cube'",
-    ]
+    assert errors["name"] == ["ConfigError", "an object is needed, such as bpy.data.objects['Cube']; got 'Cube'"]
     assert errors["camera"][0] == "TypeError"
     assert "camera object" in errors["camera"][1]
     assert errors["shader"][0] == "ConfigError"

@@ -17,8 +17,7 @@ from asyncblend.errors import ConfigError
 
 
 @given(
-    arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 6)),
-    st.integers(0, 7),
+    arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 6)), st.integers(0, 7)
 )
 def test_all_boxes_are_those_of_the_single_masks(instances: npt.NDArray[np.int32], highest: int) -> None:
     boxes, pixels = boxes_of(instances, highest)

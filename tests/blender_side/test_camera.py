@@ -28,11 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "pixel-aspect": {"render.pixel_aspect_x": 1.0, "render.pixel_aspect_y": 1.6, "camera.shift_x": 0.05},
     "wide-pixels": {"render.pixel_aspect_x": 1.5, "camera.shift_y": 0.05},
-    "percentage": {
-        "render.resolution_x": 333,
-        "render.resolution_y": 251,
-        "render.resolution_percentage": 47,
-    },
+    "percentage": {"render.resolution_x": 333, "render.resolution_y": 251, "render.resolution_percentage": 47},
     "ortho": {"camera.type": "ORTHO", "camera.ortho_scale": 7.0, "camera.shift_x": 0.1},
     "ortho-portrait": {"camera.type": "ORTHO", "camera.ortho_scale": 9.0, "render.resolution_x": 100},
     "cropped": {

@@ -144,8 +144,7 @@ class TestFlags:
             assert flags(flagged[kind][case]) == hidden, case
 
     @pytest.mark.parametrize(
-        "case",
-        ["hidden wall", "wall not for cameras", "wall in a hidden collection", "nearer than the clip start"],
+        "case", ["hidden wall", "wall not for cameras", "wall in a hidden collection", "nearer than the clip start"]
     )
     def test_what_is_not_rendered_hides_nothing(self, flagged: dict[str, Any], kind: str, case: str) -> None:
         assert flagged[kind][case] == flagged[kind]["alone"]
@@ -293,15 +292,9 @@ def test_rows_past_an_objects_own_number_are_zero(results: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        (
-            "vertex",
-            "keypoint 1 of 'Body' is vertex 999, but its mesh, modifiers applied, has the vertices 0 to ",
-        ),
+        ("vertex", "keypoint 1 of 'Body' is vertex 999, but its mesh, modifiers applied, has the vertices 0 to "),
         ("negative", "keypoint 0 of 'Body' is vertex -1"),
-        (
-            "bone",
-            "keypoint 1 of 'Body' is 'Upperr', but there is no such object in the view layer, and no such bone",
-        ),
+        ("bone", "keypoint 1 of 'Body' is 'Upperr', but there is no such object in the view layer, and no such bone"),
         ("bone", "Is it 'Upper'?"),
         (
             "no armature",

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from asyncblend import ConfigError
-from asyncblend.blender.scene.lens import (
-    Frame,
-    checked_intrinsics,
-    frame_of,
-    lens_settings,
-    to_camera,
-    to_pixels,
-)
+from asyncblend.blender.scene.lens import Frame, checked_intrinsics, frame_of, lens_settings, to_camera, to_pixels
 
 GOOD = [[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]]
 

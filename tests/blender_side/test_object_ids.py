@@ -122,12 +122,7 @@ def test_what_instances_show_has_the_id_of_its_source(results: dict[str, Any]) -
 
 
 def test_sources_outside_the_view_layer_come_last_if_they_are_seen(results: dict[str, Any]) -> None:
-    of_the_layer = [
-        entry(1, "Cube"),
-        entry(2, "child", 2, "young"),
-        entry(3, "holdout"),
-        entry(4, "parent"),
-    ]
+    of_the_layer = [entry(1, "Cube"), entry(2, "child", 2, "young"), entry(3, "holdout"), entry(4, "parent")]
     assert results["of the layer"] == of_the_layer
     assert results["table"] == [*of_the_layer, entry(5, "source", 5, "5"), entry(6, "unlinked source")]
     assert results["highest"] == 6

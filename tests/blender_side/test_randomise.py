@@ -293,10 +293,7 @@ def test_nothing_grows_over_two_hundred_samples(results: dict[str, Any]) -> None
         ("roughness", "at least 0 and at most 1; got (0, 2)"),
         ("nothing", "of type EMPTY cannot have a material"),
         ("lamp", "of type LIGHT cannot have a material"),
-        (
-            "degrees",
-            "elevation (in radians) must be (lo, hi), two numbers of at least -1.571 and at most 1.571",
-        ),
+        ("degrees", "elevation (in radians) must be (lo, hi), two numbers of at least -1.571 and at most 1.571"),
         ("inside", "radius must be (lo, hi), two numbers of at least 1e-06; got (0, 0)"),
         ("flat", "a parent of 'Camera' has a scale of 0"),
     ],

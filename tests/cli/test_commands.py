@@ -59,16 +59,7 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
 def test_demo_on_real_blender_draws_corners_on_the_corners(real: Any, tmp_path: Path) -> None:
     """The projected corners span the pixels of the cube, which differ from the plain background."""
     done = asyncblend(
-        "demo",
-        "--blender",
-        real.blender,
-        "--batches",
-        "1",
-        "--instances",
-        "1",
-        "--out",
-        "figures",
-        cwd=tmp_path,
+        "demo", "--blender", real.blender, "--batches", "1", "--instances", "1", "--out", "figures", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "figures" / "output_00.png") as picture:
@@ -93,10 +84,7 @@ async def test_the_corners_of_the_demo_scene_bound_the_cube(real: Any) -> None:
 
 def test_a_figure_marks_each_keypoint_at_its_place() -> None:
     """A dot covers the pixel whose area holds the keypoint, in the right tile."""
-    batch = {
-        "image": torch.zeros((4, 40, 50, 3), dtype=torch.uint8),
-        "xy": torch.tensor([[[20.5, 10.5]]] * 4),
-    }
+    batch = {"image": torch.zeros((4, 40, 50, 3), dtype=torch.uint8), "xy": torch.tensor([[[20.5, 10.5]]] * 4)}
     sheet = np.asarray(figure(batch))
     assert sheet.shape == (80, 100, 3)
     for top in (0, 40):

@@ -52,9 +52,7 @@ def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Hide a module from find_spec."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, package=None: None if name == module else real(name, package),
+        importlib.util, "find_spec", lambda name, package=None: None if name == module else real(name, package)
     )
 
 
@@ -239,11 +237,7 @@ def test_debian_package_of_a_library(soname: str, package: str) -> None:
 
 @pytest.mark.parametrize(
     ("python", "first"),
-    [
-        ((3, 11), "asyncblend doctor --fix"),
-        ((3, 13), "asyncblend doctor --fix"),
-        ((3, 12), "apt-get install blender"),
-    ],
+    [((3, 11), "asyncblend doctor --fix"), ((3, 13), "asyncblend doctor --fix"), ((3, 12), "apt-get install blender")],
 )
 def test_no_blender_at_all(
     python: tuple[int, int], first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

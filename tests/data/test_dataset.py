@@ -47,15 +47,7 @@ def test_arrays_become_tensors_and_the_rest_stays(make: Make) -> None:
     (item,) = make(VALUES, length=1)
     assert type(item) is dict
     assert (type(item["index"]), item["index"]) == (int, 0)
-    expected = {
-        "flag": True,
-        "count": 7,
-        "real": 0.5,
-        "numpy": 0.5,
-        "text": "x",
-        "none": None,
-        "list": [1, [2.5]],
-    }
+    expected = {"flag": True, "count": 7, "real": 0.5, "numpy": 0.5, "text": "x", "none": None, "list": [1, [2.5]]}
     assert {name: item[name] for name in expected} == expected
     assert [type(item[name]) for name in ("flag", "count", "real", "text")] == [bool, int, float, str]
     tensors = {name: value for name, value in item.items() if isinstance(value, torch.Tensor)}
@@ -308,13 +300,7 @@ def test_pixels_are_the_same_with_and_without_workers(bpy_kind: Any, load: Any) 
 
 @pytest.mark.parametrize(
     ("workers", "instances", "start", "persistent"),
-    [
-        (0, 2, "", False),
-        (2, 2, "fork", False),
-        (2, 2, "fork", True),
-        (3, 2, "fork", True),
-        (1, 2, "spawn", True),
-    ],
+    [(0, 2, "", False), (2, 2, "fork", False), (2, 2, "fork", True), (3, 2, "fork", True), (1, 2, "spawn", True)],
 )
 def test_epochs(workers: int, instances: int, start: str, persistent: bool, make: Make, load: Any) -> None:
     """Each epoch has the indices that set_epoch says, also in persistent workers, whose fleet stays warm."""

@@ -170,21 +170,13 @@ ERRORS: list[Any] = [
         id="start",
     ),
     pytest.param(
-        ab.CrashLoop,
-        "status 4",
-        2,
-        {"body": CRASHES, "restart": ab.RestartPolicy(max_restarts=0)},
-        id="crash",
+        ab.CrashLoop, "status 4", 2, {"body": CRASHES, "restart": ab.RestartPolicy(max_restarts=0)}, id="crash"
     ),
     pytest.param(
         ab.CrashLoop,
         r"made no frame for 0\.3 s",
         2,
-        {
-            "faults": {"hang_after": 2},
-            "timeouts": ab.Timeouts(frame=0.3),
-            "restart": ab.RestartPolicy(max_restarts=0),
-        },
+        {"faults": {"hang_after": 2}, "timeouts": ab.Timeouts(frame=0.3), "restart": ab.RestartPolicy(max_restarts=0)},
         id="hang",
     ),
     pytest.param(ab.BlenderNotFound, "does not exist", 0, {"blender": "/nowhere/blender"}, id="blender"),

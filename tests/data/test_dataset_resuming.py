@@ -205,11 +205,7 @@ def test_ranks_share_the_indices_out(make: Make, tmp_path: Path) -> None:
     """Two processes of torch.distributed have all samples together, with and without workers, and number their instances together."""
     config = make().config
     (tmp_path / "rank.py").write_text(RANK)
-    arguments = [
-        str(tmp_path / "store"),
-        str(config.script),
-        str(config.blender),
-    ]
+    arguments = [str(tmp_path / "store"), str(config.script), str(config.blender)]
     ranks = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "rank.py"), str(rank), *arguments],

@@ -39,13 +39,7 @@ def sample(task):
 """
     )
     config = ab.StreamConfig(
-        script=script,
-        blender=blender,
-        instances=1,
-        length=4,
-        ordered=True,
-        restart=FAST,
-        shared_memory=shared_memory,
+        script=script, blender=blender, instances=1, length=4, ordered=True, restart=FAST, shared_memory=shared_memory
     )
     async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
         frames = [frame async for frame in stream]
@@ -68,12 +62,7 @@ def sample(task):
     ],
 )
 async def test_a_clean_exit_in_mid_stream(
-    which: str,
-    code: str,
-    deaths: int,
-    request: pytest.FixtureRequest,
-    write_script: Write,
-    tmp_path: Path,
+    which: str, code: str, deaths: int, request: pytest.FixtureRequest, write_script: Write, tmp_path: Path
 ) -> None:
     """A Blender that quits with exit status 0 while it holds leases is replaced, and nothing is lost."""
     blender = request.getfixturevalue(which).blender
@@ -130,12 +119,7 @@ def sample(task):
     return {{"noise": task.rng.random(3)}}
 """)
     config = ab.StreamConfig(
-        script=script,
-        blender=bpy_kind.blender,
-        instances=1,
-        length=6,
-        restart=PATIENT,
-        timeouts=ab.Timeouts(frame=1),
+        script=script, blender=bpy_kind.blender, instances=1, length=6, restart=PATIENT, timeouts=ab.Timeouts(frame=1)
     )
     async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
         check_noise([frame async for frame in stream], range(6))

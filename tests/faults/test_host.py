@@ -90,11 +90,7 @@ def sample(task):
 async def test_a_flood_of_output_blocks_nothing(blender: str, write_script: Write, tmp_path: Path) -> None:
     """After 50 MB of output, a line of 1 MB and bytes that are no text, the kept log and our memory are small."""
     config = ab.StreamConfig(
-        script=write_script(FLOOD),
-        blender=blender,
-        instances=1,
-        length=10,
-        logs=tmp_path / "logs",
+        script=write_script(FLOOD), blender=blender, instances=1, length=10, logs=tmp_path / "logs"
     )
     log = tmp_path / "logs" / "instance-0.log"
     before = resident()

@@ -201,13 +201,7 @@ def test_bare_name_that_is_on_the_path_gets_a_hint(tmp_path: Path) -> None:
 def test_no_blender_at_all_says_where_we_looked(tmp_path: Path) -> None:
     with pytest.raises(BlenderNotFound) as caught:
         find_blender(None)
-    for part in (
-        VARIABLE,
-        str(tmp_path / "bin"),
-        sys.executable,
-        "Install Blender",
-        "asyncblend doctor --fix",
-    ):
+    for part in (VARIABLE, str(tmp_path / "bin"), sys.executable, "Install Blender", "asyncblend doctor --fix"):
         assert part in str(caught.value)
     assert all_blenders() == []
 
@@ -215,15 +209,9 @@ def test_no_blender_at_all_says_where_we_looked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("python", "advice"),
     [
-        (
-            (3, 11),
-            r'pip install "asyncblend\[bpy\]" \(bpy 4.2 to 5.0 is for Python 3.11\).*asyncblend doctor --fix',
-        ),
+        ((3, 11), r'pip install "asyncblend\[bpy\]" \(bpy 4.2 to 5.0 is for Python 3.11\).*asyncblend doctor --fix'),
         ((3, 12), r"There is none for Python 3.12, which runs here: .*3.11.*3.13.*asyncblend doctor --fix"),
-        (
-            (3, 13),
-            r'pip install "asyncblend\[bpy\]" \(bpy 5.1 and up is for Python 3.13\).*asyncblend doctor --fix',
-        ),
+        ((3, 13), r'pip install "asyncblend\[bpy\]" \(bpy 5.1 and up is for Python 3.13\).*asyncblend doctor --fix'),
     ],
 )
 def test_advice_fits_the_running_python(monkeypatch: pytest.MonkeyPatch, python: tuple[int, int], advice: str) -> None:

@@ -82,10 +82,7 @@ def environments(cache: Path) -> list[Path]:
 
 async def run(*command: str, **variables: str) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
-        *command,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, **variables},
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env={**os.environ, **variables}
     )
     output, _ = await process.communicate()
     return process.returncode, output.decode()

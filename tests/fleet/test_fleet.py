@@ -11,14 +11,7 @@ import pytest
 
 from asyncblend.aio import the_one_error
 from asyncblend.config import RestartPolicy, StreamConfig, Timeouts
-from asyncblend.errors import (
-    AsyncblendError,
-    BlenderNotFound,
-    CrashLoop,
-    FrameTimeout,
-    InstanceExited,
-    StartTimeout,
-)
+from asyncblend.errors import AsyncblendError, BlenderNotFound, CrashLoop, FrameTimeout, InstanceExited, StartTimeout
 from asyncblend.fleet.fleet import Fleet
 from asyncblend.fleet.log import Log
 from asyncblend.wire.launch import Life, Report
@@ -277,9 +270,7 @@ async def test_a_slow_start_is_no_hang_and_an_endless_one_is(make: Make) -> None
 async def test_a_hang_is_killed_and_its_instance_started_again(budget: str, make: Make) -> None:
     """An instance without heartbeat, or with heartbeats but no frame, is killed; the other one goes on."""
     stage = make(
-        instances=2,
-        timeouts=Timeouts(beat=10, frame=50),
-        restart=RestartPolicy(max_restarts=0, min_instances=1),
+        instances=2, timeouts=Timeouts(beat=10, frame=50), restart=RestartPolicy(max_restarts=0, min_instances=1)
     )
     await stage.serve(0, 1)
     if budget == "frame":

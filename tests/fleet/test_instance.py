@@ -155,13 +155,7 @@ def test_a_worn_life_answers_what_it_holds_and_goes(why: str) -> None:
         one.beat(3, 1001)
     assert one.worn
     one.retire(3)
-    assert (one.state, one.serves, one.leaving, one.being_replaced, one.worn) == (
-        "ready",
-        False,
-        False,
-        True,
-        False,
-    )
+    assert (one.state, one.serves, one.leaving, one.being_replaced, one.worn) == ("ready", False, False, True, False)
     one.answered(4, more=False)
     assert (one.state, one.leaving) == ("stopping", True)
     assert not one.overdue(5)
@@ -254,20 +248,7 @@ def test_the_jitter_is_the_callers() -> None:
     assert delays == [1, 2 * 1.25, 4 * 1.5]
 
 
-EVENTS = (
-    "beat",
-    "ready",
-    "leased",
-    "more",
-    "last",
-    "retire",
-    "condemn",
-    "look",
-    "stall",
-    "end",
-    "fatal",
-    "start",
-)
+EVENTS = ("beat", "ready", "leased", "more", "last", "retire", "condemn", "look", "stall", "end", "fatal", "start")
 NEXT = {
     "new": {"starting"},
     "starting": {"idle", "stopping", "backoff", "failed"},

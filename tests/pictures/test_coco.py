@@ -101,10 +101,7 @@ def test_recorded_image_files_are_copied(items: list[dict[str, Any]], tmp_path: 
     ]
     export(recorded, tmp_path / "out")
     coco = loaded(tmp_path / "out")
-    assert [image["file_name"] for image in coco.dataset["images"]] == [
-        "images/000000001.jpg",
-        "images/000000002.png",
-    ]
+    assert [image["file_name"] for image in coco.dataset["images"]] == ["images/000000001.jpg", "images/000000002.png"]
     assert (tmp_path / "out" / "images" / "000000001.jpg").read_bytes() == jpeg.getvalue()
     assert (tmp_path / "out" / "images" / "000000002.png").read_bytes() == png.getvalue()
 
@@ -117,11 +114,7 @@ def test_categories_are_the_classes_with_keypoints_of_their_own(items: list[dict
     report = export(items, tmp_path / "out")
     coco = loaded(tmp_path / "out")
     by_name = {category["name"]: category for category in coco.dataset["categories"]}
-    assert [(c["id"], c["name"]) for c in coco.dataset["categories"]] == [
-        (1, "ball"),
-        (2, "board"),
-        (3, "object"),
-    ]
+    assert [(c["id"], c["name"]) for c in coco.dataset["categories"]] == [(1, "ball"), (2, "board"), (3, "object")]
     assert by_name["ball"]["keypoints"] == [f"keypoint_{i}" for i in range(1, 6)]
     assert by_name["ball"]["skeleton"] == []
     assert by_name["board"]["keypoints"] == ["a", "b", "c", "d"]
@@ -155,7 +148,7 @@ def test_samples_without_keypoints_and_visibility(items: list[dict[str, Any]], t
     export(items, tmp_path / "out")
     dataset = loaded(tmp_path / "out").dataset
     assert set(dataset["annotations"][0]) == {
-        *("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd"),
+        *("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd")
     }
     assert set(dataset["categories"][0]) == {"id", "name", "supercategory"}
 
@@ -235,20 +228,14 @@ def test_missing_labels_are_named_with_their_source(items: list[dict[str, Any]],
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"instance": np.zeros((60, 80), np.int32)},
-            r"the image has 160 x 120 pixels, but `instance` 80 x 60",
-        ),
+        ({"instance": np.zeros((60, 80), np.int32)}, r"the image has 160 x 120 pixels, but `instance` 80 x 60"),
         ({"instance": np.zeros((120, 160))}, r"'instance' is not as bl.render\(\(\"instance\",\)\) gives it"),
         ({"id": 3}, r"'id' is not as bl.annotate\(objects\) gives it"),
         ({"class_id": np.zeros(3, int)}, "'class_id' is not as"),
         ({"class_id": np.full(7, -1)}, "class_id -1; classes count from 1"),
         ({"keypoints": np.zeros((7, 4, 2))}, "'keypoints' is not as"),
         ({"visible_fraction": np.zeros(2)}, "'visible_fraction' is not as"),
-        (
-            {"image": np.zeros((120, 160, 3))},
-            r"no picture of H x W x 3 or 4 uint8 but float64\[120, 160, 3\]",
-        ),
+        ({"image": np.zeros((120, 160, 3))}, r"no picture of H x W x 3 or 4 uint8 but float64\[120, 160, 3\]"),
         ({"skeleton": [[0, 1]]}, "counted from 1"),
         ({"keypoints": np.full((7, 4, 3), np.nan)}, "'keypoints' is not as"),
         ({"skeleton": 3}, "counted from 1"),
@@ -301,9 +288,7 @@ def test_a_folder_that_is_not_empty_needs_overwrite(items: list[dict[str, Any]],
         export(items[:2], out)
     assert files_in(out) == before
     export(items[:2], out, overwrite=True)
-    assert set(files_in(out)) == {
-        *("notes.txt", "annotations.json", "images/000000001.png", "images/000000002.png"),
-    }
+    assert set(files_in(out)) == {*("notes.txt", "annotations.json", "images/000000001.png", "images/000000002.png")}
     assert len(loaded(out).imgs) == 2
 
 

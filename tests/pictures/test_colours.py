@@ -37,10 +37,7 @@ def test_an_id_picture_has_the_colour_of_each_id() -> None:
     ids = np.array([[0, 3], [32767, 3]], np.int32)
     picture = colours.id_picture(ids)
     assert picture.dtype == np.uint8
-    assert picture.tolist() == [
-        [list(NOTHING), list(colour_of(3))],
-        [list(colour_of(32767)), list(colour_of(3))],
-    ]
+    assert picture.tolist() == [[list(NOTHING), list(colour_of(3))], [list(colour_of(32767)), list(colour_of(3))]]
 
 
 def test_the_ramp_darkens_evenly() -> None:
@@ -80,12 +77,7 @@ def test_depth_of_one_value(value: float) -> None:
 def test_normals_are_half_of_one_more() -> None:
     """x is red, y green, z blue, and no surface is grey."""
     normals = np.array([[(1, 0, 0), (0, -1, 0), (0, 0, 1), (0, 0, 0)]], np.float32)
-    assert normal_picture(normals)[0].tolist() == [
-        [255, 128, 128],
-        [128, 0, 128],
-        [128, 128, 255],
-        [128, 128, 128],
-    ]
+    assert normal_picture(normals)[0].tolist() == [[255, 128, 128], [128, 0, 128], [128, 128, 255], [128, 128, 128]]
 
 
 def hue_of(x: float, y: float) -> float:

@@ -36,9 +36,7 @@ IMAGES = st.tuples(st.integers(0, 6), st.integers(0, 6), st.sampled_from([1, 3, 
 )
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), ARRAYS, IMAGES)
 VALUES = st.recursive(
-    PLAIN,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
-    max_leaves=8,
+    PLAIN, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)), max_leaves=8
 )
 SAMPLES = st.dictionaries(NAMES, VALUES, max_size=5)
 
@@ -143,11 +141,7 @@ def test_jpeg_is_for_images_alone() -> None:
     assert same(sample["colours"], labels)
     assert same(sample["image_alpha"], alpha)
     assert np.abs(sample["image"].astype(int) - smooth).max() < 8
-    for shape, file in (
-        ((1, 65_500, 3), "image.jpg"),
-        ((1, 65_501, 3), "image.png"),
-        ((65_501, 1, 3), "image.png"),
-    ):
+    for shape, file in (((1, 65_500, 3), "image.jpg"), ((1, 65_501, 3), "image.png"), ((65_501, 1, 3), "image.png")):
         long = {"image": np.zeros(shape, np.uint8)}
         files_of_long = encode(long, index=0, instance=0, params={}, images=Images("jpeg"))
         assert sorted(files_of_long) == [file, "json"]
@@ -177,11 +171,7 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
         ("json", b"{", "JSON"),
         ("json", b"[]", "JSON"),
         ("json", b'{"index": 1, "instance": 0, "params": {}}', "there is no 'values'"),
-        (
-            "json",
-            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": "y.npy"}}}',
-            "no 'y.npy'",
-        ),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": "y.npy"}}}', "no 'y.npy'"),
         ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": 0}}}', "there is no 0"),
         ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"$": "x.npy"}}', "no dicts"),
         ("json", b'{"index": 1, "instance": 0, "params": [], "values": {}}', "no dicts"),

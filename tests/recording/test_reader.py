@@ -85,11 +85,7 @@ def test_a_bad_table_is_made_again(damage: str, written: Written) -> None:
     if damage == "missing":
         table.unlink()
     else:
-        broken = {
-            "empty": "",
-            "no JSON": "{",
-            **{how: json.dumps(all_of_it) for how, all_of_it in changed.items()},
-        }
+        broken = {"empty": "", "no JSON": "{", **{how: json.dumps(all_of_it) for how, all_of_it in changed.items()}}
         table.write_text(broken[damage])
     check(folder, list(range(10)))
     written([])

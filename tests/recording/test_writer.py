@@ -114,13 +114,7 @@ def test_leftovers_of_a_crash_go(written: Written) -> None:
     for name in ("shard-000001.tar.partial", "shard-000000.json.partial", "notes.partial", "shard-notes.txt"):
         (folder / name).write_bytes(b"half")
     opened(folder).close()
-    assert names(folder) == {
-        "shard-000000.tar",
-        "shard-000000.json",
-        "notes.partial",
-        "shard-notes.txt",
-        ".writing",
-    }
+    assert names(folder) == {"shard-000000.tar", "shard-000000.json", "notes.partial", "shard-notes.txt", ".writing"}
 
 
 # -- one writer, one recording -------------------------------------------------------------------------------------
@@ -228,10 +222,7 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
         ({"params": {"level": 2}}, "params is .*level.*1.* there, .*level.*2.* here"),
         ({"params": str}, "params is .* there, .*function.*str.* here"),
         ({"scene": script}, "the scene is None there, 'scene.py' here"),
-        (
-            {"images": Images("jpeg", 90)},
-            "image_format is 'png' there, 'jpeg' here; quality is None there, 90 here",
-        ),
+        ({"images": Images("jpeg", 90)}, "image_format is 'png' there, 'jpeg' here; quality is None there, 90 here"),
     ):
         with pytest.raises(ConfigError, match=told):
             check_same(there, made(**changed), tmp_path)

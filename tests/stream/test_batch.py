@@ -44,12 +44,7 @@ def same(one: Any, other: Any) -> bool:
 @pytest.fixture
 def options(tmp_path: Path, write_script: Write) -> dict[str, Any]:
     """Options of a stream of those values."""
-    return {
-        "script": write_script(VALUES),
-        "blender": fake_blender(tmp_path / "fake"),
-        "instances": 2,
-        "length": 10,
-    }
+    return {"script": write_script(VALUES), "blender": fake_blender(tmp_path / "fake"), "instances": 2, "length": 10}
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -176,11 +171,7 @@ def test_on_a_gpu(options_: dict[str, Any], options: dict[str, Any]) -> None:
     ("first", "second", "message"),
     [
         ({"a": np.zeros(3)}, {"a": np.zeros(4)}, r"'a' is float64\[4\], there it is float64\[3\]"),
-        (
-            {"a": np.zeros(3)},
-            {"a": np.zeros(3, np.float32)},
-            r"'a' is float32\[3\], there it is float64\[3\]",
-        ),
+        ({"a": np.zeros(3)}, {"a": np.zeros(3, np.float32)}, r"'a' is float32\[3\], there it is float64\[3\]"),
         ({"a": np.zeros(3)}, {"a": None}, "'a' is no array there but None"),
         ({"a": None}, {"a": np.zeros(3)}, "'a' is a ndarray, there it is none"),
         ({"a": 1}, {"b": 1}, r"the sample has \['b'\], there it has \['a'\]"),

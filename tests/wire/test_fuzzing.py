@@ -57,11 +57,7 @@ def check_harmless(parts: Sequence[bytes]) -> None:
 
 
 VALUES = payload.encode_values(
-    {
-        "image": np.arange(12, dtype=np.uint8).reshape(2, 2, 3),
-        "xy": np.ones((2, 2)),
-        "n": [1, "a", {"$": None}],
-    }
+    {"image": np.arange(12, dtype=np.uint8).reshape(2, 2, 3), "xy": np.ones((2, 2)), "n": [1, "a", {"$": None}]}
 )
 BIG = payload.encode_values({"text": "y" * 66_000, "image": np.arange(6)})
 VALID: list[list[bytes]] = [

@@ -40,8 +40,7 @@ def test_it_travels_in_the_environment_and_is_taken_out_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint",
-    ["ipc:///tmp/x/hub", "tcp://127.0.0.1:5555", "tcp://127.8.8.8:1", "tcp://[::1]:1", "tcp://localhost:9"],
+    "endpoint", ["ipc:///tmp/x/hub", "tcp://127.0.0.1:5555", "tcp://127.8.8.8:1", "tcp://[::1]:1", "tcp://localhost:9"]
 )
 def test_endpoints_of_this_machine(endpoint: str) -> None:
     """An endpoint that only this machine can reach is accepted."""

@@ -179,12 +179,7 @@ def test_frames_outlive_the_ring_and_its_blender(pair: Pair) -> None:
     np.testing.assert_array_equal(array, noise(1))
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 200_000), st.integers(0, 9)),
-        max_size=30,
-    )
-)
+@given(st.lists(st.tuples(st.integers(1, 200_000), st.integers(0, 9)), max_size=30))
 def test_any_sizes_in_any_order(frames: list[tuple[int, int]]) -> None:
     """Arrays that are held stay what they were, in whatever order others are dropped."""
     pair = Pair()

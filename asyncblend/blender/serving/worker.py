@@ -101,10 +101,7 @@ class Worker:
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         try:
             task = make_task(
-                index=about["index"],
-                seed=self._seed,
-                instance=self._launch.instance,
-                params=lease.values or {},
+                index=about["index"], seed=self._seed, instance=self._launch.instance, params=lease.values or {}
             )
             with _HandlerErrors() as handlers:
                 values = self.make(sample, task)
