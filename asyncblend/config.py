@@ -220,27 +220,18 @@ class StreamConfig:
     """Ignore the user's Blender preferences, add-ons and start-up file, so that runs are alike everywhere."""
 
     def __post_init__(self) -> None:
-        _path("script", self.script)
-        if self.scene is not None:
-            _path("scene", self.scene)
-        if self.blender is not None:
-            _path("blender", self.blender)
-        check_whole("instances", self.instances, 1)
-        check_whole("seed", self.seed, 0)
-        check_whole("start", self.start, 0)
-        if self.length is not None:
-            check_whole("length", self.length, 0)
+        for name in ("script", "scene", "blender", "logs"):
+            if name == "script" or getattr(self, name) is not None:
+                _path(name, getattr(self, name))
+        for name, least in {"instances": 1, "seed": 0, "start": 0, "queue_size": 1, "prefetch": 1}.items():
+            check_whole(name, getattr(self, name), least)
+        for name, least in {"length": 0, "max_frames_per_instance": 1, "max_rss": 1}.items():
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least)
         if self.start + (self.length or 0) >= sys.maxsize:
             raise ConfigError(f"start and length must end below 2**63; got {self.start} and {self.length}")
-        check_whole("queue_size", self.queue_size, 1)
-        check_whole("prefetch", self.prefetch, 1)
         if self.prefetch > _MOST_PREFETCHED:
             raise ConfigError(f"prefetch must be at most {_MOST_PREFETCHED}; got {self.prefetch}")
-        for name in ("max_frames_per_instance", "max_rss"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 1)
-        if self.logs is not None:
-            _path("logs", self.logs)
         if self.on_bad_sample not in ("raise", "skip"):
             raise ConfigError(f"on_bad_sample must be 'raise' or 'skip'; got {self.on_bad_sample!r}")
         if isinstance(self.threads, str) and self.threads != "auto":
@@ -252,13 +243,8 @@ class StreamConfig:
         self._check_shard()
         if self.params is not None:
             check_params(self.params)
-        for name, kind in (
-            ("ordered", bool),
-            ("factory_startup", bool),
-            ("shared_memory", bool),
-            ("restart", RestartPolicy),
-            ("timeouts", Timeouts),
-        ):
+        flags = dict.fromkeys(("ordered", "factory_startup", "shared_memory"), bool)
+        for name, kind in {**flags, "restart": RestartPolicy, "timeouts": Timeouts}.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name} must be a {kind.__name__}; got {getattr(self, name)!r}")
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Any
 
 from ..config import check_whole
@@ -111,9 +110,7 @@ class Frames:
     async def __aenter__(self) -> Frames:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
 

@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Any, TypeVar
 
 from ..aio import run_in_thread
@@ -149,13 +147,11 @@ class SyncFrames:
     def __enter__(self) -> SyncFrames:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _received(self, timeout: float | None, *, block: bool) -> Frame:
-        self._stream._check_process()
+        self._stream._run.check_process()
         channel = self._channel
         if channel.dropped:  # its end is on its way
             block, timeout = True, None
@@ -195,7 +191,6 @@ class SyncStream:
         self._run = Run(config, first_instance=first_instance)
         self._source = Pass(config, state=state)
         self._own: SyncFrames | None = None
-        self._pid = os.getpid()
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._opened = threading.Event()  # passes can be begun, or it is known why not
         self._thread = threading.Thread(target=self._thread_main, name="asyncblend event loop", daemon=True)
@@ -242,9 +237,7 @@ class SyncStream:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -302,7 +295,7 @@ class SyncStream:
     @property
     def usable(self) -> bool:
         """Whether passes can be begun: it is started, of this process, and its fleet has not ended."""
-        return self._pid == os.getpid() and self._thread.is_alive() and not self._run.ended
+        return not self._run.forked and self._thread.is_alive() and not self._run.ended
 
     def close(self) -> None:
         """Stop the fleet and the thread. Return when nothing of them is left. From any thread, also twice.
@@ -310,7 +303,7 @@ class SyncStream:
         From the event loop's own thread (a garbage collection there) it only begins to stop. A KeyboardInterrupt
         meanwhile kills the Blenders at once.
         """
-        if self._pid != os.getpid():
+        if self._run.forked:
             return  # a forked copy owns nothing
         self._closing = True
         for channel in list(self._channels):
@@ -346,18 +339,12 @@ class SyncStream:
 
     def _wait_open(self) -> None:
         """Wait until passes can be begun, or it is known why not."""
-        self._check_process()
+        self._run.check_process()
         if self._thread.ident is None:
             if self._closing:
                 raise StreamClosed("the stream was closed")
             raise ConfigError("the stream is not started; use it in a `with` block")
         self._opened.wait()
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise ForkedProcessError(
-                "this stream belongs to the process from which this one was forked; make a new one here"
-            )
 
     def _check_thread(self) -> None:
         if threading.get_ident() == self._thread.ident:
@@ -376,7 +363,7 @@ class SyncStream:
 
     def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more; from any thread, also in a garbage collection."""
-        if self._pid != os.getpid() or self._loop is None:
+        if self._run.forked or self._loop is None:
             return
         if not channel.ended:
             channel.drop()
@@ -455,7 +442,7 @@ class SyncStream:
 
     def _call(self, function: Callable[[], T]) -> T:
         """Run `function` in the event-loop thread, after what was consumed before is noted."""
-        self._check_process()
+        self._run.check_process()
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def call() -> None:
