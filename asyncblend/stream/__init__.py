@@ -2,6 +2,7 @@
 
 stream      BlenderStream, the public way in an asyncio program
 sync        SyncStream, the same in a background thread, for programs without asyncio and for PyTorch
+loop_thread a background thread with an event loop of its own
 frames      Frames, the consumer's end of one pass
 run         one running fleet with its hub and dispatcher; the engine under stream and sync
 dispatcher  which index is leased to which Blender, for which pass; which frame goes to which pass

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from ..aio import run_in_thread
 from ..config import Params, StreamConfig
 from ..errors import ConfigError, ForkedProcessError, StreamClosed
 from .frame import Frame
+from .loop_thread import LoopThread
 from .passes import Arrival, Pass
 from .queue import EndOfStream
 from .run import Run
@@ -193,11 +193,7 @@ class SyncStream:
         self._own: SyncFrames | None = None
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._opened = threading.Event()  # passes can be begun, or it is known why not
-        self._thread = threading.Thread(target=self._thread_main, name="asyncblend event loop", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._main_task: asyncio.Task[None] | None = None
-        self._closing = False
-        self._over = threading.Event()
+        self._thread = LoopThread(self._main, self._ended)
         self._channels: set[_Channel] = set()
         self._consumed: deque[tuple[_Channel, Arrival]] = deque()
         self._scheduled = False  # whether the loop will look at what was consumed
@@ -214,9 +210,8 @@ class SyncStream:
             ConfigError: It was started before.
             AsyncblendError: As entering a BlenderStream does. Nothing is left running.
         """
-        if self._thread.ident is not None or self._closing:
+        if self._thread.started or self._thread.closing:
             raise ConfigError("a stream can be started only once; make another one")
-        _close_at_exit(self)
         self._thread.start()
         if wait:
             try:
@@ -295,7 +290,7 @@ class SyncStream:
     @property
     def usable(self) -> bool:
         """Whether passes can be begun: it is started, of this process, and its fleet has not ended."""
-        return not self._run.forked and self._thread.is_alive() and not self._run.ended
+        return not self._run.forked and self._thread.alive and not self._run.ended
 
     def close(self) -> None:
         """Stop the fleet and the thread. Return when nothing of them is left. From any thread, also twice.
@@ -305,25 +300,9 @@ class SyncStream:
         """
         if self._run.forked:
             return  # a forked copy owns nothing
-        self._closing = True
         for channel in list(self._channels):
             channel.drop()
-        loop, main = self._loop, self._main_task
-        if loop is not None and main is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(main.cancel)
-        if self._thread.ident is None or threading.current_thread() is self._thread:
-            return
-        try:
-            # Not join: interrupted, it takes a running thread for ended (until Python 3.13).
-            self._over.wait()
-        except BaseException:
-            if loop is not None:
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(_cancel_all)
-            self._over.wait()
-            raise
-        self._thread.join()
+        self._thread.close()
 
     def _begin(self, source: Pass) -> SyncFrames:
         self._check_thread()
@@ -340,14 +319,14 @@ class SyncStream:
     def _wait_open(self) -> None:
         """Wait until passes can be begun, or it is known why not."""
         self._run.check_process()
-        if self._thread.ident is None:
-            if self._closing:
+        if not self._thread.started:
+            if self._thread.closing:
                 raise StreamClosed("the stream was closed")
             raise ConfigError("the stream is not started; use it in a `with` block")
         self._opened.wait()
 
     def _check_thread(self) -> None:
-        if threading.get_ident() == self._thread.ident:
+        if self._thread.is_current:
             raise ConfigError(
                 "frames cannot be waited for in the stream's own thread, which draws params: it would wait for itself"
             )
@@ -357,43 +336,28 @@ class SyncStream:
         self._consumed.append((channel, arrival))
         if not self._scheduled:
             self._scheduled = True
-            assert self._loop is not None
-            with contextlib.suppress(RuntimeError):  # the loop has ended; its last frames may still be taken
-                self._loop.call_soon_threadsafe(self._note_consumed)
+            self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
 
     def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more; from any thread, also in a garbage collection."""
-        if self._run.forked or self._loop is None:
+        if self._run.forked:
             return
         if not channel.ended:
             channel.drop()
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the pass
-            self._loop.call_soon_threadsafe(self._stop_feeding, channel, StreamClosed(reason))
+        self._thread.post(self._stop_feeding, channel, StreamClosed(reason))  # a loop that has ended has ended the pass
 
     # -- in the event-loop thread -------------------------------------------------------------------------------
 
-    def _thread_main(self) -> None:
-        error: BaseException | None = None
-        try:
-            run_in_thread(self._main())
-        except asyncio.CancelledError:
-            pass  # at the top of our own loop: close was called
-        except BaseException as end:
-            error = end
+    def _ended(self, error: BaseException | None) -> None:
         cause = StreamClosed("the stream was closed")
         cause.__cause__ = error
         if not self._started.done():
             self._started.set_exception(error or cause)
         for channel in list(self._channels):
-            channel.end(error if error is not None and isinstance(error, Exception) else cause)
+            channel.end(error if isinstance(error, Exception) else cause)
         self._opened.set()
-        self._over.set()
 
     async def _main(self) -> None:
-        self._main_task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        if self._closing:
-            return  # close was called before there was a loop to tell
         try:
             self._run.open()
             self._opened.set()
@@ -401,7 +365,7 @@ class SyncStream:
             self._started.set_result(None)
             await asyncio.Event().wait()  # until close cancels this task
         finally:
-            # That the queues are closed is no end of the passes; `_thread_main` says why they end.
+            # That the queues are closed is no end of the passes; `_ended` says why they end.
             for channel in self._channels:
                 if channel.feeding is not None:
                     channel.feeding.cancel()
@@ -443,58 +407,15 @@ class SyncStream:
     def _call(self, function: Callable[[], T]) -> T:
         """Run `function` in the event-loop thread, after what was consumed before is noted."""
         self._run.check_process()
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
-        def call() -> None:
-            try:
-                self._note_consumed()
-                done.set_result(function())
-            except BaseException as error:
-                done.set_exception(error)
-
-        if self._loop is None:
-            raise StreamClosed("the stream is not open")
-        if threading.get_ident() == self._thread.ident:  # the user's params call `flush`, for instance
+        def call() -> T:
+            self._note_consumed()
             return function()
-        try:
-            self._loop.call_soon_threadsafe(call)
-        except RuntimeError:
-            raise StreamClosed("the stream was closed") from None
-        while True:
-            try:
-                return done.result(timeout=1)
-            except concurrent.futures.TimeoutError:
-                if done.done():
-                    raise
-                if not self._thread.is_alive():
-                    raise StreamClosed("the stream was closed meanwhile") from None
+
+        return self._thread.call(call)
 
     def _call_or_now(self, function: Callable[[], T]) -> T:
         """Do the same while the thread runs. Afterwards nothing changes any more, and any thread may look."""
         with contextlib.suppress(StreamClosed, ForkedProcessError):
             return self._call(function)
         return function()
-
-
-def _cancel_all() -> None:
-    for task in asyncio.all_tasks():
-        task.cancel()
-
-
-_live: weakref.WeakSet[SyncStream] = weakref.WeakSet()
-_registered = False
-
-
-def _close_at_exit(stream: SyncStream) -> None:
-    # atexit comes too late for a thread that uses executors, and never in a DataLoader's workers. This hook of the
-    # threading module runs first, and in both. concurrent.futures uses it likewise.
-    global _registered
-    _live.add(stream)
-    if not _registered:
-        _registered = True
-        threading._register_atexit(_close_all)  # type: ignore[attr-defined]
-
-
-def _close_all() -> None:
-    for stream in list(_live):
-        stream.close()
