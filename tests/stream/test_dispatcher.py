@@ -199,6 +199,21 @@ async def test_a_sample_that_kills_its_blenders_ends_its_own_pass_only() -> None
     assert good.delivered == [4, 5]
 
 
+async def test_a_pass_that_has_failed_gives_up_what_other_blenders_hold() -> None:
+    """After the last crash that its sample may cause, no Blender begins another sample of it."""
+    world = World(instances=2, prefetch=3)
+    bad = world.begin(range(1, 10), queue_size=9)
+    for _ in range(MAX_DEATHS):
+        for act in (world.receive, world.render):
+            act(world.blenders[0])
+        world.die(world.blenders[0])
+        world.serve(world.blenders[0])
+    assert isinstance(bad.source.error, SampleError)
+    assert len(world.blenders[1].held) == 1
+    world.check()
+    world.work(bad)
+
+
 async def test_a_pass_that_ends_gives_up_its_leases() -> None:
     """No Blender begins another sample of it; the frame of the one that was begun is dropped and counted."""
     world = World(instances=1, prefetch=4)
