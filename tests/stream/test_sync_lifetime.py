@@ -348,12 +348,12 @@ def test_a_loop_that_dies_wakes_the_consumers(
     frames = stream.frames()
     waiting = [elsewhere(lambda: frames.get(LIMIT)), elsewhere(lambda: stream.render(50))]
     until(lambda: stream.stats().rendering == 3)
-    kill(stream._loop)
+    kill(stream._thread._loop)
     for one in waiting:
         error = one.result()
         assert isinstance(error, Exception)
         assert not isinstance(error, TimeoutError)
-    stream._thread.join(LIMIT)
+    stream._thread._thread.join(LIMIT)
     assert not stream.usable
     with pytest.raises(Exception) as later:  # noqa: PT011
         frames.get(LIMIT)
@@ -388,10 +388,10 @@ def test_which_event_loop_it_is(make_sync: Make, monkeypatch: pytest.MonkeyPatch
     uvloop = pytest.importorskip("uvloop")
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        assert isinstance(make_sync(instances=1)._loop, uvloop.Loop)
+        assert isinstance(make_sync(instances=1)._thread._loop, uvloop.Loop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         stream = make_sync(instances=1)
-        assert type(stream._loop).__module__.startswith("asyncio.")
+        assert type(stream._thread._loop).__module__.startswith("asyncio.")
         stream.close()  # with the handler in place
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         monkeypatch.setitem(sys.modules, "uvloop", None)
