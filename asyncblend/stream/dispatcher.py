@@ -155,40 +155,40 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
+        wanting = [source for source in self._passes if source.may_lease]
+        if not wanting:  # before all that costs more: it is so after most frames
+            return
         if self._dispatching:  # the user's params called `flush`, or began a pass
             self._again = True
             return
-        wanting = self._wanting()
-        if not wanting:  # before all that costs more: it is so after most frames
-            return
-        self._dispatching = True
-        try:
-            while wanting:
-                self._again = False
-                self._lease_to_ready(wanting)
-                wanting = self._wanting() if self._again else []
-        finally:
-            self._dispatching = False
-
-    def _wanting(self) -> list[Pass]:
-        return [source for source in self._passes if source.may_lease]
-
-    def _lease_to_ready(self, wanting: list[Pass]) -> None:
         ready = [self._holdings.get(life) or self._holding(life) for life in self._fleet.ready_lives()]
-        prefetch = self._config.prefetch
         # Each lease on its own wakes ZeroMQ's thread, which costs more than all else that a frame does: a Blender
         # that has work for a while gets several at once later.
         for holding in ready:
-            if len(holding.held) <= prefetch // 2:
+            if len(holding.held) <= self._config.prefetch // 2:
                 break
         else:
             if not any(source.urgent for source in wanting):
                 return
-        while ready and wanting:
+        # Twice what they can hold, urgent samples included. Params that flush at each call would lease for ever.
+        most = 2 * self._config.prefetch * len(ready)
+        self._dispatching = True
+        try:
+            while wanting and most > 0:
+                self._again = False
+                most -= self._lease_to(ready, wanting, most)
+                wanting = [source for source in self._passes if source.may_lease] if self._again else []
+        finally:
+            self._dispatching = False
+
+    def _lease_to(self, ready: list[_Holding], wanting: list[Pass], most: int) -> int:
+        """Lease until these Blenders have enough, these passes want no more, or `most` are leased. Return how many."""
+        count = 0
+        while ready and wanting and count < most:
             source = wanting[0] if len(wanting) == 1 else min(wanting, key=self._rank)
             holding = ready[0] if len(ready) == 1 else min(ready, key=_urgent_load if source.urgent else _load)
-            if (holding.urgent if source.urgent else len(holding.held)) >= prefetch:
-                return
+            if (holding.urgent if source.urgent else len(holding.held)) >= self._config.prefetch:
+                break
             try:
                 lease = source.book.lease()
             except BaseException as error:  # the user's params raised: whatever it is, it is the consumer's
@@ -196,15 +196,17 @@ class Dispatcher:
                 self._give_up(source)
                 wanting.remove(source)
                 continue
-            if lease is None:
-                wanting.remove(source)
-                continue
+            assert lease is not None, "a pass that may lease"
+            count += 1
             holding.add(_Held(source, lease))
             holding.turn = self._served[source.number] = next(self._turns)
             self._fleet.leased(holding.life)
             if not self._send(holding.life, source, lease):
                 # It is dying, or reconnecting: the lease is its own until then.
                 ready.remove(holding)
+            if not source.may_lease:
+                wanting.remove(source)
+        return count
 
     def _holding(self, life: Life) -> _Holding:
         holding = self._holdings.get(life)

@@ -379,3 +379,21 @@ async def test_params_may_call_flush(make: Make, gates: Any) -> None:
         gates.let_all_go()
         frames = [await first, *[frame async for frame in stream]]
         assert {frame.index: frame["level"] for frame in frames} == {0: 1, 1: 4, 2: 3, 3: 5, 4: 6, 5: 7}
+
+
+async def test_params_may_call_flush_each_time(make: Make) -> None:
+    """Params that give up what was leased before, at every call, keep the event loop no longer than others."""
+    calls = 0
+
+    def params(index: int) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        assert calls < 10_000, "it would go on for ever"
+        stream.flush()
+        return {"level": index}
+
+    stream = make(instances=1, prefetch=8, queue_size=8, params=params)
+    async with asyncio.timeout(LIMIT), stream:
+        assert sorted(await indices_of(stream.frames(range(12)))) == list(range(12))  # flush is of another pass
+        own = [await anext(stream) for _ in range(12)]
+        assert len({frame.index for frame in own}) == 12
