@@ -65,17 +65,18 @@ def sample(task):
         while not all(map(self.begun, indices)):
             await asyncio.sleep(0.002)
 
-    async def next_is(self, index: int, held: Iterator[int]) -> None:
+    async def next_is(self, index: int, held: Iterator[int]) -> int:
         """Let the samples that one Blender holds go, one by one, and check that `index` begins before the last of them.
 
-        A message to the Blender may still be on its way when a sample ends, so the first ones prove nothing.
+        A message to the Blender may still be on its way when a sample ends, so the first ones prove nothing. Returns
+        the number of samples that were let go.
         """
         current = next(held)
-        for following in held:
+        for count, following in enumerate(held, 1):
             self.let_go(current)
             while not self.begun(following):
                 if self.begun(index):
-                    return
+                    return count
                 await asyncio.sleep(0.002)
             current = following
         pytest.fail(f"sample {index} waited for all that was held before")

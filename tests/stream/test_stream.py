@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -121,6 +122,30 @@ async def test_render_of_a_sample_that_kills_its_blenders(make: Make) -> None:
         got += await indices_of(stream)
         assert sorted(got) == list(range(30))
         assert stream.stats().restarts >= 1
+
+
+async def test_render_takes_the_blame_for_its_own_sample(make: Make, gates: Any) -> None:
+    """A sample that overtook others and killed its Blender is the bad one; what was held behind it is rendered later."""
+    body = f"""{gates.script}
+gated = sample
+def sample(task):
+    values = gated(task)
+    return os._exit(3) if task.index == 50 else values
+"""
+    policy = ab.RestartPolicy(max_sample_deaths=1, backoff=0.01)
+    options: dict[str, Any] = {"instances": 1, "prefetch": 4, "length": 12, "restart": policy, "on_bad_sample": "skip"}
+    async with asyncio.timeout(LIMIT), make(body, **options) as stream:
+        own = asyncio.ensure_future(indices_of(stream))
+        await gates.until_begun(0)
+        wanted = asyncio.ensure_future(stream.render(50))
+        await until(lambda: stream.stats().rendering == 5)
+        made = await gates.next_is(50, iter(range(4)))
+        await until(lambda: stream.stats().delivered == made)  # a dying Blender would take these frames along
+        gates.let_all_go()
+        with pytest.raises(ab.SampleError, match="sample 50 killed its Blender 1 times"):
+            await wanted
+        assert sorted(await own) == list(range(12))
+        assert (stream.stats().skipped, stream.stats().restarts) == (0, 1)
 
 
 async def test_a_cancelled_render_is_given_up(make: Make, gates: Any) -> None:
@@ -276,24 +301,29 @@ async def test_a_forked_copy_is_told(make: Make) -> None:
         got = [(await anext(stream)).index, (await anext(frames)).index]
         read, write = os.pipe()
         if (pid := os.fork()) == 0:
-            said = []
-            of_frames: dict[str, Callable[[], Any]] = {"next": lambda: anext(frames), "frames.flush": frames.flush}
-            for name, call in {**calls(stream), **of_frames}.items():
-                try:
-                    call().__await__().send(None)
-                    said.append(f"{name} went on")
-                except BaseException as error:
-                    if type(error) is not ab.ForkedProcessError or "make a new one here" not in str(error):
-                        said.append(f"{name} raised {error!r}")
-            for close in (frames.aclose, stream.aclose):
-                try:
-                    close().send(None)
-                except StopIteration:
-                    continue
-                said.append("closing waits")
-            said.append(f"delivered {stream.stats().delivered}")
-            os.write(write, "; ".join(said).encode())
-            os._exit(0)
+            # Whatever goes wrong, this copy of the test must not go on with the other tests.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)
+            try:
+                said = []
+                of_frames: dict[str, Callable[[], Any]] = {"next": lambda: anext(frames), "frames.flush": frames.flush}
+                for name, call in {**calls(stream), **of_frames}.items():
+                    try:
+                        call().__await__().send(None)
+                        said.append(f"{name} went on")
+                    except BaseException as error:
+                        if type(error) is not ab.ForkedProcessError or "make a new one here" not in str(error):
+                            said.append(f"{name} raised {error!r}")
+                for close in (frames.aclose, stream.aclose):
+                    try:
+                        close().send(None)
+                    except StopIteration:
+                        continue
+                    said.append("closing waits")
+                said.append(f"delivered {stream.stats().delivered}")
+                os.write(write, "; ".join(said).encode())
+            finally:
+                os._exit(0)
         os.close(write)
         with os.fdopen(read) as told:
             assert told.read() == "delivered 2"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -418,23 +419,28 @@ def test_a_forked_copy_is_told(make_sync: Make) -> None:
     assert stream.stats().delivered == 2  # what was consumed before is noted
     read, write = os.pipe()
     if (pid := os.fork()) == 0:
-        said = []
-        calls: list[Callable[[], Any]] = [
-            frames.get, frames.poll, frames.flush, stream.frames, stream.flush, lambda: next(frames),
-            lambda: next(stream), lambda: stream.render(1),
-        ]  # fmt: skip
-        for number, call in enumerate(calls):
-            try:
-                call()
-                said.append(f"{number} went on")
-            except BaseException as error:
-                if type(error) is not ab.ForkedProcessError or "make a new one here" not in str(error):
-                    said.append(f"{number} raised {error!r}")
-        frames.close()
-        stream.close()
-        said.append(f"{stream.usable} {stream.stats().delivered} {frames.stats().delivered}")
-        os.write(write, "; ".join(said).encode())
-        os._exit(0)
+        # Whatever goes wrong, this copy of the test must not go on with the other tests.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)
+        try:
+            said = []
+            calls: list[Callable[[], Any]] = [
+                frames.get, frames.poll, frames.flush, stream.frames, stream.flush, lambda: next(frames),
+                lambda: next(stream), lambda: stream.render(1),
+            ]  # fmt: skip
+            for number, call in enumerate(calls):
+                try:
+                    call()
+                    said.append(f"{number} went on")
+                except BaseException as error:
+                    if type(error) is not ab.ForkedProcessError or "make a new one here" not in str(error):
+                        said.append(f"{number} raised {error!r}")
+            frames.close()
+            stream.close()
+            said.append(f"{stream.usable} {stream.stats().delivered} {frames.stats().delivered}")
+            os.write(write, "; ".join(said).encode())
+        finally:
+            os._exit(0)
     os.close(write)
     with os.fdopen(read) as told:
         assert told.read() == "False 2 1"
