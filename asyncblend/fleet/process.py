@@ -10,14 +10,15 @@ import signal
 import tempfile
 import threading
 from asyncio.subprocess import Process
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ..aio import abandon_loop, finish
 from ..wire import ring
 from .log import Log
 
+T = TypeVar("T")
 _REAP = 1.0  # seconds for the event loop to notice an exit that the pidfd has told of
 _POLL = 0.02  # seconds between two looks at what the event loop has noticed
 _ASK_AGAIN = 1.0  # seconds between two requests to end
@@ -201,22 +202,33 @@ class ChildProcess:
 
 
 def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
-    """Run create_subprocess_exec to its end. No cancellation reaches it, also not that of all tasks.
+    """Run create_subprocess_exec to its end. No cancellation reaches it, also not that of all tasks of the loop.
 
-    Cancelled half-way, it may leave a process that nobody knows of. So it is no task: each step is a callback of what
-    the last one awaited.
+    Cancelled half-way, it may leave a process that nobody knows of, or wait forever for the task of its transport.
     """
     loop = asyncio.get_running_loop()
-    launched: asyncio.Future[Process] = loop.create_future()
-    steps = asyncio.create_subprocess_exec(*command, **options).__await__()
+    before = loop.get_task_factory()
+    loop.set_task_factory(lambda _, steps, **options: _without_task(steps))
+    try:
+        # In their first step both loops launch. uvloop itself forks then, and runs the hooks for forks.
+        with _forking, ring.launching():
+            return _without_task(asyncio.create_subprocess_exec(*command, **options))
+    finally:
+        loop.set_task_factory(before)
+
+
+def _without_task(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """Run a coroutine as a task would, but out of reach of who cancels tasks. Its first step is run at once."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
 
     def step(_: object = None) -> None:
         try:
-            awaited = next(steps)
+            awaited = work.send(None)
         except StopIteration as end:
-            launched.set_result(end.value)
+            result.set_result(end.value)
         except BaseException as error:
-            launched.set_exception(error)
+            result.set_exception(error)
         else:
             if awaited is None:
                 loop.call_soon(step)
@@ -224,10 +236,8 @@ def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
                 awaited._asyncio_future_blocking = False
                 awaited.add_done_callback(step)
 
-    # In their first step both loops launch. uvloop itself forks then, and runs the hooks for forks.
-    with _forking, ring.launching():
-        step()
-    return launched
+    step()
+    return result
 
 
 async def output_of(
