@@ -23,8 +23,7 @@ class PassReader:
         self.passes: dict[str, npt.NDArray[np.float32]] = {}
         """By Blender's name of the pass: H x W x C float32, contiguous, bottom row first. The next render overwrites
         them."""
-        self.seconds = 0.0
-        """How long reading took."""
+        self.seconds = 0.0  # how long reading took
         self.error: Exception | None = None
         """The error of a failed read. It is kept here, because Blender only logs what an engine raises."""
 

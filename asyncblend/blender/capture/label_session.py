@@ -40,15 +40,11 @@ _BACKGROUND_DEPTH = 1e10  # of Cycles and Workbench
 class LabelSession(NamedTuple):
     """One render with labels and passes."""
 
-    names: list[str]
-    """Labels and passes in the order in which they were asked for."""
-    passes: list[Pass]
-    """What Blender has to render for them."""
-    reasons: dict[str, str]
-    """By the name of a pass the label or pass for which it is needed."""
+    names: list[str]  # labels and passes in the order in which they were asked for
+    passes: list[Pass]  # what Blender has to render for them
+    reasons: dict[str, str]  # by the name of a pass the label or pass for which it is needed
     scene: Any
-    object_ids: ObjectIds | None
-    """For the labels with ids."""
+    object_ids: ObjectIds | None  # for the labels with ids
 
     def own_names(self, available: Collection[str]) -> dict[str, str]:
         """Return Blender's own names of the passes, by their names. Raise ConfigError if one is not available."""
@@ -96,20 +92,16 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
     passes, ids = passes_named(list(reasons)), None
     with contextlib.ExitStack() as stack:
         if flows := _FLOWS & set(asked):
-            _check_motion_blur(scene, view_layer, min(flows))
+            if scene.render.use_motion_blur and getattr(view_layer, "use_motion_blur", True):
+                raise ConfigError(
+                    f"pass {min(flows)!r}: Blender gives no motion vectors together with motion blur: set "
+                    "scene.render.use_motion_blur = False"
+                )
             stack.enter_context(checked_camera(min(flows)))
         if _WITH_IDS & set(asked):
             ids = stack.enter_context(assigned_ids(view_layer))
         stack.enter_context(passes_enabled(view_layer, passes))
         yield LabelSession(asked, passes, reasons, scene, ids)
-
-
-def _check_motion_blur(scene: Any, view_layer: Any, name: str) -> None:
-    if scene.render.use_motion_blur and getattr(view_layer, "use_motion_blur", True):
-        raise ConfigError(
-            f"pass {name!r}: Blender gives no motion vectors together with motion blur: set "
-            "scene.render.use_motion_blur = False"
-        )
 
 
 def _background_depth(scene: Any) -> float:

@@ -80,8 +80,7 @@ class ObjectIds:
                 f"{view_layer.name!r} has {len(inside)} objects with a surface, and the file {len(outside)} more. Join "
                 "or remove some"
             )
-        self.objects = [*inside, *outside]
-        """In order of their numbers, which begin at 1."""
+        self.objects = [*inside, *outside]  # in order of their numbers, which begin at 1
         self.own_indices = [obj.pass_index for obj in self.objects]
         """The `pass_index` that the user gave to each of them."""
         self.table = [_row(number, obj) for number, obj in enumerate(inside, 1)]

@@ -16,17 +16,15 @@ if TYPE_CHECKING:
 class Pass(NamedTuple):
     """A pass that was asked for."""
 
-    name: str
-    """The name by which it was asked for, which is its key in the result."""
-    own_names: tuple[str, ...]
-    """What older and newer versions of Blender call it."""
+    name: str  # the name by which it was asked for, which is its key in the result
+    own_names: tuple[str, ...]  # what older and newer versions of Blender call it
     switch: str
     """The view layer's property that switches it on, with dots; "" for an AOV or a pass that is always there."""
 
 
 _FRIENDLY = {
-    name: Pass(name, own_names, switch)
-    for name, own_names, switch in [
+    entry[0]: Pass(*entry)
+    for entry in [
         ("combined", ("Combined",), "use_pass_combined"),
         ("depth", ("Depth",), "use_pass_z"),
         ("mist", ("Mist",), "use_pass_mist"),
@@ -85,7 +83,6 @@ def passes_named(names: Sequence[str]) -> list[Pass]:
 
 
 def is_object_index(name: str) -> bool:
-    """Whether this is a name of the object index pass."""
     return _FRIENDLY["object_index"] in (_FRIENDLY.get(name), _BY_OWN_NAME.get(name))
 
 

@@ -28,11 +28,9 @@ class PixelLabels:
 
     passes: Mapping[str, npt.NDArray[Any]]
     """By friendly name: H x W x C float32, top row first, with Blender's own values for the background."""
-    background_depth: float
-    """The depth from which on a pixel counts as background."""
+    background_depth: float  # the depth from which on a pixel counts as background
     camera: Camera
-    object_ids: ObjectIds | None = None
-    """What the object index pass holds, if it is among the passes."""
+    object_ids: ObjectIds | None = None  # what the object index pass holds, if it is among the passes
 
     @functools.cached_property
     def background(self) -> _Bool:

@@ -15,18 +15,12 @@ _GREASE_PENCIL = {"GPENCIL", "GREASEPENCIL"}
 class CapturePlan(NamedTuple):
     """How `render` gets an image."""
 
-    compositing: bool
-    """Whether Blender has to run the compositor."""
-    sequencing: bool
-    """Whether Blender has to run the sequencer."""
-    passes_in_memory: bool = False
-    """Whether the passes can be read from Cycles' memory."""
-    image_in_memory: bool = False
-    """Whether the pass Combined is what Blender would save, except for the view transform."""
-    table: DisplayTable | None = None
-    """The view transform of a display image from memory."""
-    reason: str = ""
-    """Why the image has to come from a file; "" for an image from memory."""
+    compositing: bool  # whether Blender has to run the compositor
+    sequencing: bool  # whether Blender has to run the sequencer
+    passes_in_memory: bool = False  # whether the passes can be read from Cycles' memory
+    image_in_memory: bool = False  # whether the pass Combined is what Blender would save, except for the view transform
+    table: DisplayTable | None = None  # the view transform of a display image from memory
+    reason: str = ""  # why the image has to come from a file; "" for an image from memory
 
 
 def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:

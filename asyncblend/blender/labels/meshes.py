@@ -11,11 +11,9 @@ import numpy.typing as npt
 from ...errors import ConfigError
 from .silhouette import Edges, edges_of
 
-WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
-"""The types of objects that have a mesh."""
+WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")  # the types of objects that have a mesh
 
-_KEPT_TRIANGLES = 1_000_000
-"""The edges of at most so many triangles are kept, which takes about 80 MB."""
+_KEPT_TRIANGLES = 1_000_000  # the edges of at most so many triangles are kept, which takes about 80 MB
 
 _kept: dict[str, tuple[npt.NDArray[np.int32], Edges]] = {}
 
@@ -25,8 +23,7 @@ class Mesh(NamedTuple):
 
     points: npt.NDArray[np.float64]
     """N x 3, N > 0, finite. Each of the three columns is contiguous in memory, which makes later steps faster."""
-    triangles: npt.NDArray[np.int32]
-    """M x 3 indices of points. M is 0 for a mesh without faces."""
+    triangles: npt.NDArray[np.int32]  # M x 3 indices of points. M is 0 for a mesh without faces.
 
 
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:

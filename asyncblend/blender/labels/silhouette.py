@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.integer[Any]]
 
-_CROSSINGS = 1 << 20
-"""About so many crossings are in memory at once, which takes some 50 MB."""
+_CROSSINGS = 1 << 20  # about so many crossings are in memory at once, which takes some 50 MB
 
 
 class Edges(NamedTuple):
     """The edges of triangles, each once. They stay valid when points move, as long as the triangles are the same."""
 
-    ends: _Indices
-    """E x 2 indices of points."""
-    of_triangles: _Indices
-    """3 M: the indices of the edges 0-1, 1-2 and 2-0 of each triangle."""
+    ends: _Indices  # E x 2 indices of points
+    of_triangles: _Indices  # 3 M: the indices of the edges 0-1, 1-2 and 2-0 of each triangle
     direction: npt.NDArray[np.float64]
     """M x 3: 1 where the triangle runs along its edge from the first end to the second, -1 where it runs back."""
 

@@ -41,18 +41,19 @@ def middle(obj: Any, depsgraph: Any) -> _Array:
     return world_matrix(obj, depsgraph)[:3] @ (*(corners.min(axis=0) + corners.max(axis=0)) / 2, 1.0)
 
 
-def vector(value: Iterable[float], name: str) -> _Array:
+def vector(value: Iterable[float], name: str, kinds: str = "") -> _Array:
     """Return three finite numbers as an array.
 
     Raises:
-        ConfigError: The value is something else. The message calls it `name`.
+        ConfigError: The value is something else. The message calls it `name`, and says after "three finite numbers"
+            which other `kinds` of values are accepted.
     """
     try:
         array = np.array([float(each) for each in value])
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.shape != (3,) or not np.isfinite(array).all():
-        raise ConfigError(f"{name} must be three finite numbers, got {value!r}")
+        raise ConfigError(f"{name} must be three finite numbers{kinds}; got {value!r}")
     return array
 
 

@@ -158,8 +158,7 @@ def _name_of(lease: Message) -> tuple[int, int]:
 class _HandlerErrors:
     """Catches exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and then forgets."""
 
-    error: BaseException | None = None
-    """The first one."""
+    error: BaseException | None = None  # the first one
 
     def __enter__(self) -> _HandlerErrors:
         self._before = sys.excepthook
