@@ -46,8 +46,8 @@ def save_exr(scene: Any, image: Any, *, layers: bool) -> dict[str, npt.NDArray[n
         H x W x C arrays, top row first, with channels in the order RGBA or XYZW: {"": image}, or with `layers` all
         passes of all view layers by "LAYER.PASS".
     """
-    file_format = "OPEN_EXR_MULTILAYER" if layers else "OPEN_EXR"
-    return parse_exr(_save(scene, image, file_format, "RGBA", "32", exr_codec="NONE", use_exr_interleave=True))
+    kind = "OPEN_EXR_MULTILAYER" if layers else "OPEN_EXR"
+    return parse_exr(_save(scene, image, kind, "RGBA", "32", exr_codec="NONE", use_exr_interleave=True))
 
 
 def _save(scene: Any, image: Any, file_format: str, mode: str, depth: str, **more: Any) -> bytes:

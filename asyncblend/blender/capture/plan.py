@@ -36,11 +36,9 @@ def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
     view = scene.view_settings
     if view.use_curve_mapping and channels == "RGBA":
         return plan._replace(reason="the view's curves are applied while alpha is in the colours")
-    table = display_table()
-    if table is None:
-        mixing = f"the view transform mixes the channels ({view.view_transform}, look {view.look})"
-        return plan._replace(reason=mixing)
-    return plan._replace(table=table)
+    if table := display_table():
+        return plan._replace(table=table)
+    return plan._replace(reason=f"the view transform mixes the channels ({view.view_transform}, look {view.look})")
 
 
 def passes_obstacle(scene: Any) -> str:

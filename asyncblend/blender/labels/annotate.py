@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _Floats = npt.NDArray[np.float64]
 
+# The corners of a unit cube, 8 x 3, in the order of Blender's `bound_box`.
 _CORNERS = np.array([*np.ndindex(2, 2, 2)])[[0, 1, 3, 2, 4, 5, 7, 6]]
-"""The corners of a unit cube, 8 x 3, in the order of Blender's `bound_box`."""
 
 
 def annotate(
@@ -185,16 +185,13 @@ def _object(given: Any, where: str, layer: Any) -> Any:
             "scene that is not excluded from the view layer"
         )
     known = sorted(obj.name for obj in layer.objects if obj.type in WITH_MESH)
-    close = difflib.get_close_matches(name, known, n=3)
-    if close:
+    hint = f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+    if close := difflib.get_close_matches(name, known, n=3):
         hint = f"is it {' or '.join(map(repr, close))}?"
-    else:
-        hint = f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
     raise ConfigError(f"{where} is {name!r}, but there is no such object: {hint}")
 
 
 def _by_name(keypoints: Mapping[Any, Any], objects: list[Any]) -> dict[str, Any]:
-    """Return the keypoints by the names of their objects."""
     names = {obj.name for obj in objects}
     if not hasattr(keypoints, "items"):
         raise ConfigError(

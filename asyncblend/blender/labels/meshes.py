@@ -21,8 +21,7 @@ _kept: dict[str, tuple[npt.NDArray[np.int32], Edges]] = {}
 class Mesh(NamedTuple):
     """A mesh in its object's own space."""
 
-    points: npt.NDArray[np.float64]
-    """N x 3, N > 0, finite. Each of the three columns is contiguous in memory, which makes later steps faster."""
+    points: npt.NDArray[np.float64]  # N x 3, N > 0, finite, each column contiguous in memory, for speed
     triangles: npt.NDArray[np.int32]  # M x 3 indices of points. M is 0 for a mesh without faces.
 
 

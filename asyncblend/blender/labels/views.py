@@ -19,8 +19,7 @@ _ROUNDING = 1e-3  # by how many pixels a mesh may reach over the border of the i
 class Appearance(NamedTuple):
     """A mesh as a camera sees it, if nothing were in front of it."""
 
-    xy: _Floats
-    """Pixel coordinates of its points, NaN for those behind the near plane, and then of new points on that plane."""
+    xy: _Floats  # pixels of its points, NaN for those behind the near plane, and then of new points on that plane
     triangles: _Triangles  # those in front of the near plane, or the parts of them that are
     clipped: bool  # whether a part is behind the near plane
     box: npt.NDArray[np.float32]  # x, y, width, height, cut at the border of the image; 0 0 0 0 outside

@@ -32,12 +32,8 @@ class Worker:
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
-        self._identity = {
-            "token": launch.token,
-            "version": protocol.VERSION,
-            "instance": launch.instance,
-            "epoch": launch.epoch,
-        }
+        self._identity = {"token": launch.token, "version": protocol.VERSION}
+        self._identity |= {"instance": launch.instance, "epoch": launch.epoch}
         self._shared = Slots.inherit(launch.ring)
         self._pending: deque[Message] = deque()
         self._seed = 0
@@ -63,7 +59,8 @@ class Worker:
     def run(self, sample: Sample) -> None:
         """Make samples until the host says STOP."""
         self._ready = True
-        self._send(protocol.READY, blender=_version())
+        bpy = sys.modules.get("bpy")  # not imported here, because a fake has none
+        self._send(protocol.READY, blender="" if bpy is None else str(bpy.app.version_string))
         idle = int(1000 * self._launch.beat)
         while True:
             # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
@@ -100,9 +97,7 @@ class Worker:
         """Make one sample, and send its FRAME, or FAILED with the traceback."""
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         try:
-            task = make_task(
-                index=about["index"], seed=self._seed, instance=self._launch.instance, params=lease.values or {}
-            )
+            task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
             with _HandlerErrors() as handlers:
                 values = self.make(sample, task)
             if handlers.error is not None:
@@ -151,7 +146,6 @@ class Worker:
 
 
 def _name_of(lease: Message) -> tuple[int, int]:
-    """Return what names a lease: its pass, and its serial in that."""
     return lease.fields["pass"], lease.fields["lease"]
 
 
@@ -173,31 +167,18 @@ class _HandlerErrors:
         self._before(kind, error, trace)
 
 
-def _version() -> str:
-    """Return Blender's version; "" where there is none."""
-    bpy = sys.modules.get("bpy")  # not imported here, because a fake has none
-    return "" if bpy is None else str(bpy.app.version_string)
-
-
 def _summary(error: BaseException) -> str:
     # Not str(error), which may raise for an exception of the user's.
     return traceback.format_exception_only(type(error), error)[-1].strip()[: _SUMMARY // 12]
 
 
 def _traceback_of(error: BaseException) -> str:
-    """Return the traceback from the user's function on, without the package's own frames above it."""
+    """Return the end of the traceback, without the package's own frames above the user's function."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(package + os.sep):
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    return _last(text, _TRACEBACK)
-
-
-def _last(text: str, limit: int) -> str:
-    """Return the end of a text, of at most `limit` bytes as JSON, where one character may take twelve."""
-    if len(json.dumps(text)) <= limit:
-        return text
-    while len(json.dumps(text)) > limit:
+    whole = text = "".join(traceback.format_exception(type(error), error, trace))
+    while len(json.dumps(text)) > _TRACEBACK:  # as JSON one character may take twelve bytes
         text = text[max(1, len(text) // 10) :]
-    return "[...]" + text
+    return text if text == whole else "[...]" + text
