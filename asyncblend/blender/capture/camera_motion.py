@@ -27,11 +27,9 @@ class _Shot(NamedTuple):
 
 @contextlib.contextmanager
 def checked_camera(pass_name: str) -> Iterator[None]:
-    """Check that Cycles takes account of all camera movement in a render within the `with` block.
+    """Check the camera's movement in a render within the `with` block.
 
-    Raises:
-        ConfigError: At the end of the block: the camera changes from frame to frame in a way that Cycles leaves out of
-            the vectors. The message has `pass_name`, which is what the user asked for.
+    At its end it is a ConfigError, which names the pass, if Cycles leaves a part of that movement out of its vectors.
     """
     import bpy
 

@@ -87,11 +87,7 @@ def _scratch_path() -> Iterator[str]:
 
 
 def parse_tiff(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an uncompressed 8 bit TIFF: H x W x C uint8, top row first.
-
-    Raises:
-        RuntimeError: The data are something else.
-    """
+    """Return the pixels of an uncompressed 8 bit TIFF: H x W x C uint8, top row first. Else it is a RuntimeError."""
     if data[:4] != b"II*\0" or len(data) < 8:
         raise RuntimeError("Blender wrote no TIFF image")
     (start,) = struct.unpack_from("<I", data, 4)

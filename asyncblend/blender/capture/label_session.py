@@ -78,12 +78,7 @@ class LabelSession(NamedTuple):
 
 @contextlib.contextmanager
 def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator[LabelSession]:
-    """Have a render of the scene give labels and passes within the `with` block.
-
-    Raises:
-        ConfigError: `names` is not a sequence of names, or has the name of the image itself; flow is asked for together
-            with motion blur, or Cycles left the camera's movement out of it; or as for `ObjectIds`.
-    """
+    """Have a render of the scene give labels and passes within the `with` block. For the errors see `render`."""
     asked = [wanted.name for wanted in passes_named(names)]
     reasons: dict[str, str] = {}
     for name in asked:
@@ -105,7 +100,6 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
 
 
 def _background_depth(scene: Any) -> float:
-    """Return the depth from which on a pixel counts as background."""
     if scene.render.engine in ("CYCLES", "BLENDER_WORKBENCH") or scene.camera is None:
         return _BACKGROUND_DEPTH
     # EEVEE gives the background the depth of the far clipping plane, or a little less: 99.9977 for 100.

@@ -20,11 +20,7 @@ _LARGEST_CLASS = 2**31 - 1
 
 @contextlib.contextmanager
 def assigned_ids(view_layer: Any) -> Iterator[ObjectIds]:
-    """Have the object index pass hold ids within the `with` block; then each object has its own `pass_index` again.
-
-    Raises:
-        ConfigError: As for `ObjectIds`.
-    """
+    """Have the object index pass hold ids within the `with` block; then each object has its own `pass_index` again."""
     ids = ObjectIds(view_layer)
     own_indices = dict(zip(ids.objects, ids.own_indices, strict=True))
     persistent = view_layer.id_data.render.use_persistent_data

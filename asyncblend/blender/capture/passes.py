@@ -18,8 +18,7 @@ class Pass(NamedTuple):
 
     name: str  # the name by which it was asked for, which is its key in the result
     own_names: tuple[str, ...]  # what older and newer versions of Blender call it
-    switch: str
-    """The view layer's property that switches it on, with dots; "" for an AOV or a pass that is always there."""
+    switch: str  # the view layer's property that switches it on, with dots; "" for an AOV or what is always there
 
 
 _FRIENDLY = {
@@ -63,11 +62,7 @@ _CRYPTOMATTES = ("CryptoObject", "CryptoMaterial", "CryptoAsset")  # with two di
 
 
 def passes_named(names: Sequence[str]) -> list[Pass]:
-    """Return the passes with these names, friendly or Blender's own, each once.
-
-    Raises:
-        ConfigError: `names` is not a sequence of names, or has the name of the image itself.
-    """
+    """Return the passes with these names, friendly or Blender's own, each once."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"passes must be a sequence of names, such as ('depth',), got {names!r}")
     found = []

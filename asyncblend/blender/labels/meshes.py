@@ -26,11 +26,7 @@ class Mesh(NamedTuple):
 
 
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:
-    """Return the mesh of an object, of a type in WITH_MESH, as Blender evaluates it for its viewport.
-
-    Raises:
-        ConfigError: The mesh is empty, or has coordinates that are not finite.
-    """
+    """Return the mesh of an object of a type in WITH_MESH, as Blender evaluates it for its viewport."""
     import bpy
 
     # With a user interface the GPU may subdivide meshes, and only to_mesh knows of that. `data` needs no copy.

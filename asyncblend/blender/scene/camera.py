@@ -216,15 +216,10 @@ class Camera:
 
 
 def view_of(camera: Any) -> View:
-    """Return how a camera object shows the current scene now. The view layer is updated first.
-
-    Raises:
-        ValueError: The camera is panoramic.
-        RuntimeError: As for `Camera`.
-    """
+    """Return how a camera object shows the current scene now. It raises what each use of `Camera` raises."""
     import bpy
 
-    depsgraph, render = bpy.context.evaluated_depsgraph_get(), bpy.context.scene.render
+    depsgraph, render = bpy.context.evaluated_depsgraph_get(), bpy.context.scene.render  # updates the view layer
     kind = camera.data.type
     if kind not in ("PERSP", "ORTHO"):
         raise ValueError(f"camera {camera.name!r} is of type {kind}; only PERSP and ORTHO can be projected")

@@ -96,12 +96,7 @@ def intrinsics(projection: _Array, frame: Frame, perspective: bool) -> _Array:
 
 
 def checked_intrinsics(K: Any) -> _Array:
-    """Return K as an array if a camera of Blender can have such intrinsics.
-
-    Raises:
-        ConfigError: K is not 3 x 3, not finite, has skew or a last row other than 0, 0, 1, has a focal length that is
-            not positive, or its focal lengths differ more than 200 times.
-    """
+    """Return K as an array, or raise a ConfigError that says why no camera of Blender can have such intrinsics."""
     try:
         matrix = np.array(K, dtype=np.float64)
     except (TypeError, ValueError):

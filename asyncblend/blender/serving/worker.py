@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -98,10 +99,10 @@ class Worker:
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         try:
             task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
-            with _HandlerErrors() as handlers:
+            with _handler_errors() as errors:
                 values = self.make(sample, task)
-            if handlers.error is not None:
-                raise handlers.error
+            if errors:
+                raise errors[0]
             parts = encode_sample(values, self._shared)
         except Exception as error:
             self._send(protocol.FAILED, error=_summary(error), traceback=_traceback_of(error), **about)
@@ -149,22 +150,20 @@ def _name_of(lease: Message) -> tuple[int, int]:
     return lease.fields["pass"], lease.fields["lease"]
 
 
-class _HandlerErrors:
-    """Catches exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and then forgets."""
+@contextlib.contextmanager
+def _handler_errors() -> Iterator[list[BaseException]]:
+    """Collect the exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and forgets."""
+    before, errors = sys.excepthook, list[BaseException]()
 
-    error: BaseException | None = None  # the first one
+    def catch(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        errors.append(error.with_traceback(trace))
+        before(kind, error, trace)
 
-    def __enter__(self) -> _HandlerErrors:
-        self._before = sys.excepthook
-        sys.excepthook = self._catch
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.excepthook = self._before
-
-    def _catch(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        self.error = self.error or error.with_traceback(trace)
-        self._before(kind, error, trace)
+    sys.excepthook = catch
+    try:
+        yield errors
+    finally:
+        sys.excepthook = before
 
 
 def _summary(error: BaseException) -> str:
