@@ -166,7 +166,7 @@ def _is_occluded(
 
 
 def _hidden_from_renders(view_layer: Any) -> set[str]:
-    """Return the names of the view layer's objects that are not rendered, because of themselves or their collections."""
+    """Return the names of objects that are not rendered, because of themselves or of their collections."""
     shown = _shown_by_collections(view_layer.layer_collection)
     return {obj.name for obj in view_layer.objects if obj.hide_render or obj.name not in shown}
 

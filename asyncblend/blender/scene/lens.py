@@ -157,7 +157,7 @@ def to_pixels(K: _Array, points: _Array, perspective: bool) -> _Array:
 
 
 def to_camera(K: _Array, xy: _Array, depth: _Array, perspective: bool) -> _Array:
-    """Return N x 3 points in camera space from N x 2 pixel coordinates and N depths; NaN where a depth is not finite."""
+    """Return N x 3 points in camera space from N x 2 pixels and N depths; NaN where a depth is not finite."""
     depth = np.where(np.isfinite(depth), depth, np.nan)[:, None]
     plane = (xy - K[:2, 2]) / K[[0, 1], [0, 1]]
     # An orthographic point would otherwise have x and y even where it has no depth.
