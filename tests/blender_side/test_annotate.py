@@ -20,6 +20,7 @@ START = f"""
 from mathutils import Vector
 from asyncblend import blender as bl
 from asyncblend.blender.labels.rendered_ids import render_ids
+from asyncblend.blender.scene.lens import frame_of
 
 scene = bpy.context.scene
 scene.render.engine = "CYCLES"
@@ -29,7 +30,7 @@ camera = bl.Camera()
 results = {{}}
 
 def ids():  # the ids that annotate renders when it is given no result
-    return render_ids(scene.render.resolution_x, scene.render.resolution_y)
+    return render_ids(frame_of(scene.render))
 
 def plain(found):
     return {{key: value.tolist() if hasattr(value, "tolist") else value for key, value in found.items()}}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+from ..scene.lens import projection_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,26 +27,18 @@ class _Shot(NamedTuple):
 
 @contextlib.contextmanager
 def checked_camera(pass_name: str) -> Iterator[None]:
-    """Check that Cycles takes account of all camera movement in a render within the `with` block.
+    """Check the camera's movement in a render within the `with` block.
 
-    Raises:
-        ConfigError: At the end of the block: the camera changes from frame to frame in a way that Cycles leaves out of
-            the vectors. The message has `pass_name`, which is what the user asked for.
+    At its end it is a ConfigError, which names the pass, if Cycles leaves a part of that movement out of its vectors.
     """
     import bpy
 
     shots: list[_Shot] = []
 
     def record(scene: Any, depsgraph: Any) -> None:  # Blender calls this at each frame
-        camera, render = scene.camera.evaluated_get(depsgraph), scene.render
-        projection = camera.calc_matrix_camera(
-            depsgraph,
-            x=render.resolution_x,
-            y=render.resolution_y,
-            scale_x=render.pixel_aspect_x,
-            scale_y=render.pixel_aspect_y,
-        )
-        shots.append(_Shot(camera.data.type == "ORTHO", np.array(camera.matrix_world), np.array(projection)))
+        camera = scene.camera.evaluated_get(depsgraph)
+        projection = projection_of(camera, depsgraph, scene.render)
+        shots.append(_Shot(camera.data.type == "ORTHO", np.array(camera.matrix_world), projection))
 
     handlers = bpy.app.handlers.frame_change_post
     handlers.append(record)

@@ -20,13 +20,10 @@ class PassReader:
     """What has been read from one render."""
 
     def __init__(self) -> None:
+        # By Blender's name: H x W x C float32, contiguous, bottom row first. The next render overwrites them.
         self.passes: dict[str, npt.NDArray[np.float32]] = {}
-        """By Blender's name of the pass: H x W x C float32, contiguous, bottom row first. The next render overwrites
-        them."""
-        self.seconds = 0.0
-        """How long reading took."""
-        self.error: Exception | None = None
-        """The error of a failed read. It is kept here, because Blender only logs what an engine raises."""
+        self.seconds = 0.0  # how long reading took
+        self.error: Exception | None = None  # of a failed read; Blender only logs what an engine raises
 
 
 @contextlib.contextmanager
@@ -70,20 +67,15 @@ def _read(render_pass: Any, width: int, height: int) -> npt.NDArray[np.float32]:
     if not _has_pixels(render_pass, width, height):
         raise RuntimeError("Cycles rendered nothing")
     channels = render_pass.channels
-    buffer = _buffer(render_pass.name, height * width * channels)
+    size = height * width * channels
+    buffer = _buffers.get(render_pass.name)
+    if buffer is None or len(buffer) != size:  # kept, because fresh memory costs more than reading does
+        buffer = _buffers[render_pass.name] = np.empty(size, np.float32)
     try:
         render_pass.rect.foreach_get(buffer)
     except TypeError:  # Blender 3.4 wants the shape (pixels, channels), 4.5 and 5.0 want a flat buffer
         render_pass.rect.foreach_get(buffer.reshape(-1, channels))
     return buffer.reshape(height, width, channels)
-
-
-def _buffer(name: str, size: int) -> npt.NDArray[np.float32]:
-    """Return the memory for a pass. It is used again each time, because fresh memory costs more than reading does."""
-    buffer = _buffers.get(name)
-    if buffer is None or len(buffer) != size:
-        buffer = _buffers[name] = np.empty(size, np.float32)
-    return buffer
 
 
 def _has_pixels(render_pass: Any, width: int, height: int) -> bool:

@@ -44,12 +44,11 @@ class DisplayTable:
         Returns:
             H x W x C uint8, contiguous, top row first.
         """
-        height, width = linear.shape[:2]
-        image = np.empty((height, width, len(channels)), np.uint8)
-        rows = max(1, _BLOCK // max(1, width))
-        for start in range(0, height, rows):
-            block = linear[start : start + rows]
-            self._apply(block, image[height - start - len(block) : height - start][::-1])
+        image = np.empty((*linear.shape[:2], len(channels)), np.uint8)
+        from_below = image[::-1]
+        rows = max(1, _BLOCK // max(1, linear.shape[1]))
+        for start in range(0, len(linear), rows):
+            self._apply(linear[start : start + rows], from_below[start : start + rows])
         return image
 
     def _apply(self, linear: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) -> None:
@@ -101,11 +100,8 @@ def _setting_names() -> list[str]:
 
     kinds = ("BOOLEAN", "INT", "FLOAT", "ENUM")
     properties = bpy.types.ColorManagedViewSettings.bl_rna.properties
-    return [
-        prop.identifier
-        for prop in properties
-        if prop.type in kinds and prop.identifier != "exposure" and not getattr(prop, "is_array", False)
-    ]
+    single = [prop for prop in properties if prop.type in kinds and not getattr(prop, "is_array", False)]
+    return [prop.identifier for prop in single if prop.identifier != "exposure"]
 
 
 @functools.lru_cache(maxsize=16)  # of half a megabyte each, or three times that where the channels differ

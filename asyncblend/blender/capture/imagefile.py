@@ -46,8 +46,8 @@ def save_exr(scene: Any, image: Any, *, layers: bool) -> dict[str, npt.NDArray[n
         H x W x C arrays, top row first, with channels in the order RGBA or XYZW: {"": image}, or with `layers` all
         passes of all view layers by "LAYER.PASS".
     """
-    file_format = "OPEN_EXR_MULTILAYER" if layers else "OPEN_EXR"
-    return parse_exr(_save(scene, image, file_format, "RGBA", "32", exr_codec="NONE", use_exr_interleave=True))
+    kind = "OPEN_EXR_MULTILAYER" if layers else "OPEN_EXR"
+    return parse_exr(_save(scene, image, kind, "RGBA", "32", exr_codec="NONE", use_exr_interleave=True))
 
 
 def _save(scene: Any, image: Any, file_format: str, mode: str, depth: str, **more: Any) -> bytes:
@@ -87,11 +87,7 @@ def _scratch_path() -> Iterator[str]:
 
 
 def parse_tiff(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an uncompressed 8 bit TIFF: H x W x C uint8, top row first.
-
-    Raises:
-        RuntimeError: The data are something else.
-    """
+    """Return the pixels of an uncompressed 8 bit TIFF: H x W x C uint8, top row first. Else it is a RuntimeError."""
     if data[:4] != b"II*\0" or len(data) < 8:
         raise RuntimeError("Blender wrote no TIFF image")
     (start,) = struct.unpack_from("<I", data, 4)

@@ -40,15 +40,11 @@ _BACKGROUND_DEPTH = 1e10  # of Cycles and Workbench
 class LabelSession(NamedTuple):
     """One render with labels and passes."""
 
-    names: list[str]
-    """Labels and passes in the order in which they were asked for."""
-    passes: list[Pass]
-    """What Blender has to render for them."""
-    reasons: dict[str, str]
-    """By the name of a pass the label or pass for which it is needed."""
+    names: list[str]  # labels and passes in the order in which they were asked for
+    passes: list[Pass]  # what Blender has to render for them
+    reasons: dict[str, str]  # by the name of a pass the label or pass for which it is needed
     scene: Any
-    object_ids: ObjectIds | None
-    """For the labels with ids."""
+    object_ids: ObjectIds | None  # for the labels with ids
 
     def own_names(self, available: Collection[str]) -> dict[str, str]:
         """Return Blender's own names of the passes, by their names. Raise ConfigError if one is not available."""
@@ -82,12 +78,7 @@ class LabelSession(NamedTuple):
 
 @contextlib.contextmanager
 def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator[LabelSession]:
-    """Have a render of the scene give labels and passes within the `with` block.
-
-    Raises:
-        ConfigError: `names` is not a sequence of names, or has the name of the image itself; flow is asked for together
-            with motion blur, or Cycles left the camera's movement out of it; or as for `ObjectIds`.
-    """
+    """Have a render of the scene give labels and passes within the `with` block. For the errors see `render`."""
     asked = [wanted.name for wanted in passes_named(names)]
     reasons: dict[str, str] = {}
     for name in asked:
@@ -96,7 +87,11 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
     passes, ids = passes_named(list(reasons)), None
     with contextlib.ExitStack() as stack:
         if flows := _FLOWS & set(asked):
-            _check_motion_blur(scene, view_layer, min(flows))
+            if scene.render.use_motion_blur and getattr(view_layer, "use_motion_blur", True):
+                raise ConfigError(
+                    f"pass {min(flows)!r}: Blender gives no motion vectors together with motion blur: set "
+                    "scene.render.use_motion_blur = False"
+                )
             stack.enter_context(checked_camera(min(flows)))
         if _WITH_IDS & set(asked):
             ids = stack.enter_context(assigned_ids(view_layer))
@@ -104,16 +99,7 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
         yield LabelSession(asked, passes, reasons, scene, ids)
 
 
-def _check_motion_blur(scene: Any, view_layer: Any, name: str) -> None:
-    if scene.render.use_motion_blur and getattr(view_layer, "use_motion_blur", True):
-        raise ConfigError(
-            f"pass {name!r}: Blender gives no motion vectors together with motion blur: set "
-            "scene.render.use_motion_blur = False"
-        )
-
-
 def _background_depth(scene: Any) -> float:
-    """Return the depth from which on a pixel counts as background."""
     if scene.render.engine in ("CYCLES", "BLENDER_WORKBENCH") or scene.camera is None:
         return _BACKGROUND_DEPTH
     # EEVEE gives the background the depth of the far clipping plane, or a little less: 99.9977 for 100.

@@ -20,11 +20,7 @@ _LARGEST_CLASS = 2**31 - 1
 
 @contextlib.contextmanager
 def assigned_ids(view_layer: Any) -> Iterator[ObjectIds]:
-    """Have the object index pass hold ids within the `with` block; then each object has its own `pass_index` again.
-
-    Raises:
-        ConfigError: As for `ObjectIds`.
-    """
+    """Have the object index pass hold ids within the `with` block; then each object has its own `pass_index` again."""
     ids = ObjectIds(view_layer)
     own_indices = dict(zip(ids.objects, ids.own_indices, strict=True))
     persistent = view_layer.id_data.render.use_persistent_data
@@ -80,13 +76,10 @@ class ObjectIds:
                 f"{view_layer.name!r} has {len(inside)} objects with a surface, and the file {len(outside)} more. Join "
                 "or remove some"
             )
-        self.objects = [*inside, *outside]
-        """In order of their numbers, which begin at 1."""
-        self.own_indices = [obj.pass_index for obj in self.objects]
-        """The `pass_index` that the user gave to each of them."""
+        self.objects = [*inside, *outside]  # in order of their numbers, which begin at 1
+        self.own_indices = [obj.pass_index for obj in self.objects]  # which the user gave to each of them
+        # The "instances" of `render`, for the view layer's objects alone.
         self.table = [_row(number, obj) for number, obj in enumerate(inside, 1)]
-        """A `{"id": 3, "name": "Cube", "class_id": 2, "class_name": "cube"}` for each of the view layer's objects, in
-        order of id. The class comes from the object's custom properties; without a `class_id` it is 0 and ""."""
 
     def read(self, index_pass: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], list[dict[str, Any]]]:
         """Return the ids in a rendered object index pass, H x W int32, new and contiguous, and their table.
@@ -106,8 +99,7 @@ class ObjectIds:
 
     def user_index(self, index_pass: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the object index pass with the user's own `pass_index` of each object: H x W float32."""
-        own: npt.NDArray[np.float32] = np.array([0, *self.own_indices], np.float32)
-        return own[index_pass.astype(np.int32)]
+        return np.array([0, *self.own_indices], np.float32)[index_pass.astype(np.int32)]
 
 
 def _with_surface(objects: Iterable[Any]) -> list[Any]:

@@ -16,17 +16,14 @@ if TYPE_CHECKING:
 class Pass(NamedTuple):
     """A pass that was asked for."""
 
-    name: str
-    """The name by which it was asked for, which is its key in the result."""
-    own_names: tuple[str, ...]
-    """What older and newer versions of Blender call it."""
-    switch: str
-    """The view layer's property that switches it on, with dots; "" for an AOV or a pass that is always there."""
+    name: str  # the name by which it was asked for, which is its key in the result
+    own_names: tuple[str, ...]  # what older and newer versions of Blender call it
+    switch: str  # the view layer's property that switches it on, with dots; "" for an AOV or what is always there
 
 
 _FRIENDLY = {
-    name: Pass(name, own_names, switch)
-    for name, own_names, switch in [
+    entry[0]: Pass(*entry)
+    for entry in [
         ("combined", ("Combined",), "use_pass_combined"),
         ("depth", ("Depth",), "use_pass_z"),
         ("mist", ("Mist",), "use_pass_mist"),
@@ -65,11 +62,7 @@ _CRYPTOMATTES = ("CryptoObject", "CryptoMaterial", "CryptoAsset")  # with two di
 
 
 def passes_named(names: Sequence[str]) -> list[Pass]:
-    """Return the passes with these names, friendly or Blender's own, each once.
-
-    Raises:
-        ConfigError: `names` is not a sequence of names, or has the name of the image itself.
-    """
+    """Return the passes with these names, friendly or Blender's own, each once."""
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"passes must be a sequence of names, such as ('depth',), got {names!r}")
     found = []
@@ -85,7 +78,6 @@ def passes_named(names: Sequence[str]) -> list[Pass]:
 
 
 def is_object_index(name: str) -> bool:
-    """Whether this is a name of the object index pass."""
     return _FRIENDLY["object_index"] in (_FRIENDLY.get(name), _BY_OWN_NAME.get(name))
 
 

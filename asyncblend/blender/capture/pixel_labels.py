@@ -26,20 +26,17 @@ _BLOCK = 1 << 15  # pixels in one step
 class PixelLabels:
     """The labels of one render. Each is computed when it is first asked for."""
 
+    # By friendly name: H x W x C float32, top row first, with Blender's own values for the background.
     passes: Mapping[str, npt.NDArray[Any]]
-    """By friendly name: H x W x C float32, top row first, with Blender's own values for the background."""
-    background_depth: float
-    """The depth from which on a pixel counts as background."""
+    background_depth: float  # the depth from which on a pixel counts as background
     camera: Camera
-    object_ids: ObjectIds | None = None
-    """What the object index pass holds, if it is among the passes."""
+    object_ids: ObjectIds | None = None  # what the object index pass holds, if it is among the passes
 
     @functools.cached_property
     def background(self) -> _Bool:
         """H x W. Includes what is outside of a border that is rendered without cropping: there all passes are 0."""
         depth = self.passes["depth"][..., 0]
-        found: _Bool = depth >= self.background_depth
-        found |= depth <= 0
+        found: _Bool = (depth >= self.background_depth) | (depth <= 0)
         return found
 
     @functools.cached_property
@@ -54,9 +51,7 @@ class PixelLabels:
         if self.camera.obj.data.type != "PERSP":
             return self.depth.copy()
         height, width = self.depth.shape
-        distance = ray_lengths(self.camera.K, width, height)
-        distance *= self.depth
-        return distance
+        return ray_lengths(self.camera.K, width, height) * self.depth
 
     @functools.cached_property
     def normal(self) -> _Float:
@@ -78,8 +73,7 @@ class PixelLabels:
     @functools.cached_property
     def semantic(self) -> _Ids:
         ids, table = self.ids_and_table
-        classes = np.array([0, *(row["class_id"] for row in table)], np.int32)
-        return classes.take(ids)
+        return np.array([0, *(row["class_id"] for row in table)], np.int32).take(ids)
 
     @functools.cached_property
     def flow_forward(self) -> _Float:

@@ -15,18 +15,12 @@ _GREASE_PENCIL = {"GPENCIL", "GREASEPENCIL"}
 class CapturePlan(NamedTuple):
     """How `render` gets an image."""
 
-    compositing: bool
-    """Whether Blender has to run the compositor."""
-    sequencing: bool
-    """Whether Blender has to run the sequencer."""
-    passes_in_memory: bool = False
-    """Whether the passes can be read from Cycles' memory."""
-    image_in_memory: bool = False
-    """Whether the pass Combined is what Blender would save, except for the view transform."""
-    table: DisplayTable | None = None
-    """The view transform of a display image from memory."""
-    reason: str = ""
-    """Why the image has to come from a file; "" for an image from memory."""
+    compositing: bool  # whether Blender has to run the compositor
+    sequencing: bool  # whether Blender has to run the sequencer
+    passes_in_memory: bool = False  # whether the passes can be read from Cycles' memory
+    image_in_memory: bool = False  # whether the pass Combined is what Blender would save, except for the view transform
+    table: DisplayTable | None = None  # the view transform of a display image from memory
+    reason: str = ""  # why the image has to come from a file; "" for an image from memory
 
 
 def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
@@ -42,11 +36,9 @@ def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
     view = scene.view_settings
     if view.use_curve_mapping and channels == "RGBA":
         return plan._replace(reason="the view's curves are applied while alpha is in the colours")
-    table = display_table()
-    if table is None:
-        mixing = f"the view transform mixes the channels ({view.view_transform}, look {view.look})"
-        return plan._replace(reason=mixing)
-    return plan._replace(table=table)
+    if table := display_table():
+        return plan._replace(table=table)
+    return plan._replace(reason=f"the view transform mixes the channels ({view.view_transform}, look {view.look})")
 
 
 def passes_obstacle(scene: Any) -> str:

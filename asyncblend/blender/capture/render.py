@@ -142,9 +142,8 @@ def render(
             raise RuntimeError(_explain(scene, f"Cycles gave no {', '.join(sorted(missing))}"))
 
         combined: Any = reader.passes.get("Combined")
-        image: _Array
         if plan.table is not None:
-            image = plan.table.apply(combined, channels)
+            image: _Array = plan.table.apply(combined, channels)
         elif not plan.reason:
             image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
@@ -200,8 +199,7 @@ def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
 
 
 def _saved_passes(session: LabelSession, scene: Any, layer: str) -> dict[str, _Array]:
-    prefix = f"{layer}."
-    saved = save_exr(scene, render_result(), layers=True)
+    saved, prefix = save_exr(scene, render_result(), layers=True), f"{layer}."
     available = {name.removeprefix(prefix): array for name, array in saved.items() if name.startswith(prefix)}
     return {name: available[own] for name, own in session.own_names(available).items()}
 

@@ -27,7 +27,6 @@ def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 def _assign(values: Iterable[tuple[Any, str, Any]]) -> None:
     for owner, name, value in values:
-        if (
-            getattr(owner, name) != value
-        ):  # an assignment makes Blender evaluate the scene again, even of an equal value
+        # Even the assignment of an equal value would make Blender evaluate the scene again.
+        if getattr(owner, name) != value:
             setattr(owner, name, value)

@@ -3,7 +3,7 @@
 How a label comes about: `annotate.py` checks the arguments and has `rendered_ids.py` find which pixels show which object:
 from the result of the render that the labels belong to, or else by a render of its own. Of each object it takes the
 evaluated mesh (`meshes.py`), projects it (`views.py`), and counts the pixels of the whole silhouette (`silhouette.py`)
-and the visible ones (`boxes.py`). Keypoints are placed by `keypoints.py`, and `occlusion.py` tells which are hidden.
+and the visible ones (`boxes.py`). `keypoints.py` places the keypoints, and tells which are hidden.
 
 - `annotate.py`: `annotate`.
 - `rendered_ids.py`: the image of object ids, given or rendered here.
@@ -11,8 +11,7 @@ and the visible ones (`boxes.py`). Keypoints are placed by `keypoints.py`, and `
 - `meshes.py`: meshes as arrays.
 - `views.py`: what of a mesh lies in the image.
 - `silhouette.py`: which pixels a mesh covers.
-- `keypoints.py`: where keypoints are, in the world and in the image.
-- `occlusion.py`: what is between a point and the camera.
+- `keypoints.py`: where keypoints are, in the world and in the image, and what is between them and the camera.
 
 `boxes.py`, `views.py` and `silhouette.py` are pure arithmetic, without Blender.
 """

@@ -10,23 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from ..scene.camera import Camera
-from ..scene.lens import frame_of
+from ..scene.camera import Camera, view_of
+from ..scene.lens import View, transformed
 from ..scene.placing import evaluated
 from .boxes import boxes_of
 from .keypoints import flagged, world_points
 from .meshes import WITH_MESH, Mesh, edges_for, mesh_of
 from .rendered_ids import Entry, ids_from, render_ids
 from .silhouette import edges_of, spans_of
-from .views import Appearance, View, appearance, transformed
+from .views import Appearance, appearance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _Floats = npt.NDArray[np.float64]
 
+# The corners of a unit cube, 8 x 3, in the order of Blender's `bound_box`.
 _CORNERS = np.array([*np.ndindex(2, 2, 2)])[[0, 1, 3, 2, 4, 5, 7, 6]]
-"""The corners of a unit cube, 8 x 3, in the order of Blender's `bound_box`."""
 
 
 def annotate(
@@ -110,8 +110,8 @@ def annotate(
     found = _objects(objects, bpy.context.view_layer)
     given = None if keypoints is None else _by_name(keypoints, found)
     margin = _margin(keypoint_margin)
-    view = _view(bpy.context.scene, bpy.context.evaluated_depsgraph_get())
-    ids = render_ids(view.width, view.height) if rendered is None else ids_from(rendered, view.width, view.height)
+    view = view_of(Camera().obj)
+    ids = render_ids(view.frame) if rendered is None else ids_from(rendered, view.frame)
     for obj in found:
         if obj.name not in ids.entries:
             raise ConfigError(
@@ -146,8 +146,7 @@ class _Annotated(NamedTuple):
     obj: Any
     entry: Entry
     mesh: Mesh
-    matrix: _Floats
-    """From the object's space to the world's."""
+    matrix: _Floats  # from the object's space to the world's
     appearance: Appearance
 
 
@@ -186,16 +185,13 @@ def _object(given: Any, where: str, layer: Any) -> Any:
             "scene that is not excluded from the view layer"
         )
     known = sorted(obj.name for obj in layer.objects if obj.type in WITH_MESH)
-    close = difflib.get_close_matches(name, known, n=3)
-    if close:
+    hint = f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+    if close := difflib.get_close_matches(name, known, n=3):
         hint = f"is it {' or '.join(map(repr, close))}?"
-    else:
-        hint = f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
     raise ConfigError(f"{where} is {name!r}, but there is no such object: {hint}")
 
 
 def _by_name(keypoints: Mapping[Any, Any], objects: list[Any]) -> dict[str, Any]:
-    """Return the keypoints by the names of their objects."""
     names = {obj.name for obj in objects}
     if not hasattr(keypoints, "items"):
         raise ConfigError(
@@ -222,13 +218,6 @@ def _margin(value: Any) -> float:
     return margin
 
 
-def _view(scene: Any, depsgraph: Any) -> View:
-    camera, frame = Camera(), frame_of(scene.render)
-    data = evaluated(camera.obj, depsgraph).data
-    limits = data.clip_start, data.clip_end, frame.width, frame.height
-    return View(camera.K, camera.world_to_camera, data.type == "PERSP", *limits)
-
-
 def _annotated(obj: Any, entry: Entry, view: View, depsgraph: Any) -> _Annotated:
     current = evaluated(obj, depsgraph)
     mesh = mesh_of(obj, current)
@@ -238,7 +227,7 @@ def _annotated(obj: Any, entry: Entry, view: View, depsgraph: Any) -> _Annotated
 
 
 def _stack(arrays: list[npt.NDArray[Any]], *shape: int) -> npt.NDArray[np.float32]:
-    """Stack N arrays of that shape, also for N = 0."""
+    # np.stack would not do for N = 0
     return np.array(arrays, np.float32).reshape(-1, *shape)
 
 
@@ -249,7 +238,8 @@ def _box3d(one: _Annotated) -> _Floats:
 
 def _fractions(visible: npt.NDArray[np.int64], each: list[_Annotated], view: View) -> npt.NDArray[np.float32]:
     found = np.zeros(len(each), np.float32)
-    window = (-view.width, -view.height, 3 * view.width, 3 * view.height)  # the extended image, as in BOP
+    width, height = view.frame.width, view.frame.height
+    window = (-width, -height, 3 * width, 3 * height)  # the extended image, as in BOP
     for number in np.flatnonzero(visible):  # an object that cannot be seen needs no silhouette
         xy, triangles, clipped, *_ = each[number].appearance
         edges = edges_of(triangles) if clipped else edges_for(each[number].obj.name, triangles)

@@ -65,9 +65,7 @@ def boxes_of(
     present, first = np.unique(ids[order], return_index=True)
     if len(present):
         last = np.append(first[1:], len(ids)) - 1
-        left = np.minimum.reduceat(column, first)
-        right = np.maximum.reduceat(column + length, first)
-        found = [left, row[first], right - left, row[last] + 1 - row[first]]
-        boxes[present - 1] = np.stack(found, axis=1)
+        left, right = np.minimum.reduceat(column, first), np.maximum.reduceat(column + length, first)
+        boxes[present - 1] = np.stack([left, row[first], right - left, row[last] + 1 - row[first]], axis=1)
         pixels[present - 1] = np.add.reduceat(length, first)
     return boxes, pixels

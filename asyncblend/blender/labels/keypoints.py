@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from ..scene.placing import evaluated, world_matrix
-from .occlusion import hidden_from_renders, is_occluded
-from .views import rays, transformed
-
-if TYPE_CHECKING:
-    from .views import View
+from ..scene.lens import View, transformed
+from ..scene.placing import evaluated, vector, world_matrix
+from .views import rays
 
 _Points = npt.NDArray[np.float64]
+
+# A hit that is nearer to a point than this part of their distance from the camera does not hide it: it is the surface
+# that the point lies on. That is 1 mm at 10 m.
+_TOLERANCE = 1e-4
+_KINDS = " in the object's own space, the index of a vertex, the name of a bone, or an object or its name"
 
 
 def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Points:
@@ -54,23 +55,10 @@ def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Po
                 )
             points[number] = vertices[int(entry)]
         else:
-            points[number] = _numbers(entry, number, obj)
+            points[number] = vector(entry, f"keypoint {number} of {obj.name!r}", _KINDS)
     if local.any():
         points[local] = transformed(world_matrix(obj, depsgraph), points[local])
     return points
-
-
-def _numbers(entry: Any, number: int, obj: Any) -> tuple[float, ...]:
-    try:
-        point = tuple(float(coordinate) for coordinate in entry)
-    except (TypeError, ValueError):
-        point = ()
-    if len(point) != 3 or not all(map(math.isfinite, point)):
-        raise ConfigError(
-            f"keypoint {number} of {obj.name!r} must be three finite numbers in the object's own space, the "
-            f"index of a vertex, the name of a bone, or an object or its name; got {entry!r}"
-        )
-    return point
 
 
 def _named(given: Any, number: int, obj: Any, depsgraph: Any) -> _Points:
@@ -126,14 +114,14 @@ def flagged(
     found = np.zeros((len(objects), max(counts, default=0), 3), np.float32)
     if not any(counts):
         return found
-    hidden = hidden_from_renders(bpy.context.view_layer)
+    hidden = _hidden_from_renders(bpy.context.view_layer)
     # All keypoints of all objects in one array. `of` and `row` tell where they belong in `found`.
     world = np.concatenate(points)
     of, row = np.nonzero(np.arange(max(counts)) < np.array(counts)[:, None])
     local = transformed(view.world_to_camera, world)
     xy = view.pixels(local)
     with np.errstate(invalid="ignore"):  # points behind the camera are NaN
-        inside = ((xy >= 0) & (xy < (view.width, view.height))).all(axis=1) & (local[:, 2] > view.near)
+        inside = ((xy >= 0) & (xy < (view.frame.width, view.frame.height))).all(axis=1) & (local[:, 2] > view.near)
     inside &= np.array([obj.name not in hidden for obj in objects])[of]
     world, local, xy, of, row = world[inside], local[inside], xy[inside], of[inside], row[inside]
 
@@ -142,9 +130,52 @@ def flagged(
     lengths = np.linalg.norm(world - starts, axis=1)
     directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
     occluded = [
-        is_occluded(start, direction, length, objects[number], margin, hidden, depsgraph)
+        _is_occluded(start, direction, length, objects[number], margin, hidden, depsgraph)
         for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
     ]
     found[of, row, :2] = xy
     found[of, row, 2] = np.where((local[:, 2] > view.far) | np.array(occluded, bool), 1, 2)
+    return found
+
+
+def _is_occluded(
+    start: _Points, direction: _Points, length: float, owner: Any, margin: float, hidden: set[str], depsgraph: Any
+) -> bool:
+    """Whether there is a surface between a point and the camera, on a ray of that length in world space.
+
+    A point may lie up to `margin`, in Blender units along the ray, below the surface of its `owner`. Rays pass through
+    the `hidden` objects, and through those that the camera does not see.
+    """
+    import bpy
+    from mathutils import Vector
+
+    begin, along = Vector(start), Vector(direction)
+    tolerance = _TOLERANCE * length
+    travelled, end = 0.0, length - tolerance
+    while travelled < end:
+        at = begin + along * travelled
+        hit, place, _, _, obj, _ = bpy.context.scene.ray_cast(depsgraph, at, along, distance=end - travelled)
+        if not hit:
+            return False
+        travelled += (place - at).length
+        on_owner = obj == owner and end - travelled <= margin
+        if not on_owner and obj.name not in hidden and obj.visible_camera:
+            return True
+        travelled += tolerance  # continue behind the surface that was hit
+    return False
+
+
+def _hidden_from_renders(view_layer: Any) -> set[str]:
+    """Return the names of objects that are not rendered, because of themselves or of their collections."""
+    shown = _shown_by_collections(view_layer.layer_collection)
+    return {obj.name for obj in view_layer.objects if obj.hide_render or obj.name not in shown}
+
+
+def _shown_by_collections(layer_collection: Any) -> set[str]:
+    """Return the objects in a collection that is shown. One that is hidden, or indirect only, hides those in it."""
+    if layer_collection.collection.hide_render or layer_collection.indirect_only:
+        return set()
+    found = set() if layer_collection.exclude else {obj.name for obj in layer_collection.collection.objects}
+    for child in layer_collection.children:
+        found |= _shown_by_collections(child)
     return found

@@ -11,11 +11,9 @@ import numpy.typing as npt
 from ...errors import ConfigError
 from .silhouette import Edges, edges_of
 
-WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
-"""The types of objects that have a mesh."""
+WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")  # the types of objects that have a mesh
 
-_KEPT_TRIANGLES = 1_000_000
-"""The edges of at most so many triangles are kept, which takes about 80 MB."""
+_KEPT_TRIANGLES = 1_000_000  # the edges of at most so many triangles are kept, which takes about 80 MB
 
 _kept: dict[str, tuple[npt.NDArray[np.int32], Edges]] = {}
 
@@ -23,18 +21,12 @@ _kept: dict[str, tuple[npt.NDArray[np.int32], Edges]] = {}
 class Mesh(NamedTuple):
     """A mesh in its object's own space."""
 
-    points: npt.NDArray[np.float64]
-    """N x 3, N > 0, finite. Each of the three columns is contiguous in memory, which makes later steps faster."""
-    triangles: npt.NDArray[np.int32]
-    """M x 3 indices of points. M is 0 for a mesh without faces."""
+    points: npt.NDArray[np.float64]  # N x 3, N > 0, finite, each column contiguous in memory, for speed
+    triangles: npt.NDArray[np.int32]  # M x 3 indices of points. M is 0 for a mesh without faces.
 
 
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:
-    """Return the mesh of an object, of a type in WITH_MESH, as Blender evaluates it for its viewport.
-
-    Raises:
-        ConfigError: The mesh is empty, or has coordinates that are not finite.
-    """
+    """Return the mesh of an object of a type in WITH_MESH, as Blender evaluates it for its viewport."""
     import bpy
 
     # With a user interface the GPU may subdivide meshes, and only to_mesh knows of that. `data` needs no copy.

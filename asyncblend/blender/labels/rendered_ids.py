@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,7 @@ import numpy.typing as npt
 from ...errors import ConfigError
 from ..capture.render import render
 from ..capture.settings import changed
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+from ..scene.lens import Frame
 
 _ADVICE = (
     'give it the result of bl.render((..., "instance")) as it is, or leave rendered out, and annotate renders the ids'
@@ -31,17 +29,15 @@ class Entry(NamedTuple):
 class RenderedIds(NamedTuple):
     """An image of object ids, and their table."""
 
-    mask: npt.NDArray[np.integer[Any]]
-    """H x W ids, 0 for the background."""
-    entries: dict[str, Entry]
-    """By the object's name."""
+    mask: npt.NDArray[np.integer[Any]]  # H x W ids, 0 for the background
+    entries: dict[str, Entry]  # by the object's name
 
 
-def ids_from(rendered: Any, width: int, height: int) -> RenderedIds:
-    """Return the ids in `rendered`, which has to be a result of `render` with "instance".
+def ids_from(rendered: Any, frame: Frame) -> RenderedIds:
+    """Return the ids in `rendered`.
 
     Raises:
-        ConfigError: It is something else, or its image has another size than the current settings of the scene give.
+        ConfigError: It is no result of `render` with "instance", or its image has another size than the frame.
     """
     if not isinstance(rendered, Mapping):
         raise ConfigError(f"rendered must be a dict, got {type(rendered).__name__}: {_ADVICE}")
@@ -50,10 +46,10 @@ def ids_from(rendered: Any, width: int, height: int) -> RenderedIds:
     mask = np.asarray(rendered["instance"])
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise ConfigError(f"rendered['instance'] must be H x W ids, got shape {mask.shape}, {mask.dtype}: {_ADVICE}")
-    if mask.shape != (height, width):
+    if mask.shape != (frame.height, frame.width):
         raise ConfigError(
-            f"rendered['instance'] is {mask.shape[1]} x {mask.shape[0]} pixels, but the scene is now set to {width} x "
-            f"{height}: annotate before you change the resolution or the border"
+            f"rendered['instance'] is {mask.shape[1]} x {mask.shape[0]} pixels, but the scene is now set to "
+            f"{frame.width} x {frame.height}: annotate before you change the resolution or the border"
         )
     try:
         rows = reversed(rendered["instances"])  # the first of a name counts: linked objects behind it may share it
@@ -63,32 +59,26 @@ def ids_from(rendered: Any, width: int, height: int) -> RenderedIds:
     return RenderedIds(mask, entries)
 
 
-def render_ids(width: int, height: int) -> RenderedIds:
+def render_ids(frame: Frame) -> RenderedIds:
     """Render nothing but ids, and return them.
 
     Cycles renders them, whatever the scene's engine, with one sample in each pixel's centre, without motion blur and
     depth of field. All settings are put back.
     """
-    with _ids_only():
-        return ids_from(render(("instance",), color="linear"), width, height)  # "linear": no view transform
-
-
-def _ids_only() -> AbstractContextManager[None]:
-    """Have a render give sharp ids quickly within the `with` block."""
     import bpy
 
     scene, cycles = bpy.context.scene, bpy.context.scene.cycles
-    return changed(
-        [
-            (scene.render, "engine", "CYCLES"),
-            (scene.render, "use_motion_blur", False),
-            (cycles, "samples", 1),
-            (bpy.context.view_layer, "samples", 0),  # otherwise they replace the scene's
-            (cycles, "use_adaptive_sampling", False),
-            (cycles, "use_denoising", False),
-            (cycles, "pixel_filter_type", "BOX"),
-            (cycles, "filter_width", 0.01),
-            (cycles, "max_bounces", 0),
-            (getattr(getattr(scene.camera, "data", None), "dof", None), "use_dof", False),
-        ]
-    )
+    changes = [
+        (scene.render, "engine", "CYCLES"),
+        (scene.render, "use_motion_blur", False),
+        (cycles, "samples", 1),
+        (bpy.context.view_layer, "samples", 0),  # otherwise they replace the scene's
+        (cycles, "use_adaptive_sampling", False),
+        (cycles, "use_denoising", False),
+        (cycles, "pixel_filter_type", "BOX"),
+        (cycles, "filter_width", 0.01),
+        (cycles, "max_bounces", 0),
+        (getattr(getattr(scene.camera, "data", None), "dof", None), "use_dof", False),
+    ]
+    with changed(changes):
+        return ids_from(render(("instance",), color="linear"), frame)  # "linear": no view transform

@@ -21,19 +21,15 @@ if TYPE_CHECKING:
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.integer[Any]]
 
-_CROSSINGS = 1 << 20
-"""About so many crossings are in memory at once, which takes some 50 MB."""
+_CROSSINGS = 1 << 20  # about so many crossings are in memory at once, which takes some 50 MB
 
 
 class Edges(NamedTuple):
     """The edges of triangles, each once. They stay valid when points move, as long as the triangles are the same."""
 
-    ends: _Indices
-    """E x 2 indices of points."""
-    of_triangles: _Indices
-    """3 M: the indices of the edges 0-1, 1-2 and 2-0 of each triangle."""
-    direction: npt.NDArray[np.float64]
-    """M x 3: 1 where the triangle runs along its edge from the first end to the second, -1 where it runs back."""
+    ends: _Indices  # E x 2 indices of points
+    of_triangles: _Indices  # 3 M: the indices of the edges 0-1, 1-2 and 2-0 of each triangle
+    direction: _Floats  # M x 3: 1 where the triangle runs from the first end of its edge to the second, else -1
 
 
 class Spans(NamedTuple):
@@ -83,7 +79,7 @@ def spans_of(xy: _Floats, triangles: _Indices, edges: Edges, window: tuple[int, 
     # From here on, a is the upper end. Where that reverses an edge, its gain changes its sign.
     a, b = np.where(down, ends[:, 0], ends[:, 1]), np.where(down, ends[:, 1], ends[:, 0])
     gain = np.where(down, -gain, gain)
-    first, stop = _rows(np.minimum(ya, yb), height), _rows(np.maximum(ya, yb), height)
+    first, stop = _first_centre(np.minimum(ya, yb), height), _first_centre(np.maximum(ya, yb), height)
     some = np.flatnonzero(first < stop)
     a, b = a[some], b[some]
     slope = (x[b] - x[a]) / (y[b] - y[a])
@@ -103,10 +99,10 @@ def _outline(xy: _Floats, triangles: _Indices, edges: Edges) -> tuple[_Indices, 
     return edges.ends[seen], gain[seen]
 
 
-def _rows(y: _Floats, height: int) -> _Indices:
-    """Return the first row whose pixel centres are at or below y."""
-    found: _Indices = np.ceil(np.clip(y, 0, height + 1) - 0.5).astype(np.intp)
-    return np.minimum(found, height)
+def _first_centre(at: _Floats, size: int) -> _Indices:
+    """Return the first row, or column, of pixels whose centres are at or behind a place; `size` if there is none."""
+    found: _Indices = np.ceil(np.clip(at, 0, size + 1) - 0.5).astype(np.intp)
+    return np.minimum(found, size, out=found)
 
 
 def _crossings(
@@ -129,8 +125,7 @@ def _crossings(
 
 def _covered(row: _Indices, x: _Floats, gain: _Floats, width: int) -> tuple[_Indices, _Indices, _Indices]:
     """Return row, start and stop of the covered spans between crossings."""
-    column = np.ceil(np.clip(x, 0, width + 1) - 0.5).astype(np.intp)
-    np.minimum(column, width, out=column)
+    column = _first_centre(x, width)
     key = row * (width + 1) + column
     order = np.argsort(key, kind="stable")
     row, column = row[order], column[order]

@@ -7,50 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..scene.lens import to_pixels
+from ..scene.lens import View
 from .silhouette import clip_near
 
 _Floats = npt.NDArray[np.float64]
 _Triangles = npt.NDArray[np.integer[Any]]
 
-_ROUNDING = 1e-3
-"""By how many pixels a mesh may reach over the border of the image without counting as truncated."""
-
-
-class View(NamedTuple):
-    """A camera and the image that it gives."""
-
-    K: _Floats
-    """As `Camera.K`."""
-    world_to_camera: _Floats
-    """As `Camera.world_to_camera`."""
-    perspective: bool
-    """Otherwise the camera is orthographic."""
-    near: float
-    """The camera's `clip_start`: only what is further away along the axis is rendered."""
-    far: float
-    """The camera's `clip_end`: what is further away is not rendered."""
-    width: int
-    height: int
-
-    def pixels(self, points: _Floats) -> _Floats:
-        """Return N x 2 pixel coordinates of N x 3 points in camera space; NaN behind a perspective camera."""
-        return to_pixels(self.K, points, self.perspective)
+_ROUNDING = 1e-3  # by how many pixels a mesh may reach over the border of the image without counting as truncated
 
 
 class Appearance(NamedTuple):
     """A mesh as a camera sees it, if nothing were in front of it."""
 
-    xy: _Floats
-    """Pixel coordinates of its points, NaN for those behind the near plane, and then of new points on that plane."""
-    triangles: _Triangles
-    """Those in front of the near plane, or the parts of them that are."""
-    clipped: bool
-    """Whether a part is behind the near plane."""
-    box: npt.NDArray[np.float32]
-    """x, y, width, height, cut at the border of the image; 0 0 0 0 outside."""
-    truncated: bool
-    """Whether a part lies outside the image or behind the near plane."""
+    xy: _Floats  # pixels of its points, NaN for those behind the near plane, and then of new points on that plane
+    triangles: _Triangles  # those in front of the near plane, or the parts of them that are
+    clipped: bool  # whether a part is behind the near plane
+    box: npt.NDArray[np.float32]  # x, y, width, height, cut at the border of the image; 0 0 0 0 outside
+    truncated: bool  # whether a part lies outside the image or behind the near plane
 
 
 def appearance(points: _Floats, triangles: _Triangles, view: View) -> Appearance:
@@ -67,7 +40,7 @@ def appearance(points: _Floats, triangles: _Triangles, view: View) -> Appearance
     if len(seen) == 0:
         return Appearance(xy, remaining, clipped, np.zeros(4, np.float32), True)
     low, high = seen.min(axis=0), seen.max(axis=0)
-    size = np.array([view.width, view.height])
+    size = np.array([view.frame.width, view.frame.height])
     truncated = clipped or bool((low < -_ROUNDING).any() or (high > size + _ROUNDING).any())
     low, high = np.clip(low, 0, size), np.clip(high, 0, size)
     inside = bool((low < high).all())
@@ -79,12 +52,4 @@ def rays(points: _Floats, view: View) -> _Floats:
     """Return where the camera's rays to K x 3 points in camera space begin: on the near plane, K x 3."""
     if view.perspective:
         return points * (view.near / points[:, 2:])
-    starts = points.copy()
-    starts[:, 2] = view.near
-    return starts
-
-
-def transformed(matrix: _Floats, points: _Floats) -> _Floats:
-    """Return N x 3 points, multiplied by a 4 x 4 matrix. Each of the three columns is contiguous in memory."""
-    moved: _Floats = (matrix[:3, :3] @ points.T + matrix[:3, 3:]).T
-    return moved
+    return np.column_stack([points[:, :2], np.full(len(points), view.near)])

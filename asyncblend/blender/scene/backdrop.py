@@ -17,11 +17,7 @@ _PICTURE, _MAPPING = f"{_MARK}_picture", f"{_MARK}_mapping"
 
 @functools.lru_cache(maxsize=64)
 def pictures(folder: str) -> tuple[str, ...]:
-    """Return the paths of the pictures in a folder, sorted by name. The folder is listed only once.
-
-    Raises:
-        ConfigError: There is no such folder, or no picture in it.
-    """
+    """Return the paths of the pictures in a folder, sorted by name: at least one. The folder is listed only once."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -35,11 +31,7 @@ def pictures(folder: str) -> tuple[str, ...]:
 
 
 def show(scene: Any, path: str) -> None:
-    """Let the camera see a picture wherever it sees no object. The picture is centred and covers the image.
-
-    Raises:
-        ConfigError: The file is no picture, or the picture would not be seen.
-    """
+    """Let the camera see a picture wherever it sees no object. The picture is centred and covers the image."""
     if scene.render.engine == "BLENDER_WORKBENCH":
         raise ConfigError("Workbench does not draw the world, so no background: use Cycles or EEVEE")
     if scene.render.film_transparent:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from .lens import Frame, checked_intrinsics, frame_of, intrinsics, lens_settings, to_camera, to_pixels
+from .lens import View, checked_intrinsics, frame_of, intrinsics, lens_settings, projection_of, to_camera, transformed
 from .placing import evaluated, facing, turn, vector, world_matrix
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class Camera:
         """
         import bpy
 
-        depsgraph = bpy.context.evaluated_depsgraph_get()  # updates the view layer
-        return _world_to_camera(self.obj, depsgraph)
+        return _world_to_camera(self.obj, bpy.context.evaluated_depsgraph_get())  # which updates the view layer
 
     def set_K(self, K: Any) -> None:
         """Give the camera these intrinsics. The resolution, percentage and crop of the scene stay as they are.
@@ -97,8 +96,8 @@ class Camera:
         import bpy
 
         wanted = checked_intrinsics(K)
-        before = self._view()
-        data, render = before.camera.data, bpy.context.scene.render
+        camera, before = self.obj, self._view()
+        data, render = camera.data, bpy.context.scene.render
         sensor = "sensor_height" if data.sensor_fit == "VERTICAL" else "sensor_width"
         found = lens_settings(wanted, before.frame, data.sensor_fit, getattr(data, sensor))
         (aspect_x, aspect_y), (shift_x, shift_y) = found.pixel_aspect, found.shift
@@ -116,7 +115,7 @@ class Camera:
             for owner, name, value in saved:
                 setattr(owner, name, value)
             raise ConfigError(
-                f"camera {before.camera.name!r} does not take K = {wanted.tolist()}; it would have {got.tolist()}. "
+                f"camera {camera.name!r} does not take K = {wanted.tolist()}; it would have {got.tolist()}. "
                 "A driver may hold one of its settings, or of the scene's pixel aspect: remove it"
             )
 
@@ -142,11 +141,13 @@ class Camera:
         Raises:
             ValueError: The points are not N x 3.
         """
+        import bpy
+
         local = _as_array(points, 3, "points")
         view = self._view()
-        model = np.eye(4) if obj is None else world_matrix(obj, view.depsgraph)
-        inside = _transformed(view.world_to_camera @ model, local)
-        xy = to_pixels(view.K, inside, view.perspective).astype(np.float32)
+        model = np.eye(4) if obj is None else world_matrix(obj, bpy.context.evaluated_depsgraph_get())
+        inside = transformed(view.world_to_camera @ model, local)
+        xy = view.pixels(inside).astype(np.float32, order="C")
         return (xy, inside[:, 2].astype(np.float32)) if depth else xy
 
     def unproject(self, xy: Any, depth: Any) -> _Matrix:
@@ -181,7 +182,7 @@ class Camera:
                     f"depth must be one number, or one for each of {len(pixels)} points; got the shape {depths.shape}"
                 )
         inside = to_camera(view.K, pixels, np.broadcast_to(depths.ravel(), len(pixels)), view.perspective)
-        return _transformed(np.linalg.inv(view.world_to_camera), inside).reshape(shape)
+        return np.ascontiguousarray(transformed(np.linalg.inv(view.world_to_camera), inside)).reshape(shape)
 
     def look_at(self, point: Any, up: Iterable[float] = (0, 0, 1)) -> None:
         """Turn the camera, by its own rotation, so that a point is in the middle of its view (without shift).
@@ -210,30 +211,22 @@ class Camera:
                 f"camera {camera.name!r} does not turn: a constraint or a driver holds its rotation. Remove it"
             )
 
-    def _view(self) -> _View:
-        import bpy
-
-        camera, render = self.obj, bpy.context.scene.render
-        depsgraph = bpy.context.evaluated_depsgraph_get()  # updates the view layer
-        kind = camera.data.type
-        if kind not in ("PERSP", "ORTHO"):
-            raise ValueError(f"camera {camera.name!r} is of type {kind}; only PERSP and ORTHO can be projected")
-        frame, perspective = frame_of(render), kind == "PERSP"
-        size, aspect = (frame.full_width, frame.full_height), (render.pixel_aspect_x, render.pixel_aspect_y)
-        projection = camera.calc_matrix_camera(depsgraph, x=size[0], y=size[1], scale_x=aspect[0], scale_y=aspect[1])
-        K = intrinsics(np.array(projection, dtype=np.float64), frame, perspective)
-        return _View(camera, depsgraph, frame, perspective, K, _world_to_camera(camera, depsgraph))
+    def _view(self) -> View:
+        return view_of(self.obj)
 
 
-class _View(NamedTuple):
-    """A camera and its image at one moment."""
+def view_of(camera: Any) -> View:
+    """Return how a camera object shows the current scene now. It raises what each use of `Camera` raises."""
+    import bpy
 
-    camera: Any
-    depsgraph: Any
-    frame: Frame
-    perspective: bool
-    K: _Matrix
-    world_to_camera: _Matrix
+    depsgraph, render = bpy.context.evaluated_depsgraph_get(), bpy.context.scene.render  # updates the view layer
+    kind = camera.data.type
+    if kind not in ("PERSP", "ORTHO"):
+        raise ValueError(f"camera {camera.name!r} is of type {kind}; only PERSP and ORTHO can be projected")
+    frame, perspective, data = frame_of(render), kind == "PERSP", evaluated(camera, depsgraph).data
+    K = intrinsics(projection_of(camera, depsgraph, render), frame, perspective)
+    extrinsics = _world_to_camera(camera, depsgraph)
+    return View(K, extrinsics, perspective, data.clip_start, data.clip_end, frame)
 
 
 def _world_to_camera(camera: Any, depsgraph: Any) -> _Matrix:
@@ -250,8 +243,3 @@ def _as_array(values: Any, columns: int, name: str) -> _Matrix:
     if array.ndim != 2 or array.shape[1] != columns:
         raise ValueError(f"{name} must have the shape (N, {columns}), got {array.shape}")
     return array
-
-
-def _transformed(matrix: _Matrix, points: _Matrix) -> _Matrix:
-    moved: _Matrix = points @ matrix[:3, :3].T + matrix[:3, 3]
-    return moved

@@ -36,15 +36,26 @@ class Frame(NamedTuple):
 class LensSettings(NamedTuple):
     """The settings of Blender that together make the intrinsics."""
 
-    pixel_aspect: tuple[float, float]
-    """x and y; only their ratio matters."""
+    pixel_aspect: tuple[float, float]  # x and y; only their ratio matters
     shift: tuple[float, float]
-    lens: float
-    """Millimetres, for a perspective camera."""
-    sensor: float
-    """Millimetres: the sensor's width, or its height where the fit is VERTICAL."""
-    ortho_scale: float
-    """Blender units, for an orthographic camera."""
+    lens: float  # millimetres, for a perspective camera
+    sensor: float  # millimetres: the sensor's width, or its height where the fit is VERTICAL
+    ortho_scale: float  # Blender units, for an orthographic camera
+
+
+class View(NamedTuple):
+    """A camera and its image at one moment."""
+
+    K: _Array
+    world_to_camera: _Array
+    perspective: bool  # otherwise the camera is orthographic
+    near: float  # the camera's `clip_start`: only what is further away along the axis is rendered
+    far: float  # the camera's `clip_end`: what is further away is not rendered
+    frame: Frame
+
+    def pixels(self, points: _Array) -> _Array:
+        """Return N x 2 pixel coordinates of N x 3 points in camera space; NaN behind a perspective camera."""
+        return to_pixels(self.K, points, self.perspective)
 
 
 def frame_of(render: Any) -> Frame:
@@ -56,6 +67,19 @@ def frame_of(render: Any) -> Frame:
     left, right = (int(np.float32(at) * np.float32(width)) for at in (render.border_min_x, render.border_max_x))
     low, high = (int(np.float32(at) * np.float32(height)) for at in (render.border_min_y, render.border_max_y))
     return Frame(width, height, left, height - high, right - left, high - low)
+
+
+def projection_of(camera: Any, depsgraph: Any, render: Any) -> _Array:
+    """Return a camera's 4 x 4 projection matrix, by Blender itself, for the full image of `scene.render`."""
+    frame, aspect = frame_of(render), {"scale_x": render.pixel_aspect_x, "scale_y": render.pixel_aspect_y}
+    matrix = camera.calc_matrix_camera(depsgraph, x=frame.full_width, y=frame.full_height, **aspect)
+    return np.array(matrix, dtype=np.float64)
+
+
+def transformed(matrix: _Array, points: _Array) -> _Array:
+    """Return N x 3 points, multiplied by a 4 x 4 matrix. Each of the three columns is contiguous in memory."""
+    moved: _Array = (matrix[:3, :3] @ points.T + matrix[:3, 3:]).T
+    return moved
 
 
 def intrinsics(projection: _Array, frame: Frame, perspective: bool) -> _Array:
@@ -72,12 +96,7 @@ def intrinsics(projection: _Array, frame: Frame, perspective: bool) -> _Array:
 
 
 def checked_intrinsics(K: Any) -> _Array:
-    """Return K as an array if a camera of Blender can have such intrinsics.
-
-    Raises:
-        ConfigError: K is not 3 x 3, not finite, has skew or a last row other than 0, 0, 1, has a focal length that is
-            not positive, or its focal lengths differ more than 200 times.
-    """
+    """Return K as an array, or raise a ConfigError that says why no camera of Blender can have such intrinsics."""
     try:
         matrix = np.array(K, dtype=np.float64)
     except (TypeError, ValueError):
@@ -138,7 +157,7 @@ def to_pixels(K: _Array, points: _Array, perspective: bool) -> _Array:
 
 
 def to_camera(K: _Array, xy: _Array, depth: _Array, perspective: bool) -> _Array:
-    """Return N x 3 points in camera space from N x 2 pixel coordinates and N depths; NaN where a depth is not finite."""
+    """Return N x 3 points in camera space from N x 2 pixels and N depths; NaN where a depth is not finite."""
     depth = np.where(np.isfinite(depth), depth, np.nan)[:, None]
     plane = (xy - K[:2, 2]) / K[[0, 1], [0, 1]]
     # An orthographic point would otherwise have x and y even where it has no depth.

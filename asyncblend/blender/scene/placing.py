@@ -16,11 +16,7 @@ _Array = npt.NDArray[np.float64]
 
 
 def evaluated(obj: Any, depsgraph: Any) -> Any:
-    """Return the object with constraints, parents and drivers applied.
-
-    Raises:
-        RuntimeError: Blender does not keep the object up to date.
-    """
+    """Return the object with constraints, parents and drivers applied; RuntimeError if Blender does not update it."""
     found = obj.evaluated_get(depsgraph)
     if not found.is_evaluated:  # measured: matrix_world then keeps an old value, without any sign of it
         raise RuntimeError(
@@ -41,18 +37,14 @@ def middle(obj: Any, depsgraph: Any) -> _Array:
     return world_matrix(obj, depsgraph)[:3] @ (*(corners.min(axis=0) + corners.max(axis=0)) / 2, 1.0)
 
 
-def vector(value: Iterable[float], name: str) -> _Array:
-    """Return three finite numbers as an array.
-
-    Raises:
-        ConfigError: The value is something else. The message calls it `name`.
-    """
+def vector(value: Iterable[float], name: str, kinds: str = "") -> _Array:
+    """Return three finite numbers as an array. The error for anything else names the other `kinds` that would do."""
     try:
         array = np.array([float(each) for each in value])
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.shape != (3,) or not np.isfinite(array).all():
-        raise ConfigError(f"{name} must be three finite numbers, got {value!r}")
+        raise ConfigError(f"{name} must be three finite numbers{kinds}; got {value!r}")
     return array
 
 
@@ -60,9 +52,6 @@ def facing(direction: _Array, up: _Array) -> _Array:
     """Return the axes (the columns) of an object that looks along its -z, as cameras and lights do.
 
     They are in the world. y is as near to `up` as possible; looking along `up` itself, to the world's y, or else z.
-
-    Raises:
-        ConfigError: The direction or `up` is zero.
     """
     if not direction.any():
         raise ConfigError("it cannot look at the point where it is: move one of the two first")
@@ -106,11 +95,7 @@ def move(obj: Any, to: _Array) -> None:
 
 
 def _parent_space(obj: Any) -> _Array:
-    """Return the 4 x 4 matrix that applies to the object's own location, rotation and scale.
-
-    Raises:
-        ConfigError: A parent has a scale of 0.
-    """
+    """Return the 4 x 4 matrix that applies to the object's own location, rotation and scale."""
     if obj.parent is None:
         return np.eye(4)
     import bpy

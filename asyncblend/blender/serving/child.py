@@ -46,8 +46,10 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
         if not worker.served:
             text = "ended without serving: call asyncblend.blender.serve(sample) as its last line"
             print(f"asyncblend: {launch.script} {text}", file=sys.stderr)
-    except SystemExit as end:
-        code = _exit_status(end)
+    except SystemExit as end:  # Python itself would exit with the same status and message
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if not isinstance(end.code, (int, type(None))):
+            print(end.code, file=sys.stderr)
     except BaseException as error:
         traceback.print_exception(type(error), error, _from_script(error.__traceback__))
     finally:
@@ -75,19 +77,9 @@ def _open_scene(launch: Launch) -> None:
 
 
 def _from_script(trace: TracebackType | None) -> TracebackType | None:
-    """Cut the traceback to what concerns the user's script: without the frames of this file and of runpy."""
+    """Return the traceback without the frames of this file and of runpy that come before the user's script."""
     ours = (__file__, runpy.__file__, "<frozen runpy>")
     own = trace
     while own is not None and own.tb_frame.f_code.co_filename in ours:
         own = own.tb_next
     return own or trace
-
-
-def _exit_status(end: SystemExit) -> int:
-    """Return the status with which Python itself would exit, and print the message if the script gave one."""
-    if end.code is None:
-        return 0
-    if isinstance(end.code, int):
-        return end.code
-    print(end.code, file=sys.stderr)
-    return 1

@@ -21,8 +21,7 @@ class Heartbeat:
     """
 
     def __init__(self, context: zmq.Context[Any], endpoint: str, identity: Mapping[str, Any], interval: float) -> None:
-        self._context, self._endpoint, self._interval = context, endpoint, interval
-        self._identity = identity
+        self._context, self._endpoint, self._identity, self._interval = context, endpoint, identity, interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asyncblend heartbeat", daemon=True)
 
@@ -35,17 +34,15 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
 
-    def _beat(self) -> list[Any]:
-        return protocol.encode(protocol.BEAT, {**self._identity, "rss": _resident_memory()})
-
     def _run(self) -> None:
         with self._context.socket(zmq.DEALER) as socket:
             socket.linger = 0
             socket.sndhwm = 2  # a host that was stalled finds a beat or two, not a backlog
             socket.connect(self._endpoint)
             while True:
+                beat = protocol.encode(protocol.BEAT, {**self._identity, "rss": _resident_memory()})
                 with contextlib.suppress(zmq.Again):  # the host is stalled, and the next beat says the same
-                    socket.send_multipart(self._beat(), zmq.DONTWAIT)
+                    socket.send_multipart(beat, zmq.DONTWAIT)
                 if self._stop.wait(self._interval):
                     return
 

@@ -35,7 +35,7 @@ def preview(values: Mapping[str, Any], script: str | None) -> None:
             print(f"{name}: {type(value).__name__}, {reprlib.repr(value)}")
             continue
         print(f"{name}: {value.dtype}, shape {value.shape}")
-        if _is_image(value):
+        if value.dtype == np.uint8 and value.size and (value.ndim == 2 or value.shape[2:] in ((3,), (4,))):
             part = "" if name == "image" else "." + re.sub(r"[^\w.-]", "_", name)
             path = stem.with_name(f"{stem.name}{part}.png")
             try:
@@ -59,10 +59,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _is_image(value: npt.NDArray[Any]) -> bool:
-    return value.dtype == np.uint8 and value.size > 0 and (value.ndim == 2 or value.shape[2:] in ((3,), (4,)))
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:

@@ -32,14 +32,9 @@ def serve(sample: Sample) -> None:
     """
     if not callable(sample):
         raise ConfigError(f"serve needs a function sample(task) -> dict; got {sample!r}")
-    if _run is None:
-        _show(sample)
-        return
-    _run(sample)
-    raise SystemExit(0)
-
-
-def _show(sample: Sample) -> None:
+    if _run is not None:
+        _run(sample)
+        raise SystemExit(0)
     from .preview import preview
 
     values = sample(make_task(index=0, seed=0, instance=0, params={}))

@@ -33,7 +33,7 @@ class Task:
         return np.random.default_rng([self.seed, self.index])
 
 
-def make_task(*, index: int, seed: int, instance: int, params: Mapping[str, Any]) -> Task:
+def make_task(index: int, seed: int, instance: int, params: Mapping[str, Any]) -> Task:
     """Return the task of that index, and seed every random generator for it."""
     seed_everything(seed, index)
     return Task(index, MappingProxyType(dict(params)), seed, instance)

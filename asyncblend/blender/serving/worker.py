@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -32,12 +33,8 @@ class Worker:
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
-        self._identity = {
-            "token": launch.token,
-            "version": protocol.VERSION,
-            "instance": launch.instance,
-            "epoch": launch.epoch,
-        }
+        self._identity = {"token": launch.token, "version": protocol.VERSION}
+        self._identity |= {"instance": launch.instance, "epoch": launch.epoch}
         self._shared = Slots.inherit(launch.ring)
         self._pending: deque[Message] = deque()
         self._seed = 0
@@ -63,7 +60,8 @@ class Worker:
     def run(self, sample: Sample) -> None:
         """Make samples until the host says STOP."""
         self._ready = True
-        self._send(protocol.READY, blender=_version())
+        bpy = sys.modules.get("bpy")  # not imported here, because a fake has none
+        self._send(protocol.READY, blender="" if bpy is None else str(bpy.app.version_string))
         idle = int(1000 * self._launch.beat)
         while True:
             # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
@@ -100,13 +98,11 @@ class Worker:
         """Make one sample, and send its FRAME, or FAILED with the traceback."""
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         try:
-            task = make_task(
-                index=about["index"], seed=self._seed, instance=self._launch.instance, params=lease.values or {}
-            )
-            with _HandlerErrors() as handlers:
+            task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
+            with _handler_errors() as errors:
                 values = self.make(sample, task)
-            if handlers.error is not None:
-                raise handlers.error
+            if errors:
+                raise errors[0]
             parts = encode_sample(values, self._shared)
         except Exception as error:
             self._send(protocol.FAILED, error=_summary(error), traceback=_traceback_of(error), **about)
@@ -151,33 +147,23 @@ class Worker:
 
 
 def _name_of(lease: Message) -> tuple[int, int]:
-    """Return what names a lease: its pass, and its serial in that."""
     return lease.fields["pass"], lease.fields["lease"]
 
 
-class _HandlerErrors:
-    """Catches exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and then forgets."""
+@contextlib.contextmanager
+def _handler_errors() -> Iterator[list[BaseException]]:
+    """Collect the exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and forgets."""
+    before, errors = sys.excepthook, list[BaseException]()
 
-    error: BaseException | None = None
-    """The first one."""
+    def catch(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        errors.append(error.with_traceback(trace))
+        before(kind, error, trace)
 
-    def __enter__(self) -> _HandlerErrors:
-        self._before = sys.excepthook
-        sys.excepthook = self._catch
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.excepthook = self._before
-
-    def _catch(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        self.error = self.error or error.with_traceback(trace)
-        self._before(kind, error, trace)
-
-
-def _version() -> str:
-    """Return Blender's version; "" where there is none."""
-    bpy = sys.modules.get("bpy")  # not imported here, because a fake has none
-    return "" if bpy is None else str(bpy.app.version_string)
+    sys.excepthook = catch
+    try:
+        yield errors
+    finally:
+        sys.excepthook = before
 
 
 def _summary(error: BaseException) -> str:
@@ -186,19 +172,12 @@ def _summary(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    """Return the traceback from the user's function on, without the package's own frames above it."""
+    """Return the end of the traceback, without the package's own frames above the user's function."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(package + os.sep):
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace))
-    return _last(text, _TRACEBACK)
-
-
-def _last(text: str, limit: int) -> str:
-    """Return the end of a text, of at most `limit` bytes as JSON, where one character may take twelve."""
-    if len(json.dumps(text)) <= limit:
-        return text
-    while len(json.dumps(text)) > limit:
+    whole = text = "".join(traceback.format_exception(type(error), error, trace))
+    while len(json.dumps(text)) > _TRACEBACK:  # as JSON one character may take twelve bytes
         text = text[max(1, len(text) // 10) :]
-    return "[...]" + text
+    return text if text == whole else "[...]" + text
