@@ -19,10 +19,8 @@ import numpy as np
 
 from ..errors import ConfigError
 from .box3d import box_lines
-from .colours import srgb
+from .colours import Array, srgb
 from .skeleton import skeleton_of
-
-Array = np.ndarray[Any, Any]
 
 LABELS: dict[str, tuple[int, ...]] = {
     "instance": (),
@@ -102,9 +100,9 @@ class Shown:
     def _label(self, name: str) -> Array | None:
         value = self._item.get(name)
         kinds = "iu" if name in ("instance", "semantic") else "f"
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim < 2:
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim < 2 or not value.size:
             return None
-        if value.shape[2:] != LABELS[name] or not value.size:
+        if value.shape[2:] != LABELS[name]:
             return None
         self._drawn.add(name)
         step = math.ceil(max(value.shape[:2]) / _MAX_SIDE)
@@ -212,8 +210,7 @@ class Shown:
 
     def _drawable(self, coordinates: Array) -> Array:
         """Return whether points of the last axis are finite and near the image: ... x M numbers give ... bools."""
-        near: Array = (np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1)  # False for NaN
-        return near
+        return np.asarray((np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1))  # False for NaN
 
     def _masked_ids(self) -> list[int]:
         """Return the annotated objects if there are any, else those with a class, else all."""

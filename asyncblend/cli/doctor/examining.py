@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -10,15 +9,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.text import Text
+
 from ... import __version__
 from ...errors import BlenderNotFound, InstanceError
 from ...fleet.discovery import VARIABLE, Blender, all_blenders
 from ...fleet.install.embedded import make_embedded
 from ...fleet.install.packages import cache_folder
+from ..live import STDERR
 from ..needs import is_missing, pip
 from .advice import find, option, ways_to_a_blender
 from .page import Page
-from .rendering import module_version, render
+from .rendering import installed_version, module_version, render
 
 _NEEDED = {"torch": "torch", "numpy": "numpy", "pyzmq": "zmq"}
 """The packages that this Python must have, and the module of each. A stream can be tried without torch."""
@@ -56,7 +58,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
     to_type, after_failed_fix = list(host["commands"]), []
     if fix and name in (None, "bpy") and isinstance(find("bpy"), BlenderNotFound):
         try:
-            with page.working("Installing the embedded Blender (bpy, some 350 MB)"):
+            with STDERR.status("Installing the embedded Blender (bpy, some 350 MB)"):
                 python = await make_embedded()
         except InstanceError as error:
             why = str(error).partition("\n")[0].rstrip(":")
@@ -76,7 +78,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
         add_problem("No Blender was tried", f"that needs {' and '.join(missing)} here")
     else:
         for one in all_blenders() if name is None else [chosen] if isinstance(chosen, Blender) else []:
-            with page.working(f"Rendering a small frame with {option(one)}"):
+            with STDERR.status(Text(f"Rendering a small frame with {option(one)}")):
                 report["blenders"].append(await render(one, needed=one == chosen, ways=ways))
             page.blender(report["blenders"][-1])
     report |= _verdict(name, report["blenders"], to_type)
@@ -85,7 +87,10 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
 
 
 def _host(*, with_module: bool) -> dict[str, Any]:
-    packages = {package: _version(package, module) for package, module in (_NEEDED | {"uvloop": "uvloop"}).items()}
+    packages = {
+        package: None if is_missing(module) else installed_version(package)
+        for package, module in (_NEEDED | {"uvloop": "uvloop"}).items()
+    }
     absent = [package for package in _NEEDED if packages[package] is None]
     module = find("bpy")
     return {
@@ -96,13 +101,6 @@ def _host(*, with_module: bool) -> dict[str, Any]:
         "no_module": module.details if with_module and isinstance(module, BlenderNotFound) else None,
         "commands": [pip(*absent)] if absent else [],
     }
-
-
-def _version(package: str, module: str) -> str | None:
-    try:
-        return None if is_missing(module) else importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _verdict(name: str | None, blenders: Sequence[dict[str, Any]], to_type: list[str]) -> dict[str, Any]:
