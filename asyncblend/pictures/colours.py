@@ -98,10 +98,7 @@ class Scale(NamedTuple):
 
 
 def depth_scale(depth: Array) -> Scale | None:
-    """Return the scale from the least to the greatest finite value, or None if no value is finite.
-
-    It is logarithmic if these are far apart.
-    """
+    """Return the scale of all finite values, logarithmic if they are far apart, or None if no value is finite."""
     finite = depth[np.isfinite(depth)]
     if finite.size == 0:
         return None
@@ -110,11 +107,7 @@ def depth_scale(depth: Array) -> Scale | None:
 
 
 def depth_picture(depth: Array, scale: Scale | None = None) -> Array:
-    """Return a picture of H x W lengths. Where they are not finite, its colour is `NOTHING`.
-
-    Args:
-        scale: None is the `depth_scale` of the lengths.
-    """
+    """Return a picture of H x W lengths, by default on their `depth_scale`. Where one is not finite, it is `NOTHING`."""
     scale = scale or depth_scale(depth)
     finite = np.isfinite(depth)
     picture = np.full((*depth.shape, 3), NOTHING, np.uint8)

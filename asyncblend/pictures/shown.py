@@ -60,11 +60,7 @@ class Thing(NamedTuple):
 
 
 class Shown:
-    """The parts of an item that can be drawn. All coordinates are pixels of its image.
-
-    Args:
-        item: Values by name, with its "index", and maybe the "params" that it was rendered with.
-    """
+    """The parts of an item that can be drawn: values by name, with its "index". All coordinates are pixels."""
 
     def __init__(self, item: Mapping[str, Any]) -> None:
         self._item = item

@@ -21,10 +21,9 @@ _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "qu
 
 
 def about(config: StreamConfig, images: Images) -> dict[str, Any]:
-    """Return what the samples of a stream are a function of, as JSON values. Reads the script and the scene.
+    """Return what the samples of a stream are a function of, as JSON values.
 
-    Raises:
-        ConfigError: The script or the scene cannot be read, or params cannot be sent to Blender.
+    Raises ConfigError if the script or the scene cannot be read, or params cannot be sent to Blender.
     """
     return {
         "seed": config.seed,
@@ -49,11 +48,7 @@ def about(config: StreamConfig, images: Images) -> dict[str, Any]:
 
 
 def check_same(recorded: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
-    """Check that what a recording was made from is what the stream's samples are made from.
-
-    Raises:
-        ConfigError: They differ. The message says in what, and names the folder.
-    """
+    """Raise ConfigError, which says in what, if a recording was made from something else than a stream's samples."""
     differing = []
     for name in _SAME:
         content = f"{name}_sha256"

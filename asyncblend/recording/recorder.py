@@ -199,8 +199,7 @@ class Recorder(Generic[F]):
     def _write(self, frame: Any) -> None:
         """Encode and write a frame, in a thread of the pool."""
         assert self._writer is not None
-        made_by = {"index": frame.index, "instance": frame.instance, "params": frame.params}
-        files = encode(dict(frame), **made_by, images=self._images)
+        files = encode(frame, index=frame.index, instance=frame.instance, params=frame.params, images=self._images)
         self._writer.add(frame.index, files, blender=self._stream.blender_version)
 
     def _done(self, job: asyncio.Future[None]) -> None:

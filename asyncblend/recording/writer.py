@@ -31,13 +31,9 @@ _PARTIAL = ".partial"
 
 
 class ShardSize:
-    """When a shard is full.
+    """When a shard is full: at a number of samples, or of bytes such as "500MB", which the last sample may exceed.
 
-    Args:
-        size: A number of samples, or of bytes such as "500MB". The last sample may exceed these bytes.
-
-    Raises:
-        ConfigError: It is neither.
+    Raises ConfigError if `size` is neither.
     """
 
     def __init__(self, size: int | str) -> None:

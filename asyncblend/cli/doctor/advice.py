@@ -44,14 +44,8 @@ def apt(*packages: str) -> str:
 
 
 def ways_to_a_blender(name: str | None, *, fix: bool) -> list[str]:
-    """Return what to type to get a Blender, the nearest way first.
-
-    Args:
-        name: The option that named a Blender.
-        fix: Whether `--fix` has been tried.
-    """
-    ways = []
-    others = all_blenders()
+    """Return what to type to get the Blender that an option names, the nearest way first. `fix`: `--fix` was tried."""
+    ways, others = [], all_blenders()
     if name is None and os.environ.get(VARIABLE) and others:
         ways.append(f"unset {VARIABLE}")
     if not any(one.kind == "module" for one in others):

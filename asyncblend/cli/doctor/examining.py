@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import shlex
@@ -20,7 +21,7 @@ from ..live import STDERR
 from ..needs import is_missing, pip
 from .advice import find, option, ways_to_a_blender
 from .page import Page
-from .rendering import installed_version, module_version, render
+from .rendering import module_version, render
 
 _NEEDED = {"torch": "torch", "numpy": "numpy", "pyzmq": "zmq"}
 """The packages that this Python must have, and the module of each. A stream can be tried without torch."""
@@ -87,10 +88,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
 
 
 def _host(*, with_module: bool) -> dict[str, Any]:
-    packages = {
-        package: None if is_missing(module) else installed_version(package)
-        for package, module in (_NEEDED | {"uvloop": "uvloop"}).items()
-    }
+    packages = {package: _version(package, module) for package, module in (_NEEDED | {"uvloop": "uvloop"}).items()}
     absent = [package for package in _NEEDED if packages[package] is None]
     module = find("bpy")
     return {
@@ -103,12 +101,15 @@ def _host(*, with_module: bool) -> dict[str, Any]:
     }
 
 
-def _verdict(name: str | None, blenders: Sequence[dict[str, Any]], to_type: list[str]) -> dict[str, Any]:
-    """Return the report's keys ready, commands, default and instead.
+def _version(package: str, module: str) -> str | None:
+    try:
+        return None if is_missing(module) else importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
-    Args:
-        to_type: What must be typed in any case before the chosen Blender can be used.
-    """
+
+def _verdict(name: str | None, blenders: Sequence[dict[str, Any]], to_type: list[str]) -> dict[str, Any]:
+    """Return the report's keys ready, commands, default and instead. `to_type` must be typed in any case."""
     default = find(None)
     working = [one for one in blenders if one["works"]]
     failed = next((one for one in blenders if one["needed"] and not one["works"]), None)

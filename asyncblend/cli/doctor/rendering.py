@@ -127,20 +127,18 @@ def _origin(blender: Blender, file: str) -> str:
 def _broken_numpy_pin() -> str | None:
     """Return what the installed bpy asks of numpy, if that is below 2 and the installed numpy is not."""
     numpy = int(importlib.metadata.version("numpy").partition(".")[0])
-    needs = next((found.requires for found in importlib.metadata.distributions(name="bpy")), None) or []
+    try:
+        needs = importlib.metadata.requires("bpy") or []
+    except importlib.metadata.PackageNotFoundError:  # this bpy was not installed by pip
+        return None
     pins = [need.replace(" ", "") for need in needs if re.match(r"numpy\b.*<\s*2(\.0)*\s*(,|$)", need)]
     return pins[0] if pins and numpy >= 2 else None
 
 
 def module_version(python: str) -> str | None:
     """Return the version of a Python's bpy module, without starting it."""
-    return installed_version("bpy", sys.path if python == sys.executable else [str(site_packages(python))])
-
-
-def installed_version(package: str, folders: Sequence[str] | None = None) -> str | None:
-    """Return the version of a package that is in these folders, by default in this Python's. None if there is none."""
-    found = importlib.metadata.distributions(name=package, path=list(sys.path if folders is None else folders))
-    return next((one.version for one in found), None)
+    folders = sys.path if python == sys.executable else [str(site_packages(python))]
+    return next((found.version for found in importlib.metadata.distributions(name="bpy", path=folders)), None)
 
 
 def _binary(blender: Blender) -> str:
