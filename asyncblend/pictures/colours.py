@@ -172,14 +172,10 @@ def wheel_picture(size: int) -> Array:
 @functools.cache
 def _wheel() -> Array:
     """Return 55 x 3 colours in 0..1: red, yellow, green, cyan, blue, magenta, and what is between them."""
-    corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1]], np.float32)
-    steps = (15, 6, 4, 11, 13, 6)  # between two colours, as many as the eye can tell apart
-    return np.concatenate(
-        [
-            start + (end - start) * (np.arange(count, dtype=np.float32) / count)[:, None]
-            for start, end, count in zip(corners, np.roll(corners, -1, axis=0), steps, strict=True)
-        ]
-    )
+    corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]])
+    at = np.cumsum((0, 15, 6, 4, 11, 13, 6))  # between two colours, as many as the eye can tell apart
+    channels = [np.interp(np.arange(at[-1]), at, channel) for channel in corners.T]
+    return np.stack(channels, axis=-1).astype(np.float32)
 
 
 def _from_oklch(lightness: Any, chroma: Any, hue: Any) -> Array:

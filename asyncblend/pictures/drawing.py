@@ -149,16 +149,8 @@ def _texts(thing: Thing, few: bool) -> list[str]:
 def _positions(box: Box, wide: float, high: float, width: int, height: int) -> list[Box]:
     """Return where a chip may lie in the image, the best first: above the box, below it, inside it, beside it."""
     left, top, right, bottom = box
-    corners = [
-        (left, top - high),
-        (left, bottom),
-        (right - wide, top - high),
-        (right - wide, bottom),
-        (left, top),
-        (left, bottom - high),
-        (right, top),
-        (left - wide, top),
-    ]
+    outside = [(left, top - high), (left, bottom), (right - wide, top - high), (right - wide, bottom)]
+    corners = [*outside, (left, top), (left, bottom - high), (right, top), (left - wide, top)]
     inside = [(min(max(x, 0), width - wide), y) for x, y in corners if 0 <= y <= height - high and wide <= width]
     return [(x, y, x + wide, y + high) for x, y in inside]
 

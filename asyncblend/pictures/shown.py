@@ -23,14 +23,9 @@ from .colours import Array, srgb
 from .skeleton import skeleton_of
 
 LABELS: dict[str, tuple[int, ...]] = {
-    "instance": (),
-    "semantic": (),
-    "depth": (),
-    "distance": (),
-    "normal": (3,),
-    "normal_camera": (3,),
-    "flow_forward": (2,),
-    "flow_backward": (2,),
+    **dict.fromkeys(("instance", "semantic", "depth", "distance"), ()),
+    **dict.fromkeys(("normal", "normal_camera"), (3,)),
+    **dict.fromkeys(("flow_forward", "flow_backward"), (2,)),
     "albedo": (3,),
 }
 """Labels with a value for each pixel, in the order of their tiles, and their shape after H x W."""
@@ -134,18 +129,17 @@ class Shown:
         ):
             return []
         self._drawn.add("instances")
-        classes = [(row.get("class_id"), row.get("class_name")) for row in table]
+        rows = ((int(row["id"]), row.get("class_id"), row.get("class_name")) for row in table)
         return [
-            (int(row["id"]), int(number) if isinstance(number, Integral) else 0, name if isinstance(name, str) else "")
-            for row, (number, name) in zip(table, classes, strict=True)
+            (id, int(number) if isinstance(number, Integral) else 0, name if isinstance(name, str) else "")
+            for id, number, name in rows
         ]
 
     def _classes(self) -> dict[int, str]:
         classes: dict[int, str] = {}
+        ids = self._rows("class_id", kinds="iu").tolist()
         rows = [(number, name) for _, number, name in self._table]
-        ids = self._rows("class_id", kinds="iu")
-        rows += zip(ids.tolist(), self._words("class_name", len(ids)), strict=True)
-        for number, name in rows:
+        for number, name in [*rows, *zip(ids, self._words("class_name", len(ids)), strict=True)]:
             if number:
                 classes[number] = classes.get(number) or name or str(number)
         return classes
@@ -197,12 +191,10 @@ class Shown:
         kind = _numbers(self._item.get("orthographic", False))
         if kind.shape == ():
             self._drawn.add("orthographic")
-        boxes = []
-        for eight in corners:
-            with np.errstate(all="ignore"):  # lines that are not finite are removed below
-                lines = box_lines(eight, K, world_to_camera, orthographic=bool(kind.shape == () and kind == 1))
-            boxes.append(lines[self._drawable(lines).all(axis=-1)])
-        return boxes
+        orthographic = bool(kind.shape == () and kind == 1)
+        with np.errstate(all="ignore"):  # lines that are not finite are removed below
+            boxes = [box_lines(eight, K, world_to_camera, orthographic=orthographic) for eight in corners]
+        return [lines[self._drawable(lines).all(axis=-1)] for lines in boxes]
 
     def _drawable(self, coordinates: Array) -> Array:
         """Return whether points of the last axis are finite and near the image: ... x M numbers give ... bools."""

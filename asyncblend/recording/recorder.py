@@ -169,11 +169,7 @@ class Recorder(Generic[F]):
 
     async def stream_closed(self) -> BaseException | None:
         """Wait until all that the closed stream gave is on the disk. Return the error that nobody has been told of."""
-        if self._owns_stream:
-            return None  # the recorder itself closes the stream
-        await self._finished()
-        error, self._error = self._error, None
-        return error
+        return None if self._owns_stream else await self._finished()  # its own stream the recorder closes itself
 
     async def _to_the_end(self) -> int:
         async with self:
@@ -213,16 +209,17 @@ class Recorder(Generic[F]):
             await self._stream.aclose()
         elif self._frames is not None:
             await self._frames.aclose()
-        await self._finished()
-        error, self._error = self._error, None
-        if error is not None:
+        if (error := await self._finished()) is not None:
             raise error
 
-    async def _finished(self) -> None:
+    async def _finished(self) -> BaseException | None:
+        """Wait until all is on the disk, and return the error that has not been raised."""
         self.closed = True
         if self._finishing is None:
             self._finishing = asyncio.ensure_future(self._finish())
         await asyncio.wait([self._finishing])
+        error, self._error = self._error, None
+        return error
 
     async def _finish(self) -> None:
         if self._beginning is not None:

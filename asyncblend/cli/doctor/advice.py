@@ -37,8 +37,7 @@ def option(blender: Blender) -> str:
 
 def apt(*packages: str) -> str:
     """Return the command that installs Debian's packages, with what this user and this machine need before it."""
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    command = "apt-get" if root else "sudo apt-get"
+    command = "apt-get" if hasattr(os, "geteuid") and os.geteuid() == 0 else "sudo apt-get"
     has_lists = any(_APT_LISTS.glob("*_Packages*"))  # a bare container has none
     return f"{'' if has_lists else f'{command} update && '}{command} install {' '.join(packages)}"
 
