@@ -33,8 +33,7 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, *, size: int = 15, colour: Colour = INK, anchor: str = "lm") -> None:
         """Write a line of text. `anchor` says which point of the text is at (x, y), in Pillow's notation."""
-        at = (x * _SCALE, y * _SCALE)
-        self._draw.text(at, _writable(text), fill=colour, font=_font(size), anchor=anchor)
+        self._draw.text((x * _SCALE, y * _SCALE), _writable(text), fill=colour, font=_font(size), anchor=anchor)
 
     def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: float = 1) -> None:
         """Connect points."""

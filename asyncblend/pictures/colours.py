@@ -142,10 +142,8 @@ def flow_picture(flow: Array, longest: float | None = None) -> Array:
     """Return a picture of H x W x 2 vectors: the hue is the direction, the saturation the length, and white no motion.
 
     The hues are those of S. Baker et al., "A Database and Evaluation Methodology for Optical Flow" (IJCV 2011): right
-    is red, down yellow, left cyan to blue, up violet.
-
-    Args:
-        longest: The length in pixels that is fully saturated. None is that of the longest vector.
+    is red, down yellow, left cyan to blue, up violet. A vector of `longest` pixels, by default the longest, is fully
+    saturated.
     """
     longest = flow_longest(flow) if longest is None else longest
     x, y = (np.nan_to_num(flow[..., i].astype(np.float32), posinf=0, neginf=0) for i in (0, 1))

@@ -61,8 +61,7 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     layouts = [_layout(sample.size, len(names)) for sample in samples]
     column = max(layout.width for layout in layouts)
     # Without tiles there are several blocks in a row, so that the sheet is about square.
-    most = 1 if names else min(math.ceil(math.sqrt(len(layouts))), _MAX_ROW // (column + _BLOCK_GAP))
-    across = max(1, most)
+    across = 1 if names else max(1, min(math.ceil(math.sqrt(len(layouts))), _MAX_ROW // (column + _BLOCK_GAP)))
     width = max(across * (column + _BLOCK_GAP) - _BLOCK_GAP, _MIN_SHEET)
     headings = Canvas(width, _HEADING)
     headings.text(0, 18, fit_text(title, 24, width), size=24)

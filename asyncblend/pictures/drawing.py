@@ -107,8 +107,7 @@ def _boxes(canvas: Canvas, thing: Thing, scale: float) -> None:
 
 
 def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> None:
-    colour = colour_of(thing.id)
-    points = thing.keypoints
+    colour, points = colour_of(thing.id), thing.keypoints
     for a, b in thing.skeleton:
         if max(a, b) < len(points) and points[a, 2] > 0 and points[b, 2] > 0:
             line = (points[[a, b], :2] * scale).tolist()

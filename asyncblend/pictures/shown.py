@@ -214,10 +214,9 @@ def _picture(value: Any) -> Array | None:
     """Return H x W x 3 or 4 uint8 of an image of bytes, bools or linear floats, in grey or colour; None of others."""
     if not isinstance(value, np.ndarray) or not value.size or value.ndim not in (2, 3):
         return None
-    if value.ndim == 3 and value.shape[2] not in (1, 3, 4):
+    value = value[..., None] if value.ndim == 2 else value
+    if value.shape[2] not in (1, 3, 4):
         return None
-    if value.ndim == 2:
-        value = value[..., None]
     if value.dtype.kind == "f":
         opaque = np.rint(np.clip(np.nan_to_num(value[..., 3:]), 0, 1) * 255).astype(np.uint8)
         value = np.concatenate([srgb(value[..., :3]), opaque], axis=-1)

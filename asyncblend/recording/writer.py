@@ -220,7 +220,6 @@ class _PartialShard:
             raise
 
     def add(self, index: int, files: Mapping[str, bytes]) -> None:
-        """Write a sample's files."""
         start = self.size
         self._write_files({"__key__": key_of(index), **files})
         self.spans.append(Span(index, start, self.size))
