@@ -63,8 +63,7 @@ def demo(
 def figure(batch: dict[str, Any]) -> Image.Image:
     """Return the images of a batch in a grid, as square as possible, with a coloured dot at each keypoint.
 
-    Args:
-        batch: "image", B x H x W x 3 uint8, and "xy", B x K x 2 float pixel coordinates.
+    The batch has "image", B x H x W x 3 uint8, and "xy", B x K x 2 float pixel coordinates.
     """
     from PIL import Image
 

@@ -61,8 +61,7 @@ def _check_picture(out: Path) -> None:
     """Raise a ConfigError if Pillow cannot write such a file: before rendering, not after it."""
     from PIL import Image
 
-    known = Image.registered_extensions()
-    if known.get(out.suffix.lower()) not in Image.SAVE:
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise ConfigError(f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp")
 
 

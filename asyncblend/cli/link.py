@@ -68,11 +68,7 @@ def link(blender: BlenderOption = None) -> None:
 
 
 async def prepare(blender: Blender) -> Linkable:
-    """Ask a Blender executable about itself, and install what its Python lacks.
-
-    Raises:
-        InstanceError: Blender does not answer, or the packages could not be installed.
-    """
+    """Ask a Blender executable about itself, and install what its Python lacks. Raises InstanceError if that fails."""
     from ..fleet.install import packages
     from ..fleet.process import output_of
 

@@ -26,8 +26,7 @@ _STYLES = {"ready": "green", "idle": "cyan", "starting": "yellow", "backoff": "y
 def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None], *, summary: bool = False) -> None:
     """Run a stream to its end with a `LiveLine`, and call `seen` with each frame.
 
-    Args:
-        summary: Whether to print what came in all, also after an error or Ctrl-C.
+    The `summary` of what came in all is printed also after an error or Ctrl-C.
     """
     from ..stream.stream import BlenderStream
 
@@ -105,10 +104,7 @@ class LiveLine:
         return "  ".join(parts)
 
     def summary(self, **more: str) -> None:
-        """Print what came in all, with further rows for `more`.
-
-        Prints nothing if no frame came: then an error says why, or nobody waited for one.
-        """
+        """Print what came in all, with further rows for `more`, or nothing if no frame came."""
         stats = self._stats()
         if stats is None or self.first is None:
             return

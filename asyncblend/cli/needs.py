@@ -29,11 +29,7 @@ def is_missing(module: str) -> bool:
 
 
 def require(*modules: str) -> None:
-    """Stop a command before it starts anything, if it would miss one of these modules later.
-
-    Raises:
-        ModuleNotFoundError: A module is not installed. `main` turns this into the line to type.
-    """
+    """Raise ModuleNotFoundError now if a command would miss a module later. `main` makes it the line to type."""
     for module in modules:
         if is_missing(module):
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)

@@ -6,19 +6,12 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (
-    _PACKAGE / "blender_scripts",  # an installed package has them inside
-    _PACKAGE.parent / "blender_scripts",  # a checkout has them beside the package
-)
+# An installed package has them inside, and a checkout has them beside the package.
+_FOLDERS = [folder / "blender_scripts" for folder in Path(__file__).resolve().parents[1:3]]
 
 
 def script(name: str) -> Path:
-    """Return the path of a script that comes with asyncblend, such as "cube.py".
-
-    Raises:
-        ConfigError: There is no script of that name.
-    """
+    """Return the path of a script that comes with asyncblend, such as "cube.py". Raises ConfigError for another name."""
     for folder in _FOLDERS:
         if (folder / name).is_file():
             return folder / name

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.console import Console
 
 from .config_file import load_config
 from .live import watch
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SeedOption
-
-if TYPE_CHECKING:
-    from ..stream.frame import Frame
 
 
 def stream(
@@ -36,11 +31,11 @@ def stream(
     """
     chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
     console = Console()
-    shown: list[int] = []
+    shown: list[str] = []  # texts, because a frame that is kept keeps its memory
 
-    def show_first(frame: Frame) -> None:
+    def show_first(frame: object) -> None:
         if not shown:
-            console.print(repr(frame), markup=False)
-            shown.append(frame.index)
+            shown.append(repr(frame))
+            console.print(shown[0], markup=False)
 
     watch(chosen, console, show_first, summary=True)

@@ -62,8 +62,7 @@ def settings(instances: Sequence[int] = (), threads: Sequence[int] = (), cores: 
         raise ConfigError("instances and threads must be at least 1")
     cores = cores or os.cpu_count() or 1
     counts = list(instances) or [1 << n for n in range(5) if 1 << n <= 2 * cores]
-    found = [Setting(count, own) for count in counts for own in (threads or (max(1, cores // count), cores))]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(Setting(n, own) for n in counts for own in threads or (max(1, cores // n), cores)))
 
 
 def trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:

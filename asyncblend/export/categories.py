@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,8 @@ class Categories:
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
-        self._counts: dict[int, int] = {}
-        self._used_keypoints: dict[int, int] = {}  # the most that an object of the class has had
+        self._counts: Counter[int] = Counter()
+        self._used_keypoints: Counter[int] = Counter()  # the most that an object of the class has had
         self._keypoint_names: dict[int, list[str] | None] = {}
         self._skeletons: dict[int, list[list[int]]] = {}
         self.notes: list[str] = []  # what is odd about the classes, each fact once
@@ -39,11 +40,11 @@ class Categories:
             note = f"class {number} is called {self._names[number]!r} and {name!r}; the first is taken"
             if note not in self.notes:
                 self.notes.append(note)
-        self._counts[number] = self._counts.get(number, 0) + 1
+        self._counts[number] += 1
         if item.get("keypoints") is not None:
             used = np.flatnonzero(item["keypoints"][row].any(axis=1))
             count = int(used[-1]) + 1 if len(used) else 0
-            self._used_keypoints[number] = max(self._used_keypoints.get(number, 0), count)
+            self._used_keypoints[number] = max(self._used_keypoints[number], count)
             names = self._keypoint_names[number]
             if names is not None and count > len(names):
                 raise ConfigError(
@@ -59,7 +60,7 @@ class Categories:
     def keypoints_of(self, number: int) -> int:
         """Return how many keypoints a class's category has."""
         names = self._keypoint_names[number]
-        return self._used_keypoints.get(number, 0) if names is None else len(names)
+        return self._used_keypoints[number] if names is None else len(names)
 
     def counts(self) -> list[tuple[str, int]]:
         """Return each category's name and the number of its objects, by id."""

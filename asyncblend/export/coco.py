@@ -9,7 +9,6 @@ thousandth of a pixel. An image's id is the sample's index. Annotations count fr
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -24,8 +23,6 @@ from PIL import Image
 
 from ..errors import ConfigError
 from .categories import Categories
-
-Array = np.ndarray[Any, Any]
 
 _ANNOTATE = "bl.annotate(objects)"
 # The values that each sample must have, and what gives them.
@@ -122,7 +119,7 @@ def _finished(annotation: dict[str, Any], categories: Categories, report: Report
     return annotation
 
 
-def _annotation(item: Mapping[str, Any], row: int, seen: Array, masks: Any) -> dict[str, Any] | None:
+def _annotation(item: Mapping[str, Any], row: int, seen: np.ndarray[Any, Any], masks: Any) -> dict[str, Any] | None:
     """Return an object's annotation without its ids. None if no pixel of the object is visible."""
     if not seen.any():
         return None
@@ -190,17 +187,15 @@ def _wrong_form(index: int, name: str) -> str:
 def _save_image(item: Mapping[str, Any], index: int, folder: Path) -> tuple[str, tuple[int, int]]:
     """Write the image, as it was recorded if it was. Returns the file's path, and the image's height and width."""
     files: Mapping[str, bytes] = getattr(item, "files", {})
-    suffix = "jpg" if "image.jpg" in files else "png"
-    if (data := files.get(f"image.{suffix}")) is None:
-        buffer = io.BytesIO()
-        image = item["image"]
+    suffix, image = "jpg" if "image.jpg" in files else "png", item["image"]
+    name = f"images/{index:09d}.{suffix}"
+    if (data := files.get(f"image.{suffix}")) is not None:
+        (folder / name).write_bytes(data)
+    else:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ConfigError(
                 f"sample {index}: `image` is no picture of H x W x 3 or 4 uint8 but "
                 f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; COCO's are files of 8 bits"
             )
-        Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-        data = buffer.getvalue()
-    name = f"images/{index:09d}.{suffix}"
-    (folder / name).write_bytes(data)
-    return name, np.shape(item["image"])[:2]  # type: ignore[return-value]
+        Image.fromarray(image).save(folder / name, "PNG", compress_level=1)
+    return name, np.shape(image)[:2]  # type: ignore[return-value]

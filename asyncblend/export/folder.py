@@ -55,8 +55,7 @@ def export(
     try:
         target = Path(out).resolve()  # a symbolic link stays, and the folder that it leads to is replaced
         _check_target(out, target, overwrite=overwrite)
-        if not target.parent.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
         new, old = temporary / "new", temporary / "old"
         try:

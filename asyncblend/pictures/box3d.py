@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from .colours import Array
 
 _EDGES = np.array(
     [
@@ -41,5 +39,4 @@ def box_lines(corners: Array, intrinsics: Array, world_to_camera: Array, *, orth
     if orthographic:
         ends[..., 2] = 1
     flat = ends @ intrinsics.T
-    lines: Array = flat[..., :2] / flat[..., 2:]
-    return lines
+    return np.asarray(flat[..., :2] / flat[..., 2:])

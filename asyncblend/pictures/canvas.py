@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -14,7 +14,6 @@ INK, DIM, GRID = "#1f2328", "#656d76", "#e4e7eb"
 Colour = str | tuple[int, int, int]
 
 _SCALE = 2  # everything is drawn larger and then reduced, so that lines are smooth
-_MARGIN = 40
 _NOT_ASCII = "·…°±"  # what Pillow's own font has besides ASCII
 
 
@@ -34,18 +33,12 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, *, size: int = 15, colour: Colour = INK, anchor: str = "lm") -> None:
         """Write a line of text. `anchor` says which point of the text is at (x, y), in Pillow's notation."""
-        at = (x * _SCALE, y * _SCALE)
-        self._draw.text(at, _writable(text), fill=colour, font=_font(size), anchor=anchor)
+        self._draw.text((x * _SCALE, y * _SCALE), _writable(text), fill=colour, font=_font(size), anchor=anchor)
 
     def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: float = 1) -> None:
         """Connect points."""
         scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
         self._draw.line(scaled, fill=colour, width=round(width * _SCALE), joint="curve")
-
-    def box(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
-        """Fill a rectangle, at least one pixel wide."""
-        corners = (left * _SCALE, top * _SCALE, max(left + 1, right) * _SCALE, bottom * _SCALE)
-        self._draw.rectangle(corners, fill=colour)
 
     def chip(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         """Fill a rectangle with rounded corners."""
@@ -68,20 +61,11 @@ class Canvas:
         large = picture.resize((picture.width * _SCALE, picture.height * _SCALE), Image.Resampling.NEAREST)
         self._image.paste(large, (round(left * _SCALE), round(top * _SCALE)))
 
-    def title(self, title: str, below: str) -> None:
-        """Write the headings of a chart into the top 80 pixels."""
-        self.text(_MARGIN, 34, title, size=24)
-        self.text(_MARGIN, 66, below, size=16, colour=DIM)
-
     def picture(self) -> Image.Image:
         """Return what was drawn."""
         # On a transparent background LANCZOS would leave a faint rim around what was drawn.
         how = Image.Resampling.HAMMING if self._image.mode == "RGBA" else Image.Resampling.LANCZOS
         return self._image.resize((self.width, self.height), how)
-
-    def save(self, path: Path) -> None:
-        """Write the picture to a file."""
-        self.picture().save(path, optimize=True)
 
 
 def text_width(text: str, size: int) -> float:
@@ -93,14 +77,9 @@ def fit_text(text: str, size: int, width: float) -> str:
     """Return the text, or as much of its beginning as fits into `width` pixels, with dots at its end."""
     if text_width(text, size) <= width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_width(text[:middle].rstrip() + "…", size) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + "…"
+    # With no letter at all, at least the dots are left.
+    kept = bisect.bisect_right(range(1, len(text) + 1), width, key=lambda n: text_width(text[:n].rstrip() + "…", size))
+    return text[:kept].rstrip() + "…"
 
 
 def _within(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:

@@ -63,16 +63,14 @@ def srgb(linear: Array) -> Array:
     """Return linear light, cut to 0..1, as uint8 encoded by IEC 61966-2-1, as Blender shows it. NaN becomes 0."""
     light = np.clip(np.nan_to_num(np.asarray(linear, np.float64)), 0, 1)
     encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    colours: Array = np.rint(encoded * 255).astype(np.uint8)
-    return colours
+    return np.asarray(np.rint(encoded * 255), np.uint8)
 
 
 def id_picture(ids: Array, colour: Callable[[int], Colour] = colour_of) -> Array:
     """Return a picture of H x W integer ids, each in its colour."""
     unique, inverse = np.unique(ids, return_inverse=True)
     table = np.array([colour(int(number)) for number in unique], np.uint8).reshape(-1, 3)
-    picture: Array = table[inverse.reshape(ids.shape)]
-    return picture
+    return np.asarray(table[inverse.reshape(ids.shape)])
 
 
 class Scale(NamedTuple):
@@ -90,8 +88,7 @@ class Scale(NamedTuple):
             ratio = np.log(np.maximum(lengths, self.near) / self.near) / math.log(self.far / self.near)
         else:
             ratio = (lengths - self.near) / (self.far - self.near)
-        positions: Array = np.clip(ratio, 0, 1)
-        return positions
+        return np.asarray(np.clip(ratio, 0, 1))
 
     def at(self, position: float) -> float:
         """Return the length at a position."""
@@ -101,10 +98,7 @@ class Scale(NamedTuple):
 
 
 def depth_scale(depth: Array) -> Scale | None:
-    """Return the scale from the least to the greatest finite value, or None if no value is finite.
-
-    It is logarithmic if these are far apart.
-    """
+    """Return the scale of all finite values, logarithmic if they are far apart, or None if no value is finite."""
     finite = depth[np.isfinite(depth)]
     if finite.size == 0:
         return None
@@ -113,15 +107,10 @@ def depth_scale(depth: Array) -> Scale | None:
 
 
 def depth_picture(depth: Array, scale: Scale | None = None) -> Array:
-    """Return a picture of H x W lengths. Where they are not finite, its colour is `NOTHING`.
-
-    Args:
-        scale: None is the `depth_scale` of the lengths.
-    """
+    """Return a picture of H x W lengths, by default on their `depth_scale`. Where one is not finite, it is `NOTHING`."""
     scale = scale or depth_scale(depth)
     finite = np.isfinite(depth)
-    picture = np.empty((*depth.shape, 3), np.uint8)
-    picture[...] = NOTHING
+    picture = np.full((*depth.shape, 3), NOTHING, np.uint8)
     if scale is not None:
         positions = scale.position(depth[finite].astype(np.float64))
         picture[finite] = ramp()[np.rint(positions * 255).astype(np.intp)]
@@ -140,25 +129,21 @@ def ramp() -> Array:
 
 def normal_picture(normals: Array) -> Array:
     """Return a picture of H x W x 3 unit vectors: x is red, y green, z blue. The vector 0 is middle grey."""
-    picture: Array = np.clip(np.rint((normals.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-    return picture
+    return np.asarray(np.clip(np.rint((normals.astype(np.float32) + 1) * 127.5), 0, 255), np.uint8)
 
 
 def flow_longest(flow: Array) -> float:
     """Return the length in pixels of the longest finite vector of an H x W x 2 flow, or 0 without any."""
     lengths = np.hypot(flow[..., 0], flow[..., 1])
-    lengths = lengths[np.isfinite(lengths)]
-    return float(lengths.max()) if lengths.size else 0.0
+    return float(lengths[np.isfinite(lengths)].max(initial=0.0))
 
 
 def flow_picture(flow: Array, longest: float | None = None) -> Array:
     """Return a picture of H x W x 2 vectors: the hue is the direction, the saturation the length, and white no motion.
 
     The hues are those of S. Baker et al., "A Database and Evaluation Methodology for Optical Flow" (IJCV 2011): right
-    is red, down yellow, left cyan to blue, up violet.
-
-    Args:
-        longest: The length in pixels that is fully saturated. None is that of the longest vector.
+    is red, down yellow, left cyan to blue, up violet. A vector of `longest` pixels, by default the longest, is fully
+    saturated.
     """
     longest = flow_longest(flow) if longest is None else longest
     x, y = (np.nan_to_num(flow[..., i].astype(np.float32), posinf=0, neginf=0) for i in (0, 1))
@@ -170,8 +155,7 @@ def flow_picture(flow: Array, longest: float | None = None) -> Array:
     hue = (1 - part) * wheel[low % len(wheel)] + part * wheel[(low + 1) % len(wheel)]
     # Shorter vectors are whiter, and those beyond the scale are darker.
     colour = np.where(lengths <= 1, 1 - lengths * (1 - hue), 0.75 * hue)
-    picture: Array = np.rint(colour * 255).astype(np.uint8)
-    return picture
+    return np.asarray(np.rint(colour * 255), np.uint8)
 
 
 def wheel_picture(size: int) -> Array:
@@ -186,14 +170,10 @@ def wheel_picture(size: int) -> Array:
 @functools.cache
 def _wheel() -> Array:
     """Return 55 x 3 colours in 0..1: red, yellow, green, cyan, blue, magenta, and what is between them."""
-    corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1]], np.float32)
-    steps = (15, 6, 4, 11, 13, 6)  # between two colours, as many as the eye can tell apart
-    return np.concatenate(
-        [
-            start + (end - start) * (np.arange(count, dtype=np.float32) / count)[:, None]
-            for start, end, count in zip(corners, np.roll(corners, -1, axis=0), steps, strict=True)
-        ]
-    )
+    corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]])
+    at = np.cumsum((0, 15, 6, 4, 11, 13, 6))  # between two colours, as many as the eye can tell apart
+    channels = [np.interp(np.arange(at[-1]), at, channel) for channel in corners.T]
+    return np.stack(channels, axis=-1).astype(np.float32)
 
 
 def _from_oklch(lightness: Any, chroma: Any, hue: Any) -> Array:

@@ -19,8 +19,7 @@ from .tiles import scales_of, tile
 _MARGIN, _GAP, _BLOCK_GAP = 28, 10, 22
 _HEADING, _CAPTION, _NOTE = 78, 22, 18
 _TEXT = 13
-# In pixels:
-_MIN_NAME = 40  # the width of a caption's name
+_MIN_NAME = 40  # the width of a caption's name, in pixels as all that follow
 _IMAGE = 640  # the longer side of an image, or nearly so
 _MAX_BLOCK = 1600  # the width of a block, so that its captions are legible when a page shows the sheet
 _MAX_ROW = 1400  # the width of a row of blocks without tiles
@@ -60,8 +59,9 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     names = [name for name in LABELS if any(name in sample.labels for sample in samples)]
     scales = scales_of(samples)
     layouts = [_layout(sample.size, len(names)) for sample in samples]
-    across = _columns(layouts, bool(names))
     column = max(layout.width for layout in layouts)
+    # Without tiles there are several blocks in a row, so that the sheet is about square.
+    across = 1 if names else max(1, min(math.ceil(math.sqrt(len(layouts))), _MAX_ROW // (column + _BLOCK_GAP)))
     width = max(across * (column + _BLOCK_GAP) - _BLOCK_GAP, _MIN_SHEET)
     headings = Canvas(width, _HEADING)
     headings.text(0, 18, fit_text(title, 24, width), size=24)
@@ -72,7 +72,10 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
             _block(sample, names, scales, layout, column if across > 1 else width)
             for sample, layout in zip(samples[first : first + across], layouts[first : first + across], strict=True)
         ]
-        strips.append(_side_by_side(blocks, width))
+        row = Image.new("RGB", (width, max(block.height for block in blocks)), "white")
+        for i, block in enumerate(blocks):
+            row.paste(block, (i * (block.width + _BLOCK_GAP), 0))
+        strips.append(row)
     if (explained := legend(samples, scales, width)) is not None:
         strips += [Image.new("RGB", (width, 1), GRID), explained]
     return _stacked(strips, width)
@@ -102,23 +105,14 @@ def _layout(size: tuple[int, int], count: int) -> _Layout:
 
 def _shown(size: tuple[int, int]) -> tuple[int, int]:
     """Return the size in which an image is shown: small ones are enlarged by whole numbers, large ones reduced."""
-    width, height = size
-    scale = _IMAGE / max(width, height)
+    scale = _IMAGE / max(size)
     scale = math.floor(scale) if scale >= 1 else scale
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _grid(count: int, across: int, left: int, width: int, height: int) -> list[_Place]:
     right, down = width + _GAP, height + _CAPTION + _GAP
     return [_Place(left + i % across * right, _CAPTION + i // across * down, width, height) for i in range(count)]
-
-
-def _columns(layouts: Sequence[_Layout], tiles: bool) -> int:
-    """Return the number of blocks in a row. Without tiles there are several, so that the sheet is about square."""
-    if tiles:
-        return 1
-    widest = max(layout.width for layout in layouts) + _BLOCK_GAP
-    return max(1, min(math.ceil(math.sqrt(len(layouts))), _MAX_ROW // widest))
 
 
 def _block(
@@ -170,13 +164,6 @@ def _wrapped(text: str, width: int) -> list[str]:
         else:
             lines.append(fit_text(word, _TEXT - 1, width))
     return lines
-
-
-def _side_by_side(blocks: Sequence[Image.Image], width: int) -> Image.Image:
-    row = Image.new("RGB", (width, max(block.height for block in blocks)), "white")
-    for i, block in enumerate(blocks):
-        row.paste(block, (i * (block.width + _BLOCK_GAP), 0))
-    return row
 
 
 def _stacked(strips: Sequence[Image.Image], width: int) -> Image.Image:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .canvas import Canvas, Colour, text_width
-from .colours import colour_of, hint_of, id_picture
+from .colours import Array, colour_of, hint_of, id_picture
 from .shown import Shown, Thing
 
-Array = np.ndarray[Any, Any]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
@@ -77,17 +75,15 @@ def _ground(sample: Shown, width: int, height: int) -> Image.Image:
     if base.mode != "RGBA":
         return base
     y, x = np.mgrid[:height, :width] // 8
-    board = np.where((x + y) % 2, 225, 245).astype(np.uint8)
-    ground = Image.fromarray(board).convert("RGBA")
-    return Image.alpha_composite(ground, base).convert("RGB")
+    board = Image.fromarray(np.where((x + y) % 2, 225, 245).astype(np.uint8)).convert("RGBA")
+    return Image.alpha_composite(board, base).convert("RGB")
 
 
 def _masks(sample: Shown, width: int, height: int) -> Image.Image:
     """Return a transparent layer with each mask in its object's colour, and an outline inside it."""
     large = (2 * height, 2 * width)
     ids = sample.labels["instance"]
-    rows, columns = (np.arange(n) * size // n for n, size in zip(large, ids.shape, strict=True))
-    ids = ids[rows[:, None], columns]
+    ids = ids[np.ix_(*(np.arange(n) * size // n for n, size in zip(large, ids.shape, strict=True)))]
     ids = np.where(np.isin(ids, sample.ids), ids, 0)
     edge = np.zeros(ids.shape, bool)
     for turned, edge_turned in ((ids, edge), (ids.T, edge.T)):
@@ -105,14 +101,13 @@ def _boxes(canvas: Canvas, thing: Thing, scale: float) -> None:
         canvas.line(line, _LIGHT_SHADE, 2.5)
         canvas.line(line, colour, 1)
     if thing.box is not None:
-        left, top, right, bottom = _edges(thing, scale)
+        left, top, right, bottom = _edges(thing.box, scale)
         canvas.frame(left - 1, top - 1, right + 1, bottom + 1, _SHADE, 3.5)
         canvas.frame(left, top, right, bottom, colour, 1.5)
 
 
 def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> None:
-    colour = colour_of(thing.id)
-    points = thing.keypoints
+    colour, points = colour_of(thing.id), thing.keypoints
     for a, b in thing.skeleton:
         if max(a, b) < len(points) and points[a, 2] > 0 and points[b, 2] > 0:
             line = (points[[a, b], :2] * scale).tolist()
@@ -126,14 +121,14 @@ def _keypoints(canvas: Canvas, thing: Thing, scale: float, radius: float) -> Non
 def _names(canvas: Canvas, things: Sequence[Thing], scale: float) -> None:
     """Write the name of each box on a chip if there is room for one. Larger boxes come first, and no chips overlap."""
     chips: list[Box] = []
-    boxed = [thing for thing in things if thing.box is not None]
+    boxed = [(thing, thing.box) for thing in things if thing.box is not None]
     few = len(boxed) <= _FEW
     size = _TEXT if few else _SMALL_TEXT
-    for thing in sorted(boxed, key=lambda thing: -_area(_edges(thing, scale))):
+    for thing, box in sorted(boxed, key=lambda pair: -pair[1][2] * pair[1][3]):
         colour = colour_of(thing.id)
         for text in _texts(thing, few):
             wide, high = text_width(text, size) + 8, size + 4
-            around = _positions(_edges(thing, scale), wide, high, canvas.width, canvas.height)
+            around = _positions(_edges(box, scale), wide, high, canvas.width, canvas.height)
             if chip := next((one for one in around if not any(_overlap(one, other) for other in chips)), None):
                 canvas.chip(*chip, colour)
                 canvas.text(chip[0] + 4, (chip[1] + chip[3]) / 2, text, size=size, colour=hint_of(colour))
@@ -153,28 +148,15 @@ def _texts(thing: Thing, few: bool) -> list[str]:
 def _positions(box: Box, wide: float, high: float, width: int, height: int) -> list[Box]:
     """Return where a chip may lie in the image, the best first: above the box, below it, inside it, beside it."""
     left, top, right, bottom = box
-    corners = [
-        (left, top - high),
-        (left, bottom),
-        (right - wide, top - high),
-        (right - wide, bottom),
-        (left, top),
-        (left, bottom - high),
-        (right, top),
-        (left - wide, top),
-    ]
+    outside = [(left, top - high), (left, bottom), (right - wide, top - high), (right - wide, bottom)]
+    corners = [*outside, (left, top), (left, bottom - high), (right, top), (left - wide, top)]
     inside = [(min(max(x, 0), width - wide), y) for x, y in corners if 0 <= y <= height - high and wide <= width]
     return [(x, y, x + wide, y + high) for x, y in inside]
 
 
-def _edges(thing: Thing, scale: float) -> Box:
-    assert thing.box is not None
-    x, y, wide, high = (thing.box * scale).tolist()
+def _edges(box: Array, scale: float) -> Box:
+    x, y, wide, high = (box * scale).tolist()
     return x, y, x + wide, y + high
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _overlap(one: Box, other: Box) -> bool:

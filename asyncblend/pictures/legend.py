@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +14,13 @@ from .canvas import DIM, INK, Canvas, fit_text, text_width
 from .colours import NOTHING, Colour, Scale
 from .drawing import POINT_COLOURS, keypoint_mark, point_mark
 from .shown import Shown
-from .tiles import metres
 
 _HEIGHT, _ROW_GAP, _GAP, _TITLE, _TEXT = 84, 18, 44, 13, 12
 _RAMP, _WHEEL = 220, 64
 _ROWS = 3  # lines of swatches, one above the other
 _MAX_NAME = 150  # pixels of a class's name
+_AFTER_NAMES = ("46%: the share that is visible", "cut: a part is outside the image")
+_FLOW = ("hue: the direction", "white: no motion", "full colour: the longest vector")
 
 
 class _Entry(NamedTuple):
@@ -54,7 +56,7 @@ def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) 
     if any(len(thing.keypoints) for thing in things):
         entries.append(_Entry("keypoints", 20 + text_width("occluded", _TEXT), _draw_keypoints))
     if any(thing.visible is not None or thing.truncated for thing in things):
-        entries.append(_after_names())
+        entries.append(_Entry("after a name", _widest(_AFTER_NAMES), partial(_lines, texts=_AFTER_NAMES)))
     if any(sample.points for sample in samples):
         entries.append(_Entry("xy", _RAMP / 2, _draw_points))
     if "semantic" in labels:
@@ -69,34 +71,29 @@ def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) 
     if "normal_camera" in labels:
         entries.append(_Entry("normal_camera: x right, y down", 170, _draw_ball))
     if labels & {"flow_forward", "flow_backward"}:
-        entries.append(_wheel())
+        entries.append(_Entry("flow", _WHEEL + 12 + _widest(_FLOW), _draw_wheel))
     return entries
 
 
-def _lines(canvas: Canvas, left: float, top: float, texts: Sequence[str], step: float) -> None:
+def _lines(canvas: Canvas, left: float, top: float, texts: Sequence[str], step: float = 20) -> None:
     for i, text in enumerate(texts):
-        canvas.text(left, top + step * i, text, size=_TEXT, colour=DIM)
+        canvas.text(left, top + 14 + step * i, text, size=_TEXT, colour=DIM)
+
+
+def _widest(texts: Iterable[str]) -> float:
+    return max(text_width(text, _TEXT) for text in texts)
 
 
 def _draw_keypoints(canvas: Canvas, left: float, top: float) -> None:
     for y, visibility in ((14, 2), (34, 1)):
         keypoint_mark(canvas, left + 7, top + y, visibility, colours.colour_of(1), 5)
-    _lines(canvas, left + 20, top + 14, ("visible", "occluded"), 20)
-
-
-def _after_names() -> _Entry:
-    texts = ("46%: the share that is visible", "cut: a part is outside the image")
-
-    def draw(canvas: Canvas, left: float, top: float) -> None:
-        _lines(canvas, left, top + 14, texts, 20)
-
-    return _Entry("after a name", max(text_width(text, _TEXT) for text in texts), draw)
+    _lines(canvas, left + 20, top, ("visible", "occluded"))
 
 
 def _draw_points(canvas: Canvas, left: float, top: float) -> None:
     for i, colour in enumerate(POINT_COLOURS):
         point_mark(canvas, left + 7 + 14 * i, top + 14, colour, 5)
-    _lines(canvas, left, top + 34, ["in this order"], 0)
+    _lines(canvas, left, top + 20, ["in this order"])
 
 
 def _swatch(canvas: Canvas, left: float, middle: float, colour: Colour, text: str) -> None:
@@ -107,7 +104,7 @@ def _swatch(canvas: Canvas, left: float, middle: float, colour: Colour, text: st
 def _swatches(title: str, swatches: Sequence[tuple[str, Colour]], width: int) -> _Entry:
     """Return an entry with as many swatches as fit into the width. The last one says how many more there are."""
     named = [(fit_text(name, _TEXT, _MAX_NAME), colour) for name, colour in swatches]
-    column = 40 + max(text_width(name, _TEXT) for name, _ in named)
+    column = 40 + _widest(name for name, _ in named)
     room = _ROWS * max(1, int((width + 20) / column))
     if len(named) > room:
         named = [*named[: room - 1], (f"and {len(named) - room + 1} more", (255, 255, 255))]
@@ -126,7 +123,7 @@ def _ramp(scale: Scale) -> Callable[[Canvas, float, float], None]:
         for position, anchor in ((0.0, "lm"), (0.5, "mm"), (1.0, "rm")):
             x = left + position * (_RAMP - 1) + 0.5
             canvas.line([(x, top + 21), (x, top + 25)], DIM)
-            text = f"{scale.at(position):.3g}" if position < 1 else metres(scale.far)
+            text = f"{scale.at(position):.3g}" if position < 1 else f"{scale.far:.3g} m"
             canvas.text(left + position * _RAMP, top + 34, text, size=_TEXT, colour=DIM, anchor=anchor)
         _swatch(canvas, left, top + 54, NOTHING, "nothing there (inf)")
 
@@ -145,16 +142,13 @@ def _draw_ball(canvas: Canvas, left: float, top: float) -> None:
     x, y = np.broadcast_arrays(across[None, :], across[:, None])
     ball = colours.normal_picture(np.stack([x, y, -np.sqrt(np.maximum(1 - x**2 - y**2, 0))], axis=-1))
     ball[x**2 + y**2 > 1] = 255
-    canvas.put(Image.fromarray(ball).resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS), left, top + 4)
-    _lines(canvas, left + _WHEEL + 12, top + 20, ("a ball in front", "of the camera"), 16)
+    _put_round(canvas, left, top + 4, ball, ("a ball in front", "of the camera"))
 
 
-def _wheel() -> _Entry:
-    texts = ("hue: the direction", "white: no motion", "full colour: the longest vector")
+def _draw_wheel(canvas: Canvas, left: float, top: float) -> None:
+    _put_round(canvas, left, top + 2, colours.wheel_picture(2 * _WHEEL), _FLOW)
 
-    def draw(canvas: Canvas, left: float, top: float) -> None:
-        wheel = Image.fromarray(colours.wheel_picture(2 * _WHEEL))
-        canvas.put(wheel.resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS), left, top + 2)
-        _lines(canvas, left + _WHEEL + 12, top + 18, texts, 16)
 
-    return _Entry("flow", _WHEEL + 12 + max(text_width(text, _TEXT) for text in texts), draw)
+def _put_round(canvas: Canvas, left: float, top: float, large: colours.Array, texts: Sequence[str]) -> None:
+    canvas.put(Image.fromarray(large).resize((_WHEEL, _WHEEL), Image.Resampling.LANCZOS), left, top)
+    _lines(canvas, left + _WHEEL + 12, top + 2, texts, 16)

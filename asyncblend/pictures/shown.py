@@ -19,20 +19,13 @@ import numpy as np
 
 from ..errors import ConfigError
 from .box3d import box_lines
-from .colours import srgb
+from .colours import Array, srgb
 from .skeleton import skeleton_of
 
-Array = np.ndarray[Any, Any]
-
 LABELS: dict[str, tuple[int, ...]] = {
-    "instance": (),
-    "semantic": (),
-    "depth": (),
-    "distance": (),
-    "normal": (3,),
-    "normal_camera": (3,),
-    "flow_forward": (2,),
-    "flow_backward": (2,),
+    **dict.fromkeys(("instance", "semantic", "depth", "distance"), ()),
+    **dict.fromkeys(("normal", "normal_camera"), (3,)),
+    **dict.fromkeys(("flow_forward", "flow_backward"), (2,)),
     "albedo": (3,),
 }
 """Labels with a value for each pixel, in the order of their tiles, and their shape after H x W."""
@@ -62,11 +55,7 @@ class Thing(NamedTuple):
 
 
 class Shown:
-    """The parts of an item that can be drawn. All coordinates are pixels of its image.
-
-    Args:
-        item: Values by name, with its "index", and maybe the "params" that it was rendered with.
-    """
+    """The parts of an item that can be drawn: values by name, with its "index". All coordinates are pixels."""
 
     def __init__(self, item: Mapping[str, Any]) -> None:
         self._item = item
@@ -102,9 +91,9 @@ class Shown:
     def _label(self, name: str) -> Array | None:
         value = self._item.get(name)
         kinds = "iu" if name in ("instance", "semantic") else "f"
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim < 2:
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim < 2 or not value.size:
             return None
-        if value.shape[2:] != LABELS[name] or not value.size:
+        if value.shape[2:] != LABELS[name]:
             return None
         self._drawn.add(name)
         step = math.ceil(max(value.shape[:2]) / _MAX_SIDE)
@@ -140,18 +129,17 @@ class Shown:
         ):
             return []
         self._drawn.add("instances")
-        classes = [(row.get("class_id"), row.get("class_name")) for row in table]
+        rows = ((int(row["id"]), row.get("class_id"), row.get("class_name")) for row in table)
         return [
-            (int(row["id"]), int(number) if isinstance(number, Integral) else 0, name if isinstance(name, str) else "")
-            for row, (number, name) in zip(table, classes, strict=True)
+            (id, int(number) if isinstance(number, Integral) else 0, name if isinstance(name, str) else "")
+            for id, number, name in rows
         ]
 
     def _classes(self) -> dict[int, str]:
         classes: dict[int, str] = {}
+        ids = self._rows("class_id", kinds="iu").tolist()
         rows = [(number, name) for _, number, name in self._table]
-        ids = self._rows("class_id", kinds="iu")
-        rows += zip(ids.tolist(), self._words("class_name", len(ids)), strict=True)
-        for number, name in rows:
+        for number, name in [*rows, *zip(ids, self._words("class_name", len(ids)), strict=True)]:
             if number:
                 classes[number] = classes.get(number) or name or str(number)
         return classes
@@ -203,17 +191,14 @@ class Shown:
         kind = _numbers(self._item.get("orthographic", False))
         if kind.shape == ():
             self._drawn.add("orthographic")
-        boxes = []
-        for eight in corners:
-            with np.errstate(all="ignore"):  # lines that are not finite are removed below
-                lines = box_lines(eight, K, world_to_camera, orthographic=bool(kind.shape == () and kind == 1))
-            boxes.append(lines[self._drawable(lines).all(axis=-1)])
-        return boxes
+        orthographic = bool(kind.shape == () and kind == 1)
+        with np.errstate(all="ignore"):  # lines that are not finite are removed below
+            boxes = [box_lines(eight, K, world_to_camera, orthographic=orthographic) for eight in corners]
+        return [lines[self._drawable(lines).all(axis=-1)] for lines in boxes]
 
     def _drawable(self, coordinates: Array) -> Array:
         """Return whether points of the last axis are finite and near the image: ... x M numbers give ... bools."""
-        near: Array = (np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1)  # False for NaN
-        return near
+        return np.asarray((np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1))  # False for NaN
 
     def _masked_ids(self) -> list[int]:
         """Return the annotated objects if there are any, else those with a class, else all."""
@@ -229,10 +214,9 @@ def _picture(value: Any) -> Array | None:
     """Return H x W x 3 or 4 uint8 of an image of bytes, bools or linear floats, in grey or colour; None of others."""
     if not isinstance(value, np.ndarray) or not value.size or value.ndim not in (2, 3):
         return None
-    if value.ndim == 3 and value.shape[2] not in (1, 3, 4):
+    value = value[..., None] if value.ndim == 2 else value
+    if value.shape[2] not in (1, 3, 4):
         return None
-    if value.ndim == 2:
-        value = value[..., None]
     if value.dtype.kind == "f":
         opaque = np.rint(np.clip(np.nan_to_num(value[..., 3:]), 0, 1) * 255).astype(np.uint8)
         value = np.concatenate([srgb(value[..., :3]), opaque], axis=-1)

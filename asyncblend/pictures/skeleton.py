@@ -13,8 +13,7 @@ from ..errors import ConfigError
 def skeleton_of(item: Mapping[str, Any], class_name: str) -> list[list[int]]:
     """Return the pairs of keypoints, counted from 1, that a sample's "skeleton" joins in objects of a class.
 
-    Raises:
-        ConfigError: "skeleton" is neither such pairs, for all classes, nor a dict of them by class name.
+    Raises ConfigError if it is neither such pairs, for all classes, nor a dict of them by class name.
     """
     value = item.get("skeleton")
     pairs = value.get(class_name) if isinstance(value, Mapping) else value

@@ -7,15 +7,12 @@ one fast object would leave all others white.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from . import colours
-from .colours import Scale, depth_scale, flow_longest
+from .colours import Array, Scale, depth_scale, flow_longest
 from .shown import Shown
-
-Array = np.ndarray[Any, Any]
 
 _NO_MOTION = 0.01  # pixels
 _LEAST_FLOW = 1.0  # pixels; on a smaller scale rounding errors would be as colourful as motion
@@ -49,13 +46,8 @@ def tile(sample: Shown, name: str, scales: Mapping[str, Scale]) -> tuple[Array, 
     return (colours.srgb if name == "albedo" else colours.normal_picture)(label), ""
 
 
-def metres(length: float) -> str:
-    """Return a length with its unit."""
-    return f"{length:.3g} m"
-
-
 def _range(scale: Scale) -> str:
-    near, far = f"{scale.near:.3g}", metres(scale.far)
+    near, far = f"{scale.near:.3g}", f"{scale.far:.3g} m"
     return far if far == f"{near} m" else f"{near} to {far}"
 
 

@@ -21,10 +21,9 @@ _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "qu
 
 
 def about(config: StreamConfig, images: Images) -> dict[str, Any]:
-    """Return what the samples of a stream are a function of, as JSON values. Reads the script and the scene.
+    """Return what the samples of a stream are a function of, as JSON values.
 
-    Raises:
-        ConfigError: The script or the scene cannot be read, or params cannot be sent to Blender.
+    Raises ConfigError if the script or the scene cannot be read, or params cannot be sent to Blender.
     """
     return {
         "seed": config.seed,
@@ -32,7 +31,11 @@ def about(config: StreamConfig, images: Images) -> dict[str, Any]:
         "script_sha256": _sha256("script", config.script),
         "scene": None if config.scene is None else Path(config.scene).name,
         "scene_sha256": None if config.scene is None else _sha256("scene", config.scene),
-        "script_args": [_argument(argument) for argument in config.script_args],
+        # An argument is for all instances, or a list of one for each instance.
+        "script_args": [
+            os.fspath(given) if isinstance(given, str | os.PathLike) else [os.fspath(one) for one in given]
+            for given in config.script_args
+        ],
         "params": _params(config.params),
         "image_format": images.format,
         "quality": images.quality,
@@ -45,11 +48,7 @@ def about(config: StreamConfig, images: Images) -> dict[str, Any]:
 
 
 def check_same(recorded: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
-    """Check that what a recording was made from is what the stream's samples are made from.
-
-    Raises:
-        ConfigError: They differ. The message says in what, and names the folder.
-    """
+    """Raise ConfigError, which says in what, if a recording was made from something else than a stream's samples."""
     differing = []
     for name in _SAME:
         content = f"{name}_sha256"
@@ -67,11 +66,6 @@ def check_same(recorded: Mapping[str, Any], config: Mapping[str, Any], folder: P
         )
 
 
-def _argument(argument: Any) -> Any:
-    """Return an argument for all instances, which is a string or a path, or a list of one for each instance."""
-    return os.fspath(argument) if isinstance(argument, str | os.PathLike) else [os.fspath(one) for one in argument]
-
-
 def _params(params: Params | None) -> Any:
     """Describe params: a mapping by its content, a function only by its name."""
     if params is None:
@@ -87,11 +81,8 @@ def _params(params: Params | None) -> Any:
 
 
 def _version(distribution: str) -> str | None:
-    """Return the version of an installed distribution. None if it is missing, which is not this file's to tell."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Return the version of an installed distribution, or None."""
+    return next((found.version for found in importlib.metadata.distributions(name=distribution)), None)
 
 
 def _sha256(name: str, path: str | os.PathLike[str]) -> str:
@@ -99,6 +90,5 @@ def _sha256(name: str, path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(
-            f"{name} {os.fspath(path)!r} cannot be read: {error.strerror} (looked in {Path.cwd()})"
-        ) from None
+        text = f"{name} {os.fspath(path)!r} cannot be read: {error.strerror} (looked in {Path.cwd()})"
+        raise ConfigError(text) from None

@@ -125,17 +125,12 @@ def _unused(name: str, extension: str, files: Mapping[str, bytes]) -> str:
     """Return a new file name that every tar and every WebDataset reader takes, with no dot but before the extension."""
     base = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:_MAX_NAME].strip("_-") or "value"
     used = {file.partition(".")[0] for file in files}
-    candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
-    return next(f"{candidate}.{extension}" for candidate in candidates if candidate not in used)
+    unused = base if base not in used else next(f"{base}-{n}" for n in itertools.count(2) if f"{base}-{n}" not in used)
+    return f"{unused}.{extension}"
 
 
 def decode(files: Mapping[str, bytes]) -> Sample:
-    """Return the sample of these files, which are given by name without the key.
-
-    Raises:
-        Damaged: They are not as `encode` makes them.
-    """
-
+    """Return the sample of these files, by name without the key. Raises Damaged if `encode` did not make them."""
     unused = dict(files)
 
     def fetch(file: Any) -> Array:

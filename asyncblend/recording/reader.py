@@ -72,10 +72,9 @@ class Recording:
 
 
 def table_of(shards: Sequence[Shard]) -> np.ndarray[Any, Any]:
-    """Return index, shard, start and end of all samples, by index: an array, so that each takes only 28 bytes.
+    """Return index, shard, start and end of all samples, by index. In an array each takes only 28 bytes.
 
-    Raises:
-        RecordingError: An index is in two shards.
+    Raises RecordingError if an index is in two shards.
     """
     kinds = [("index", np.int64), ("shard", np.int32), ("start", np.int64), ("end", np.int64)]
     rows = ((span.sample, number, span.start, span.end) for number, shard in enumerate(shards) for span in shard.spans)

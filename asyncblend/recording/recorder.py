@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,25 +19,12 @@ from .about import about
 from .codec import Images, encode
 from .writer import ShardSize, Writer
 
-
-class _Sample(Protocol):
-    """What is recorded: a stream's frame, which is a mapping with attributes."""
-
-    index: int
-    instance: int
-    params: Mapping[str, Any]
-
-    def keys(self) -> Iterable[str]: ...
-
-    def __getitem__(self, name: str, /) -> Any: ...
-
-
-F = TypeVar("F", bound=_Sample)
-F_co = TypeVar("F_co", bound=_Sample, covariant=True)
+F = TypeVar("F")
+F_co = TypeVar("F_co", covariant=True)
 
 
 class _Frames(Protocol[F_co]):
-    """A pass over the stream."""
+    """A pass over the stream, whose frames are mappings with the attributes `index`, `instance` and `params`."""
 
     def __anext__(self) -> Awaitable[F_co]: ...
 
@@ -104,19 +91,16 @@ class Recorder(Generic[F]):
         self._error: BaseException | None = None  # of a job, until it has been raised
         self._beginning: asyncio.Future[None] | None = None
         self._finishing: asyncio.Future[None] | None = None
-        self._before = 0
+        self.before = 0
+        """Samples that were in the folder at the beginning."""
         self._owns_stream = False
-        self._closing = False
+        self.closed = False
+        """Whether it records no more."""
 
     @property
     def recorded(self) -> int:
         """Samples in the folder, of earlier runs too, without those that are being written."""
         return 0 if self._writer is None else len(self._writer.indices)
-
-    @property
-    def before(self) -> int:
-        """Samples that were in the folder at the beginning."""
-        return self._before
 
     @property
     def written(self) -> int:
@@ -138,11 +122,16 @@ class Recorder(Generic[F]):
             ConfigError: The folder has a recording of another stream.
             AsyncblendError: As iterating over the stream raises. In all these cases the recorder is closed.
         """
-        if self._closing:
+        if self.closed:
             raise StopAsyncIteration
         try:
-            await self._begin()
-            await self._room()
+            if self._beginning is None:
+                self._beginning = asyncio.ensure_future(self._open())
+            await asyncio.shield(self._beginning)  # a cancelled caller must not leave it half done
+            while len(self._jobs) >= 2 * self._threads:
+                await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
+            if self._error is not None:
+                raise self._error
             if self._frames is None:
                 raise StopAsyncIteration
             frame = await self._frames.__anext__()
@@ -178,18 +167,9 @@ class Recorder(Generic[F]):
         with contextlib.suppress(*([] if error is None else [RecordingError])):
             await self.aclose()
 
-    @property
-    def closed(self) -> bool:
-        """Whether it records no more."""
-        return self._closing
-
     async def stream_closed(self) -> BaseException | None:
         """Wait until all that the closed stream gave is on the disk. Return the error that nobody has been told of."""
-        if self._owns_stream:
-            return None  # the recorder itself closes the stream
-        await self._finished()
-        error, self._error = self._error, None
-        return error
+        return None if self._owns_stream else await self._finished()  # its own stream the recorder closes itself
 
     async def _to_the_end(self) -> int:
         async with self:
@@ -197,61 +177,49 @@ class Recorder(Generic[F]):
                 pass
         return self.recorded
 
-    async def _begin(self) -> None:
-        if self._beginning is None:
-            self._beginning = asyncio.ensure_future(self._open())
-        await asyncio.shield(self._beginning)  # a cancelled caller must not leave it half done
-
     async def _open(self) -> None:
         """Read what the folder has, and begin a pass over the rest."""
         made_of = await asyncio.to_thread(about, self._stream.config, self._images)
         self._writer = Writer(self._folder, made_of, self._shard_size)
         await asyncio.to_thread(self._writer.open)
         there = set(self._writer.indices)
-        self._before = len(there)
+        self.before = len(there)
         missing = [index for index in self._indices if index not in there]
-        if self._closing or not missing:
+        if self.closed or not missing:
             return
         self._owns_stream = not self._entered()
         if self._owns_stream:
             await self._stream.__aenter__()
         self._frames = self._stream.frames(missing)
 
-    async def _room(self) -> None:
-        while len(self._jobs) >= 2 * self._threads:
-            await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
-        if self._error is not None:
-            raise self._error
-
-    def _write(self, frame: F) -> None:
+    def _write(self, frame: Any) -> None:
         """Encode and write a frame, in a thread of the pool."""
         assert self._writer is not None
-        files = encode(
-            dict(frame), index=frame.index, instance=frame.instance, params=frame.params, images=self._images
-        )
+        files = encode(frame, index=frame.index, instance=frame.instance, params=frame.params, images=self._images)
         self._writer.add(frame.index, files, blender=self._stream.blender_version)
 
     def _done(self, job: asyncio.Future[None]) -> None:
         self._jobs.discard(job)
-        error = job.exception()
+        error = job.exception()  # asked for in any case: otherwise asyncio reports that nobody did
         self._error = self._error or error
 
     async def _close(self) -> None:
-        self._closing = True
+        self.closed = True
         if self._owns_stream:
             await self._stream.aclose()
         elif self._frames is not None:
             await self._frames.aclose()
-        await self._finished()
-        error, self._error = self._error, None
-        if error is not None:
+        if (error := await self._finished()) is not None:
             raise error
 
-    async def _finished(self) -> None:
-        self._closing = True
+    async def _finished(self) -> BaseException | None:
+        """Wait until all is on the disk, and return the error that has not been raised."""
+        self.closed = True
         if self._finishing is None:
             self._finishing = asyncio.ensure_future(self._finish())
         await asyncio.wait([self._finishing])
+        error, self._error = self._error, None
+        return error
 
     async def _finish(self) -> None:
         if self._beginning is not None:

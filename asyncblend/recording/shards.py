@@ -28,6 +28,7 @@ END = b"\0" * 1024  # the end of a tar file
 FORMAT = 2  # the version of the format of recordings
 _BLOCK = 512  # bytes; a tar consists of these
 _MAX_INDEX = 1 << 63  # an index is kept as an int64
+_GO_ON = "to go on without its samples and have the next `record` make them again"
 
 
 class Span(NamedTuple):
@@ -59,8 +60,7 @@ def tar_of(folder: Path, number: int) -> Path:
 def shards_in(folder: Path) -> list[int]:
     """Return the numbers of the whole shards in a folder, ascending.
 
-    Raises:
-        RecordingError: The folder cannot be read, or a shard is missing whose table is there.
+    Raises RecordingError if the folder cannot be read, or a shard is missing whose table is there.
     """
     tars: set[int] = set()
     tables: set[int] = set()
@@ -74,7 +74,7 @@ def shards_in(folder: Path) -> list[int]:
         tar = tar_of(folder, min(missing))
         raise RecordingError(
             f"{tar} is missing, and its table {tar.with_suffix('.json').name} is there. Put it back; or remove the "
-            f"table, to go on without its samples and have the next `record` make them again",
+            f"table, {_GO_ON}",
             path=str(tar),
         )
     return sorted(tars)
@@ -83,8 +83,7 @@ def shards_in(folder: Path) -> list[int]:
 def find_shard(folder: Path, number: int) -> Shard:
     """Return a whole shard, from its table if that is right, else from the headers in the tar.
 
-    Raises:
-        RecordingError: The shard is damaged, or was written in another format.
+    Raises RecordingError if the shard is damaged, or was written in another format.
     """
     path = tar_of(folder, number)
     try:
@@ -103,11 +102,7 @@ def find_shard(folder: Path, number: int) -> Shard:
 
 
 def read_sample(path: Path, span: Span) -> Sample:
-    """Read a sample from the shard at `path`.
-
-    Raises:
-        RecordingError: The shard is damaged there.
-    """
+    """Read a sample from the shard at `path`. Raises RecordingError if the shard is damaged there."""
     try:
         with path.open("rb") as file:
             block = _read(file, span.start, span.end - span.start)
@@ -146,16 +141,14 @@ def _from_table(path: Path, size: int) -> Shard | None:
     try:
         table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         spans = [Span(*map(int, span)) for span in table["samples"]]
-        about = dict(table["about"])
+        about, full_size = dict(table["about"]), table["size"]
         right = all(0 <= span.sample < _MAX_INDEX and 0 <= span.start < span.end <= size for span in spans)
         good = table["format"] == FORMAT and right
-        full_size = table["size"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if type(full_size) is int and full_size > size:
         raise RecordingError(
-            f"{path} is cut off: it has {size} bytes, its table says {full_size}. Copy it again; or remove both, to go "
-            f"on without its samples and have the next `record` make them again",
+            f"{path} is cut off: it has {size} bytes, its table says {full_size}. Copy it again; or remove both, {_GO_ON}",
             path=str(path),
         )
     return Shard(path, size, about, spans) if good and full_size == size else None
@@ -181,19 +174,14 @@ def _from_tar(path: Path, size: int, file: BinaryIO) -> Shard:
             raise Damaged("it has no end")
     except (Damaged, ValueError, TypeError, RecursionError) as error:
         raise RecordingError(
-            f"{path} is damaged at byte {end}: {error}. Copy it again; or remove it, and its table if there is one, to "
-            f"go on without its samples and have the next `record` make them again",
+            f"{path} is damaged at byte {end}: {error}. Copy it again; or remove it, and its table if there is one, {_GO_ON}",
             path=str(path),
         ) from None
     return Shard(path, size, about, spans, has_table=False)
 
 
 def _members(header_at: Callable[[int], bytes], size: int) -> Iterator[tuple[str, int, int]]:
-    """Yield the name, start and size of each file of a tar, or of a stretch of one, until its end.
-
-    Raises:
-        Damaged: The bytes are no tar, or end too early.
-    """
+    """Yield name, start and size of each file of a tar, or of a stretch of one. Raises Damaged if it is no tar."""
     at = 0
     while at < size:
         header = header_at(at)

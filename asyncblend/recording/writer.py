@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,13 +31,9 @@ _PARTIAL = ".partial"
 
 
 class ShardSize:
-    """When a shard is full.
+    """When a shard is full: at a number of samples, or of bytes such as "500MB", which the last sample may exceed.
 
-    Args:
-        size: A number of samples, or of bytes such as "500MB". The last sample may exceed these bytes.
-
-    Raises:
-        ConfigError: It is neither.
+    Raises ConfigError if `size` is neither.
     """
 
     def __init__(self, size: int | str) -> None:
@@ -73,19 +69,11 @@ class Writer:
         self._shard: _PartialShard | None = None
         self._next_number = 0
         self._failure: Exception | None = None
-        self._indices: set[int] = set()
-        self._recorded = 0
-        self._written = 0
-
-    @property
-    def indices(self) -> Collection[int]:
+        self.indices: set[int] = set()
         """The indices of all samples in the folder, with those in the unfinished shard."""
-        return self._indices
-
-    @property
-    def recorded(self) -> int:
+        self.recorded = 0
         """The number of samples in whole shards, with those of earlier writers."""
-        return self._recorded
+        self._written = 0
 
     @property
     def written(self) -> int:
@@ -114,8 +102,8 @@ class Writer:
                     write_table(shard)
             if shards:
                 check_same(shards[0].about, self._about, self._folder)
-            self._indices = set(table_of(shards)["index"].tolist())
-            self._recorded = len(self._indices)
+            self.indices = set(table_of(shards)["index"].tolist())
+            self.recorded = len(self.indices)
             self._next_number = numbers[-1] + 1 if numbers else 0
         except BaseException as error:
             self.close()
@@ -137,14 +125,14 @@ class Writer:
                 raise self._cannot_write(self._failure) from self._failure
             if self._folder_lock is None:
                 raise RecordingError(f"the recording into {self._folder} is closed", path=str(self._folder))
-            if index in self._indices:
+            if index in self.indices:
                 return
             try:
                 if self._shard is None:
                     self._shard = _PartialShard(tar_of(self._folder, self._next_number), {**self._about, **about})
                     self._next_number += 1
                 self._shard.add(index, files)
-                self._indices.add(index)
+                self.indices.add(index)
                 if self._shard_size.reached(len(self._shard.spans), self._shard.size):
                     self._count(self._shard.finish())
             except Exception as error:
@@ -188,8 +176,8 @@ class Writer:
     def _count(self, shard: Shard) -> None:
         """Count a shard that has become whole, and write its table."""
         self._shard = None
-        self._indices.update(span.sample for span in shard.spans)
-        self._recorded += len(shard.spans)
+        self.indices.update(span.sample for span in shard.spans)
+        self.recorded += len(shard.spans)
         self._written += shard.size
         write_table(shard)
 
@@ -198,7 +186,7 @@ class Writer:
         self._failure = error
         if (partial := self._shard) is not None:
             self._shard = None
-            self._indices.difference_update(span.sample for span in partial.spans)
+            self.indices.difference_update(span.sample for span in partial.spans)
             with contextlib.suppress(OSError):  # a missing table is made again
                 if (shard := partial.salvage()) is not None:
                     self._count(shard)
@@ -207,9 +195,9 @@ class Writer:
     def _cannot_write(self, error: Exception) -> RecordingError:
         why = error.strerror or str(error) if isinstance(error, OSError) else repr(error)
         text = f"cannot record into {self._folder}: {why}"
-        if self._recorded:
-            text += f". {self._recorded} samples are recorded there and stay readable; recording again adds the others"
-        return RecordingError(text, path=str(self._folder), recorded=self._recorded)
+        if self.recorded:
+            text += f". {self.recorded} samples are recorded there and stay readable; recording again adds the others"
+        return RecordingError(text, path=str(self._folder), recorded=self.recorded)
 
 
 class _PartialShard:
@@ -232,15 +220,13 @@ class _PartialShard:
             raise
 
     def add(self, index: int, files: Mapping[str, bytes]) -> None:
-        """Write a sample's files."""
         start = self.size
         self._write_files({"__key__": key_of(index), **files})
         self.spans.append(Span(index, start, self.size))
 
     def finish(self) -> Shard:
         """Make the shard whole and return it. From then on it is read, and survives a crash of the machine."""
-        self._write(END)
-        self._write(bytes(-self.size % tarfile.RECORDSIZE))
+        self._write(END + bytes(-(self.size + len(END)) % tarfile.RECORDSIZE))
         return self._publish()
 
     def salvage(self) -> Shard | None:

@@ -37,21 +37,14 @@ def option(blender: Blender) -> str:
 
 def apt(*packages: str) -> str:
     """Return the command that installs Debian's packages, with what this user and this machine need before it."""
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    command = "apt-get" if root else "sudo apt-get"
+    command = "apt-get" if hasattr(os, "geteuid") and os.geteuid() == 0 else "sudo apt-get"
     has_lists = any(_APT_LISTS.glob("*_Packages*"))  # a bare container has none
     return f"{'' if has_lists else f'{command} update && '}{command} install {' '.join(packages)}"
 
 
 def ways_to_a_blender(name: str | None, *, fix: bool) -> list[str]:
-    """Return what to type to get a Blender, the nearest way first.
-
-    Args:
-        name: The option that named a Blender.
-        fix: Whether `--fix` has been tried.
-    """
-    ways = []
-    others = all_blenders()
+    """Return what to type to get the Blender that an option names, the nearest way first. `fix`: `--fix` was tried."""
+    ways, others = [], all_blenders()
     if name is None and os.environ.get(VARIABLE) and others:
         ways.append(f"unset {VARIABLE}")
     if not any(one.kind == "module" for one in others):

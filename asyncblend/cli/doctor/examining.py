@@ -10,11 +10,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.text import Text
+
 from ... import __version__
 from ...errors import BlenderNotFound, InstanceError
 from ...fleet.discovery import VARIABLE, Blender, all_blenders
 from ...fleet.install.embedded import make_embedded
 from ...fleet.install.packages import cache_folder
+from ..live import STDERR
 from ..needs import is_missing, pip
 from .advice import find, option, ways_to_a_blender
 from .page import Page
@@ -56,7 +59,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
     to_type, after_failed_fix = list(host["commands"]), []
     if fix and name in (None, "bpy") and isinstance(find("bpy"), BlenderNotFound):
         try:
-            with page.working("Installing the embedded Blender (bpy, some 350 MB)"):
+            with STDERR.status("Installing the embedded Blender (bpy, some 350 MB)"):
                 python = await make_embedded()
         except InstanceError as error:
             why = str(error).partition("\n")[0].rstrip(":")
@@ -76,7 +79,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
         add_problem("No Blender was tried", f"that needs {' and '.join(missing)} here")
     else:
         for one in all_blenders() if name is None else [chosen] if isinstance(chosen, Blender) else []:
-            with page.working(f"Rendering a small frame with {option(one)}"):
+            with STDERR.status(Text(f"Rendering a small frame with {option(one)}")):
                 report["blenders"].append(await render(one, needed=one == chosen, ways=ways))
             page.blender(report["blenders"][-1])
     report |= _verdict(name, report["blenders"], to_type)
@@ -106,11 +109,7 @@ def _version(package: str, module: str) -> str | None:
 
 
 def _verdict(name: str | None, blenders: Sequence[dict[str, Any]], to_type: list[str]) -> dict[str, Any]:
-    """Return the report's keys ready, commands, default and instead.
-
-    Args:
-        to_type: What must be typed in any case before the chosen Blender can be used.
-    """
+    """Return the report's keys ready, commands, default and instead. `to_type` must be typed in any case."""
     default = find(None)
     working = [one for one in blenders if one["works"]]
     failed = next((one for one in blenders if one["needed"] and not one["works"]), None)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+from asyncio.subprocess import DEVNULL, PIPE
 
 from ...aio import finish
 
@@ -39,17 +40,10 @@ def debian_package(soname: str) -> str:
 
 async def missing_libraries(binary: str) -> list[str]:
     """Return all shared libraries that a program or library cannot find, or none where there is no ldd to tell."""
-    ldd = shutil.which("ldd")
-    if ldd is None:
+    if (ldd := shutil.which("ldd")) is None:
         return []
-    process = await asyncio.create_subprocess_exec(
-        ldd,
-        binary,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "LC_ALL": "C"},  # in other languages its words are translated
-    )
+    env = {**os.environ, "LC_ALL": "C"}  # in other languages its words are translated
+    process = await asyncio.create_subprocess_exec(ldd, binary, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=env)
     try:
         async with asyncio.timeout(30.0):
             output, _ = await process.communicate()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-
-from ..live import STDERR
 
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red"), "": (" ", "dim")}
 """For each mark of a row, a sign and a style for panels. Plain lines have the mark as a word."""
@@ -24,17 +21,13 @@ _Row = tuple[str, str, str]
 class Page:
     """Prints panels with coloured marks in a terminal, and plain lines elsewhere.
 
-    Commands stand outside the panels and are never broken into lines, so that they can be copied. Each method but
-    `working` prints the part of the report of `examine` that it is named after.
+    Commands stand outside the panels and are never broken into lines, so that they can be copied. Each method prints
+    the part of the report of `examine` that it is named after.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._in_panels = console.is_terminal and console.encoding.startswith("utf")
-
-    def working(self, text: str) -> AbstractContextManager[object]:
-        """Return a context manager that shows a spinner while something takes long."""
-        return STDERR.status(Text(text))
 
     def host(self, host: dict[str, Any], version: str) -> None:
         self._line((f"asyncblend {version}", "bold"))
