@@ -22,22 +22,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "AsyncblendError",
-    "BlenderNotFound",
-    "ConfigError",
-    "CrashLoop",
-    "ForkedProcessError",
-    "FrameTimeout",
-    "InstanceError",
-    "InstanceExited",
-    "ProtocolError",
-    "RecordingError",
-    "SampleError",
-    "StartTimeout",
-    "StreamClosed",
-]
-
 
 def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> AsyncblendError:
     error = cls(message)

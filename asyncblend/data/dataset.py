@@ -102,17 +102,14 @@ class BlenderDataset(ItemDataset):
     def render(self, index: int, params: Mapping[str, Any] | None = None) -> Any:
         """Render one sample now, and return it as an item, transformed. Starts the fleet if there is none.
 
-        The request is served before samples that no Blender has begun, also while this dataset is iterated. The same
-        index with the same params gives the same item. With `batch_size`, it is an item without a batch axis.
+        It may be called at any time, also while this dataset is iterated. With `batch_size`, the item has no batch axis.
 
         Args:
-            index: The sample's index. It need not belong to the dataset's own.
-            params: Passed to the script as `task.params`. None: drawn as the config says.
+            index, params: As `BlenderStream.render` has them.
 
         Raises:
-            SampleError: The script raised, or the sample killed its Blender too often.
             ConfigError: An argument is wrong, or this worker has no Blender.
-            AsyncblendError: As entering a BlenderStream raises.
+            AsyncblendError: As entering a BlenderStream, or its `render`, raises.
         """
         share = self._share()
         if share is None:
@@ -120,13 +117,7 @@ class BlenderDataset(ItemDataset):
         return self._item_of(self._stream_for(share).render(index, params))
 
     def flush(self) -> int:
-        """Give up the samples of the present iteration that no Blender has begun, so that changed params hold at once.
-
-        For `num_workers=0`: in workers, params are copies.
-
-        Returns:
-            The number of samples given up. Each of them is rendered later, with its new params.
-        """
+        """Give up what no Blender has begun of the present iteration, as `BlenderStream.flush` does; not in workers."""
         return 0 if self._frames is None else self._frames.flush()
 
     def _begin(self, *, wait: bool = True) -> SyncFrames | None:
@@ -184,14 +175,6 @@ class BlenderDataset(ItemDataset):
             raise ConfigError(f"not a saved state of a BlenderDataset: {state!r:.200}")
         self.set_epoch(state["epoch"])
         self._resume = (state["epoch"], state["stream"]) if state["stream"] else None
-
-    def set_epoch(self, epoch: int) -> None:
-        """From the next iteration on, render other samples: the indices are offset by `epoch` times the length.
-
-        Raises:
-            ConfigError: It is not a whole number from 0 on.
-        """
-        super().set_epoch(epoch)
 
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""

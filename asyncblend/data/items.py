@@ -83,6 +83,9 @@ class ItemDataset(IterableDataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the iterations that begin from now on. It is 0 before.
 
+        In another epoch a BlenderDataset renders other samples: their indices are offset by `epoch` times the length. A
+        RecordedDataset with `shuffle` has another order.
+
         Raises:
             ConfigError: It is not a whole number from 0 on.
         """

@@ -23,21 +23,14 @@ _log = logging.getLogger("asyncblend")
 
 
 class Child(Protocol):
-    """A launched Blender: a `ChildProcess`."""
+    """A launched Blender; `ChildProcess` and `BlenderProcess` say what each call means."""
 
     log: Log
 
-    async def wait(self) -> int:
-        """Return its exit status; a negative one is the signal that killed it."""
-
-    def report(self) -> Report:
-        """Return what it left for the host."""
-
-    def kill(self) -> None:
-        """End it and all that it started, at once."""
-
-    async def stop(self, ask: Callable[[], None], grace: float) -> None:
-        """Ask it to end, give it `grace` seconds, then kill it. Return when nothing is left of it."""
+    async def wait(self) -> int: ...
+    def report(self) -> Report: ...
+    def kill(self) -> None: ...
+    async def stop(self, ask: Callable[[], None], grace: float) -> None: ...
 
 
 class Fleet:

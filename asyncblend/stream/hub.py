@@ -29,38 +29,22 @@ _SUSPECTS = 1024  # connections whose bad messages are counted: the memory of a 
 
 
 class Lives(Protocol):
-    """What the hub tells of the lives of Blenders: the fleet. None of these may block."""
+    """What the hub tells of the lives of Blenders; `Fleet` says what each call means. None of them may block."""
 
-    def is_current(self, life: Life) -> bool:
-        """Return whether this life is going on."""
-
-    def beat(self, life: Life, rss: int) -> None:
-        """Note a sign of life, with so many bytes of resident memory; 0 for unknown."""
-
-    def ready(self, life: Life) -> None:
-        """Note that the script of this life serves."""
-
-    def expel(self, life: Life, why: str) -> None:
-        """Kill the Blender of a life that keeps sending what cannot be read."""
+    def is_current(self, life: Life) -> bool: ...
+    def beat(self, life: Life, rss: int) -> None: ...
+    def ready(self, life: Life) -> None: ...
+    def expel(self, life: Life, why: str) -> None: ...
 
 
 class Answers(Protocol):
-    """What the hub tells of leases: the dispatcher. None of these may block."""
+    """What the hub tells of leases; `Dispatcher` says what each call means. None of them may block."""
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None:
-        """Note that a life came back on another connection. `holding`: (pass, serial) of the leases that it has."""
-
-    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
-        """Take in the frame of a lease, which the pass and the serial name."""
-
-    def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
-        """Take in that the script's sample function raised."""
-
-    def dropped_frame(self) -> None:
-        """Count a frame from a connection that belongs to no life."""
-
-    def fail(self, error: BaseException) -> None:
-        """Note that the run cannot go on."""
+    def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None: ...
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None: ...
+    def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None: ...
+    def dropped_frame(self) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
 
 
 class Hub:

@@ -221,11 +221,7 @@ class SyncStream:
                 raise
 
     def wait_ready(self) -> None:
-        """Wait until the first Blender is ready.
-
-        Raises:
-            AsyncblendError: As entering a BlenderStream does.
-        """
+        """Wait until the first Blender is ready, or raise why there will be none."""
         self._started.result()
 
     def __enter__(self) -> SyncStream:
@@ -261,9 +257,7 @@ class SyncStream:
             state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded.
 
         Raises:
-            ConfigError: An argument is wrong, or the stream was not started.
-            StreamClosed: The stream was closed.
-            AsyncblendError: The fleet could not start.
+            AsyncblendError: As `BlenderStream.frames` raises, or because the fleet could not start.
         """
         return self._begin(
             Pass(self.config, indices, params=params, ordered=ordered, queue_size=queue_size, state=state)
