@@ -55,7 +55,8 @@ def export(
     try:
         target = Path(out).resolve()  # a symbolic link stays, and the folder that it leads to is replaced
         _check_target(out, target, overwrite=overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
         new, old = temporary / "new", temporary / "old"
         try:
