@@ -12,7 +12,7 @@ from pathlib import Path
 _workspaces: weakref.WeakSet[Workspace] = weakref.WeakSet()
 
 
-class Workspace:
+class Workspace(contextlib.AbstractContextManager["Workspace"]):
     """A private folder (mode 0700), and a pipe whose read end every Blender of the run watches.
 
     Use it as a context manager in the process that owns the run.
@@ -33,9 +33,6 @@ class Workspace:
         folder = self.folder / f"{instance}.{epoch}"
         folder.mkdir()
         return folder
-
-    def __enter__(self) -> Workspace:
-        return self
 
     def __exit__(self, *error: object) -> None:
         for descriptor in (self.lifeline, self._held):

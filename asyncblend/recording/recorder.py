@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..aio import finish
 from ..config import StreamConfig, check_whole, cores
@@ -27,7 +27,6 @@ class _Frames(Protocol[F_co]):
     """A pass over the stream, whose frames are mappings with the attributes `index`, `instance` and `params`."""
 
     def __anext__(self) -> Awaitable[F_co]: ...
-
     async def aclose(self) -> None: ...
 
 
@@ -38,15 +37,12 @@ class _Stream(Protocol[F_co]):
 
     @property
     def blender_version(self) -> str: ...
-
     def frames(self, indices: Sequence[int]) -> _Frames[F_co]: ...
-
     async def __aenter__(self) -> object: ...
-
     async def aclose(self) -> None: ...
 
 
-class Recorder(Generic[F]):
+class Recorder(AsyncIterator[F]):
     """Records a stream: to its end, when it is awaited; or frame by frame, as an asynchronous iterator.
 
     Threads encode the images and write the files, so the event loop never waits for either. When two frames for each
@@ -109,9 +105,6 @@ class Recorder(Generic[F]):
 
     def __await__(self) -> Generator[Any, None, int]:
         return self._to_the_end().__await__()
-
-    def __aiter__(self) -> AsyncIterator[F]:
-        return self
 
     async def __anext__(self) -> F:
         """Return the next frame, which is being written meanwhile.

@@ -19,7 +19,7 @@ from .run import Run
 from .stats import PassStats
 
 
-class Frames:
+class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frames"]):
     """One pass over a running stream: an asynchronous iterator over its frames.
 
         frames = stream.frames(range(100, 200))
@@ -38,9 +38,6 @@ class Frames:
         # The pass of an iterator that nobody has any more must not keep its slots and its Blenders.
         self._finalizer = weakref.finalize(self, _abandon, asyncio.get_running_loop(), self._dispatcher, source)
         self._finalizer.atexit = False
-
-    def __aiter__(self) -> Frames:
-        return self
 
     async def __anext__(self) -> Frame:
         """Return the next frame; its slot is free for another sample.
@@ -106,9 +103,6 @@ class Frames:
         """End the pass. What is rendering or queued of it is dropped. May be called twice."""
         if self._finalizer.detach() is not None and not self._run.forked:
             self._dispatcher.end(self._source, StreamClosed("this iteration was closed"))
-
-    async def __aenter__(self) -> Frames:
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()

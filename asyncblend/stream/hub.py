@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ class Answers(Protocol):
     def fail(self, error: BaseException) -> None: ...
 
 
-class Hub:
+class Hub(contextlib.AbstractContextManager["Hub"]):
     """Binds its socket when it is made; a context manager that closes it. `serve` receives.
 
     Args:
@@ -86,9 +87,6 @@ class Hub:
         endpoint = self._socket.get(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         self.endpoint = endpoint.decode().rstrip("\0")
-
-    def __enter__(self) -> Hub:
-        return self
 
     def __exit__(self, *error: object) -> None:
         end_context(self._context)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("asyncblend")
 
 
-class BlenderStream:
+class BlenderStream(AsyncIterator[Frame]):
     """Frames from a fleet of Blenders, as an asynchronous iterator:
 
         async with BlenderStream(script="cube.py", instances=2) as stream:
@@ -85,9 +85,6 @@ class BlenderStream:
         await self.aclose()
         if self._deferred_error is not None and error is None:
             raise self._deferred_error
-
-    def __aiter__(self) -> BlenderStream:
-        return self
 
     def __anext__(self) -> Coroutine[Any, Any, Frame]:
         """Return the next frame of the config's own pass, when it is awaited.

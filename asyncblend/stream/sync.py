@@ -66,7 +66,7 @@ class _Channel:
                     return
 
 
-class SyncFrames:
+class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"]):
     """One pass, consumed by one thread: an iterator over its frames. What `SyncStream.frames` returns.
 
     Closing it, `with`, garbage collection and closing the stream end the pass.
@@ -76,9 +76,6 @@ class SyncFrames:
         self._stream, self._channel = stream, channel
         self._finalizer = weakref.finalize(self, stream._abandon, channel)
         self._finalizer.atexit = False
-
-    def __iter__(self) -> SyncFrames:
-        return self
 
     def __next__(self) -> Frame:
         """Wait for the next frame.
@@ -144,9 +141,6 @@ class SyncFrames:
         if self._finalizer.detach() is not None:
             self._stream._abandon(self._channel, reason)
 
-    def __enter__(self) -> SyncFrames:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -168,7 +162,7 @@ class SyncFrames:
         return item.frame
 
 
-class SyncStream:
+class SyncStream(Iterator[Frame]):
     """A BlenderStream for programs without asyncio. `BlenderStream(...).sync()` returns one:
 
         with BlenderStream(script="cube.py", length=100).sync() as frames:
@@ -230,9 +224,6 @@ class SyncStream:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __iter__(self) -> Iterator[Frame]:
-        return self
 
     def __next__(self) -> Frame:
         """Wait for the next frame of the config's own pass, as `SyncFrames` does."""
