@@ -10,16 +10,16 @@ from typing import Any
 __all__ = ["lazy"]
 
 
-def lazy(package: str, homes: Mapping[str, Sequence[str]], modules: Sequence[str] = ()) -> Callable[[str], Any]:
+def lazy(package: str, homes: Mapping[str, str], modules: Sequence[str] = ()) -> Callable[[str], Any]:
     """Return a `__getattr__` for a package, which imports a name when it is first used and keeps it in the package.
 
     Args:
         package: The package.
-        homes: By submodule, the names that are imported from it. None of them may be the name of a submodule, because
-            importing that submodule would replace the name.
+        homes: By submodule, the names that are imported from it, with blanks between them. None of them may be the
+            name of a submodule, because importing that submodule would replace the name.
         modules: Submodules that are public names themselves.
     """
-    home_of = {name: home for home, names in homes.items() for name in names}
+    home_of = {name: home for home, names in homes.items() for name in names.split()}
 
     def __getattr__(name: str) -> Any:
         if name in modules:

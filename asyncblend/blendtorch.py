@@ -77,7 +77,11 @@ class BlenderLauncher:
         if self._frames is None:
             raise ConfigError("use the launcher in a `with` block")
         frame = self._frames.get(None if timeoutms < 0 else timeoutms / 1000)
-        return {**{name: _own(value) for name, value in frame.items()}, "btid": frame.instance}
+        own = {
+            name: np.array(value) if isinstance(value, np.ndarray) else copy.deepcopy(value)
+            for name, value in frame.items()
+        }
+        return {**own, "btid": frame.instance}
 
 
 class Receiver:
@@ -101,7 +105,3 @@ class Receiver:
         return self._launcher.recv(timeoutms)
 
     recv = __call__
-
-
-def _own(value: Any) -> Any:
-    return value.copy() if isinstance(value, np.ndarray) else copy.deepcopy(value)

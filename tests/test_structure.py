@@ -410,8 +410,7 @@ def lazy_call(package: Any) -> ast.Call:
 
 def lazy_table(package: Any) -> dict[str, list[str]]:
     """Return the second argument of `lazy(__name__, {...})`: the names by the module that they come from."""
-    table: dict[str, list[str]] = ast.literal_eval(lazy_call(package).args[1])
-    return table
+    return {home: names.split() for home, names in ast.literal_eval(lazy_call(package).args[1]).items()}
 
 
 def lazy_modules(package: Any) -> list[str]:

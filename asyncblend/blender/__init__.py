@@ -32,12 +32,12 @@ __all__ = ["Camera", "RenderInfo", "Task", "annotate", "box_of", "last_render", 
 __getattr__ = lazy(
     __name__,
     {
-        "labels.annotate": ["annotate"],
-        "labels.boxes": ["box_of"],
-        "scene.camera": ["Camera"],
-        "capture.render": ["RenderInfo", "last_render", "render"],
-        "serving.serve": ["serve"],
-        "serving.task": ["Task"],
+        "labels.annotate": "annotate",
+        "labels.boxes": "box_of",
+        "scene.camera": "Camera",
+        "capture.render": "RenderInfo last_render render",
+        "serving.serve": "serve",
+        "serving.task": "Task",
     },
     modules=["randomise"],
 )
