@@ -70,36 +70,19 @@ _abandoned: list[asyncio.AbstractEventLoop] = []
 
 
 def abandon_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Note that closing this loop would block forever, because it has missed the exit of a child process.
+    """Let closing this loop do nothing, because it would block forever: it has missed the exit of a child process.
 
     It happens to uvloop when its SIGCHLD handler is replaced: its handle of that process stays active, and its `close`
     waits for it. The loop is kept instead, which costs a few descriptors.
     """
     _abandoned.append(loop)
+    loop.close = lambda: None  # type: ignore[method-assign]
 
 
 def run_in_thread(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on a new event loop, as `asyncio.run` does, in a thread that is not the main one.
-
-    A loop that was abandoned is left open.
-    """
-    loop = loop_factory()()
-    try:
-        loop.run_until_complete(main)
-    finally:
-        try:
-            loop.run_until_complete(_end_tasks())
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            if not any(loop is one for one in _abandoned):
-                loop.close()
-
-
-async def _end_tasks() -> None:
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    """Run `main` on a new event loop, as `asyncio.run` does, in a thread that is not the main one."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(main)
 
 
 def end_context(context: zmq.Context[Any]) -> None:

@@ -146,7 +146,8 @@ class ChildProcess:
                 await self._process.wait()  # until the event loop has noticed the exit, too
         except TimeoutError:
             self._reap()
-            abandon_loop(self._loop)
+            if not isinstance(self._loop, asyncio.BaseEventLoop):  # uvloop
+                abandon_loop(self._loop)
         except asyncio.CancelledError:
             self._see_dead()
             self._forget_pidfd()

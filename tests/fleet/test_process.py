@@ -644,6 +644,29 @@ def test_a_launch_does_not_wait_for_what_another_thread_forks(tmp_path: Path) ->
     assert program(tmp_path, FORKS, str(tmp_path)) == "ok\n"
 
 
+MISSED = """
+import asyncio, os, pathlib, signal, sys, uvloop
+from asyncblend.fleet.process import ChildProcess
+
+async def main(folder):
+    folder.mkdir()
+    process = await ChildProcess.start(["sleep", "0.2"], os.environ, folder)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # as torch's DataLoader does
+    assert await process.wait() == 0
+    await process.stop(lambda: None, 0)
+
+for name in "ab":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(pathlib.Path(sys.argv[1], name)))
+print("closed")
+"""
+
+
+def test_a_loop_that_missed_an_exit_can_be_closed(tmp_path: Path) -> None:
+    """uvloop would wait forever for a process whose exit it did not hear of."""
+    assert program(tmp_path, MISSED, str(tmp_path)) == "closed\n"
+
+
 def test_a_fork_holds_no_lifeline(tmp_path: Path) -> None:
     """A DataLoader worker, forked from the host, does not keep the host's Blenders alive."""
     source = """
