@@ -9,6 +9,7 @@ thousandth of a pixel. An image's id is the sample's index. Annotations count fr
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -188,14 +189,14 @@ def _save_image(item: Mapping[str, Any], index: int, folder: Path) -> tuple[str,
     """Write the image, as it was recorded if it was. Returns the file's path, and the image's height and width."""
     files: Mapping[str, bytes] = getattr(item, "files", {})
     suffix, image = "jpg" if "image.jpg" in files else "png", item["image"]
-    name = f"images/{index:09d}.{suffix}"
-    if (data := files.get(f"image.{suffix}")) is not None:
-        (folder / name).write_bytes(data)
-    else:
+    if (data := files.get(f"image.{suffix}")) is None:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise ConfigError(
                 f"sample {index}: `image` is no picture of H x W x 3 or 4 uint8 but "
                 f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; COCO's are files of 8 bits"
             )
-        Image.fromarray(image).save(folder / name, "PNG", compress_level=1)
+        Image.fromarray(image).save(buffer := io.BytesIO(), "PNG", compress_level=1)
+        data = buffer.getvalue()
+    name = f"images/{index:09d}.{suffix}"
+    (folder / name).write_bytes(data)
     return name, np.shape(image)[:2]  # type: ignore[return-value]

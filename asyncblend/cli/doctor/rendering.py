@@ -114,7 +114,6 @@ async def _diagnose(blender: Blender, error: BaseException, ways: Sequence[str])
 
 
 def _installed_packages() -> set[Path]:
-    """Return what is installed in the cache folder for Blenders' Pythons."""
     return set(cache_folder().glob("*/*.dist-info"))
 
 
