@@ -79,10 +79,10 @@ def abandon_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.close = lambda: None  # type: ignore[method-assign]
 
 
-def run_in_thread(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on a new event loop, as `asyncio.run` does, in a thread that is not the main one."""
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a new event loop of `loop_factory`, as `asyncio.run` does, in any thread."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def end_context(context: zmq.Context[Any]) -> None:

@@ -25,7 +25,13 @@ OTHERS = ("#d55e00", "#e69f00", "#cc79a7", "#f0e442")
 
 
 def draw_report(path: Path, report: Report) -> None:
-    """Write a PNG file with a panel for each case, and in it a bar of the first metric for each way."""
+    """Write a PNG file with a panel for each case, and in it a bar of the first metric for each way.
+
+    A report with a `draw` of its own draws that instead.
+    """
+    if report.draw is not None:
+        report.draw(path)
+        return
     main, colours = report.metrics[0], _colours(report)
 
     def bar(row: Row) -> Bar:

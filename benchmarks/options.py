@@ -62,7 +62,9 @@ def show(report: Report, out: Path | None, figures: Path | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="benchmark-")) if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / f"{report.name}.png"
-    report.picture(picture)
+    from .charts import draw_report  # imports matplotlib, which would weigh on the memory of what is measured
+
+    draw_report(picture, report)
     if figures is not None:
         written = {"machine": machine(), **report.json()}
         figures.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

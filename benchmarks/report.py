@@ -138,15 +138,6 @@ class Report:
                 cases.setdefault(case, {})[row.way] = figures
         return {"name": self.name, "title": self.title, "method": self.method, "cases": cases}
 
-    def picture(self, path: Path) -> None:
-        """Write a PNG file: bars of the first metric, unless `draw` draws something else."""
-        if self.draw is not None:
-            self.draw(path)
-            return
-        from .charts import draw_report  # imports matplotlib, which would weigh on the memory of what is measured
-
-        draw_report(path, self)
-
     def _headings(self) -> list[str]:
         main, *others = self.metrics
         headings = ["", "", main.name, "spread", *(metric.name for metric in others)]

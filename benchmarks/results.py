@@ -91,6 +91,8 @@ def _of_executable(how: Effort, path: str) -> Report:
 
 def write(folder: Path, reports: Sequence[Report], about: Mapping[str, str], figures: Path | None = None) -> None:
     """Write RESULTS.md into a folder, its pictures into `pictures` there, and all figures into a file."""
+    from .charts import draw_report  # imports matplotlib, which would weigh on the memory of what is measured
+
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -104,7 +106,7 @@ def write(folder: Path, reports: Sequence[Report], about: Mapping[str, str], fig
         "",
     ]
     for report in reports:
-        report.picture(pictures / f"{report.name}.png")
+        draw_report(pictures / f"{report.name}.png", report)
         lines += [f"## {report.title}", "", f"`python -m benchmarks {report.name.partition('-')[0]}`. {report.method}"]
         lines += ["", f"![{report.title}](pictures/{report.name}.png)", "", *report.markdown(), ""]
     (folder / "RESULTS.md").write_text("\n".join(lines), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from ..aio import loop_factory
+from ..aio import run
 from ..errors import InstanceError, InstanceExited
 from ..wire.launch import BOOTSTRAP, Report
 from .options import BlenderOption
@@ -59,8 +58,8 @@ def link(blender: BlenderOption = None) -> None:
     if found.kind == "module":
         console.print("This is the bpy module: `python script.py` needs no link.")
         return
-    with console.status("Asking Blender ..."), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        ready = runner.run(prepare(found))
+    with console.status("Asking Blender ..."):
+        ready = run(prepare(found))
     path = ready.modules / "asyncblend.py"
     path.write_text(_STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages), encoding="utf-8")
     console.print(f"Wrote {path}", soft_wrap=True)

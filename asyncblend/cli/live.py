@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..aio import loop_factory
+from ..aio import run
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
@@ -30,7 +29,7 @@ def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None],
     """
     from ..stream.stream import BlenderStream
 
-    async def run() -> None:
+    async def consume() -> None:
         async with stream:
             async for frame in stream:
                 line.frame_came()
@@ -39,8 +38,8 @@ def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None],
     stream = BlenderStream(config)
     line = LiveLine(console, config, stream.stats)
     try:
-        with line, asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(run())
+        with line:
+            run(consume())
     finally:
         if summary:
             line.summary()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from ..aio import loop_factory
+from ..aio import run
 from .config_file import load_config
 from .live import LiveLine
 from .needs import require
@@ -44,8 +43,7 @@ def record(
         raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
     size = int(shard_size) if shard_size.isdecimal() else shard_size
     how = {"image_format": image_format, "quality": quality, "shard_size": size}
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_record(chosen, out, how))
+    run(_record(chosen, out, how))
 
 
 async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import statistics
@@ -11,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..aio import loop_factory
+from ..aio import run
 from ..config import StreamConfig
 from ..errors import ConfigError
 
@@ -74,8 +73,7 @@ def trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
         options["script_args"] = config.script_args[0]
     queue_size = max(config.queue_size, 2 * setting.instances)  # no instance must wait for a free slot
     tried = dataclasses.replace(config, **options, queue_size=queue_size)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_trial(tried, setting, seconds))
+    return run(_trial(tried, setting, seconds))
 
 
 async def _trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..aio import run_in_thread
+from ..aio import run
 from ..errors import StreamClosed
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class LoopThread:
             return function()
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
-        def run() -> None:
+        def set_result() -> None:
             try:
                 done.set_result(function())
             except BaseException as error:
@@ -82,7 +82,7 @@ class LoopThread:
         if self._loop is None:
             raise StreamClosed("the stream is not open")
         try:
-            self._loop.call_soon_threadsafe(run)
+            self._loop.call_soon_threadsafe(set_result)
         except RuntimeError:
             raise StreamClosed("the stream was closed") from None
         while True:
@@ -119,7 +119,7 @@ class LoopThread:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            run_in_thread(self._begin())
+            run(self._begin())
         except asyncio.CancelledError:
             pass  # at the top of our own loop: close was called
         except BaseException as end:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from ...aio import loop_factory
+from ...aio import run
 from .page import Page
 
 
@@ -30,8 +29,7 @@ def doctor(
     from .examining import examine
 
     page = Page(Console(highlight=False, quiet=json_))
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        report = runner.run(examine(blender, fix=fix, page=page))
+    report = run(examine(blender, fix=fix, page=page))
     if json_:
         typer.echo(json.dumps(report, indent=2))
     if not report["ready"]:
