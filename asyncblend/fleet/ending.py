@@ -14,8 +14,7 @@ class Ending(NamedTuple):
     """How one life ended."""
 
     cause: Cause
-    error: InstanceError
-    """Raised if it was the last life."""
+    error: InstanceError  # Raised if it was the last life
     report: Report = Report()
 
 

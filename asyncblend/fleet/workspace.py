@@ -22,8 +22,7 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
         self.folder = Path(tempfile.mkdtemp(prefix="asyncblend-"))
         self.cwd = os.getcwd()
         """The working directory when the run began. Every Blender gets it, also one that starts later."""
-        self.lifeline: int | None
-        """The read end of the pipe, which each Blender inherits. None after the end."""
+        self.lifeline: int | None  # The read end of the pipe, which each Blender inherits. None after the end
         self._held: int | None
         self.lifeline, self._held = os.pipe()
         _workspaces.add(self)

@@ -40,18 +40,12 @@ class Thing(NamedTuple):
     id: int
     name: str
     class_name: str
-    box: Array | None
-    """x, y, width, height. None if it has no box, or no visible pixel."""
-    keypoints: Array
-    """K x 3: x, y, visibility. The visibility is 0 also where the keypoint cannot be drawn."""
-    skeleton: list[tuple[int, int]]
-    """The pairs of its keypoints that are joined, counted from 0."""
-    lines: Array
-    """The edges of its 3D box: up to 12 x 2 x 2, the ends of lines."""
-    visible: float | None
-    """The share of it that is visible."""
-    truncated: bool
-    """Whether a part of it lies outside the image."""
+    box: Array | None  # x, y, width, height. None if it has no box, or no visible pixel
+    keypoints: Array  # K x 3: x, y, visibility. The visibility is 0 also where the keypoint cannot be drawn
+    skeleton: list[tuple[int, int]]  # The pairs of its keypoints that are joined, counted from 0
+    lines: Array  # The edges of its 3D box: up to 12 x 2 x 2, the ends of lines
+    visible: float | None  # The share of it that is visible
+    truncated: bool  # Whether a part of it lies outside the image
 
 
 class Shown:
@@ -61,22 +55,18 @@ class Shown:
         self._item = item
         self._drawn = {"index"}
         self.index: Any = item.get("index", "")
-        self.image = _picture(item.get("image"))
-        """H x W x 3 or 4 uint8. None if there is no image."""
+        self.image = _picture(item.get("image"))  # H x W x 3 or 4 uint8. None if there is no image
         self.labels = {name: array for name in LABELS if (array := self._label(name)) is not None}
         """Arrays by name, of the shapes in `LABELS`, with fewer pixels than the image if that is large."""
         shapes = [array.shape for array in (self.image, *self.labels.values()) if array is not None]
-        self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)
-        """Width and height in pixels."""
+        self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)  # Width and height in pixels
         points = self._rows("xy", 2).astype(np.float64)
         self.points = [(i, *point) for i, point in enumerate(points.tolist()) if self._drawable(points[i])]
         """Number, x and y of the points that can be drawn."""
         self._table = self._read_table()
-        self.classes = self._classes()
-        """The names of classes by id."""
+        self.classes = self._classes()  # The names of classes by id
         self.things = self._things()
-        self.ids = self._masked_ids()
-        """The ids of the objects whose masks are drawn on the image."""
+        self.ids = self._masked_ids()  # The ids of the objects whose masks are drawn on the image
         if self.image is not None:
             self._drawn.add("image")
 

@@ -34,8 +34,7 @@ _GO_ON = "to go on without its samples and have the next `record` make them agai
 class Span(NamedTuple):
     """Where a sample lies in its shard: from byte `start` to before byte `end`."""
 
-    sample: int
-    """The index of the sample."""
+    sample: int  # The index of the sample
     start: int
     end: int
 
@@ -46,8 +45,7 @@ class Shard:
 
     path: Path
     size: int
-    about: Mapping[str, Any]
-    """What made the samples."""
+    about: Mapping[str, Any]  # What made the samples
     spans: Sequence[Span]
     has_table: bool = True
 

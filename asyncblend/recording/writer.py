@@ -69,10 +69,8 @@ class Writer:
         self._shard: _PartialShard | None = None
         self._next_number = 0
         self._failure: Exception | None = None
-        self.indices: set[int] = set()
-        """The indices of all samples in the folder, with those in the unfinished shard."""
-        self.recorded = 0
-        """The number of samples in whole shards, with those of earlier writers."""
+        self.indices: set[int] = set()  # The indices of all samples in the folder, with those in the unfinished shard
+        self.recorded = 0  # The number of samples in whole shards, with those of earlier writers
         self._written = 0
 
     @property
@@ -209,8 +207,7 @@ class _PartialShard:
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path, self._about = path, about
         self._partial = path.with_name(path.name + _PARTIAL)
-        self.size = 0
-        """The bytes written so far."""
+        self.size = 0  # The bytes written so far
         self.spans: list[Span] = []
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:

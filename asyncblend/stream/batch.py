@@ -15,10 +15,8 @@ Array = np.ndarray[Any, Any]
 class Memory(NamedTuple):
     """Memory for all arrays of one name in a batch."""
 
-    owner: Any
-    """The array or tensor that the batch gives out. Its slices along the first axis are the samples."""
-    view: Array
-    """The same memory as a numpy array, to write into."""
+    owner: Any  # The array or tensor that the batch gives out. Its slices along the first axis are the samples
+    view: Array  # The same memory as a numpy array, to write into
 
 
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], Memory]

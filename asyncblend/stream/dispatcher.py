@@ -32,14 +32,10 @@ class _Holding:
 
     def __init__(self, life: Life) -> None:
         self.life = life
-        self.held: list[_Held] = []
-        """In the order in which the life renders them; it is at the first one."""
-        self.answered: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
-        """Pass and serial of its latest answers."""
-        self.turn = -1
-        """When it was leased something last."""
-        self.urgent = 0
-        """How many of `held` are of urgent passes."""
+        self.held: list[_Held] = []  # In the order in which the life renders them; it is at the first one
+        self.answered: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)  # Pass and serial of its latest answers
+        self.turn = -1  # When it was leased something last
+        self.urgent = 0  # How many of `held` are of urgent passes
 
     def add(self, one: _Held) -> None:
         if not one.source.urgent:
@@ -69,8 +65,7 @@ class Dispatcher:
     """
 
     def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet) -> None:
-        self.end_error: BaseException | None = None
-        """Why the run cannot go on: the first reason."""
+        self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, fleet
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last

@@ -59,12 +59,10 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     """
 
     def __init__(self, folder: Path, seed: int, rings: Mapping[Life, Ring]) -> None:
-        self.token = secrets.token_hex(16)
-        """The run's secret: each Blender's first message must have it."""
+        self.token = secrets.token_hex(16)  # The run's secret: each Blender's first message must have it
         self.bad_messages = 0
         """Messages dropped because they could not be read, or because their sender had sent too many such."""
-        self.blender = ""
-        """Blender's version, once an instance has said it."""
+        self.blender = ""  # Blender's version, once an instance has said it
         self._seed, self._rings = seed, rings
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
         self._identity_of: dict[Life, bytes] = {}

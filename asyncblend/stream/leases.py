@@ -24,14 +24,10 @@ Params = TypeVar("Params")
 class Lease(Generic[Params]):
     """Permission to render one index. Held by one life at a time."""
 
-    serial: int
-    """Number of this lease; one book never uses it twice."""
-    position: int
-    """Place in the sequence of indices."""
-    index: int
-    """The sample's index."""
-    params: Params
-    """Drawn at the index's first lease. A lease that replaces a crashed one has the same."""
+    serial: int  # Number of this lease; one book never uses it twice
+    position: int  # Place in the sequence of indices
+    index: int  # The sample's index
+    params: Params  # Drawn at the index's first lease. A lease that replaces a crashed one has the same
 
 
 class LeaseBook(Generic[Params]):
@@ -48,12 +44,9 @@ class LeaseBook(Generic[Params]):
         self, indices: Sequence[int], draw: Callable[[int], Params], *, slots: int, ordered: bool = False
     ) -> None:
         self.slots = slots
-        self.occupied = 0
-        """The number of occupied slots."""
-        self.delivered = 0
-        """Frames consumed."""
-        self.skipped = 0
-        """Samples given up."""
+        self.occupied = 0  # The number of occupied slots
+        self.delivered = 0  # Frames consumed
+        self.skipped = 0  # Samples given up
         self._indices, self._count, self._draw, self._ordered = indices, len(indices), draw, ordered
         self._next_serial = 0
         self._fresh = 0  # the next position that was never leased

@@ -34,8 +34,7 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = threading.Event()
-        self.closing = False
-        """Whether `close` was called."""
+        self.closing = False  # Whether `close` was called
 
     @property
     def started(self) -> bool:

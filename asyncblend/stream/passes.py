@@ -27,10 +27,8 @@ _log = logging.getLogger("asyncblend")
 class Drawn(NamedTuple):
     """The params of one index, drawn once."""
 
-    parts: list[Any]
-    """As they travel."""
-    values: Mapping[str, Any]
-    """As Blender sees them."""
+    parts: list[Any]  # As they travel
+    values: Mapping[str, Any]  # As Blender sees them
 
 
 class Arrival(NamedTuple):
@@ -84,8 +82,7 @@ class Pass:
         if queue_size is not None:
             check_whole("queue_size", queue_size, 1)
         self.urgent = urgent
-        self.number = -1
-        """Names the pass on the wire; given by the dispatcher."""
+        self.number = -1  # Names the pass on the wire; given by the dispatcher
         self.book: LeaseBook[Drawn] = LeaseBook(
             self._indices,
             self._draw,
@@ -96,8 +93,7 @@ class Pass:
             self._load(state)
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
         """Frames in the order in which the consumer gets them."""
-        self.error: BaseException | None = None
-        """Why no more samples are leased."""
+        self.error: BaseException | None = None  # Why no more samples are leased
         self._ended = False
         self._early: dict[int, Frame] = {}  # arrived frames that are not released yet
         self._deaths: dict[int, int] = {}  # by position: Blenders that crashed while they rendered it

@@ -73,10 +73,8 @@ class Message(NamedTuple):
     """A decoded message."""
 
     kind: str
-    fields: Mapping[str, Any]
-    """The fields of the header, of the right types."""
-    values: dict[str, Any] | None
-    """What a FRAME or LEASE carries. Arrays are read-only views of the received buffers."""
+    fields: Mapping[str, Any]  # The fields of the header, of the right types
+    values: dict[str, Any] | None  # What a FRAME or LEASE carries. Arrays are read-only views of the received buffers
 
 
 def encode(kind: str, fields: Mapping[str, Any], values: Sequence[Any] = ()) -> list[Any]:
