@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ class _Stream(Protocol[F_co]):
 
     @property
     def blender_version(self) -> str: ...
-    def frames(self, indices: Sequence[int]) -> _Frames[F_co]: ...
+    def frames(self, indices: Sequence[int], *, state: Mapping[str, Any]) -> _Frames[F_co]: ...
     async def __aenter__(self) -> object: ...
     async def aclose(self) -> None: ...
 
@@ -177,13 +177,19 @@ class Recorder(AsyncIterator[F]):
         await asyncio.to_thread(self._writer.open)
         there = set(self._writer.indices)
         self.before = len(there)
-        missing = [index for index in self._indices if index not in there]
-        if self.closed or not missing:
+        indices = self._indices
+        done = sorted(indices.index(index) for index in there if index in indices)
+        if self.closed or len(done) == len(indices):
             return
         self._owns_stream = not self._entered()
         if self._owns_stream:
             await self._stream.__aenter__()
-        self._frames = self._stream.frames(missing)
+        # A state, not a list of what is missing, which may be long.
+        watermark = next((i for i, position in enumerate(done) if i != position), len(done))
+        about_indices = {"start": indices.start, "stop": indices.stop, "step": indices.step}
+        consumed = {"watermark": watermark, "above": done[watermark:]}
+        state = {"seed": self._stream.config.seed, "indices": about_indices, **consumed}
+        self._frames = self._stream.frames(indices, state=state)
 
     def _write(self, frame: Any) -> None:
         """Encode and write a frame, in a thread of the pool."""

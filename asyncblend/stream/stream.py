@@ -104,6 +104,7 @@ class BlenderStream(AsyncIterator[Frame]):
         params: Params | None = None,
         ordered: bool | None = None,
         queue_size: int | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> Frames:
         """Begin another pass over the warm fleet, and return an asynchronous iterator over its frames.
 
@@ -116,6 +117,7 @@ class BlenderStream(AsyncIterator[Frame]):
             params: A mapping, or a callable(index) that returns one, as in StreamConfig. None: the config's.
             ordered: Whether frames come in the order of `indices` instead of by arrival. None: as the config says.
             queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
+            state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded.
 
         Returns:
             An iterator with `stats()`, `state_dict()`, `flush()` and `aclose()`. It ends when all frames have been
@@ -126,7 +128,8 @@ class BlenderStream(AsyncIterator[Frame]):
             StreamClosed: The stream was closed.
         """
         run = self._open()
-        return Frames(run, Pass(self.config, indices, params=params, ordered=ordered, queue_size=queue_size))
+        source = Pass(self.config, indices, params=params, ordered=ordered, queue_size=queue_size, state=state)
+        return Frames(run, source)
 
     async def render(self, index: int, params: Mapping[str, Any] | None = None) -> Frame:
         """Render one sample and return its frame.
