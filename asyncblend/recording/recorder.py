@@ -87,11 +87,9 @@ class Recorder(AsyncIterator[F]):
         self._error: BaseException | None = None  # of a job, until it has been raised
         self._beginning: asyncio.Future[None] | None = None
         self._finishing: asyncio.Future[None] | None = None
-        self.before = 0
-        """Samples that were in the folder at the beginning."""
+        self.before = 0  # samples that were in the folder at the beginning
         self._owns_stream = False
-        self.closed = False
-        """Whether it records no more."""
+        self.closed = False  # whether it records no more
 
     @property
     def recorded(self) -> int:
@@ -186,10 +184,9 @@ class Recorder(AsyncIterator[F]):
             await self._stream.__aenter__()
         # A state, not a list of what is missing, which may be long.
         watermark = next((i for i, position in enumerate(done) if i != position), len(done))
-        about_indices = {"start": indices.start, "stop": indices.stop, "step": indices.step}
-        consumed = {"watermark": watermark, "above": done[watermark:]}
-        state = {"seed": self._stream.config.seed, "indices": about_indices, **consumed}
-        self._frames = self._stream.frames(indices, state=state)
+        described = {"start": indices.start, "stop": indices.stop, "step": indices.step}
+        state = {"seed": self._stream.config.seed, "indices": described, "watermark": watermark}
+        self._frames = self._stream.frames(indices, state={**state, "above": done[watermark:]})
 
     def _write(self, frame: Any) -> None:
         """Encode and write a frame, in a thread of the pool."""

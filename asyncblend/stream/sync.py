@@ -33,8 +33,7 @@ T = TypeVar("T")
 
 
 class _End:
-    """The last item of a channel: there are no more frames, or why not."""
-
+    # The last item of a channel: there are no more frames, or why not.
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
