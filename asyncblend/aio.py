@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,17 +67,19 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-_abandoned: list[asyncio.AbstractEventLoop] = []
+def close_in_silence(loop: asyncio.AbstractEventLoop) -> None:
+    """Let this loop ignore ResourceWarning while it is closed, because it has missed the exit of a child process.
 
-
-def abandon_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Let closing this loop do nothing, because it would block forever: it has missed the exit of a child process.
-
-    It happens to uvloop when its SIGCHLD handler is replaced: its handle of that process stays active, and its `close`
-    waits for it. The loop is kept instead, which costs a few descriptors.
+    uvloop does, where its SIGCHLD handler was replaced. Its `close` warns of that process, and where warnings are errors
+    it then leaves the process's handle open and waits for it forever.
     """
-    _abandoned.append(loop)
-    loop.close = lambda: None  # type: ignore[method-assign]
+
+    def close() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            type(loop).close(loop)
+
+    loop.close = close  # type: ignore[method-assign]
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

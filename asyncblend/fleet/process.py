@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from ..aio import abandon_loop, finish
+from ..aio import close_in_silence, finish
 from ..wire import ring
 from .log import Log
 
@@ -45,9 +45,9 @@ class ChildProcess:
         try:
             self._pidfd = os.pidfd_open(process.pid)
         except (AttributeError, OSError):  # not Linux, an old kernel, no descriptor is left, or reaped already
-            self._ask_loop()
+            self._look()
         else:
-            self._loop.add_reader(self._pidfd, self._on_pidfd)
+            self._loop.add_reader(self._pidfd, self._look)
 
     @classmethod
     async def start(
@@ -146,13 +146,13 @@ class ChildProcess:
                 await self._process.wait()  # until the event loop has noticed the exit, too
         except TimeoutError:
             self._reap()
-            if not isinstance(self._loop, asyncio.BaseEventLoop):  # uvloop
-                abandon_loop(self._loop)
         except asyncio.CancelledError:
             self._see_dead()
             self._forget_pidfd()
             raise
         finally:
+            if self._process.returncode is None and not isinstance(self._loop, asyncio.BaseEventLoop):  # uvloop
+                close_in_silence(self._loop)
             # asyncio learns of an exit from a thread, which may report to a loop that is closed already. Then nobody
             # else closes the transport; this also reaps the process.
             with contextlib.suppress(ProcessLookupError):  # uvloop's, of a process that was reaped above
@@ -176,26 +176,19 @@ class ChildProcess:
             os.close(self._pidfd)
             self._pidfd = None
 
-    def _ask_loop(self) -> None:
-        """Look again and again whether the event loop has noticed the exit. No task, because all may be cancelled."""
-        if self._process.returncode is not None:
-            self._set_exited(self._process.returncode)
+    def _look(self) -> None:
+        """Look whether the process has exited, again and again. No task does it, because all may be cancelled."""
+        self._forget_pidfd()  # it has told all that it can
+        status = self._process.returncode
+        if status is None and hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):  # the event loop has reaped it, and says so in a moment
+                # WNOWAIT: the event loop's own watcher is left to reap it.
+                if found := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        if status is not None:
+            self._set_exited(status)
         elif not self._loop.is_closed():
-            self._loop.call_later(_POLL, self._ask_loop)
-
-    def _on_pidfd(self) -> None:
-        assert self._pidfd is not None
-        try:
-            # WNOWAIT: the event loop's own watcher is left to reap it.
-            status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # the watcher was faster
-            status = None
-        self._forget_pidfd()
-        if status is None:
-            self._ask_loop()
-        else:
-            killed = status.si_code != os.CLD_EXITED
-            self._set_exited(-status.si_status if killed else status.si_status)
+            self._loop.call_later(_POLL, self._look)
 
     def _set_exited(self, status: int) -> None:
         if not self._exited.done():

@@ -645,8 +645,10 @@ def test_a_launch_does_not_wait_for_what_another_thread_forks(tmp_path: Path) ->
 
 
 MISSED = """
-import asyncio, os, pathlib, signal, sys, uvloop
+import asyncio, os, pathlib, signal, sys, uvloop, warnings
 from asyncblend.fleet.process import ChildProcess
+
+warnings.simplefilter(sys.argv[2], ResourceWarning)
 
 async def main(folder):
     folder.mkdir()
@@ -659,12 +661,20 @@ for name in "ab":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(pathlib.Path(sys.argv[1], name)))
 print("closed")
+
+async def later():
+    async with asyncio.timeout(20):
+        return await (await asyncio.create_subprocess_exec("true")).wait()
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    print(runner.run(later()))
 """
 
 
-def test_a_loop_that_missed_an_exit_can_be_closed(tmp_path: Path) -> None:
-    """uvloop would wait forever for a process whose exit it did not hear of."""
-    assert program(tmp_path, MISSED, str(tmp_path)) == "closed\n"
+@pytest.mark.parametrize("action", ["default", "error"])
+def test_a_loop_that_missed_an_exit_can_be_closed(tmp_path: Path, action: str) -> None:
+    """It waits for no process whose exit it did not hear of, and the next loop hears of its own."""
+    assert program(tmp_path, MISSED, str(tmp_path), action) == "closed\n0\n"
 
 
 def test_a_fork_holds_no_lifeline(tmp_path: Path) -> None:
