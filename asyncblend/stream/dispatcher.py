@@ -187,9 +187,9 @@ class Dispatcher:
             try:
                 lease = source.book.lease()
             except BaseException as error:  # the user's params raised: whatever it is, it is the consumer's
-                source.fail(error)
-                self._give_up(source)
-                wanting.remove(source)
+                source.finish(error)
+                if not source.may_lease:
+                    wanting.remove(source)
                 continue
             assert lease is not None, "a pass that may lease"
             count += 1

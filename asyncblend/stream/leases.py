@@ -35,7 +35,8 @@ class LeaseBook(Generic[Params]):
 
     Args:
         indices: The sequence. An index that occurs twice is two samples.
-        draw: Returns the params of an index at the moment of its lease. If it raises, the index is leased again later.
+        draw: Returns the params of an index at the moment of its lease. If it raises, the index is leased again later,
+            unless `stop_drawing` is called.
         slots: How many positions may be leased, returned, arrived or failed at once.
         ordered: Whether arrived frames are released in the sequence's order only.
     """
@@ -107,6 +108,12 @@ class LeaseBook(Generic[Params]):
             self._return(lease.position)
         self._params.clear()
         return len(self._returned)
+
+    def stop_drawing(self) -> None:
+        """Lease only what was given back with its params. The other samples that were begun count as failed."""
+        self._failed.update(position for position in self._returned if position not in self._params)
+        self._returned = sorted(self._params)  # a sorted list is a heap
+        self._count = self._fresh
 
     def _return(self, position: int) -> None:
         self._leased.remove(position)

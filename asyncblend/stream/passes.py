@@ -94,6 +94,7 @@ class Pass:
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
         """Frames in the order in which the consumer gets them."""
         self.error: BaseException | None = None  # Why no more samples are leased
+        self._last: BaseException | None = None  # What the consumer gets once all that is leased has arrived
         self._ended = False
         self._early: dict[int, Frame] = {}  # arrived frames that are not released yet
         self._deaths: dict[int, int] = {}  # by position: Blenders that crashed while they rendered it
@@ -124,6 +125,7 @@ class Pass:
         self.book.arrive(lease)
         self._early[lease.position] = frame
         self._let_out()
+        self._close_if_over()
         return True
 
     def sample_failed(self, lease: Lease[Drawn], error: SampleError) -> None:
@@ -153,6 +155,13 @@ class Pass:
             self.error = error
             self.queue.close(None if self.book.complete else error)
 
+    def finish(self, error: BaseException) -> None:
+        """Draw no more params, because they raised. The consumer gets all frames leased before, then the error."""
+        if self._last is None:
+            self._last = error
+        self.book.stop_drawing()
+        self._close_if_over()
+
     def end(self, error: BaseException | None = None) -> None:
         """Give up everything: what is queued, and what will still arrive. A waiting consumer gets the error."""
         self._ended = True
@@ -164,8 +173,7 @@ class Pass:
         """Note that the consumer has this frame, and close the queue after the last one."""
         if not self._ended:
             self.book.consume(arrival.position)
-            if self.book.done:
-                self.queue.close()
+            self._close_if_over()
 
     def _bad_sample(self, position: int, error: SampleError) -> None:
         if not self._skips:
@@ -174,7 +182,12 @@ class Pass:
         _log.warning("Skipped a sample: %s", str(error).partition("\n")[0])
         self.book.skip(position)
         self._let_out()
-        if self.book.done:
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self._last is not None and not self.book.rendering:
+            self.fail(self._last)
+        elif self.book.done:
             self.queue.close()
 
     def _let_out(self) -> None:

@@ -122,24 +122,32 @@ async def test_a_blender_without_a_connection_gets_one_lease() -> None:
 
 
 async def test_params_that_raise_end_their_own_pass_only() -> None:
-    """Its consumer gets the very error; what no Blender has begun of it is taken back, and the others go on."""
-    world = World(instances=1, prefetch=4)
-    other = world.begin(range(1, 4), queue_size=1)
-    error = ArithmeticError("no params")
+    """Its consumer gets what was leased before, also if that comes by another Blender, then the very error."""
+    for crash in (False, True):
+        world = World(instances=1, prefetch=4)
+        other = world.begin(range(1, 4), queue_size=1)
+        error = ArithmeticError("no params")
 
-    def params(index: int) -> dict[str, int]:
-        if index == 3:
-            mine.waiting.add(index)
-            raise error
-        return mine.params(index)
+        def params(index: int, world: World = world, error: Exception = error) -> dict[str, int]:
+            if index == 3:
+                raise error
+            return world.consumers[-1].params(index)
 
-    mine = Consumer(world, range(1, 9), params=params, queue_size=4)
-    world.start(mine)
-    assert world.held_of(mine) == []
-    world.work(other)
-    with pytest.raises(ArithmeticError) as caught:
-        mine.poll()
-    assert caught.value is error
+        mine = Consumer(world, range(1, 9), params=params, queue_size=4)
+        world.start(mine)
+        world.check()
+        assert world.held_of(mine) == [1, 2]
+        if crash:
+            world.die(world.blenders[0])
+            world.serve(world.blenders[0])
+        world.work(other)
+        for _ in range(2):
+            assert mine.poll()
+        assert mine.delivered == [1, 2]
+        for _ in range(2):
+            with pytest.raises(ArithmeticError) as caught:
+                mine.poll()
+            assert caught.value is error
 
 
 @pytest.mark.parametrize("raises", [False, True])
@@ -157,6 +165,7 @@ async def test_params_may_flush_and_begin_passes(raises: bool) -> None:
                 world.start(began[0])
                 assert world.dispatcher.flush(mine.source) == max(0, at - 2)
                 if raises:
+                    mine.waiting.clear()
                     raise ArithmeticError
             return mine.params(index)
 
