@@ -423,7 +423,7 @@ async def test_a_death_after_all_has_arrived_is_no_error(write_script: Write, tm
 async def test_few_slots_are_shared_by_all_instances(write_script: Write, tmp_path: Path) -> None:
     """With fewer slots than instances, each instance still has its turn."""
     config = ab.StreamConfig(
-        script=write_script(PLAIN), blender=ab_fake(tmp_path), instances=4, queue_size=2, length=200
+        script=write_script(PLAIN), blender=ab_fake(tmp_path), instances=4, queue_size=2, length=3000
     )
     async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
         while set(stream.stats().state.values()) & {"new", "starting"}:
