@@ -121,7 +121,9 @@ class RestartPolicy:
     """Go on with at least that many instances when others crashed too often. None: all instances are needed."""
 
     max_sample_deaths: int = 3
-    """Blenders that one sample may kill. Then it is a bad sample (`StreamConfig.on_bad_sample`)."""
+    """Blenders that one sample may kill. Then it is a bad sample (`StreamConfig.on_bad_sample`).
+
+    It is one only after it killed a Blender that held no other sample. So it may take one Blender more."""
 
     def __post_init__(self) -> None:
         check_whole("RestartPolicy.max_restarts", self.max_restarts, 0)

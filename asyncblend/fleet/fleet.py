@@ -100,10 +100,10 @@ class Fleet:
         """Return whether this is the present life of one of the instances."""
         return self._current(life) is not None
 
-    def beat(self, life: Life, rss: int) -> None:
-        """Note a HELLO or BEAT. `rss` is the Blender's resident memory in bytes, 0 for unknown."""
+    def beat(self, life: Life, rss: int, lost: int = 0) -> None:
+        """Note a HELLO or BEAT, with the Blender's resident memory and its lost shared memory in bytes."""
         if instance := self._current(life):
-            instance.beat(self._clock(), rss)
+            instance.beat(self._clock(), rss, lost)
             self._replace_if_worn(instance)
 
     def ready(self, life: Life) -> None:

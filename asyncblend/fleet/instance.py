@@ -25,6 +25,7 @@ Cause = Literal["crash", "fatal", "needs_packages"]
 """Why a life ended: a crash, which may not happen again; something that will; or packages that are being installed."""
 
 _PATIENCE = 2  # stop timeouts that a replaced Blender has: nobody waits for it
+_MOST_LOST = 1 << 28  # bytes; a quarter of what it shares with the host
 _ALIVE: tuple[State, ...] = ("starting", "ready", "idle", "stopping")
 
 
@@ -48,7 +49,7 @@ class Instance:
         self._config = config
         self._history = RestartHistory(config.restart, chance)
         self._liveness = Liveness(config.timeouts, 0.0)
-        self._frames = self._rss = 0
+        self._frames = self._rss = self._lost = 0
         self._retired: float | None = None  # when this life was retired, later when it was free to end
 
     @property
@@ -74,7 +75,7 @@ class Instance:
         self.state = "starting"
         self.life = Life(self.number, self.life.epoch + 1)
         self.condemned = self._retired = None
-        self._frames = self._rss = 0
+        self._frames = self._rss = self._lost = 0
         self._liveness = Liveness(self._config.timeouts, now)
         return self.life
 
@@ -104,10 +105,16 @@ class Instance:
 
     # -- what a life does -----------------------------------------------------------------------------------------
 
-    def beat(self, now: float, rss: int) -> None:
-        """Note a sign of life. `rss` is the resident memory in bytes, 0 for unknown."""
+    def beat(self, now: float, rss: int, lost: int = 0) -> None:
+        """Note a sign of life.
+
+        Args:
+            rss: Its resident memory in bytes, 0 for unknown.
+            lost: Bytes of the memory it shares with the host that can be used again only when it has ended.
+        """
         self._liveness.beat_at(now)
         self._rss = rss or self._rss
+        self._lost = lost
 
     def ready(self, now: float) -> None:
         """Note that it serves."""
@@ -158,11 +165,11 @@ class Instance:
 
     @property
     def worn(self) -> bool:
-        """Whether this life has reached its limit of frames or memory."""
+        """Whether this life has reached its limit of frames or memory, or has lost too much shared memory."""
         config = self._config
         frames = config.max_frames_per_instance is not None and self._frames >= config.max_frames_per_instance
         memory = config.max_rss is not None and self._rss > config.max_rss
-        return self.serves and self._frames > 0 and (frames or memory)
+        return self.serves and self._frames > 0 and (frames or memory or self._lost > _MOST_LOST)
 
     def retire(self, now: float) -> None:
         """Give it no more leases. When it has answered those that it holds, it ends, and the next life begins."""

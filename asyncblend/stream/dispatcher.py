@@ -14,7 +14,7 @@ from ..wire.launch import Life
 from .frame import Frame
 from .hub import Hub
 from .leases import Lease
-from .passes import Arrival, Drawn, Pass
+from .passes import Arrival, Drawn, Guilt, Pass
 from .stats import StreamStats
 
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
@@ -36,8 +36,10 @@ class _Holding:
         self.answered: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)  # Pass and serial of its latest answers
         self.turn = -1  # When it was leased something last
         self.urgent = 0  # How many of `held` are of urgent passes
+        self.alone = False  # Whether it holds a suspect, and must not get another lease
 
-    def add(self, one: _Held) -> None:
+    def add(self, one: _Held, *, alone: bool = False) -> None:
+        self.alone = alone
         if not one.source.urgent:
             self.held.append(one)
             return
@@ -52,6 +54,7 @@ class _Holding:
             if one.lease.serial == serial and one.source.number == number:
                 del self.held[place]
                 self.urgent -= one.source.urgent
+                self.alone = False
                 return one
         return None
 
@@ -142,6 +145,7 @@ class Dispatcher:
             duplicates=self._duplicates,
             stale=self._stale,
             bad_messages=self._hub.bad_messages,
+            refused=self._hub.refused,
             frames=dict(self._frames),
             state=self._fleet.states,
         )
@@ -156,7 +160,8 @@ class Dispatcher:
         if self._dispatching:  # the user's params called `flush`, or began a pass
             self._again = True
             return
-        ready = [self._holdings.get(life) or self._holding(life) for life in self._fleet.ready_lives()]
+        holdings = [self._holdings.get(life) or self._holding(life) for life in self._fleet.ready_lives()]
+        ready = [holding for holding in holdings if not holding.alone]
         # Each lease on its own wakes ZeroMQ's thread, which costs more than all else that a frame does: a Blender
         # that has work for a while gets several at once later.
         for holding in ready:
@@ -181,7 +186,15 @@ class Dispatcher:
         count = 0
         while ready and wanting and count < most:
             source = wanting[0] if len(wanting) == 1 else min(wanting, key=self._rank)
-            holding = ready[0] if len(ready) == 1 else min(ready, key=_urgent_load if source.urgent else _load)
+            suspect = source.next_is_suspect
+            by_load = _urgent_load if source.urgent and not suspect else _load
+            holding = ready[0] if len(ready) == 1 else min(ready, key=by_load)
+            if suspect and holding.held:
+                # Which of several samples crashed a Blender cannot be known, so a suspect is leased alone: this Blender
+                # gets nothing more until it has answered what it holds.
+                ready.remove(holding)
+                wanting.remove(source)
+                continue
             if (holding.urgent if source.urgent else len(holding.held)) >= self._config.prefetch:
                 break
             try:
@@ -193,10 +206,10 @@ class Dispatcher:
                 continue
             assert lease is not None, "a pass that may lease"
             count += 1
-            holding.add(_Held(source, lease))
+            holding.add(_Held(source, lease), alone=suspect)
             holding.turn = self._served[source.number] = next(self._turns)
             self._fleet.leased(holding.life)
-            if not self._send(holding.life, source, lease):
+            if not self._send(holding.life, source, lease) or suspect:
                 # It is dying, or reconnecting: the lease is its own until then.
                 ready.remove(holding)
             if not source.may_lease:
@@ -240,8 +253,11 @@ class Dispatcher:
         holding = self._holdings.pop(life, None)
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
-        for i, (source, lease) in enumerate(holding.held if holding is not None else ()):
-            source.give_back(lease, blamed=crashed and i == 0)
+        held = holding.held if holding is not None else []
+        for i, (source, lease) in enumerate(held):
+            # The sample before may have been finished, but its frame lost on the way out of the dying Blender.
+            first: Guilt = "certain" if len(held) == 1 else "likely"
+            source.give_back(lease, "none" if not crashed else "possible" if i else first)
             if source.error is not None:
                 self._give_up(source)
         self.dispatch()
@@ -273,6 +289,13 @@ class Dispatcher:
             one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
             if one.source.error is not None:
                 self._give_up(one.source)
+        self.dispatch()
+
+    def unreadable(self, life: Life, number: int, serial: int) -> None:
+        """Lease a sample again whose frame came, but could not be read."""
+        one = self._answer(life, number, serial)
+        if one is not None:
+            one.source.give_back(one.lease)
         self.dispatch()
 
     def dropped_frame(self) -> None:

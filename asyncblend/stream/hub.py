@@ -15,8 +15,9 @@ import zmq
 from ..aio import end_context
 from ..errors import ProtocolError
 from ..wire import payload, protocol
+from ..wire.gate import Gate
 from ..wire.launch import Life
-from ..wire.protocol import Message
+from ..wire.protocol import Message, Refused, UnreadableValues, WrongVersion
 from ..wire.ring import Ring
 
 _log = logging.getLogger("asyncblend")
@@ -33,7 +34,7 @@ class Lives(Protocol):
     """What the hub tells of the lives of Blenders; `Fleet` says what each call means. None of them may block."""
 
     def is_current(self, life: Life) -> bool: ...
-    def beat(self, life: Life, rss: int) -> None: ...
+    def beat(self, life: Life, rss: int, lost: int = 0) -> None: ...
     def ready(self, life: Life) -> None: ...
     def expel(self, life: Life, why: str) -> None: ...
 
@@ -44,6 +45,7 @@ class Answers(Protocol):
     def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None: ...
     def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None: ...
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None: ...
+    def unreadable(self, life: Life, number: int, serial: int) -> None: ...
     def dropped_frame(self) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
@@ -62,6 +64,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self.token = secrets.token_hex(16)  # The run's secret: each Blender's first message must have it
         self.bad_messages = 0
         """Messages dropped because they could not be read, or because their sender had sent too many such."""
+        self.refused = 0
+        """Connections refused in the handshake, because they did not show the run's token."""
         self.blender = ""  # Blender's version, once an instance has said it
         self._seed, self._rings = seed, rings
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
@@ -70,13 +74,15 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate = Gate(self._context, self.token, self._on_refused)
         self._socket = self._context.socket(zmq.ROUTER)
+        self._gate.guard(self._socket)
         # Without it a message to a connection that is gone vanishes in silence.
         self._socket.router_mandatory = True
         # Leases bound what is in flight; high-water marks would drop (ROUTER) or block instead.
         self._socket.sndhwm = self._socket.rcvhwm = 0
         self._socket.linger = 0
-        self._socket.maxmsgsize = payload.MAX_PART
+        self._socket.maxmsgsize = payload.MAX_PIECE
         path = folder / "hub"
         if zmq.has("ipc") and len(bytes(path)) <= _LONGEST_IPC_PATH:
             self._socket.bind(f"ipc://{path}")
@@ -103,17 +109,23 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             except Exception as error:
                 broken.set_exception(error)
 
-        # The socket's own descriptor: pyzmq's asyncio layer makes futures and timers for each wait, which cost a
+        def admit() -> None:
+            if self._gate.answer():
+                loop.call_soon(admit)
+
+        # The sockets' own descriptors: pyzmq's asyncio layer makes futures and timers for each wait, which cost a
         # tenth of a millisecond of a round trip.
-        descriptor = self._socket.fileno()
+        readers = {self._socket.fileno(): drain, self._gate.fileno(): admit}
         self._wake = lambda: loop.call_soon(drain)
         try:
-            loop.add_reader(descriptor, drain)
-            drain()  # the descriptor does not tell again of what came before
+            for descriptor, read in readers.items():
+                loop.add_reader(descriptor, read)
+                read()  # the descriptor does not tell again of what came before
             await broken
         finally:
             self._wake = None
-            loop.remove_reader(descriptor)
+            for descriptor in readers:
+                loop.remove_reader(descriptor)
 
     def _drain(self, lives: Lives, answers: Answers) -> bool:
         """Handle up to 64 messages, so that the loop's other work has its turn. Return whether there may be more."""
@@ -137,7 +149,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         parts = [part]
         while part.more:  # recv_multipart asks the socket instead, which costs more than the receive
             part = self._socket.recv(_DONTWAIT, copy=False)
-            parts.append(part)
+            if len(parts) <= payload.MAX_PARTS + 1:  # the identity and one too many are enough to refuse it
+                parts.append(part)
         return parts
 
     # -- to Blender ---------------------------------------------------------------------------------------------
@@ -188,8 +201,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         if self._bad.get(identity, 0) > _TOLERATED:
             self.bad_messages += 1
             return
+        life = self._life_of.get(identity)
         try:
-            life = self._life_of.get(identity)
             ring = None if life is None else self._rings.get(life)
             hold = None if ring is None else ring.hold
             message = protocol.decode([part.buffer for part in parts], hold, values=life is not None)
@@ -199,7 +212,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 answers.frame(life, fields["pass"], fields["lease"], fields["index"], message.values)
             elif kind == protocol.BEAT:
                 sender = protocol.life_of(fields, self.token)
-                lives.beat(sender, protocol.field({"rss": 0, **fields}, "rss", int))
+                own = self._rings.get(sender)
+                lives.beat(sender, protocol.field({"rss": 0, **fields}, "rss", int), 0 if own is None else own.lost)
             elif kind == protocol.HELLO:
                 self._hello(lives, answers, identity, message)
             elif life is None:
@@ -216,6 +230,13 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 raise ProtocolError(f"Blender {life.instance} sent a {kind}, which only the host sends")
         except ProtocolError as error:
             self._dropped(lives, identity, error)
+            if isinstance(error, UnreadableValues) and life is not None and error.kind == protocol.FRAME:
+                answers.unreadable(life, error.fields["pass"], error.fields["lease"])
+
+    def _on_refused(self) -> None:
+        self.refused += 1
+        if _is_power_of_two(self.refused):
+            _log.warning("Refused a connection that did not show this run's token (%d so far)", self.refused)
 
     def _dropped(self, lives: Lives, identity: bytes, error: ProtocolError) -> None:
         """Count a bad message, and turn away who keeps sending them: they are a cheap way to keep a host busy."""
@@ -225,7 +246,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             del self._bad[next(iter(self._bad))]
         life = self._life_of.get(identity)
         sender = "a connection that is no Blender's" if life is None else f"Blender {life.instance}"
-        if self.bad_messages & (self.bad_messages - 1) == 0:  # log the 1st, 2nd, 4th, 8th, ...: never a flood
+        if _is_power_of_two(self.bad_messages):
             _log.warning("Dropped a message of %s (%d so far): %s", sender, self.bad_messages, error)
         if own == _TOLERATED + 1:
             _log.warning("Not listening any more to %s: %d messages could not be read", sender, own)
@@ -235,10 +256,10 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def _hello(self, lives: Lives, answers: Answers, identity: bytes, message: Message) -> None:
         try:
             life = protocol.life_of(message.fields, self.token)
-        except ProtocolError as error:
+        except Refused as error:
             self._send_to(identity, protocol.encode(protocol.STOP, {"reason": str(error)}))
-            if message.fields.get("token") == self.token:
-                answers.fail(error)  # one of our own Blenders: it will not get better
+            if isinstance(error, WrongVersion):
+                answers.fail(error)  # one of our own Blenders, as it has the token: it will not get better
             raise
         if not lives.is_current(life):
             self._send_to(identity, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
@@ -258,3 +279,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             # First what it lost on the old connection, then, since it is ready, what is new.
             answers.reconnected(life, holding)
             lives.ready(life)
+
+
+def _is_power_of_two(count: int) -> bool:
+    """Tell whether to log the `count`-th event of a kind: the 1st, 2nd, 4th, 8th, and so on are never a flood."""
+    return count & (count - 1) == 0

@@ -72,6 +72,11 @@ class LeaseBook(Generic[Params]):
         """Whether a lease was given up and its index waits to be leased again."""
         return bool(self._returned)
 
+    @property
+    def next_returned(self) -> int | None:
+        """The position that is leased next, if that was given up before."""
+        return self._returned[0] if self._returned else None
+
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:

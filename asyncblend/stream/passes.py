@@ -31,6 +31,10 @@ class Drawn(NamedTuple):
     values: Mapping[str, Any]  # As Blender sees them
 
 
+Guilt = Literal["none", "possible", "likely", "certain"]
+"""Whether a sample crashed its Blender: `certain` if that held no other, `likely` for the first of those that it held."""
+
+
 class Arrival(NamedTuple):
     """A frame and the slot that it occupies."""
 
@@ -97,7 +101,8 @@ class Pass:
         self._last: BaseException | None = None  # What the consumer gets once all that is leased has arrived
         self._ended = False
         self._early: dict[int, Frame] = {}  # arrived frames that are not released yet
-        self._deaths: dict[int, int] = {}  # by position: Blenders that crashed while they rendered it
+        self._deaths: dict[int, int] = {}  # by position: Blenders that crashed, probably while they rendered it
+        self._suspects: set[int] = set()  # positions that a Blender held when it crashed
         if self.book.done:
             self.queue.close()
 
@@ -123,6 +128,7 @@ class Pass:
         if self._ended:
             return False
         self.book.arrive(lease)
+        self._suspects.discard(lease.position)
         self._early[lease.position] = frame
         self._let_out()
         self._close_if_over()
@@ -134,15 +140,23 @@ class Pass:
             self.book.fail(lease)
             self._bad_sample(lease.position, error)
 
-    def give_back(self, lease: Lease[Drawn], *, blamed: bool) -> None:
-        """Take back a lease whose Blender is gone. `blamed`: the Blender crashed while it rendered this sample."""
+    @property
+    def next_is_suspect(self) -> bool:
+        """Whether the next sample to lease may have crashed a Blender. It must be alone in its next one."""
+        return self.book.next_returned in self._suspects
+
+    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
+        """Take back a lease whose Blender is gone, or whose frame cannot be read."""
         if self._ended:
             return
         self.book.give_back(lease)
-        if not blamed:
+        if guilt == "none":
+            return
+        self._suspects.add(lease.position)
+        if guilt == "possible":
             return
         deaths = self._deaths[lease.position] = self._deaths.get(lease.position, 0) + 1
-        if deaths >= self._max_deaths:
+        if deaths >= self._max_deaths and guilt == "certain":
             text = (
                 f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "
                 f"its params: {dict(lease.params.values)}"

@@ -95,8 +95,8 @@ class Run:
             return self._dispatcher.stats()
         numbers = range(self._first, self._first + self._config.instances)
         return StreamStats(
-            delivered=0, rendering=0, queued=0, restarts=0, recycled=0, duplicates=0, stale=0, bad_messages=0, skipped=0,
-            frames=dict.fromkeys(numbers, 0), state=dict.fromkeys(numbers, "new"),
+            delivered=0, rendering=0, queued=0, restarts=0, recycled=0, duplicates=0, stale=0, bad_messages=0, refused=0,
+            skipped=0, frames=dict.fromkeys(numbers, 0), state=dict.fromkeys(numbers, "new"),
         )  # fmt: skip
 
     @property

@@ -27,13 +27,15 @@ class StreamStats(PassStats):
     restarts: int
     """Blenders started again after a crash."""
     recycled: int
-    """Blenders replaced on purpose, after `max_frames_per_instance` or `max_rss`."""
+    """Blenders replaced on purpose, after `max_frames_per_instance` or `max_rss`, or with much shared memory lost to forks."""
     duplicates: int
     """Frames dropped because the same Blender had sent them already. They are among the stale ones too."""
     stale: int
     """Frames dropped because their sender did not hold that lease any more, or because their pass had ended."""
     bad_messages: int
     """Messages dropped because they could not be read, or because their sender had sent too many such."""
+    refused: int
+    """Connections refused because they did not show the run's token: they are not of this run's Blenders."""
     frames: Mapping[int, int]
     """By instance: frames that arrived from it."""
     state: Mapping[int, str]

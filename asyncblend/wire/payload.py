@@ -18,16 +18,21 @@ import json
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import ProtocolError
 
-MAX_TREE = 64 * 1024 * 1024
-MAX_PARTS = 4096
-MAX_PART = 1 << 30
+MAX_PIECE = 16 * 1024 * 1024
+"""Bytes of one part of a message. Small, because ZeroMQ reads a whole part before it asks who sends it."""
+
+MAX_TREE = MAX_PIECE
+MAX_PARTS = 8192
+MAX_ARRAYS = 4096
+MAX_ARRAY = 1 << 30
 MAX_RANK = 8
 MAX_DEPTH = 32
 _MAX_BITS = 14_000  # Python's JSON parser reads integers of at most 4300 digits
@@ -86,8 +91,8 @@ def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> li
         return len(arrays) - 1
 
     tree = to_tree(values, "", store)
-    if len(arrays) > MAX_PARTS - 2:
-        raise Unsendable(f"{len(arrays)} arrays in one sample, at most {MAX_PARTS - 2} can travel; stack them")
+    if len(arrays) > MAX_ARRAYS:
+        raise Unsendable(f"{len(arrays)} arrays in one sample, at most {MAX_ARRAYS} can travel; stack them")
     described: list[list[Any]] = [[_NAMES[a.dtype], a.shape] for a in arrays]
     message: dict[str, Any] = {"arrays": described, "values": tree}
     if arrays and shared is not None and (placed := shared.put(arrays)) is not None:
@@ -100,8 +105,16 @@ def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> li
     if len(data) > MAX_TREE:
         if shared is not None and "slot" in message:
             shared.free(message["slot"])
-        raise Unsendable(f"{len(data)} bytes of values that are not arrays, at most {MAX_TREE} can travel")
+        raise Unsendable(f"{len(data)} bytes of values that are not arrays, at most {MAX_TREE} can travel; make arrays")
     return [data, *arrays]
+
+
+def pieces(array: Any) -> list[Any]:
+    """Return the parts of a message that carry this array: itself, or pieces of 16 MiB if it is larger."""
+    if memoryview(array).nbytes <= MAX_PIECE:
+        return [array]
+    data = np.frombuffer(array, np.uint8)
+    return [data[start : start + MAX_PIECE] for start in range(0, len(data), MAX_PIECE)]
 
 
 def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int = 0) -> Any:
@@ -190,8 +203,8 @@ def _contiguous(value: Any, key: str) -> Array:
             f"{_at(key)} is an array of dtype {array.dtype} and rank {array.ndim}, which cannot travel; "
             f"dtypes: {', '.join(DTYPES)}; rank at most {MAX_RANK}"
         )
-    if array.nbytes > MAX_PART:
-        raise Unsendable(f"{_at(key)} has {array.nbytes} bytes, at most {MAX_PART} can travel in one array")
+    if array.nbytes > MAX_ARRAY:
+        raise Unsendable(f"{_at(key)} has {array.nbytes} bytes, at most {MAX_ARRAY} can travel in one array")
     # reshape, because ascontiguousarray makes a 0-d array 1-d.
     return np.ascontiguousarray(array, dtype=DTYPES[name]).reshape(array.shape)
 
@@ -241,11 +254,10 @@ def decode_tree(message: Any, buffers: list[memoryview], hold: Hold | None = Non
         raise ProtocolError("a tree without arrays or values")
     described = message["arrays"]
     memory = _shared_memory(message["slot"], hold) if "slot" in message else None
-    sent = sum(isinstance(spec, list) and len(spec) == 2 for spec in described)
-    if sent != len(buffers):
-        raise ProtocolError(f"{sent} arrays described as sent, {len(buffers)} sent")
-    unused = iter(buffers)
+    unused = deque(buffers)
     arrays = [_view(spec, unused, memory) for spec in described]
+    if unused:
+        raise ProtocolError(f"{len(unused)} parts that nothing describes")
 
     def fetch(number: Any) -> Array:
         if type(number) is not int or not 0 <= number < len(arrays):
@@ -267,7 +279,23 @@ def _shared_memory(slot: Any, hold: Hold | None) -> Array:
         raise ProtocolError(f"arrays in shared memory: {error}") from None
 
 
-def _view(spec: Any, unused: Iterator[memoryview], memory: Array | None) -> Array:
+def _sent(unused: deque[memoryview], size: int) -> memoryview:
+    """Take the bytes of an array from the parts: one part, or pieces, which are joined.
+
+    Raises:
+        ProtocolError: There are fewer or more bytes.
+    """
+    taken = [unused.popleft()] if unused else []
+    found = sum(part.nbytes for part in taken)
+    while size > MAX_PIECE and unused and found < size:
+        taken.append(unused.popleft())
+        found += taken[-1].nbytes
+    if not taken or found != size:
+        raise ProtocolError(f"an array of {size} bytes in {found} bytes")
+    return taken[0] if len(taken) == 1 else memoryview(b"".join(taken))
+
+
+def _view(spec: Any, unused: deque[memoryview], memory: Array | None) -> Array:
     """Return the described array, from the next unused buffer or from its offset in the shared memory."""
     if not (isinstance(spec, list) and len(spec) in (2, 3) and isinstance(spec[0], str) and isinstance(spec[1], list)):
         raise ProtocolError(f"an array described as {spec!r:.80}")
@@ -282,9 +310,7 @@ def _view(spec: Any, unused: Iterator[memoryview], memory: Array | None) -> Arra
     offset = 0
     buffer: Any
     if len(spec) == 2:
-        buffer = next(unused)
-        if size != buffer.nbytes:
-            raise ProtocolError(f"an array {name} {shape!r:.80} in {buffer.nbytes} bytes")
+        buffer = _sent(unused, size)
     else:
         buffer, offset = memory, spec[2]
         if memory is None or type(offset) is not int or not 0 <= offset <= memory.nbytes - size:

@@ -69,6 +69,25 @@ _FIELDS: dict[str, dict[str, type]] = {
 """Fields that each kind must have. The fields of HELLO are checked later, after its version."""
 
 
+class UnreadableValues(ProtocolError):
+    """The header of a message is good, but the values that it carries are not."""
+
+    def __init__(self, text: str, kind: str, fields: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.kind, self.fields = kind, fields
+
+    def __reduce__(self) -> tuple[type[UnreadableValues], tuple[Any, ...]]:
+        return type(self), (str(self), self.kind, self.fields)
+
+
+class Refused(ProtocolError):
+    """The other side is not of this run."""
+
+
+class WrongVersion(Refused):
+    """The other side speaks another version of the protocol."""
+
+
 class Message(NamedTuple):
     """A decoded message."""
 
@@ -83,7 +102,7 @@ def encode(kind: str, fields: Mapping[str, Any], values: Sequence[Any] = ()) -> 
     parts: list[Any] = []
     if values:
         tree, *arrays = values
-        parts = list(arrays)
+        parts = [piece for array in arrays for piece in payload.pieces(array)]
         head = dumps(header).encode()
         # The tree is JSON already and is put in as text, so that it is serialised only once.
         inline = head[:-1] + b',"tree":' + tree + b"}"
@@ -118,20 +137,26 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
         raise ProtocolError(f"a message of unknown kind {kind!r:.80}")
     for name, of in _FIELDS[kind].items():
         field(header, name, of)
-    body = buffers[1:]
+    try:
+        return Message(kind, header, _values(kind, header, buffers[1:], hold) if values else None)
+    except ProtocolError as error:
+        raise UnreadableValues(str(error), kind, header) from None
+
+
+def _values(kind: str, header: dict[str, Any], body: list[memoryview], hold: Hold | None) -> dict[str, Any] | None:
+    """Return the values that a message carries, or None if it carries none; take their tree out of the header."""
+    tree = header.pop("tree", None)
     if header.pop("apart", False) is True:
         if not body or body[0].nbytes > payload.MAX_TREE:
             raise ProtocolError(f"a {kind} whose tree is missing or too large")
-        tree: Any = parse_json(body.pop(0), "tree")
-    else:
-        tree = header.pop("tree", None)
+        tree = parse_json(body.pop(0), "tree")
     if tree is not None:
-        return Message(kind, header, decode_tree(tree, body, hold) if values else None)
+        return decode_tree(tree, body, hold)
     if body:
         raise ProtocolError(f"a {kind} with {len(body)} parts that nothing describes")
     if kind in (FRAME, LEASE):
         raise ProtocolError(f"a {kind} without values")
-    return Message(kind, header, None)
+    return None
 
 
 def field(fields: Mapping[str, Any], name: str, of: type) -> Any:
@@ -163,10 +188,12 @@ def life_of(fields: Mapping[str, Any], token: str) -> Life:
     """Return which life sent this HELLO or BEAT.
 
     Raises:
-        ProtocolError: The token is wrong, the protocol version is another one, or a field is bad.
+        ProtocolError: A field is bad.
+        Refused: The token is wrong.
+        WrongVersion: The token is right, the protocol version another one.
     """
     if not hmac.compare_digest(field(fields, "token", str).encode(errors="replace"), token.encode()):
-        raise ProtocolError("a wrong token: the sender is not of this run")
+        raise Refused("a wrong token: the sender is not of this run")
     check_version(fields, "Blender's side")
     return Life(field(fields, "instance", int), field(fields, "epoch", int))
 
@@ -175,10 +202,10 @@ def check_version(fields: Mapping[str, Any], sender: str) -> None:
     """Check the protocol version of a HELLO, BEAT or WELCOME.
 
     Raises:
-        ProtocolError: It is another one. The message names both.
+        WrongVersion: It is another one. The message names both.
     """
     if fields.get("version") != VERSION:
-        raise ProtocolError(
+        raise WrongVersion(
             f"{sender} speaks protocol version {fields.get('version')!r:.40}, this asyncblend speaks {VERSION}: "
             f"two copies of asyncblend are mixed, install the same on both sides"
         )

@@ -1,6 +1,6 @@
 """Ring: memory that one Blender and the host share, so that large arrays need not be sent. Used by both sides.
 
-    first page: one byte for each slot, 1 while it is in use │ slot 0 │ slot 1 │ ...
+    first page: one byte for each slot, not 0 while it is in use │ slot 0 │ slot 1 │ ...
 
 Blender's side (`Slots`) takes a free slot, copies the arrays of a frame into it, and sends where they are. The host's
 side (`Ring`) makes arrays that are views of the same memory. When the last view of a slot has been collected, the
@@ -67,6 +67,9 @@ class Ring:
         self.descriptor: int | None = descriptor
         """The memory's descriptor, for the Blender to inherit. None after `close_descriptor`."""
         self._map = mmap.mmap(descriptor, 0)
+        self._held: set[int] = set()
+        self.lost = 0
+        """Bytes of slots, about, that stay in use until the Blender ends, because a forked process may look at them."""
 
     @classmethod
     def create(cls) -> Ring | None:
@@ -94,20 +97,32 @@ class Ring:
         """Return the whole memory as read-only bytes, and free the slot when this array and all views of it are gone.
 
         Raises:
-            ValueError: There is no slot of that number.
+            ValueError: There is no slot of that number, or it is held already: arrays of it must not change.
         """
         if not 0 <= slot < _PAGE:
             raise ValueError(f"no slot {slot}")
+        if slot in self._held:
+            raise ValueError(f"slot {slot} is in use")
+        self._held.add(slot)
         # The base is the map and no array, because a view of a view would refer to the base alone.
         held = _Held((len(self._map),), np.uint8, self._map)
         held.flags.writeable = False
-        held.slot, held.process, held.forks = slot, _process, _forks
+        held.ring, held.slot, held.process, held.forks = self, slot, _process, _forks
         return held
+
+    def _let_go(self, slot: int) -> None:
+        self._held.discard(slot)  # first, as Blender may use the slot again at once
+        self._map[slot] = 0
+
+    def _lose(self, slot: int) -> None:
+        # A size that Blender may have written wrong. Two threads that add at once may lose one, which does no harm.
+        self.lost += min(_PAGE << self._map[slot] >> 1, _SIZE)
 
 
 class _Held(np.ndarray[Any, Any]):
     """The memory, with one slot in use for as long as this array exists."""
 
+    ring: Ring
     slot: int
     process: int
     forks: int
@@ -115,8 +130,11 @@ class _Held(np.ndarray[Any, Any]):
     def __del__(self) -> None:
         # Views that numpy makes have no such attributes. A forked process has a copy of this object, which must
         # neither free the slot nor see its contents change: after a fork the slot is in use until the Blender ends.
-        if getattr(self, "process", None) == _process and self.forks == _forks:
-            self.base[self.slot] = 0  # type: ignore[index]
+        if getattr(self, "process", None) == _process:
+            if self.forks == _forks:
+                self.ring._let_go(self.slot)
+            else:
+                self.ring._lose(self.slot)
 
 
 class Slots:
@@ -161,8 +179,8 @@ class Slots:
                 total += -(-array.nbytes // _ALIGNED) * _ALIGNED
         if not total or (slot := self._free_slot(total)) is None:
             return None
-        start = self._slots[slot][0]
-        self._map[slot] = 1
+        start, size = self._slots[slot]
+        self._map[slot] = (size // _PAGE).bit_length()  # tells the host about how large the slot is
         offsets = [None if offset is None else start + offset for offset in within]
         for array, place in zip(arrays, offsets, strict=True):
             if place is not None:

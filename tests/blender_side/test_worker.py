@@ -14,6 +14,7 @@ import zmq
 from asyncblend.blender.serving.task import Task
 from asyncblend.blender.serving.worker import Worker
 from asyncblend.wire import payload, protocol
+from asyncblend.wire.gate import Gate
 from asyncblend.wire.launch import Launch
 from asyncblend.wire.protocol import Message
 
@@ -56,6 +57,8 @@ class Host:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
+        self._gate = Gate(self._context, TOKEN, lambda: None)
+        self._gate.guard(self._socket)
         self._socket.bind(f"ipc://{folder}/host")
         self.worker = PatientWorker(_launch(f"ipc://{folder}/host", folder))
         self.begun: queue.Queue[int] = queue.Queue()
@@ -84,7 +87,12 @@ class Host:
     def receive(self) -> Message:
         """Wait for the worker's next message that is no heartbeat."""
         while True:
-            assert self._socket.poll(1000 * LIMIT), "the worker sends nothing"
+            for _ in range(100 * LIMIT):
+                self._gate.answer()
+                if self._socket.poll(10):
+                    break
+            else:
+                pytest.fail("the worker sends nothing")
             identity, *parts = self._socket.recv_multipart()
             message = protocol.decode(parts)
             if message.kind != protocol.BEAT:

@@ -112,10 +112,11 @@ def sample(task):
 # A process that a Blender left behind when it died: it has the secret, and goes on as if it were that Blender.
 GHOST = """
 import sys, zmq
-from asyncblend.wire import payload, protocol
+from asyncblend.wire import gate, payload, protocol
 
 endpoint, token, heard = sys.argv[1:]
 socket = zmq.Context().socket(zmq.DEALER)
+gate.show_token(socket, token)
 socket.connect(endpoint)
 me = dict(token=token, version=protocol.VERSION, instance=0, epoch=0)
 

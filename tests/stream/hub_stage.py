@@ -14,6 +14,7 @@ import zmq.asyncio
 
 from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
+from asyncblend.wire.gate import show_token
 from asyncblend.wire.launch import Life
 from asyncblend.wire.protocol import Message
 
@@ -56,7 +57,7 @@ class Recorder:
     def is_current(self, life: Life) -> bool:
         return life in self.lives
 
-    def beat(self, life: Life, rss: int) -> None:
+    def beat(self, life: Life, rss: int, lost: int = 0) -> None:
         if life.instance == _PROBE:
             self._probes.add(life)
             self._changed.set()
@@ -81,6 +82,9 @@ class Recorder:
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         self._note("failed", life, number, serial, index, error, traceback)
 
+    def unreadable(self, life: Life, number: int, serial: int) -> None:
+        self._note("unreadable", life, number, serial)
+
     def dropped_frame(self) -> None:
         self._note("dropped")
 
@@ -94,6 +98,8 @@ class Peer:
     def __init__(self, context: zmq.asyncio.Context, hub: Hub) -> None:
         self._socket = context.socket(zmq.DEALER)
         self._socket.linger = 0
+        self._socket.sndhwm = 0  # as Blender's: nothing is sent before the hub has let it in
+        show_token(self._socket, hub.token)
         self._socket.connect(hub.endpoint)
         self._token = hub.token
 

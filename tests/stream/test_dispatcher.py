@@ -208,6 +208,47 @@ async def test_a_sample_that_kills_its_blenders_ends_its_own_pass_only() -> None
     assert good.delivered == [4, 5]
 
 
+async def test_a_crash_is_not_blamed_on_the_sample_before() -> None:
+    """A sample whose frame was lost on the way out of a dying Blender is rendered, and the one after it is the bad one."""
+    for skips in (False, True):
+        world = World(instances=2, prefetch=3)
+        source = world.begin(range(1, 9), queue_size=8, on_bad_sample="skip" if skips else "raise")
+        for _ in range(1000):
+            if source.skipped or source.source.error is not None:
+                break
+            for blender in list(world.blenders.values()):
+                for act in (world.serve, world.receive, world.render):
+                    act(blender)
+                if blender.rendering is not None and blender.rendering.fields["index"] == 3:
+                    world.die(blender)  # with the frames that it has finished
+                elif 3 not in blender.held.values():
+                    world.arrive(blender)
+            world.check()
+        world.work(source)
+        assert source.deaths.get(3, 0) >= MAX_DEATHS
+        if skips:
+            assert source.skipped == {3}
+        else:
+            assert isinstance(source.end, SampleError)
+            assert source.end.index == 3
+
+
+async def test_a_frame_that_cannot_be_read_costs_one_rendering() -> None:
+    """Its lease goes out again at once, with the same params, and nobody is blamed."""
+    world = World(instances=1, prefetch=1)
+    source = world.begin(range(1, 4))
+    (blender,) = world.blenders.values()
+    begun(world, source)
+    ((name, index),) = blender.held.items()
+    blender.release(name)
+    world.dispatcher.unreadable(blender.life, *name)
+    assert list(blender.held.values()) == [index]
+    blender.rendering = None
+    world.work(source)
+    assert source.deaths == {}
+    assert world.stale == 0
+
+
 async def test_a_pass_that_has_failed_gives_up_what_other_blenders_hold() -> None:
     """After the last crash that its sample may cause, no Blender begins another sample of it."""
     world = World(instances=2, prefetch=3)

@@ -14,7 +14,7 @@ from asyncblend.config import RestartPolicy, StreamConfig
 from asyncblend.errors import AsyncblendError, ConfigError, InstanceError, SampleError, StreamClosed
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.leases import Lease
-from asyncblend.stream.passes import Drawn, Pass, own_indices
+from asyncblend.stream.passes import Drawn, Guilt, Pass, own_indices
 from asyncblend.stream.queue import EndOfStream
 
 
@@ -164,7 +164,7 @@ def test_params_are_drawn_at_the_lease() -> None:
     assert seen == []
     (seven,) = leased(source, 1)
     assert seen == [7]
-    source.give_back(seven, blamed=False)
+    source.give_back(seven)
     again, eight = leased(source)
     assert [again.params.values["draw"], eight.params.values["draw"]] == [1, 2]
     assert seen == [7, 8]
@@ -177,7 +177,7 @@ def test_params_are_a_snapshot() -> None:
     (lease,) = leased(source)
     weights[:] = -1
     nested["names"].append("b")
-    source.give_back(lease, blamed=False)
+    source.give_back(lease)
     (again,) = leased(source)
     for drawn in (lease.params, again.params):
         np.testing.assert_array_equal(drawn.values["weights"], [0, 1, 2])
@@ -299,13 +299,15 @@ async def test_a_sample_may_kill_so_many_blenders() -> None:
     """Crashes are counted for each sample by itself, and only those that it is blamed for."""
     for skips in (False, True):
         source = pass_of([7, 7], params={"level": 3}, on_bad_sample="skip" if skips else "raise")
-        for blamed in (False, True, False):
+        guilts: list[Guilt] = ["none", "likely", "possible"]
+        for guilt in guilts:
             for lease in leased(source):
-                source.give_back(lease, blamed=blamed and lease.position == 0)
+                source.give_back(lease, guilt if lease.position == 0 else "possible")
         first, second = leased(source)
-        source.give_back(second, blamed=True)
+        source.give_back(second, "certain")
+        source.give_back(first, "likely")  # the second time, but it was not alone
         assert source.error is None
-        source.give_back(first, blamed=True)
+        source.give_back(leased(source, 1)[0], "certain")
         if skips:
             assert source.stats().skipped == 1
             arrive(source, *leased(source, 1))
@@ -314,7 +316,7 @@ async def test_a_sample_may_kill_so_many_blenders() -> None:
         else:
             assert isinstance(source.error, SampleError)
             assert source.error.index == 7
-            text = "sample 7 killed its Blender 2 times, or something outside did (is memory short?); its params: "
+            text = "sample 7 killed its Blender 3 times, or something outside did (is memory short?); its params: "
             assert str(source.error) == text + "{'level': 3}"
 
 
@@ -333,8 +335,8 @@ async def test_what_is_queued_of_an_ended_pass_is_dropped() -> None:
     assert not source.may_lease
     assert not source.arrive(one, Frame({}, index=1, instance=0))
     before = (source.stats(), source.state_dict())
-    source.give_back(three, blamed=True)
-    source.give_back(three, blamed=True)
+    source.give_back(three, "certain")
+    source.give_back(three, "certain")
     source.sample_failed(three, SampleError("no"))
     assert (source.stats(), source.state_dict()) == before
     assert (before[0].rendering, before[0].queued, before[0].skipped) == (0, 0, 0)

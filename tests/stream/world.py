@@ -15,7 +15,7 @@ from asyncblend.errors import AsyncblendError, SampleError, StreamClosed
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.leases import Lease
-from asyncblend.stream.passes import Drawn, Pass
+from asyncblend.stream.passes import Drawn, Guilt, Pass
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
 from asyncblend.wire.launch import Life
@@ -39,6 +39,7 @@ class Consumer:
         self.redraw: set[int] = set()  # flushed: the next lease must have new params
         self.waiting: set[int] = set()  # taken back, not leased again yet
         self.deaths: dict[int, int] = {}
+        self.suspects: set[int] = set()  # held by a Blender that crashed, not answered since
         self.skipped: set[int] = set()
         self.arrived = 0
         self.frames: list[Frame] = []
@@ -107,9 +108,9 @@ class Watched(Pass):
 
     consumer: Consumer
 
-    def give_back(self, lease: Lease[Drawn], *, blamed: bool) -> None:
-        self.consumer.world.given_back(self.consumer, lease, blamed)
-        super().give_back(lease, blamed=blamed)
+    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
+        self.consumer.world.given_back(self.consumer, lease, guilt)
+        super().give_back(lease, guilt)
 
 
 class Blender:
@@ -126,12 +127,14 @@ class Blender:
         self.said: list[Message] = []  # answers that have arrived and counted
         self.held: dict[Name, int] = {}  # what the host must believe that it holds: the index by name
         self.urgent: set[Name] = set()  # those of them that are urgent
+        self.alone = False  # whether it holds a suspect
         self.reordered = False  # whether it may be at another sample than the host can know
 
     def release(self, name: Name) -> int | None:
         index = self.held.pop(name, None)
         self.urgent.discard(name)
         self.reordered &= bool(self.held)
+        self.alone &= bool(self.held)
         return index
 
 
@@ -142,7 +145,7 @@ def name_of(message: Message) -> Name:
 class World:
     """The hub and the fleet as the dispatcher sees them, and the Blenders at the other end of the wire."""
 
-    bad_messages = restarts = recycled = 0
+    bad_messages = refused = restarts = recycled = 0
 
     def __init__(self, seed: int = 0, *, instances: int = 2, serve: bool = True, **options: Any) -> None:
         self.rng = random.Random(seed)
@@ -154,7 +157,7 @@ class World:
         self.over: list[Consumer] = []
         self.stale = self.duplicates = self.leased_count = self.revoked = self.numbers = 0
         self.frames = dict.fromkeys(range(instances), 0)
-        self.returned: list[tuple[Name, bool]] = []  # from the life that ended last; whether it is blamed
+        self.returned: list[tuple[Name, Guilt]] = []  # from the life that ended last
         self.dispatcher = Dispatcher(self.config, self, self)  # type: ignore[arg-type]
         for blender in self.blenders.values() if serve else ():
             self.serve(blender)
@@ -208,8 +211,16 @@ class World:
         assert not consumer.waiting or index in consumer.waiting, "a fresh index before one that was taken back"
         consumer.waiting.discard(index)
         assert urgent == consumer.source.urgent
-        assert urgent or not any(one.wants for one in self.consumers if one.source.urgent), "an urgent one waits"
+        assert not blender.alone, "a Blender with a suspect"
+        suspects_wait = any(one.source.next_is_suspect for one in self.consumers)
         others = [one for one in self.blenders.values() if one.serves and one.connection != "lost"]
+        if index in consumer.suspects:
+            assert not blender.held, "a suspect among others"
+            blender.alone = True
+        elif not suspects_wait and not any(one.alone for one in others):
+            assert urgent or not any(one.wants for one in self.consumers if one.source.urgent), "an urgent one waits"
+        else:
+            others = []  # some must answer first what they hold
         loads = [len(one.urgent if urgent else one.held) for one in (blender, *others)]
         assert loads[0] == min(loads), "another Blender holds less"
         assert loads[0] < self.config.prefetch
@@ -230,13 +241,15 @@ class World:
         if blender.connection == "good":
             blender.inbox.append(protocol.decode(protocol.encode(protocol.REVOKE, fields)))
 
-    def given_back(self, consumer: Consumer, lease: Lease[Drawn], blamed: bool) -> None:
-        self.returned.append(((consumer.source.number, lease.serial), blamed))
+    def given_back(self, consumer: Consumer, lease: Lease[Drawn], guilt: Guilt) -> None:
+        self.returned.append(((consumer.source.number, lease.serial), guilt))
         if consumer in self.consumers:
             consumer.waiting.add(lease.index)
-            if blamed:
+            if guilt != "none":
+                consumer.suspects.add(lease.index)
+            if guilt in ("likely", "certain"):
                 consumer.deaths[lease.index] = consumer.deaths.get(lease.index, 0) + 1
-                if consumer.deaths[lease.index] >= MAX_DEATHS:
+                if consumer.deaths[lease.index] >= MAX_DEATHS and guilt == "certain":
                     consumer.bad_sample(lease.index)
 
     # -- consumers ------------------------------------------------------------------------------------------------
@@ -313,6 +326,7 @@ class World:
             self.stale += consumer is None
             if consumer is not None:
                 consumer.arrived += 1
+                consumer.suspects.discard(fields["index"])
         elif consumer is not None:
             consumer.bad_sample(fields["index"])
         if is_frame:
@@ -359,11 +373,12 @@ class World:
         self.returned = []
         self.dispatcher.life_over(blender.life)
         assert {name for name, _ in self.returned} == blender.held.keys()
-        blamed = [name for name, is_blamed in self.returned if is_blamed]
-        assert len(blamed) == (crash and bool(blender.held))
+        certain, likely = ([name for name, guilt in self.returned if guilt == which] for which in ("certain", "likely"))
+        assert len(certain + likely) == (crash and bool(blender.held))
+        assert not certain or [name for name, _ in self.returned] == certain, "others may have done it"
         guilty = blender.rendering and name_of(blender.rendering)
-        if blamed and guilty in blender.held and not blender.outbox and not blender.reordered:
-            assert blamed == [guilty], "an innocent sample is blamed"
+        if guilty in blender.held and not blender.outbox and not blender.reordered and crash:
+            assert certain + likely == [guilty], "an innocent sample is blamed"
 
     # -- all of it ------------------------------------------------------------------------------------------------
 
@@ -385,7 +400,8 @@ class World:
                     own_held = [name for name in blender.held if name[0] == consumer.source.number]
                     assert len(own_held) <= 1, "a sample of a pass that has failed may be begun"
         if any(one.wants for one in self.consumers):
-            assert all(blender.held for blender in self.blenders.values() if blender.serves), "a free Blender waits"
+            free = [blender for blender in self.blenders.values() if blender.serves and not blender.held]
+            assert not free, "a free Blender waits"
 
     def work(self, *consumers: Consumer) -> None:
         """Let all go well until these consumers have met their ends."""

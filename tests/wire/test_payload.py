@@ -260,8 +260,8 @@ def test_nesting_is_limited_on_both_sides() -> None:
 
 
 def test_array_count_is_limited_on_both_sides() -> None:
-    """As many arrays as parts allow arrive, also when the tree is a part of its own, and one more is refused."""
-    most = payload.MAX_PARTS - 2
+    """As many arrays as are allowed arrive, also when the tree is a part of its own, and one more is refused."""
+    most = payload.MAX_ARRAYS
     text = "y" * protocol.MAX_HEADER
     got = round_trip({"x": [np.array(i) for i in range(most)], "text": text})
     assert [int(a) for a in got["x"]] == list(range(most))

@@ -350,3 +350,21 @@ def test_field_checks_the_very_type(case: Any) -> None:
                 protocol.field({"x": value}, "x", of)
         with case(of), pytest.raises(ProtocolError, match="'x'"):
             protocol.field({}, "x", of)
+
+
+def test_a_large_array_travels_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part is larger than a piece; the array arrives whole, and missing, extra or wrong pieces are an error."""
+    monkeypatch.setattr(payload, "MAX_PIECE", 1000)
+    values = {"big": np.arange(1000, dtype=np.int32), "small": np.arange(3), "empty": np.empty((0, 2), np.complex64)}
+    fields = {"pass": 0, "lease": 0, "index": 0}
+    parts = protocol.encode(protocol.FRAME, fields, payload.encode_values(values))
+    assert [memoryview(part).nbytes for part in parts[1:]] == [1000] * 4 + [24, 0]
+    message = protocol.decode([bytes(part) for part in parts])
+    assert message.values is not None
+    for name, value in values.items():
+        np.testing.assert_array_equal(message.values[name], value)
+        assert not message.values[name].flags.writeable
+    for wrong in (parts[:4], parts[:-1], [*parts, b""], [*parts[:4], b"x" * 999, *parts[5:]], [*parts[:2], *parts[3:]]):
+        with pytest.raises(protocol.UnreadableValues) as caught:
+            protocol.decode([bytes(part) for part in wrong])
+        assert (caught.value.kind, caught.value.fields) == (protocol.FRAME, fields)

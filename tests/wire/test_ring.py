@@ -73,7 +73,7 @@ def pair() -> Iterator[Pair]:
 
 def used(ring: Ring) -> int:
     """Return the number of slots in use."""
-    return sum(bytes(ring._map[:4096]))
+    return sum(flag != 0 for flag in ring._map[:4096])
 
 
 def test_large_arrays_arrive_without_being_sent(pair: Pair) -> None:
@@ -268,6 +268,34 @@ def test_what_a_forked_process_holds_does_not_change(pair: Pair) -> None:
     os.close(go)
     os.close(tell)
     assert used(pair.ring) == 1
+
+
+def test_slots_that_forks_take_are_counted(pair: Pair) -> None:
+    """What was in use at a fork is lost until the Blender ends; the host knows about how much that is."""
+    kept = [pair.send(a=noise(i, (1_000_000,))) for i in range(4)]
+    assert pair.ring.lost == 0
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    kept.clear()
+    assert 2_000_000 <= pair.ring.lost <= 4_000_000
+    before = pair.ring.lost
+    pair.send(a=noise(9))  # dropped at once
+    assert pair.ring.lost == before
+
+
+def test_a_slot_in_use_is_refused(pair: Pair) -> None:
+    """A second message that names the slot of a frame in use is refused, and the frame stays as it is."""
+    kept = pair.send(a=noise(1))["a"]
+    (slot,) = (number for number, flag in enumerate(pair.ring._map[:4096]) if flag)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"slot {slot} is in use"):
+            pair.ring.hold(slot)
+    pair.send(a=noise(2))
+    np.testing.assert_array_equal(kept, noise(1))
+    del kept
+    pair.ring.hold(slot)
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from ...wire import protocol
+from ...wire.gate import show_token
 
 
 class Heartbeat:
@@ -38,6 +39,7 @@ class Heartbeat:
         with self._context.socket(zmq.DEALER) as socket:
             socket.linger = 0
             socket.sndhwm = 2  # a host that was stalled finds a beat or two, not a backlog
+            show_token(socket, self._identity["token"])
             socket.connect(self._endpoint)
             while True:
                 beat = protocol.encode(protocol.BEAT, {**self._identity, "rss": _resident_memory()})

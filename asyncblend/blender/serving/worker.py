@@ -16,6 +16,7 @@ import zmq
 
 from ...errors import ProtocolError
 from ...wire import protocol
+from ...wire.gate import show_token
 from ...wire.launch import Launch
 from ...wire.protocol import Message
 from ...wire.ring import Slots
@@ -41,6 +42,7 @@ class Worker:
         self._ready = False
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        show_token(self._socket, launch.token)
         self._heartbeat = Heartbeat(self._context, launch.endpoint, self._identity, launch.beat)
 
     @property
