@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 
 import asyncblend as ab
 from asyncblend.fleet.process import ChildProcess
+from asyncblend.wire.ring import Ring
 from tests.faults.common import FAST, LIMIT, MIB, PATIENT, PLAIN, WORKER, Write, check_noise, throughout, until
 
 
@@ -250,3 +254,68 @@ async def test_only_what_is_ours_is_killed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("killed again"))
     process.kill()
     await process.stop(lambda: None, 0)
+
+
+@pytest.mark.parametrize("skips", [True, False])
+async def test_a_lost_frame_is_not_blamed_for_the_next_samples_crash(
+    skips: bool, fake: str, write_script: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without shared memory a large frame is still on its way out when the next sample kills its Blender."""
+    monkeypatch.setattr(Ring, "create", lambda: None)
+    script = write_script(
+        """
+import os, numpy as np
+def sample(task):
+    if task.index in (3, 9): os.abort()
+    return {"image": np.full((1080, 1920, 4), task.index, np.uint8)}
+"""
+    )
+    config = ab.StreamConfig(
+        script=script, blender=fake, instances=1, length=12, restart=ab.RestartPolicy(backoff=0.01, max_restarts=100),
+        on_bad_sample="skip" if skips else "raise", prefetch=4, ordered=True,
+    )  # fmt: skip
+    got = []
+    async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
+        with contextlib.nullcontext() if skips else pytest.raises(ab.SampleError) as caught:
+            async for frame in stream:
+                assert (frame["image"] == frame.index).all()
+                got.append(frame.index)
+    if skips:
+        assert got == [index for index in range(12) if index not in (3, 9)]
+        assert stream.stats().skipped == 2
+    else:
+        assert caught is not None
+        assert (got, caught.value.index) == ([0, 1, 2], 3)
+
+
+FORKS = """
+import asyncio, os, sys
+import asyncblend as ab
+
+async def main(script, blender):
+    config = ab.StreamConfig(script=script, blender=blender, instances=2, queue_size=16, length=2000)
+    lost = 0
+    async with asyncio.timeout(100), ab.BlenderStream(config) as stream:
+        kept = []
+        async for frame in stream:
+            kept.append(frame)
+            if len(kept) == 8:
+                child = os.fork()
+                if child == 0: os._exit(0)
+                os.waitpid(child, 0)
+                kept.clear()
+            if stream.stats().recycled >= 2:
+                break
+        print(stream.stats().recycled, stream.stats().restarts)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(Ring.create() is None, reason="this system has no memory to share without a name")
+def test_a_program_that_forks_again_and_again_gets_its_memory_back(fake: str, write_script: Write) -> None:
+    """Slots in use at a fork stay in use. A Blender that has lost many of them is replaced, and that is counted."""
+    script = write_script("import numpy as np\ndef sample(task): return {'image': np.zeros((1080, 1920, 4), np.uint8)}")
+    command = [sys.executable, "-c", FORKS, str(script), fake]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=2 * LIMIT)
+    assert (done.stdout, done.returncode) == ("2 0\n", 0), done.stderr[-2000:]

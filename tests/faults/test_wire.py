@@ -109,6 +109,33 @@ def sample(task):
     assert psutil.Process().memory_info().rss - before < 100 * MIB
 
 
+async def test_an_unreadable_frame_costs_one_rendering(blender: str, write_script: Write) -> None:
+    """Its lease goes out again at once, and not after the budget of a frame."""
+    script = write_script(
+        WORKER
+        + """
+from asyncblend.wire import protocol
+answer, bad = worker.answer, {3, 4, 7}
+def answer_unreadably(sample, lease):
+    about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
+    if about["index"] not in bad:
+        return answer(sample, lease)
+    bad.remove(about["index"])
+    tree = b'{"arrays":[["uint8",[7]]],"values":{"noise":{"$":0}}}'
+    worker._socket.send_multipart(protocol.encode(protocol.FRAME, about, [tree, b"short"]))
+worker.answer = answer_unreadably
+"""
+        + PLAIN
+    )
+    config = ab.StreamConfig(
+        script=script, blender=blender, instances=1, length=12, timeouts=ab.Timeouts(frame=10 * LIMIT)
+    )
+    async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
+        check_noise([frame async for frame in stream], range(12))
+        stats = stream.stats()
+    assert (stats.restarts, stats.bad_messages, stats.stale) == (0, 3, 0)
+
+
 # A process that a Blender left behind when it died: it has the secret, and goes on as if it were that Blender.
 GHOST = """
 import sys, zmq

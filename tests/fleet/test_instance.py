@@ -141,10 +141,10 @@ def test_an_event_of_a_life_that_was_killed_changes_nothing() -> None:
     assert (one.state, one.condemned) == ("stopping", "sent garbage")
 
 
-@pytest.mark.parametrize("why", ["frames", "memory"])
+@pytest.mark.parametrize("why", ["frames", "memory", "lost memory"])
 def test_a_worn_life_answers_what_it_holds_and_goes(why: str) -> None:
     """A retired life gets no more leases, its end is no crash, and the next life begins at once."""
-    one = serving(max_frames_per_instance=3) if why == "frames" else serving(max_rss=1000)
+    one = serving(**{"frames": {"max_frames_per_instance": 3}, "memory": {"max_rss": 1000}}.get(why, {}))
     one.leased(0)
     for now in range(1, 4):
         assert not one.worn
@@ -153,6 +153,10 @@ def test_a_worn_life_answers_what_it_holds_and_goes(why: str) -> None:
         one.beat(3, 1000)
         assert not one.worn
         one.beat(3, 1001)
+    if why == "lost memory":
+        one.beat(3, 0, 1 << 28)
+        assert not one.worn
+        one.beat(3, 0, (1 << 28) + 1)
     assert one.worn
     one.retire(3)
     assert (one.state, one.serves, one.leaving, one.being_replaced, one.worn) == ("ready", False, False, True, False)
