@@ -18,10 +18,12 @@ import zmq
 
 import asyncblend as ab
 from asyncblend.aio import end_context
+from asyncblend.wire.gate import show_token
+from asyncblend.wire.launch import Launch
 
 from .faults import GARBAGE, KILL, KINDS, SLOW, STOP, Recoveries
 from .garbage import message
-from .processes import BlenderProcess, blenders, endpoint
+from .processes import BlenderProcess, blenders, launch
 
 __all__ = ["Chaos"]
 
@@ -33,7 +35,7 @@ class Chaos:
 
     def __init__(self, rng: random.Random, between: float, stream: ab.BlenderStream, recoveries: Recoveries) -> None:
         self._rng, self._between, self._stream, self._recoveries = rng, between, stream, recoveries
-        self._endpoint: str | None = None
+        self._launch: Launch | None = None
         self._pause = 0.0
         self.times: list[tuple[float, str]] = []
         """The faults: seconds since the start, and the kind."""
@@ -104,15 +106,18 @@ class Chaos:
         return True
 
     def _talk_garbage(self, context: zmq.Context[Any]) -> bool:
-        self._endpoint = self._endpoint or endpoint()
-        if self._endpoint is None:
+        self._launch = self._launch or launch()
+        if self._launch is None:
             return False
-        if self._endpoint.startswith("ipc://") and self._rng.random() < 0.25:
-            self._talk_no_zeromq(self._endpoint.removeprefix("ipc://"))
+        endpoint = self._launch.endpoint
+        if endpoint.startswith("ipc://") and self._rng.random() < 0.25:
+            self._talk_no_zeromq(endpoint.removeprefix("ipc://"))
             return True
         with context.socket(zmq.DEALER) as peer:
             peer.linger = 1000  # milliseconds for the messages to leave
-            peer.connect(self._endpoint)
+            # Half of them are let in, so that the host has to read what they send.
+            show_token(peer, self._launch.token if self._rng.random() < 0.5 else "guess")
+            peer.connect(endpoint)
             for _ in range(self._rng.randint(1, 40)):
                 with contextlib.suppress(zmq.Again):
                     peer.send_multipart(message(self._rng), zmq.DONTWAIT)

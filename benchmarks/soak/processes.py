@@ -9,7 +9,7 @@ import psutil
 
 from asyncblend.wire.launch import RUN, Launch
 
-__all__ = ["BlenderProcess", "blenders", "endpoint", "run_of"]
+__all__ = ["BlenderProcess", "blenders", "launch", "run_of"]
 
 _INSTANCE = "instance="  # the host writes it into the command line of each Blender
 
@@ -37,14 +37,14 @@ def run_of(process: psutil.Process) -> str | None:
     return _environment(process).get(RUN)
 
 
-def endpoint() -> str | None:
-    """Return the endpoint that the Blenders connect to, as any program of the same user can read it.
+def launch() -> Launch | None:
+    """Return what a Blender was told at its start, endpoint and token, as any program of the same user can read it.
 
     None if no Blender is running.
     """
     for _, process in blenders():
         with contextlib.suppress(KeyError):
-            return Launch.take(_environment(process)).endpoint
+            return Launch.take(_environment(process))
     return None
 
 

@@ -80,6 +80,7 @@ def figures(run: Run, left: list[str]) -> dict[str, Any]:
         "restarts": stats.restarts,
         "stale": stats.stale,
         "bad_messages": stats.bad_messages,
+        "refused": stats.refused,
         "memory_mib": {
             name: {"second_quarter": round(trend.early, 1), "last_quarter": round(trend.late, 1), "flat": trend.flat}
             for name, trend in run.memory.trends().items()
@@ -140,6 +141,7 @@ def table(f: dict[str, Any], title: str) -> Table:
     table.add_row("restarts", f"{f['restarts']}{f', {more} without a fault' if more > 0 else ''}")
     table.add_row("stale frames dropped", str(f["stale"]))
     table.add_row("bad messages dropped", str(f["bad_messages"]))
+    table.add_row("connections refused", str(f["refused"]))
     for name, own in f["memory_mib"].items():
         table.add_row(
             f"memory of {name}",
