@@ -67,16 +67,15 @@ class Shown:
         points, known = points_in(item)
         self.name = "image"  # That of the image which annotations are drawn on
         self.image = image_of(item.get("image"))  # H x W x 3 or 4 uint8. None if there is none
-        taken = {*_NO_IMAGES, *self._drawn, *(one.name for one in points)} | (
-            {"image"} if self.image is not None else set()
-        )
+        if self.image is not None:
+            self._drawn.add("image")
+        taken = {*_NO_IMAGES, *self._drawn, *(one.name for one in points)}
         self.pictures, self._left_out = pictures_in({name: item[name] for name in item if name not in taken})
         """The other images by name, and by name how many of them there are not."""
         self._drawn.update(self._left_out)
-        if self.image is not None:
-            self._drawn.add("image")
-        elif first := next((name for name, one in self.pictures.items() if one.kind == "light"), None):
-            self.name, self.image = first, image_of(self.pictures.pop(first).array)
+        if self.image is None and (lights := [name for name, one in self.pictures.items() if one.kind == "light"]):
+            self.name = max(lights, key=lambda name: self.pictures[name].array.ndim)  # the first in colour, if any is
+            self.image = image_of(self.pictures.pop(self.name).array)
         shapes = [array.shape for array in (self.image, *self.labels.values()) if array is not None]
         self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)  # Width and height in pixels
         self.points = self._on_images(points)

@@ -140,16 +140,18 @@ def test_a_long_stack_leaves_room_for_the_others() -> None:
 
 def test_the_first_picture_stands_in_for_a_missing_image() -> None:
     """It gets the annotations, which are pixels of it however large it is; masks and depths are passed over."""
+    mask = np.ones(SIZE, bool)
     left = np.full((900, 1300, 3), 0.2158605, np.float32)
     item = {
         "index": 0,
         "range": np.full(SIZE, 3.0),
+        "mask": mask,
         "left": left,
         "right": GREY,
         "bbox": np.array([[130, 90, 650, 450]]),
     }
     shown = Shown(item)
-    assert (shown.name, shown.size, list(shown.pictures)) == ("left", (1300, 900), ["range", "right"])
+    assert (shown.name, shown.size, list(shown.pictures)) == ("left", (1300, 900), ["range", "mask", "right"])
     picture = np.asarray(annotated(shown, 260, 180)).astype(int)
     assert np.abs(picture[60, 26] - colour_of(1)).max() < 24
     assert np.abs(picture[60, 100] - 128).max() <= 1
