@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 from asyncblend import __version__
 from asyncblend.fleet.discovery import find_blender
+from asyncblend.fleet.pythons import module_of
 
 __all__ = ["blender_name", "machine"]
 
@@ -30,6 +33,8 @@ def machine() -> dict[str, str]:
 def blender_name(blender: str | None) -> str:
     """Return the name and version of the Blender that the stream's option `blender` chooses."""
     found = find_blender(blender)
+    if found.kind == "module" and found.path != sys.executable:
+        return f"bpy {asyncio.run(module_of(found.path)).version}"
     if found.kind == "module":
         return f"bpy {_version('bpy')}"
     done = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=False, timeout=60)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import importlib.metadata
+import importlib.util
 import multiprocessing.util
 import os
 import shutil
@@ -197,6 +198,29 @@ def write_script(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def make_environment(tmp_path: Path) -> Callable[..., Path]:
+    """Make an environment for this Python that has no packages but some of those that are installed here."""
+    made: list[Path] = []
+
+    def make(*modules: str) -> Path:
+        environment = tmp_path / f"environment-{len(made)}"
+        made.append(environment)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=300)
+        (packages,) = environment.glob("lib/python3.*/site-packages")
+        for module in modules:
+            spec = importlib.util.find_spec(module)
+            assert spec is not None
+            assert spec.submodule_search_locations
+            own = Path(spec.submodule_search_locations[0])
+            beside = (f"*{module}*.libs", f"*{module}-*.dist-info")
+            for path in (own, *(found for pattern in beside for found in own.parent.glob(pattern))):
+                (packages / path.name).symlink_to(path)
+        return environment
+
+    return make
 
 
 @pytest.fixture

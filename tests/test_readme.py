@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import asyncblend as ab
@@ -32,6 +34,19 @@ SCENES = [
 RECORD = "asyncblend record labelled.py --out recording --length 16"
 RECORDED = ["asyncblend inspect recording --out sheet.png", "asyncblend export recording --format coco --out coco"]
 
+SCRIPTS = {
+    "scene.py": "camera.project",
+    "labelled.py": "bl.annotate",
+    "animated.py": "# pre_animation",
+    "environment.py": "# _env_reset",
+}
+"""The blocks that run inside Blender, each with a word that only it has."""
+PROGRAMS = (
+    *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
+    *("def item_transform", "def record", "# one question", "# the agent"),
+)
+"""The other blocks."""
+
 pytestmark = [pytest.mark.blender, pytest.mark.slow]
 
 
@@ -49,11 +64,12 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> Path:
-    """An empty folder, as the working directory, with the README's two scenes; the commands are on the PATH."""
+    """An empty folder, as the working directory, with the README's scripts; the commands are on the PATH."""
     monkeypatch.setenv("ASYNCBLEND_BLENDER", "bpy")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    for name, word in (("scene.py", "camera.project"), ("labelled.py", "bl.annotate")):
-        assert "= 640, 480\n" in block(word)
+    for name, word in SCRIPTS.items():
+        assert f"`{name}`" in README
+        assert "= 640, 480\n" in block(word) or name not in ("scene.py", "labelled.py")
         (tmp_path / name).write_text(block(word).replace("= 640, 480\n", f"= {size[0]}, {size[1]}\n"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -81,10 +97,8 @@ def run_block(folder: Path, word: str) -> str:
 
 
 def test_everything_is_run_below() -> None:
-    """All Python blocks and all commands are known to these tests: two scenes, and what uses them."""
-    scenes = {block(word) for word in ("camera.project", "bl.annotate")}
-    words = ("set_epoch", "params=lambda", ".sync()", "validation", "MixedDataset", "bt.Receiver")
-    assert scenes | {block(word) for word in words} == set(PYTHON)
+    """All Python blocks and all commands are known to these tests: scripts, and what uses them."""
+    assert {block(word) for word in (*SCRIPTS.values(), *PROGRAMS)} == set(PYTHON)
     assert {*MAKE, *INSTALL, *SCENES, RECORD, *RECORDED} == COMMANDS
 
 
@@ -100,7 +114,7 @@ def test_the_training_loop(folder: Path) -> None:
 
 def test_the_asynchronous_loop(folder: Path) -> None:
     """Eight frames come in order, with their params, and then the statistics."""
-    *lines, stats = run_block(folder, "params=lambda").splitlines()
+    *lines, stats = run_block(folder, "index / 8").splitlines()
     assert [line.split()[0] for line in lines] == [str(i) for i in range(8)]
     assert [line.split()[2] for line in lines] == [str(i / 8) for i in range(8)]
     assert stats.startswith("StreamStats(delivered=8")
@@ -108,7 +122,7 @@ def test_the_asynchronous_loop(folder: Path) -> None:
 
 def test_the_loop_without_asyncio(folder: Path) -> None:
     """Eight frames come through `sync`, each with its corners."""
-    lines = run_block(folder, ".sync()").splitlines()
+    lines = run_block(folder, "length=8).sync()").splitlines()
     assert sorted(lines) == [f"{i} (8, 2)" for i in range(8)]
 
 
@@ -143,6 +157,57 @@ def test_the_origins_outline(folder: Path, size: tuple[int, int]) -> None:
     assert len(lines) == 10
     start = f"torch.Size([4, {size[1]}, {size[0]}, 3]) torch.Size([4, 8, 2]) tensor(["
     assert all(line.startswith(start) for line in lines)
+
+
+def test_the_origins_streaming_dataset(folder: Path, size: tuple[int, int]) -> None:
+    """Two workers give sixteen transformed items in batches of four."""
+    assert (
+        run_block(folder, "def item_transform").splitlines()
+        == [f"torch.Size([4, {size[1]}, {size[0]}, 3]) torch.Size([4, 8, 2])"] * 4
+    )
+
+
+def test_the_origins_file_dataset(folder: Path, size: tuple[int, int]) -> None:
+    """Eight samples are recorded, and come in another order."""
+    lines = run_block(folder, "def record").splitlines()
+    indices = [int(i) for line in lines for i in re.findall(r"\d+", line.partition("]")[0])]
+    assert sorted(indices) == list(range(8)) != indices
+    assert all(line.endswith(f"torch.Size([4, {size[1]}, {size[0]}, 3])") for line in lines)
+
+
+def test_the_origins_duplex_channel_and_animation(folder: Path) -> None:
+    """Six episodes of five frames come, the later ones from higher up, and then one that was asked for.
+
+    Its cube falls, and a second run gives the same pixels.
+    """
+    *lines, nearest = run_block(folder, "# one question").splitlines()
+    found = [line.split(maxsplit=2) for line in lines]
+    assert sorted(int(index) for index, *_ in found) == list(range(6))
+    heights = [float(height) for _, height, _ in found]
+    assert heights[0] == 0 < heights[-1]
+    assert all(shape == "(5, 48, 64)" for *_, shape in found)
+    assert 5 < float(nearest) < 12
+
+    first: list[dict[str, Any]] = []
+    again: list[dict[str, Any]] = []
+    for episodes, order in ((first, (0, 1)), (again, (1, 0))):
+        with ab.BlenderStream(script=folder / "animated.py", instances=1).sync() as stream:
+            episodes += [dict(stream.render(index)) for index in order]
+    for one, other in zip(first, reversed(again), strict=True):
+        for name in ("image", "depth", "normal"):
+            np.testing.assert_array_equal(one[name], other[name])
+        low = [np.argwhere(np.isfinite(depth))[:, 0].mean() for depth in one["depth"]]
+        assert low[0] < low[2] < low[4]
+
+
+def test_the_origins_environment(folder: Path) -> None:
+    """Two episodes end beyond the edge, after some steps."""
+    lines = run_block(folder, "# the agent").splitlines()
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    for line in lines:
+        _, steps, reward = line.split()
+        assert 4 <= int(steps) <= 7
+        assert float(reward) < -3
 
 
 def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:

@@ -32,9 +32,11 @@ def inspect(
 ) -> None:
     """Draw samples with their labels into one picture.
 
-    Boxes, class names, keypoints and masks are drawn onto the image, each array of `bl.render` gets a tile of its own,
-    and what else a sample has is listed as text. 3D boxes need the camera in the sample: its K and world_to_camera,
-    and "orthographic": True for an orthographic camera.
+    Boxes, class names, keypoints and masks are drawn onto the image, each other image and label of pixels gets a tile
+    of its own, whatever its name, and what else a sample has is listed as text. Points are drawn if they are named "xy",
+    or if the sample declares their names: "points": ["corners"], or {"corners": "left"} for an image of another name.
+    3D boxes need the camera in the sample: its K and world_to_camera, and "orthographic": True for an orthographic
+    camera.
     """
     from ..pictures import contact_sheet
 

@@ -13,8 +13,8 @@ ConfigArgument = Annotated[
 BlenderOption = Annotated[
     str | None,
     typer.Option(
-        help="The Blender to use: its executable, the folder that holds it, or `bpy` for the pip module. By default "
-        "the first one that `asyncblend doctor` finds is used."
+        help="The Blender to use: its executable, the folder that holds it, `bpy` for the pip module, or the Python "
+        "of another environment that has the module. By default the first one that `asyncblend doctor` finds is used."
     ),
 ]
 InstancesOption = Annotated[int | None, typer.Option(help="How many Blender processes render. Overrides CONFIG.")]

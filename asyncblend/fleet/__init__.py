@@ -1,6 +1,7 @@
 """Blender processes: found, started, watched, restarted and stopped.
 
-- `discovery.py`: which Blenders are on this machine. `install/`: what they lack.
+- `discovery.py`: which Blenders are on this machine. `pythons.py`: whether another Python has the bpy module.
+- `install/`: what Blenders lack.
 - `workspace.py`: the run's private folder, and the pipe that tells a Blender when its host is gone.
 - `spawn.py`: the command line and environment of one Blender. `process.py`: one child process. `log.py`: its output.
 - `fleet.py`: the supervisor of all instances. It acts on what the other files decide:

@@ -1,10 +1,14 @@
-"""Which Blenders are on this machine. Looks at files only: no Blender is started, and the module is not imported."""
+"""Which Blenders are on this machine. Looks at files only: no Blender is started, and the module is not imported.
+
+So nobody knows yet whether a Python that the user names has the module: `pythons.check` asks it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +22,10 @@ VARIABLE = "ASYNCBLEND_BLENDER"
 
 _MODULE = "bpy"
 _MODULE_PYTHONS = {(3, 11): "bpy 4.2 to 5.0", (3, 13): "bpy 5.1 and up"}
-_FORMS = f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module."
+_FORMS = (
+    f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module, "
+    f"or the Python of another environment that has the module."
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,8 @@ class Blender:
 
     kind: Literal["module", "executable"]
     path: str
-    """Absolute path of the executable, or of the Python that imports the module: this one, or the embedded Blender's."""
+    """Absolute path of the executable, or of the Python that imports the module: this one, the embedded Blender's, or
+    that of another environment."""
 
     found: str = field(default="", compare=False)
     """Where it was found, in words for people."""
@@ -37,8 +45,9 @@ def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
     """Return the Blender that an option asks for.
 
     Args:
-        blender: The path of an executable, of a folder that holds one, or of the embedded Blender's Python; or "bpy"
-            for the pip module in this Python, else the embedded Blender (see `make_embedded`).
+        blender: The path of an executable, of a folder that holds one, or of a Python that has the pip module, which
+            may be another version than this one; or of the folder of its environment. Or "bpy" for the module in this
+            Python, else the embedded Blender (see `make_embedded`).
             None: $ASYNCBLEND_BLENDER in the same forms, else `blender` on the PATH, else as for "bpy".
 
     Raises:
@@ -84,9 +93,13 @@ def _named(name: str, given: str) -> Blender:
     if name == _MODULE:
         for module in (*_module(given), *_embedded(given)):
             return module
-        why = f"{sys.executable} has no module {_MODULE}. {_how_to_get_module()}"
+        why = _no_module()
         raise BlenderNotFound(f"{given}: {why}\n(A file or folder of that name: ./{_MODULE})", details=why)
     path = os.path.abspath(os.path.expanduser(name))
+    if path == sys.executable:
+        for module in _module(given):
+            return module
+        raise BlenderNotFound(f"{given}: {_no_module()}", details=_no_module())
     if (embedded := Blender("module", path, given)) in _embedded(given):
         return embedded
     if os.path.isdir(path):
@@ -98,7 +111,7 @@ def _named(name: str, given: str) -> Blender:
         raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_FORMS}")
     if not shutil.which(path):
         raise BlenderNotFound(f"{given}: {path} is not an executable file. {_FORMS}")
-    return Blender("executable", path, given)
+    return Blender("module" if _is_python(path) else "executable", path, given)
 
 
 def _in_folder(folder: str, given: str) -> Blender:
@@ -108,10 +121,18 @@ def _in_folder(folder: str, given: str) -> Blender:
     for name in names:
         if path := shutil.which(os.path.join(folder, name)):
             return Blender("executable", path, given)
+    if python := shutil.which(os.path.join(folder, "bin", "python")):  # of an environment
+        return Blender("module", python, given)
     raise BlenderNotFound(
         f"{given}: there is no Blender in the folder {folder}: looked for {', '.join(names)} there, "
         f"as an executable file. {_FORMS}"
     )
+
+
+def _is_python(path: str) -> bool:
+    """Return whether an executable is a Python by its name, or by that of the file that it is a link to."""
+    names = (os.path.basename(path), os.path.basename(os.path.realpath(path)))
+    return any(re.fullmatch(r"python[\d.]*t?", name, re.IGNORECASE) for name in names)
 
 
 def _module(found: str) -> list[Blender]:
@@ -125,6 +146,10 @@ def _module(found: str) -> list[Blender]:
 
 def _embedded(found: str) -> list[Blender]:
     return [Blender("module", python, found) for python in embedded_pythons()]
+
+
+def _no_module() -> str:
+    return f"{sys.executable} has no module {_MODULE}. {_how_to_get_module()}"
 
 
 def _how_to_get_module() -> str:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from ..errors import ConfigError
 from .canvas import DIM, GRID, INK, Canvas, fit_text, text_width
 from .colours import Scale
-from .drawing import annotated, fitted
+from .drawing import annotated, drawn_picture, fitted
 from .legend import legend
 from .shown import LABELS, Shown
 from .tiles import scales_of, tile
@@ -24,6 +24,7 @@ _IMAGE = 640  # the longer side of an image, or nearly so
 _MAX_BLOCK = 1600  # the width of a block, so that its captions are legible when a page shows the sheet
 _MAX_ROW = 1400  # the width of a row of blocks without tiles
 _MIN_SHEET = 250  # the width of a sheet's content, for its headings
+_MOST_ROWS = 6  # of tiles beside an image
 _MAX_NOTES = 3  # lines of text under a block
 
 
@@ -56,7 +57,9 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     samples = [Shown(item) for item in items]
     if not samples:
         raise ConfigError("there is no sample to draw")
-    names = [name for name in LABELS if any(name in sample.labels for sample in samples)]
+    labels = [name for name in LABELS if any(name in sample.labels for sample in samples)]
+    names = [*labels, *dict.fromkeys(name for sample in samples for name in sample.pictures)]
+    points = list(dict.fromkeys(one.name for sample in samples for one in sample.points))
     scales = scales_of(samples)
     layouts = [_layout(sample.size, len(names)) for sample in samples]
     column = max(layout.width for layout in layouts)
@@ -69,20 +72,20 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     strips = [headings.picture()]
     for first in range(0, len(samples), across):
         blocks = [
-            _block(sample, names, scales, layout, column if across > 1 else width)
+            _block(sample, names, points, scales, layout, column if across > 1 else width)
             for sample, layout in zip(samples[first : first + across], layouts[first : first + across], strict=True)
         ]
         row = Image.new("RGB", (width, max(block.height for block in blocks)), "white")
         for i, block in enumerate(blocks):
             row.paste(block, (i * (block.width + _BLOCK_GAP), 0))
         strips.append(row)
-    if (explained := legend(samples, scales, width)) is not None:
+    if (explained := legend(samples, scales, points, width)) is not None:
         strips += [Image.new("RGB", (width, 1), GRID), explained]
     return _stacked(strips, width)
 
 
 def _layout(size: tuple[int, int], count: int) -> _Layout:
-    """Lay out an image and `count` tiles: a few as large as the image and beside it, more in two or three rows.
+    """Lay out an image and `count` tiles: a few as large as the image and beside it, more in two or more rows.
 
     The tiles of an image that is much wider than high are below it.
     """
@@ -92,7 +95,7 @@ def _layout(size: tuple[int, int], count: int) -> _Layout:
         places = _grid(count + 1, across, 0, width, height)
         high = math.ceil((count + 1) / across) * (height + _CAPTION + _GAP) - _GAP
         return _Layout(places[0], places[1:], across * (width + _GAP) - _GAP, high)
-    for rows in (1, 2, 3):
+    for rows in range(1, _MOST_ROWS + 1):
         high = (height + _CAPTION - (rows - 1) * _GAP) // rows - _CAPTION
         wide = round(width * high / height)
         across = math.ceil(count / rows)
@@ -116,21 +119,25 @@ def _grid(count: int, across: int, left: int, width: int, height: int) -> list[_
 
 
 def _block(
-    sample: Shown, names: Sequence[str], scales: Mapping[str, Scale], layout: _Layout, width: int
+    sample: Shown, names: Sequence[str], points: Sequence[str], scales: Mapping[str, Scale], layout: _Layout, width: int
 ) -> Image.Image:
     notes = _wrapped(sample.rest(), width)
     canvas = Canvas(max(width, layout.width), layout.height + len(notes) * _NOTE + 4 * bool(notes))
-    size = "no image" if sample.image is None else "{1} x {0}".format(*sample.image.shape)
-    pictures = [(layout.image, annotated(sample, layout.image.width, layout.image.height))]
+    own = "" if sample.name == "image" else f"{sample.name}, "
+    size = "no image" if sample.image is None else own + "{1} x {0}".format(*sample.image.shape)
+    pictures = [(layout.image, annotated(sample, layout.image.width, layout.image.height, points))]
     _caption(canvas, layout.image, f"sample {sample.index}", size)
     for name, place in zip(names, layout.tiles, strict=True):
-        if name not in sample.labels:
+        if name in sample.labels:
+            picture, note = tile(sample, name, scales)
+            drawn = fitted(picture, place.width, place.height)
+        elif name in sample.pictures:
+            drawn, note = drawn_picture(sample, name, place.width, place.height, points), sample.pictures[name].note
+        else:
             _caption(canvas, place, name, "not in this sample")
             continue
-        picture, note = tile(sample, name, scales)
         _caption(canvas, place, name, note)
-        drawn = fitted(picture, place.width, place.height)
-        ImageDraw.Draw(drawn).rectangle((0, 0, place.width - 1, place.height - 1), outline=GRID)
+        ImageDraw.Draw(drawn).rectangle((0, 0, drawn.width - 1, drawn.height - 1), outline=GRID)
         pictures.append((place, drawn))
     for i, line in enumerate(notes):
         canvas.text(0, layout.height + 4 + (i + 0.5) * _NOTE, line, size=_TEXT - 1, colour=DIM)

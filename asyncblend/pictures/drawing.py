@@ -9,6 +9,7 @@ from PIL import Image
 
 from .canvas import Canvas, Colour, text_width
 from .colours import Array, colour_of, hint_of, id_picture
+from .points import Points
 from .shown import Shown, Thing
 
 Box = tuple[float, float, float, float]
@@ -22,8 +23,12 @@ _TEXT, _SMALL_TEXT = 12, 10
 _FEW, _FEW_KEYPOINTS = 14, 60  # if there are more, they are drawn smaller
 
 
-def annotated(sample: Shown, width: int, height: int) -> Image.Image:
-    """Return the sample's image in this size, with masks, boxes, keypoints and names drawn on it."""
+def annotated(sample: Shown, width: int, height: int, names: Sequence[str] | None = None) -> Image.Image:
+    """Return the sample's image in this size, with masks, boxes, keypoints, points and names drawn on it.
+
+    Args:
+        names: As `draw_points` takes them. None: those of the sample.
+    """
     base = _ground(sample, width, height)
     if sample.ids:
         base.paste(mask := _masks(sample, width, height), (0, 0), mask)
@@ -35,12 +40,40 @@ def annotated(sample: Shown, width: int, height: int) -> Image.Image:
     radius = (4.2 if total <= _FEW_KEYPOINTS else 2.6) * min(1.0, max(width, height) / 480)
     for thing in sample.things:
         _keypoints(marks, thing, scale, radius)
-    for i, x, y in sample.points:
-        colour = POINT_COLOURS[i % len(POINT_COLOURS)]
-        point_mark(marks, x * scale, y * scale, colour, 5 * min(1.0, max(width, height) / 480))
+    names = [one.name for one in sample.points] if names is None else names
+    draw_points(marks, sample.points_on(sample.name), scale, names)
     _names(marks, sample.things, scale)
     base.paste(layer := marks.picture(), (0, 0), layer)
     return base
+
+
+def drawn_picture(sample: Shown, name: str, width: int, height: int, names: Sequence[str]) -> Image.Image:
+    """Return another image of the sample, as large as it can be within this size, with the points that belong to it."""
+    picture = sample.pictures[name]
+    scale = min(width / picture.size[0], height / picture.size[1])
+    size = [max(1, round(side * scale)) for side in picture.size]
+    base = _opaque(fitted(picture.pixels, size[0], size[1]))
+    if points := sample.points_on(name):
+        marks = Canvas(base.width, base.height, None)
+        draw_points(marks, points, scale, names)
+        base.paste(layer := marks.picture(), (0, 0), layer)
+    return base
+
+
+def draw_points(canvas: Canvas, points: Sequence[Points], scale: float, names: Sequence[str]) -> None:
+    """Draw points: all of one name in its colour, or if the sheet has only one name, in the colours of their order.
+
+    Args:
+        names: The names of all points of the sheet.
+    """
+    size = min(1.0, max(0.5, max(canvas.width, canvas.height) / 480))
+    for one in sorted(points, key=lambda one: -len(one.rows)):  # few are drawn over many, and larger
+        radius = size * (5.0 if len(one.rows) <= _FEW_KEYPOINTS else 3.0)
+        for i, (x, y, visibility) in enumerate(one.rows.tolist()):
+            number = i if len(names) == 1 else names.index(one.name)
+            if visibility > 0:
+                colour = POINT_COLOURS[number % len(POINT_COLOURS)]
+                point_mark(canvas, x * scale, y * scale, colour, radius, hollow=visibility < 2)
 
 
 def fitted(picture: Array, width: int, height: int) -> Image.Image:
@@ -50,10 +83,14 @@ def fitted(picture: Array, width: int, height: int) -> Image.Image:
     return Image.fromarray(picture).resize((width, height), how)
 
 
-def point_mark(canvas: Canvas, x: float, y: float, colour: Colour, radius: float) -> None:
-    """Draw a point of which only the position is known."""
-    canvas.disc(x, y, radius + 1, _DARK)
-    canvas.disc(x, y, radius - 0.5, colour)
+def point_mark(canvas: Canvas, x: float, y: float, colour: Colour, radius: float, *, hollow: bool = False) -> None:
+    """Draw a point that belongs to no object. It is hollow if it is occluded."""
+    if hollow:
+        canvas.ring(x, y, radius + 1, _DARK, 0.6 * (radius + 1))
+        canvas.ring(x, y, radius, colour, 0.36 * radius)
+    else:
+        canvas.disc(x, y, radius + 1, _DARK)
+        canvas.disc(x, y, radius - 0.5, colour)
 
 
 def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour: Colour, radius: float) -> None:
@@ -68,13 +105,17 @@ def keypoint_mark(canvas: Canvas, x: float, y: float, visibility: float, colour:
 
 
 def _ground(sample: Shown, width: int, height: int) -> Image.Image:
-    """Return the image alone. Where it is transparent, a grey chessboard is visible."""
+    """Return the image alone."""
     if sample.image is None:
         return Image.new("RGB", (width, height), "#d5d9de")
-    base = fitted(sample.image, width, height)
+    return _opaque(fitted(sample.image, width, height))
+
+
+def _opaque(base: Image.Image) -> Image.Image:
+    """Return a picture in which a grey chessboard is visible wherever it is transparent."""
     if base.mode != "RGBA":
         return base
-    y, x = np.mgrid[:height, :width] // 8
+    y, x = np.mgrid[: base.height, : base.width] // 8
     board = Image.fromarray(np.where((x + y) % 2, 225, 245).astype(np.uint8)).convert("RGBA")
     return Image.alpha_composite(board, base).convert("RGB")
 

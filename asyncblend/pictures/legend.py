@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from . import colours
-from .canvas import DIM, INK, Canvas, fit_text, text_width
-from .colours import NOTHING, Colour, Scale
+from .canvas import DIM, INK, Canvas, Colour, fit_text, text_width
+from .colours import NOTHING, Scale
 from .drawing import POINT_COLOURS, keypoint_mark, point_mark
 from .shown import Shown
 
@@ -20,7 +20,12 @@ _RAMP, _WHEEL = 220, 64
 _ROWS = 3  # lines of swatches, one above the other
 _MAX_NAME = 150  # pixels of a class's name
 _AFTER_NAMES = ("46%: the share that is visible", "cut: a part is outside the image")
+_GREY = "#d5d9de"
 _FLOW = ("hue: the direction", "white: no motion", "full colour: the longest vector")
+
+
+_Mark = Callable[[Canvas, float, float], None]
+"""Draws a mark, 14 pixels wide, on a canvas, given its left and its middle."""
 
 
 class _Entry(NamedTuple):
@@ -30,10 +35,12 @@ class _Entry(NamedTuple):
     """Draws the entry on a canvas, given its left and top."""
 
 
-def legend(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) -> Image.Image | None:
-    """Return a picture of this width, or None if there is nothing to explain."""
+def legend(
+    samples: Sequence[Shown], scales: Mapping[str, Scale], points: Sequence[str], width: int
+) -> Image.Image | None:
+    """Return a picture of this width, or None if there is nothing to explain. `points` are the names of all points."""
     rows: list[list[_Entry]] = [[]]
-    for entry in _entries(samples, scales, width):
+    for entry in _entries(samples, scales, points, width):
         if rows[-1] and sum(e.width + _GAP for e in rows[-1]) + entry.width > width:
             rows.append([])
         rows[-1].append(entry)
@@ -49,28 +56,34 @@ def legend(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) ->
     return canvas.picture()
 
 
-def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], width: int) -> list[_Entry]:
+def _entries(samples: Sequence[Shown], scales: Mapping[str, Scale], points: Sequence[str], width: int) -> list[_Entry]:
     labels = {name for sample in samples for name in sample.labels}
+    kinds = {picture.kind for sample in samples for picture in sample.pictures.values()}
     things = [thing for sample in samples for thing in sample.things]
     entries = []
     if any(len(thing.keypoints) for thing in things):
         entries.append(_Entry("keypoints", 20 + text_width("occluded", _TEXT), _draw_keypoints))
     if any(thing.visible is not None or thing.truncated for thing in things):
         entries.append(_Entry("after a name", _widest(_AFTER_NAMES), partial(_lines, texts=_AFTER_NAMES)))
-    if any(sample.points for sample in samples):
-        entries.append(_Entry("xy", _RAMP / 2, _draw_points))
+    if points:
+        flagged = any(one.flagged for sample in samples for one in sample.points)
+        entries.append(_points(points, width, flagged=flagged))
     if "semantic" in labels:
         classes = {number: name for sample in samples for number, name in sample.classes.items()}
-        swatches = [(name, colours.class_colour_of(number)) for number, name in sorted(classes.items())]
-        entries.append(_swatches("semantic", [*swatches, ("no class", NOTHING)], width))
+        given = [(name, colours.class_colour_of(number)) for number, name in sorted(classes.items())]
+        swatches = [(name, partial(_swatch, colour=colour)) for name, colour in (*given, ("no class", NOTHING))]
+        entries.append(_columns("semantic", swatches, width))
     for name, scale in scales.items():
         entries.append(_Entry(name + (", logarithmic" if scale.logarithmic else ""), _RAMP + 30, _ramp(scale)))
-    if labels & {"normal", "normal_camera"}:
+    if "values" in kinds:
+        entries.append(_Entry("other values", _RAMP + 30, _ramp(None)))
+    if labels & {"normal", "normal_camera"} or "vectors" in kinds:
         title = "normal: world axes" if "normal" in labels else "normal_camera"
+        title = title if labels & {"normal", "normal_camera"} else "x, y, z"
         entries.append(_Entry(title, max(text_width(title, _TITLE), 100), _draw_directions))
     if "normal_camera" in labels:
         entries.append(_Entry("normal_camera: x right, y down", 170, _draw_ball))
-    if labels & {"flow_forward", "flow_backward"}:
+    if labels & {"flow_forward", "flow_backward"} or "flow" in kinds:
         entries.append(_Entry("flow", _WHEEL + 12 + _widest(_FLOW), _draw_wheel))
     return entries
 
@@ -90,42 +103,67 @@ def _draw_keypoints(canvas: Canvas, left: float, top: float) -> None:
     _lines(canvas, left + 20, top, ("visible", "occluded"))
 
 
-def _draw_points(canvas: Canvas, left: float, top: float) -> None:
-    for i, colour in enumerate(POINT_COLOURS):
-        point_mark(canvas, left + 7 + 14 * i, top + 14, colour, 5)
-    _lines(canvas, left, top + 20, ["in this order"])
+def _points(names: Sequence[str], width: int, *, flagged: bool) -> _Entry:
+    """Return an entry that tells the names of points, or the order of those of a single name, and what is hollow."""
+    occluded = [("occluded", partial(_point, colour=_GREY, hollow=True))] * flagged
+    if len(names) > 1:
+        given = [(name, partial(_point, colour=POINT_COLOURS[i % len(POINT_COLOURS)])) for i, name in enumerate(names)]
+        return _columns("points", [*given, *occluded], width)
+
+    def draw(canvas: Canvas, left: float, top: float) -> None:
+        for i, colour in enumerate(POINT_COLOURS):
+            _point(canvas, left + 14 * i, top + 14, colour)
+        _lines(canvas, left, top + 20, ["in this order"])
+        for text, mark in occluded:
+            _labelled(canvas, left, top + 54, text, mark)
+
+    return _Entry(fit_text(names[0], _TITLE, _RAMP / 2), _RAMP / 2, draw)
 
 
-def _swatch(canvas: Canvas, left: float, middle: float, colour: Colour, text: str) -> None:
+def _point(canvas: Canvas, left: float, middle: float, colour: Colour, hollow: bool = False) -> None:
+    point_mark(canvas, left + 7, middle, colour, 5, hollow=hollow)
+
+
+def _swatch(canvas: Canvas, left: float, middle: float, colour: Colour) -> None:
     canvas.chip(left, middle - 7, left + 14, middle + 7, colour)
+
+
+def _labelled(canvas: Canvas, left: float, middle: float, text: str, mark: _Mark) -> None:
+    mark(canvas, left, middle)
     canvas.text(left + 20, middle, text, size=_TEXT, colour=DIM)
 
 
-def _swatches(title: str, swatches: Sequence[tuple[str, Colour]], width: int) -> _Entry:
-    """Return an entry with as many swatches as fit into the width. The last one says how many more there are."""
-    named = [(fit_text(name, _TEXT, _MAX_NAME), colour) for name, colour in swatches]
+def _columns(title: str, marks: Sequence[tuple[str, _Mark]], width: int) -> _Entry:
+    """Return an entry with as many marks and names as fit into the width. The last says how many more there are."""
+    named = [(fit_text(name, _TEXT, _MAX_NAME), mark) for name, mark in marks]
     column = 40 + _widest(name for name, _ in named)
     room = _ROWS * max(1, int((width + 20) / column))
     if len(named) > room:
-        named = [*named[: room - 1], (f"and {len(named) - room + 1} more", (255, 255, 255))]
+        named = [*named[: room - 1], (f"and {len(named) - room + 1} more", partial(_swatch, colour="white"))]
 
     def draw(canvas: Canvas, left: float, top: float) -> None:
-        for i, (name, colour) in enumerate(named):
-            _swatch(canvas, left + i // _ROWS * column, top + 14 + i % _ROWS * 20, colour, name)
+        for i, (name, mark) in enumerate(named):
+            _labelled(canvas, left + i // _ROWS * column, top + 14 + i % _ROWS * 20, name, mark)
 
     return _Entry(title, column * -(-len(named) // _ROWS) - 20, draw)
 
 
-def _ramp(scale: Scale) -> Callable[[Canvas, float, float], None]:
+def _ramp(scale: Scale | None) -> Callable[[Canvas, float, float], None]:
+    """Return what draws the ramp with the lengths of a scale. None: each picture has a scale of its own."""
+
     def draw(canvas: Canvas, left: float, top: float) -> None:
         ramp = colours.ramp()[np.arange(_RAMP) * 256 // _RAMP]
         canvas.put(Image.fromarray(np.repeat(ramp[None], 14, axis=0)), left, top + 7)
-        for position, anchor in ((0.0, "lm"), (0.5, "mm"), (1.0, "rm")):
+        ends = ("least", "", "greatest")
+        for i, (position, anchor) in enumerate(((0.0, "lm"), (0.5, "mm"), (1.0, "rm"))):
             x = left + position * (_RAMP - 1) + 0.5
             canvas.line([(x, top + 21), (x, top + 25)], DIM)
-            text = f"{scale.at(position):.3g}" if position < 1 else f"{scale.far:.3g} m"
+            text = ends[i]
+            if scale is not None:
+                text = f"{scale.at(position):.3g}" if position < 1 else f"{scale.far:.3g} m"
             canvas.text(left + position * _RAMP, top + 34, text, size=_TEXT, colour=DIM, anchor=anchor)
-        _swatch(canvas, left, top + 54, NOTHING, "nothing there (inf)")
+        nothing = "not finite" if scale is None else "nothing there (inf)"
+        _labelled(canvas, left, top + 54, nothing, partial(_swatch, colour=NOTHING))
 
     return draw
 
@@ -134,7 +172,8 @@ def _draw_directions(canvas: Canvas, left: float, top: float) -> None:
     for axis in range(3):
         for i, sign in enumerate((1, -1)):
             red, green, blue = colours.normal_picture(sign * np.eye(3)[axis]).tolist()
-            _swatch(canvas, left + 58 * i, top + 14 + 20 * axis, (red, green, blue), f"{'+-'[i]}{'xyz'[axis]}")
+            mark = partial(_swatch, colour=(red, green, blue))
+            _labelled(canvas, left + 58 * i, top + 14 + 20 * axis, f"{'+-'[i]}{'xyz'[axis]}", mark)
 
 
 def _draw_ball(canvas: Canvas, left: float, top: float) -> None:

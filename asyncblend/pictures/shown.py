@@ -1,11 +1,11 @@
-"""Shown: what of an item can be drawn, found by the names that `bl.render` and `bl.annotate` give.
+"""Shown: what of an item can be drawn. Annotations are found by the names that `bl.render` and `bl.annotate` give.
 
 Any item can be shown: a value of another form is not drawn but listed as text. A mark is not drawn if its position is
-not finite, as that of a point behind the camera, or is far outside the image.
+not finite, as that of a point behind the camera, or is far outside the image. Images may have any name (see `images`).
 
-An item may also have "xy", N x 2 points; "skeleton", pairs of keypoints counted from 1, one list or one for each
-class_name; and its camera's "K" and "world_to_camera", with which "bbox3d" is drawn. The camera is a perspective one
-unless the item has `"orthographic": True`.
+An item may also have "xy", N x 2 points, and "points", which declares the names of others (see `points`); "skeleton",
+pairs of keypoints counted from 1, one list or one for each class_name; and its camera's "K" and "world_to_camera", with
+which "bbox3d" is drawn. The camera is a perspective one unless the item has `"orthographic": True`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import numpy as np
 
 from ..errors import ConfigError
 from .box3d import box_lines
-from .colours import Array, srgb
+from .colours import Array
+from .images import image_of, pictures_in
+from .points import Points, points_in
 from .skeleton import skeleton_of
 
 LABELS: dict[str, tuple[int, ...]] = {
@@ -30,6 +32,11 @@ LABELS: dict[str, tuple[int, ...]] = {
 }
 """Labels with a value for each pixel, in the order of their tiles, and their shape after H x W."""
 
+_NO_IMAGES = {
+    *("index", "params", "xy", "points", "skeleton", "K", "world_to_camera", "orthographic", "instances", "id", "name"),
+    *("class_id", "class_name", "bbox", "bbox_loose", "bbox3d", "pose", "keypoints", "visible_fraction", "truncated"),
+}
+"""What is never an image."""
 _MAX_SIDE = 1280  # pixels of a label that are kept; a tile shows no more, and so many samples fit into memory
 _FARTHEST = 1e4  # sizes of the image; Pillow draws lines to farther points for seconds, and then fails
 
@@ -55,28 +62,44 @@ class Shown:
         self._item = item
         self._drawn = {"index"}
         self.index: Any = item.get("index", "")
-        self.image = _picture(item.get("image"))  # H x W x 3 or 4 uint8. None if there is no image
         self.labels = {name: array for name in LABELS if (array := self._label(name)) is not None}
         """Arrays by name, of the shapes in `LABELS`, with fewer pixels than the image if that is large."""
+        points, known = points_in(item)
+        self.name = "image"  # That of the image which annotations are drawn on
+        self.image = image_of(item.get("image"))  # H x W x 3 or 4 uint8. None if there is none
+        if self.image is not None:
+            self._drawn.add("image")
+        taken = {*_NO_IMAGES, *self._drawn, *(one.name for one in points)}
+        self.pictures, self._left_out = pictures_in({name: item[name] for name in item if name not in taken})
+        """The other images by name, and by name how many of them there are not."""
+        self._drawn.update(self._left_out)
+        if self.image is None and (lights := [name for name, one in self.pictures.items() if one.kind == "light"]):
+            self.name = max(lights, key=lambda name: self.pictures[name].array.ndim)  # the first in colour, if any is
+            self.image = image_of(self.pictures.pop(self.name).array)
         shapes = [array.shape for array in (self.image, *self.labels.values()) if array is not None]
         self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)  # Width and height in pixels
-        points = self._rows("xy", 2).astype(np.float64)
-        self.points = [(i, *point) for i, point in enumerate(points.tolist()) if self._drawable(points[i])]
-        """Number, x and y of the points that can be drawn."""
+        self.points = self._on_images(points)
+        """The points that can be drawn. Those that are nowhere near their image have the visibility 0."""
+        self._drawn.update(one.name for one in self.points)
+        if known and len(self.points) == len(points):
+            self._drawn.add("points")
         self._table = self._read_table()
         self.classes = self._classes()  # The names of classes by id
         self.things = self._things()
         self.ids = self._masked_ids()  # The ids of the objects whose masks are drawn on the image
-        if self.image is not None:
-            self._drawn.add("image")
+
+    def points_on(self, image: str) -> list[Points]:
+        """Return the points that belong to an image."""
+        return [one for one in self.points if one.image == image]
 
     def rest(self) -> str:
         """Return what is not drawn as text: arrays by dtype and shape, other values as they are."""
-        return ", ".join(
+        rest = [
             f"{name} {_brief(value)}"
             for name, value in self._item.items()
             if name not in self._drawn and not (name == "params" and isinstance(value, Mapping) and not value)
-        )
+        ]
+        return ", ".join([*rest, *(f"{count} more of {name}" for name, count in self._left_out.items() if count)])
 
     def _label(self, name: str) -> Array | None:
         value = self._item.get(name)
@@ -188,7 +211,16 @@ class Shown:
 
     def _drawable(self, coordinates: Array) -> Array:
         """Return whether points of the last axis are finite and near the image: ... x M numbers give ... bools."""
-        return np.asarray((np.abs(coordinates) <= _FARTHEST * max(self.size)).all(axis=-1))  # False for NaN
+        return _near(coordinates, self.size)
+
+    def _on_images(self, points: list[Points]) -> list[Points]:
+        """Return the points whose image there is, with its name."""
+        sizes = {self.name: self.size, **{name: one.size for name, one in self.pictures.items()}}
+        found = [one._replace(image=one.image or self.name, rows=one.rows.copy()) for one in points]
+        for one in found:
+            if one.image in sizes:
+                one.rows[~_near(one.rows[:, :2], sizes[one.image])] = 0
+        return [one for one in found if one.image in sizes]
 
     def _masked_ids(self) -> list[int]:
         """Return the annotated objects if there are any, else those with a class, else all."""
@@ -200,21 +232,8 @@ class Shown:
         return ids or [int(number) for number in np.unique(self.labels["instance"]) if number > 0]
 
 
-def _picture(value: Any) -> Array | None:
-    """Return H x W x 3 or 4 uint8 of an image of bytes, bools or linear floats, in grey or colour; None of others."""
-    if not isinstance(value, np.ndarray) or not value.size or value.ndim not in (2, 3):
-        return None
-    value = value[..., None] if value.ndim == 2 else value
-    if value.shape[2] not in (1, 3, 4):
-        return None
-    if value.dtype.kind == "f":
-        opaque = np.rint(np.clip(np.nan_to_num(value[..., 3:]), 0, 1) * 255).astype(np.uint8)
-        value = np.concatenate([srgb(value[..., :3]), opaque], axis=-1)
-    elif value.dtype == np.bool_:
-        value = value.astype(np.uint8) * 255
-    elif value.dtype != np.uint8:
-        return None
-    return np.repeat(value, 3, axis=2) if value.shape[2] == 1 else value
+def _near(coordinates: Array, size: tuple[int, int]) -> Array:
+    return np.asarray((np.abs(coordinates) <= _FARTHEST * max(size)).all(axis=-1))  # False for NaN
 
 
 def _numbers(value: Any) -> Array:

@@ -12,6 +12,7 @@ from ..config import StreamConfig
 from ..errors import ConfigError, ForkedProcessError, StreamClosed
 from ..fleet.discovery import find_blender
 from ..fleet.fleet import Fleet
+from ..fleet.pythons import check
 from ..fleet.spawn import Spawner
 from ..fleet.workspace import Workspace
 from ..wire.launch import Life
@@ -51,7 +52,7 @@ class Run:
         _check_file("script", config.script)
         if config.scene is not None:
             _check_file("scene", config.scene)
-        blender = find_blender(config.blender)
+        blender = self._blender = find_blender(config.blender)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             workspace = self._resources.enter_context(Workspace())
@@ -69,6 +70,7 @@ class Run:
 
         Raises:
             InstanceExited, StartTimeout: A Blender died, or was not ready in time.
+            BlenderNotFound: `blender` is a Python without bpy.
             StreamClosed: The run was closed meanwhile.
         """
         await asyncio.shield(self._ready)
@@ -144,6 +146,7 @@ class Run:
         """Run the fleet and the hub until cancelled, or until they cannot go on. Their error goes to the consumers."""
         fleet, dispatcher = self._fleet, self.dispatcher
         try:
+            await check(self._blender)
             # The hub outlives the fleet, so that a Blender that reconnects while the fleet stops still receives STOP.
             async with asyncio.TaskGroup() as outer:
                 hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")

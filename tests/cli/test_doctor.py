@@ -109,6 +109,31 @@ def test_the_default_is_marked_and_the_host_is_told(
     assert last_line(result) == "Ready: type asyncblend demo"
 
 
+def test_the_python_of_another_environment(
+    bpy_kind: Any, make_environment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module is shown as such. Where it has none, the line for pip is the first thing to type."""
+    python = str(make_environment("bpy", "numpy", "requests", "zstandard", "zmq") / "bin/python")
+    found = json.loads(run("--json", "--blender", python).stdout)
+    (one,) = found["blenders"]
+    assert (one["kind"], one["path"], one["option"], one["embedded"]) == ("module", python, python, False)
+    assert (one["works"], one["facts"]["pyzmq_origin"]) == (True, "own")
+    assert found["commands"] == [f"asyncblend demo --blender {python}"]
+
+    monkeypatch.setenv(VARIABLE, python)
+    monkeypatch.setenv("PATH", "")
+    result = run()
+    assert f"Blender {one['version']} (bpy module of another Python, taken by default)" in result.output
+    assert rendering.module_version(python) == importlib.metadata.version("bpy")
+
+    bare = str(make_environment() / "bin/python")
+    result = run("--blender", bare)
+    assert result.exit_code == 1
+    assert f"{bare} is Python" in result.output
+    assert last_line(result).startswith("Not ready. Type: ")
+    assert f"--python {bare} install" in last_line(result)
+
+
 def test_a_second_broken_blender_is_only_a_warning(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

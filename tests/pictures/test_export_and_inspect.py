@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from asyncblend.pictures.shown import Shown
 from asyncblend.recording import Recording
 from asyncblend.stream.stream import BlenderStream
 from asyncblend.testing import fake_blender
@@ -25,7 +27,9 @@ draw = runpy.run_path({conftest!r})["draw"]
 def sample(task):
     values = draw(task.index, 160, 120, 5, seed=task.seed)
     del values["index"]
-    return {{**values, "level": task.params.get("level", 0)}}
+    views = {{"right": values["image"][::2, ::2].copy(), "mask": values["instance"] > 0, "clip": [values["albedo"]] * 2}}
+    points = {{"middle": values["bbox"][:, :2] / 2, "points": {{"middle": "right"}}}}
+    return {{**values, **views, **points, "level": task.params.get("level", 0)}}
 bl.serve(sample)
 """
 
@@ -143,6 +147,10 @@ async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake
     height, width, _ = one.shape
     assert f"2 samples in {Path('new/live.png')}, {width} x {height} pixels" in live.stdout
     np.testing.assert_array_equal(one[110:], other[110:])
+    (sample, _) = itertools.islice(Recording(tmp_path / "recording"), 2)
+    shown = Shown({**sample, "index": 0})
+    assert list(shown.pictures) == ["right", "mask", "clip[0]", "clip[1]"]
+    assert [one.name for one in shown.points_on("right")] == ["middle"]
 
 
 def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_any_size_makes_a_sheet(scene: Scene, width: int, height: int, objects: 
     assert (np.asarray(sheet) != 255).any(axis=2).mean() > 0.05
 
 
-@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 9))
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 33))
 def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int) -> None:
     """Pictures and captions do not overlap, are in the block, and keep their shape. No block is wider than a page."""
     layout = contact._layout((width, height), tiles)

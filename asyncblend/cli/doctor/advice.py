@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import BlenderNotFound
 from ...fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
-from ...fleet.install.embedded import MODULES, pythons_for_it
+from ...fleet.install.embedded import MODULES, embedded_pythons, pythons_for_it
 from ..needs import pip
 
 _DOWNLOAD = "https://www.blender.org/download/"
@@ -26,8 +26,8 @@ def find(name: str | None) -> Blender | BlenderNotFound:
 
 
 def is_embedded(blender: Blender) -> bool:
-    """Return whether a Blender is a module in an environment of its own."""
-    return blender.kind == "module" and blender.path != sys.executable
+    """Return whether a Blender is the module in the environment that `--fix` makes."""
+    return blender.path in embedded_pythons()
 
 
 def option(blender: Blender) -> str:

@@ -14,7 +14,10 @@ from .page import Page
 
 def doctor(
     blender: Annotated[
-        str | None, typer.Option(help="Look at one Blender only: its executable, its folder, or `bpy` for the module.")
+        str | None,
+        typer.Option(
+            help="Look at one Blender only: its executable, its folder, `bpy` for the module, or another Python with it."
+        ),
     ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Install what is missing into your cache folder.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object with everything, and no page.")] = False,

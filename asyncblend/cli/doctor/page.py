@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ class Page:
         if not module:
             path = one["path"] if one["found"].startswith("blender=") else f"{one['path']}  from {one['found']}"
         kind = "embedded bpy module" if one["embedded"] else "bpy module" if module else "executable"
+        if module and not one["embedded"] and one["path"] != sys.executable:
+            kind = "bpy module of another Python"
         mark = "ok" if one["works"] else "bad" if one["needed"] else "note"
         rows = _facts(one) if one["works"] else _trouble(mark, one)
         default = ", taken by default" if one["default"] else ""

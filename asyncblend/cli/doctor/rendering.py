@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ...config import RestartPolicy, StreamConfig, Timeouts
-from ...errors import AsyncblendError, CrashLoop, InstanceError, SampleError
+from ...errors import AsyncblendError, BlenderNotFound, CrashLoop, InstanceError, SampleError
 from ...fleet.discovery import Blender
 from ...fleet.install.embedded import site_packages
 from ...fleet.install.packages import cache_folder
+from ...fleet.pythons import module_of
 from ..needs import pip
 from .advice import apt, by_hand, find, is_embedded, option
 from .libraries import debian_package, missing_libraries
@@ -38,7 +39,7 @@ async def render(blender: Blender, *, needed: bool, ways: Sequence[str]) -> dict
     Returns:
         - kind, path, found: as `Blender` has them.
         - option: what the option `blender` takes for it.
-        - embedded: whether it is a module in an environment of its own.
+        - embedded: whether it is the module in the environment that `doctor --fix` makes.
         - default: whether it is used where no option names another one.
         - needed, works: whether it is needed, and whether it rendered.
         - version: None if it is not known.
@@ -95,9 +96,10 @@ async def _diagnose(blender: Blender, error: BaseException, ways: Sequence[str])
         error = error.__cause__  # it names the crash itself; our config allows no restart, which is of no interest
     log = error.log_tail if isinstance(error, InstanceError) else ""
     printed = re.search(r"^Blender ((\d+)\.(\d+)\S*)", log, re.MULTILINE)
-    version = module_version(blender.path) if blender.kind == "module" else printed and printed[1]
+    version, binary = await _version_and_binary(blender)
+    version = version or (printed and printed[1])
 
-    if libraries := sorted({*await missing_libraries(_binary(blender)), *_NAMED_LIBRARY.findall(log)}):
+    if libraries := sorted({*await missing_libraries(binary), *_NAMED_LIBRARY.findall(log)}):
         what = "shared library is" if len(libraries) == 1 else "shared libraries are"
         why, command = f"{what} missing: {', '.join(libraries)}", apt(*sorted(set(map(debian_package, libraries))))
         details = "" if shutil.which("apt-get") else "The names of the packages are Debian's and Ubuntu's."
@@ -140,11 +142,18 @@ def module_version(python: str) -> str | None:
     return next((found.version for found in importlib.metadata.distributions(name="bpy", path=folders)), None)
 
 
-def _binary(blender: Blender) -> str:
-    """Return the file that is linked with shared libraries."""
+async def _version_and_binary(blender: Blender) -> tuple[str | None, str]:
+    """Return the version of a module, if it is known, and the file that is linked with shared libraries, or ""."""
     if blender.kind == "executable":
-        return blender.path
+        return None, blender.path
     if is_embedded(blender):
-        return str(next((site_packages(blender.path) / "bpy").glob("__init__*.so"), ""))
-    spec = importlib.util.find_spec("bpy")
-    return (spec and spec.origin) or ""
+        found = next((site_packages(blender.path) / "bpy").glob("__init__*.so"), "")
+        return module_version(blender.path), str(found)
+    if blender.path == sys.executable:
+        spec = importlib.util.find_spec("bpy")
+        return module_version(blender.path), (spec and spec.origin) or ""
+    try:
+        module = await module_of(blender.path)
+    except BlenderNotFound:  # the stream's error has said why
+        return None, ""
+    return module.version or None, module.file

@@ -1,0 +1,100 @@
+"""Other Pythons: whether one of them has the bpy module. It is asked, because only it knows its environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import sys
+from typing import NamedTuple
+
+from ..errors import BlenderNotFound
+from .discovery import Blender
+from .install.embedded import MODULES
+from .process import output_of
+
+_LIMIT = 30.0  # seconds for an answer; a Python takes some 0.05 to start, and on a slow network drive several
+_LAST_LINES = 5
+_ANSWER = "asyncblend: "
+_ASK = f"""\
+import importlib.metadata, importlib.util, json, sys
+sys.path[:] = [path for path in sys.path if path]  # without the working directory, which is none of its folders
+found = importlib.util.find_spec("bpy")
+file = found and found.origin  # a folder of that name has none
+try:
+    version = importlib.metadata.version("bpy") if file else ""
+except importlib.metadata.PackageNotFoundError:  # it was not installed by pip
+    version = ""
+pip = importlib.util.find_spec("pip") is not None
+print({_ANSWER!r} + json.dumps([file or "", version, sys.version_info[:2], pip]))
+"""
+
+
+class Module(NamedTuple):
+    """The bpy module of another Python."""
+
+    file: str
+    """The shared library that is imported."""
+    version: str
+    """Empty if it is not known."""
+
+
+async def check(blender: Blender) -> None:
+    """Check that a Blender is there to be started, as far as `find_blender` could not.
+
+    Raises:
+        BlenderNotFound: It is the module of another Python, which has none. The message says what to type.
+    """
+    if blender.kind == "module" and blender.path != sys.executable:
+        try:
+            await module_of(blender.path)
+        except BlenderNotFound as error:
+            text = f"{blender.found}: {error}"
+            raise BlenderNotFound(text, command=error.command, details=error.details) from error.__cause__
+
+
+async def module_of(python: str) -> Module:
+    """Start a Python, and return its module.
+
+    Raises:
+        BlenderNotFound: It has none, or gives no answer in time. The message says what to type.
+    """
+    # As a fleet starts it: these variables are meant for the host's Python.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    try:
+        _, output = await output_of([python, "-c", _ASK], environment, limit=_LIMIT)
+    except OSError as error:
+        if not isinstance(error, TimeoutError):
+            raise BlenderNotFound(f"cannot execute {python}: {error.strerror}") from error
+        by_hand = shlex.join([python, "-c", "import bpy"])
+        text = f"{python} did not say within {_LIMIT:g} s whether it has the module bpy. See what this does: {by_hand}"
+        raise BlenderNotFound(text, command=by_hand) from None
+    for line in output.splitlines():
+        if line.startswith(_ANSWER):
+            file, version, numbers, pip = json.loads(line.removeprefix(_ANSWER))
+            if file:
+                return Module(file, version)
+            raise _has_none(python, tuple(numbers), pip=pip)
+    last = "\n".join(output.splitlines()[-_LAST_LINES:])
+    raise BlenderNotFound(f"{python} does not run Python code. Its last output:\n{last}", details=last)
+
+
+def _has_none(python: str, version: tuple[int, int], *, pip: bool) -> BlenderNotFound:
+    name = f"Python {version[0]}.{version[1]}"
+    why = f"{python} is {name} and has no module bpy."
+    if version not in MODULES:
+        made_for = " and ".join(f"{a}.{b}" for a, b in MODULES)
+        return BlenderNotFound(f"{why} There is none for {name}; there are some for Python {made_for}.")
+    command = shlex.join([*_installer(python, pip=pip), MODULES[version]])
+    return BlenderNotFound(f"{why} Type: {command}", command=command)
+
+
+def _installer(python: str, *, pip: bool) -> list[str]:
+    """Return the beginning of the line that installs packages into a Python, which may have no pip."""
+    if pip:
+        return [python, "-m", "pip", "install"]
+    if importlib.util.find_spec("pip") is None and shutil.which("uv") is not None:
+        return ["uv", "pip", "install", "--python", python]
+    return [sys.executable, "-m", "pip", "--python", python, "install"]
