@@ -221,6 +221,10 @@ class StreamConfig:
     factory_startup: bool = True
     """Ignore the user's Blender preferences, add-ons and start-up file, so that runs are alike everywhere."""
 
+    autoexec: bool = True
+    """Let Blender execute the Python in a .blend file: expressions of drivers, and text blocks that register themselves.
+    The scene is trusted as the script is. False: what needs them stands still, and a warning in the log names one."""
+
     def __post_init__(self) -> None:
         for name in ("script", "scene", "blender", "logs"):
             if name == "script" or getattr(self, name) is not None:
@@ -245,7 +249,7 @@ class StreamConfig:
         self._check_shard()
         if self.params is not None:
             check_params(self.params)
-        flags = dict.fromkeys(("ordered", "factory_startup", "shared_memory"), bool)
+        flags = dict.fromkeys(("ordered", "factory_startup", "autoexec", "shared_memory"), bool)
         for name, kind in {**flags, "restart": RestartPolicy, "timeouts": Timeouts}.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name} must be a {kind.__name__}; got {getattr(self, name)!r}")
@@ -329,6 +333,7 @@ class StreamOptions(TypedDict, total=False):
     gpus: Sequence[int | str] | None
     logs: PathLike | None
     factory_startup: bool
+    autoexec: bool
 
 
 def cores() -> int:

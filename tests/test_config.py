@@ -40,7 +40,7 @@ BAD_STREAM: list[tuple[str, Any]] = [
     *((name, value) for name in ("seed", "start") for value in (-1, 0.5, "0", False, None)),
     *(("length", value) for value in (-1, 10.0, "10", True)),
     *(("ordered", value) for value in (1, None, "yes")),
-    *(("factory_startup", value) for value in (0, None)),
+    *((name, value) for name in ("factory_startup", "autoexec") for value in (0, None)),
     *(("on_bad_sample", value) for value in ("ignore", None, True)),
     *((name, value) for name in ("max_frames_per_instance", "max_rss") for value in (0, -1, 1.5, True, "1")),
     *(("logs", value) for value in (3, "")),
@@ -175,6 +175,7 @@ def test_defaults_are_as_pinned() -> None:
         "gpus": None,
         "logs": None,
         "factory_startup": True,
+        "autoexec": True,
     }
     assert dataclasses.astuple(Timeouts()) == (120.0, 30.0, 300.0, 5.0)
 

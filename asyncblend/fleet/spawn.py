@@ -118,6 +118,7 @@ class Spawner:
         if self._blender.kind == "module":
             return [self._blender.path, str(BOOTSTRAP), *about]
         startup = ["--factory-startup"] if self._config.factory_startup else []
+        startup.append("--enable-autoexec" if self._config.autoexec else "--disable-autoexec")
         if (threads := self._config.threads_each()) is not None:
             startup += ["--threads", str(threads)]
         # The exit code must come before --python to have an effect.
@@ -151,6 +152,7 @@ class Spawner:
             script_args=list(config.args_of(life.instance - self._first)),
             scene=None if config.scene is None else os.fspath(config.scene),
             factory_startup=config.factory_startup,
+            autoexec=config.autoexec,
             threads=config.threads_each(),
             gpu=gpu is not None,
             lifeline=workspace.lifeline,

@@ -27,6 +27,7 @@ _DONTWAIT = int(zmq.DONTWAIT)  # the enumeration's own operators cost more than 
 _POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
 _TOLERATED = 16  # bad messages of one connection, after which the host does not listen to it any more
+_WARNINGS, _WARNING = 64, 6000  # texts about scenes that are logged in one run, and characters of each
 _SUSPECTS = 1024  # connections whose bad messages are counted: the memory of a host that strangers talk to is bounded
 
 
@@ -70,6 +71,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._seed, self._rings = seed, rings
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
         self._identity_of: dict[Life, bytes] = {}
+        self._warned: set[str] = set()
         self._draining = False
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
@@ -222,6 +224,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 self._send_to(identity, protocol.encode(protocol.HELLO, {}))
             elif kind == protocol.READY:
                 self.blender = protocol.field({"blender": "", **fields}, "blender", str) or self.blender
+                self._warn(protocol.texts({"warnings": [], **fields}, "warnings"))
                 lives.ready(life)
             elif kind == protocol.FAILED:
                 error, traceback = fields["error"], fields["traceback"]
@@ -237,6 +240,13 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self.refused += 1
         if _is_power_of_two(self.refused):
             _log.warning("Refused a connection that did not show this run's token (%d so far)", self.refused)
+
+    def _warn(self, texts: Sequence[str]) -> None:
+        """Log what Blender found in its scene: each text once, as all instances and lives have the same scene."""
+        for text in (text[:_WARNING] for text in texts):
+            if text not in self._warned and len(self._warned) < _WARNINGS:
+                self._warned.add(text)
+                _log.warning("%s", text)
 
     def _dropped(self, lives: Lives, identity: bytes, error: ProtocolError) -> None:
         """Count a bad message, and turn away who keeps sending them: they are a cheap way to keep a host busy."""

@@ -49,6 +49,8 @@ class Launch:
     script_args: list[str]
     scene: str | None
     factory_startup: bool
+    autoexec: bool
+    """Whether Blender may execute the Python in .blend files."""
     threads: int | None
     """Number of threads to render with. None: as the scene has it."""
     gpu: bool

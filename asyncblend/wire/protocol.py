@@ -40,7 +40,7 @@ VERSION = 3
 
 # The kinds of messages that Blender sends, and their fields.
 HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial)
-READY = "ready"  # blender (its version; may be missing)
+READY = "ready"  # blender (its version; may be missing), warnings (texts about the scene; may be missing)
 FRAME = "frame"  # pass, lease (its serial), index; carries the values of the sample
 FAILED = "failed"  # pass, lease, index, error, traceback
 BEAT = "beat"  # token, version, instance, epoch, rss (resident memory in bytes; may be missing)
@@ -182,6 +182,18 @@ def pairs(fields: Mapping[str, Any], name: str) -> list[tuple[int, int]]:
     if not all(isinstance(one, list) and [type(part) for part in one] == [int, int] for one in value):
         raise ProtocolError(f"field {name!r} must be a list of pairs of whole numbers, got {value!r:.80}")
     return [(one[0], one[1]) for one in value]
+
+
+def texts(fields: Mapping[str, Any], name: str) -> list[str]:
+    """Return the field of that name, a list of strings.
+
+    Raises:
+        ProtocolError: It is something else.
+    """
+    value = field(fields, name, list)
+    if not all(isinstance(one, str) for one in value):
+        raise ProtocolError(f"field {name!r} must be a list of strings, got {value!r:.80}")
+    return list(value)
 
 
 def life_of(fields: Mapping[str, Any], token: str) -> Life:

@@ -97,7 +97,7 @@ attempt("too many")
 object_ids._LARGEST_INDEX = most
 attempt("unknown", "instance", "nope")
 options.engine = "BLENDER_WORKBENCH"
-attempt("engine", "depth", "semantic")
+attempt("engine", "depth", "object_index", "semantic")
 attempt("engine's normals", "normal")
 options.engine = "CYCLES"
 cube.pass_index = 32767
@@ -140,7 +140,7 @@ def test_ids_follow_the_scene_with_persistent_data(results: dict[str, Any]) -> N
         ("class name", ["'Cube'", "class_name", "string"]),
         ("too many", ["instance", "counts up to 7", "'ViewLayer'"]),
         ("unknown", ["'nope'", "flow_forward", "normal_camera", "object_index", "AOV"]),
-        ("engine", ["BLENDER_WORKBENCH", "'semantic'", "'CYCLES'"]),
+        ("engine", ["BLENDER_WORKBENCH", "'object_index'", "'CYCLES'"]),
         ("engine's normals", ["BLENDER_WORKBENCH", "'normal'", "'CYCLES'"]),
     ],
 )

@@ -21,6 +21,7 @@ TOLD: dict[str, Any] = {
     "script_args": ["--a", "1"],
     "scene": None,
     "factory_startup": True,
+    "autoexec": True,
     "threads": 2,
     "gpu": False,
     "lifeline": 7,

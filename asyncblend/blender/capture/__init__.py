@@ -13,6 +13,7 @@ Then the image comes either from `cycles.py` (memory) through the table of `disp
 - `label_session.py`: which passes a label needs; prepares Blender for them, and assembles the result.
 - `passes.py`: names and switches of Blender's passes.
 - `object_ids.py`: the ids of objects in the object index pass, and their table.
+- `ids_alone.py`: the settings for a render of ids alone, which engines other than Cycles need.
 - `camera_motion.py`: refuses flow where Cycles gets the camera's own movement wrong.
 - `pixel_labels.py`: the arithmetic from passes to labels, without Blender.
 - `settings.py`: changes settings for the time of a render.

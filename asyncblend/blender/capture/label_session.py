@@ -32,7 +32,9 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 """By the name of a label the friendly names of the passes that it is made from. ("albedo" is a pass as it is.)"""
 
-_WITH_IDS = {"instance", "semantic"}
+WITH_IDS = {"instance", "semantic"}
+"""The labels that show ids of objects. Only Cycles has the pass for them."""
+
 _FLOWS = {"flow_forward", "flow_backward"}
 _BACKGROUND_DEPTH = 1e10  # of Cycles and Workbench
 
@@ -93,7 +95,7 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
                     "scene.render.use_motion_blur = False"
                 )
             stack.enter_context(checked_camera(min(flows)))
-        if _WITH_IDS & set(asked):
+        if WITH_IDS & set(asked):
             ids = stack.enter_context(assigned_ids(view_layer))
         stack.enter_context(passes_enabled(view_layer, passes))
         yield LabelSession(asked, passes, reasons, scene, ids)

@@ -77,12 +77,17 @@ def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
 
 
 def _has_compositor(scene: Any) -> bool:
-    """Whether there are compositor nodes that Blender would run."""
+    tree = compositor_tree(scene)
+    return tree is not None and len(tree.nodes) > 0
+
+
+def compositor_tree(scene: Any) -> Any:
+    """Return the compositor's tree of nodes that Blender would run after a render, or None."""
+    if not scene.render.use_compositing:
+        return None
     if hasattr(scene, "compositing_node_group"):  # from Blender 5.0 on
-        tree = scene.compositing_node_group
-    else:
-        tree = scene.node_tree if scene.use_nodes else None
-    return scene.render.use_compositing and tree is not None and len(tree.nodes) > 0
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
 
 
 def _has_strips(scene: Any) -> bool:

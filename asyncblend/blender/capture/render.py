@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 from .cycles import PassReader, pass_names, reading_passes
+from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
-from .label_session import label_session
+from .label_session import WITH_IDS, label_session
+from .passes import passes_named
 from .plan import plan_capture
 from .settings import changed
 
@@ -32,7 +34,7 @@ class RenderInfo(NamedTuple):
     reason: str
     """Why it had to be a file; "" for "memory"."""
     seconds_render: float
-    """How long Blender itself rendered."""
+    """How long Blender itself rendered, the second render for ids included."""
     seconds_capture: float
     """How long all the rest of the call took: reading, view transform and file."""
 
@@ -87,6 +89,17 @@ def render(
     - "albedo": H x W x 3 float32, the diffuse colour, scene-linear, as smooth on edges as the image; 0 for the
       background, metals and glass.
 
+    Engines other than Cycles have no ids. With them "instance" and "semantic" come from a second render, right after the
+    image: by Cycles, with one sample in each pixel's centre, without motion blur and depth of field, and without the
+    compositor. So Blender calls its handlers of renders twice. Such a mask shows what Cycles shows of the same scene.
+    That differs from the image
+
+    - in Workbench, which knows no materials: what their alpha cuts out is solid there, and what their displacement moves
+      is unmoved. EEVEE follows a material's output for EEVEE, and its culling of back faces; Cycles follows neither;
+    - where Cycles leaves out a surface (ray visibility, holdouts, shadow catchers), and the other engine draws it;
+    - for hair and curves, which have another thickness in each engine;
+    - on edges, where the image is a mean over the pixel. Grease pencil and volumes have no ids, as with Cycles.
+
     With "instance" or "semantic" each object has its id as `pass_index` during the render. Only the Object Index of a
     material's Object Info node and the compositor's ID masks can notice that.
 
@@ -120,10 +133,32 @@ def render(
     global _last
     import bpy
 
-    start = time.perf_counter()
     image_dtype = _image_dtype(color, channels, dtype)
     scene = bpy.context.scene
     layer = scene.view_layers[0] if len(scene.view_layers) == 1 else bpy.context.view_layer
+    names = [wanted.name for wanted in passes_named(passes)]
+    ids = [name for name in names if name in WITH_IDS and scene.render.engine != "CYCLES"]
+    others = [name for name in names if name not in ids]
+    result, info = _rendered(scene, layer, others, color, channels, image_dtype)
+    if ids:
+        with ids_alone(scene, layer):
+            # Its image is not wanted, and "linear" is the cheapest one.
+            masks, more = _rendered(scene, layer, ids, "linear", "RGB", np.dtype(np.float32))
+        found = {**masks, **result}
+        result = {name: found[name] for name in ("image", *names, "instances")}
+        info = info._replace(
+            seconds_render=info.seconds_render + more.seconds_render,
+            seconds_capture=info.seconds_capture + more.seconds_capture,
+        )
+    _last = info
+    return result
+
+
+def _rendered(
+    scene: Any, layer: Any, passes: Sequence[str], color: str, channels: str, image_dtype: np.dtype[Any]
+) -> tuple[dict[str, Any], RenderInfo]:
+    """Render once, with the engine that is set."""
+    start = time.perf_counter()
     plan = plan_capture(scene, color, channels)
     steps = [
         (scene.render, "use_compositing", plan.compositing),  # skipping both saves a quarter of a fast frame in 4.5
@@ -156,8 +191,7 @@ def render(
         result = {"image": np.require(image, image_dtype, ["C", "W"])} | session.values(arrays)
 
     seconds_capture = time.perf_counter() - start - seconds_render
-    _last = RenderInfo("file" if plan.reason else "memory", plan.reason, seconds_render, seconds_capture)
-    return result
+    return result, RenderInfo("file" if plan.reason else "memory", plan.reason, seconds_render, seconds_capture)
 
 
 def _image_dtype(color: str, channels: str, dtype: Any) -> np.dtype[Any]:

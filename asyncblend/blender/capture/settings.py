@@ -29,4 +29,20 @@ def _assign(values: Iterable[tuple[Any, str, Any]]) -> None:
     for owner, name, value in values:
         # Even the assignment of an equal value would make Blender evaluate the scene again.
         if getattr(owner, name) != value:
-            setattr(owner, name, value)
+            _set(owner, name, value)
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Set a property, and call none of the functions that Cycles has for the moment when one of its switches changes.
+
+    Those for `use_denoising` and for some passes tell Blender's dependency graph of a change, and rigid bodies jump back
+    to where they were in the frame before.
+    """
+    import bpy
+
+    if isinstance(value, bool) and isinstance(owner, bpy.types.PropertyGroup):
+        # From Blender 5.0 on, an add-on's properties are no longer items of the group itself.
+        items = owner.bl_system_properties_get(do_create=True) if hasattr(owner, "bl_system_properties_get") else owner
+        items[name] = value
+    else:
+        setattr(owner, name, value)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+from ..capture.ids_alone import ids_alone
 from ..capture.render import render
-from ..capture.settings import changed
 from ..scene.lens import Frame
 
 _ADVICE = (
@@ -67,18 +67,5 @@ def render_ids(frame: Frame) -> RenderedIds:
     """
     import bpy
 
-    scene, cycles = bpy.context.scene, bpy.context.scene.cycles
-    changes = [
-        (scene.render, "engine", "CYCLES"),
-        (scene.render, "use_motion_blur", False),
-        (cycles, "samples", 1),
-        (bpy.context.view_layer, "samples", 0),  # otherwise they replace the scene's
-        (cycles, "use_adaptive_sampling", False),
-        (cycles, "use_denoising", False),
-        (cycles, "pixel_filter_type", "BOX"),
-        (cycles, "filter_width", 0.01),
-        (cycles, "max_bounces", 0),
-        (getattr(getattr(scene.camera, "data", None), "dof", None), "use_dof", False),
-    ]
-    with changed(changes):
+    with ids_alone(bpy.context.scene, bpy.context.view_layer):
         return ids_from(render(("instance",), color="linear"), frame)  # "linear": no view transform

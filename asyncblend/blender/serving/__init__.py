@@ -3,6 +3,7 @@
 - `bootstrap.py`: the script that Blender is started with. It loads the package and calls `child.py`.
 - `child.py`: the life of this process. It sets up what follows, runs the user's script, and ends the process.
 - `lifeline.py`: ends the process when the host is gone. `requirements.py`: finds numpy and pyzmq.
+- `autoexec.py`: whether the Python in .blend files is executed. `scene_check.py`: warns of what is wrong in a scene.
 - `devices.py`: the threads and GPUs to render on. `worker.py`: takes leases and sends frames. `heartbeat.py`: its beats.
 - `serve.py`: `bl.serve`. `task.py`: `bl.Task`, one sample to be made. `seeding.py`: its randomness.
 - `preview.py`: shows one sample where there is no host. `probe.py`: the script that `asyncblend doctor` runs.

@@ -65,12 +65,15 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
 def _open_scene(launch: Launch) -> None:
     if launch.kind == "fake":
         return
+    from .autoexec import execute_scripts
     from .devices import counting_cores, render_on
 
     with counting_cores(launch.threads if launch.kind == "module" else None, launch.instance):
         import bpy
-    if launch.kind == "module" and launch.factory_startup:
-        bpy.ops.wm.read_factory_settings()  # what --factory-startup does for the executable
+    if launch.kind == "module":  # what the options of the command line do for an executable
+        if launch.factory_startup:
+            bpy.ops.wm.read_factory_settings()
+        execute_scripts(launch.autoexec)
     if launch.scene is not None:
         bpy.ops.wm.open_mainfile(filepath=os.path.abspath(launch.scene), load_ui=False)
     render_on(launch.threads, gpu=launch.gpu)

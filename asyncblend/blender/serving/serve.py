@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ def attach(run: Callable[[Sample], None]) -> None:
 def serve(sample: Sample) -> None:
     """Make samples with `sample(task) -> dict` for as long as the host wants them. It is the last line of a script.
 
+    First it looks for what the open scene would render wrongly without a word: missing files, drivers that Blender did
+    not execute, File Output nodes. The host's logger "asyncblend" warns of each once; without a host it is printed.
+
     In a Blender that a host started it does not return, but ends the process (by SystemExit, so `finally` blocks run).
     Without a host, for instance in Blender's text editor, it makes sample 0 with seed 0, prints the names, dtypes and
     shapes of what `sample` returned, saves the image beside the script, and returns.
@@ -37,6 +41,11 @@ def serve(sample: Sample) -> None:
         raise SystemExit(0)
     from .preview import preview
 
+    if "bpy" in sys.modules:
+        from .scene_check import scene_warnings
+
+        for text in scene_warnings():
+            print(f"asyncblend: warning: {text}", file=sys.stderr)
     values = sample(make_task(index=0, seed=0, instance=0, params={}))
     encode_sample(values)  # what cannot travel to a host is an error here too
     preview(dict(values), getattr(sample, "__globals__", {}).get("__file__"))

@@ -62,8 +62,7 @@ class Worker:
     def run(self, sample: Sample) -> None:
         """Make samples until the host says STOP."""
         self._ready = True
-        bpy = sys.modules.get("bpy")  # not imported here, because a fake has none
-        self._send(protocol.READY, blender="" if bpy is None else str(bpy.app.version_string))
+        self._send(protocol.READY, **_about_blender())
         idle = int(1000 * self._launch.beat)
         while True:
             # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
@@ -146,6 +145,14 @@ class Worker:
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart(protocol.encode(kind, fields))
+
+
+def _about_blender() -> dict[str, Any]:
+    if (bpy := sys.modules.get("bpy")) is None:  # not imported here, because a fake has none
+        return {}
+    from .scene_check import scene_warnings
+
+    return {"blender": str(bpy.app.version_string), "warnings": scene_warnings()}
 
 
 def _name_of(lease: Message) -> tuple[int, int]:
