@@ -26,8 +26,6 @@ from typing import Any
 def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> AsyncblendError:
     error = cls(message)
     error.__dict__.update(data)
-    if traceback := data.get("traceback"):
-        error.__cause__ = _InBlender(f"\n{traceback}")
     return error
 
 
@@ -102,23 +100,14 @@ class CrashLoop(InstanceError):
 
 
 class SampleError(AsyncblendError):
-    """The script's `sample` raised, returned what cannot travel, or its sample killed too many Blenders.
-
-    Where Python prints it, the traceback from inside Blender stands first, as that of an error which caused this one.
-    """
+    """The script's `sample` raised, returned what cannot travel, or its sample killed too many Blenders."""
 
     def __init__(self, message: str = "", *, index: int | None = None, traceback: str = "") -> None:
         super().__init__(message)
-        if traceback:
-            self.__cause__ = _InBlender(f"\n{traceback}")
         self.index = index
         """Index of the sample."""
         self.traceback = traceback
         """The Python traceback from inside Blender, as text."""
-
-
-class _InBlender(Exception):
-    """The traceback from inside Blender, as Python prints the cause of an error."""
 
 
 class RecordingError(AsyncblendError):

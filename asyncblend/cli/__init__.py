@@ -109,9 +109,11 @@ def main() -> None:
 
 def _print_error(error: AsyncblendError) -> None:
     """Print Blender's own traceback, if it has one, then what failed; the last lines are what is read first."""
+    text = str(error)
     if isinstance(error, SampleError) and error.traceback:
         STDERR.print(error.traceback)
-    STDERR.print(styled((type(error).__name__, "bold red"), f" {error}"))
+        text = text.removesuffix(error.traceback.rstrip()).rstrip()
+    STDERR.print(styled((type(error).__name__, "bold red"), f" {text}"))
     # The doctor cannot help where the user's script raised: its traceback is shown already.
     if isinstance(error, BlenderNotFound) or (isinstance(error, InstanceError) and "Traceback" not in str(error)):
         STDERR.print("`asyncblend doctor` looks at what is on this machine.", style="dim")

@@ -208,9 +208,8 @@ def test_an_error_reaches_the_loop_as_itself(
     assert seen == list(range(good))
     if workers:
         if isinstance(caught.value, ab.SampleError):  # torch prints the worker's traceback as the message
-            blenders, _, ours = str(caught.value).partition("direct cause")
-            assert "in sample" in blenders
-            assert "no cube" in ours
+            assert str(caught.value).count("in sample") == 1
+            assert "SampleError: sample 3 failed" in str(caught.value)
         return
     if isinstance(caught.value, ab.SampleError):
         assert caught.value.index == 3

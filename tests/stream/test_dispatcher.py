@@ -187,7 +187,7 @@ async def test_a_sample_that_raises_ends_its_own_pass_only() -> None:
     assert bad.delivered == [12]
     assert isinstance(bad.end, SampleError)
     assert (bad.end.index, bad.end.traceback) == (13, "line 1")
-    assert str(bad.end) == "sample 13 failed in Blender 0: ValueError"
+    assert str(bad.end) == "sample 13 failed in Blender 0: ValueError\n\nline 1"
 
 
 async def test_a_sample_that_kills_its_blenders_ends_its_own_pass_only() -> None:
