@@ -207,6 +207,19 @@ async def test_a_sample_that_raises(kind: Any, write_script: Write) -> None:
     assert caught.value.index == 3
     assert f'File "{script}", line 5, in sample' in caught.value.traceback
     assert "worker.py" not in str(caught.value)
+    assert caught.value.traceback.rstrip() in str(caught.value)
+
+
+async def test_an_error_of_ours_in_a_sample(kind: Any, write_script: Write) -> None:
+    """The traceback ends where the script called us. The message is whole, once, under the short name of its class."""
+    script = write_script(
+        "from asyncblend.blender.scene.placing import vector\n"
+        "def sample(task):\n    return {'place': vector(task.params, 'x' * 1000)}"
+    )
+    with pytest.raises(ab.SampleError, match=r"Blender 0: ConfigError: x{1000} must be three") as caught:
+        await frames_of(config_of(kind, script, instances=1))
+    assert caught.value.traceback.count("  File ") == 1
+    assert "    return {'place': vector(" in caught.value.traceback
 
 
 async def test_a_script_that_never_serves(kind: Any, write_script: Write) -> None:

@@ -5,9 +5,11 @@ and rich: `bench`, `demo`, `export`, `inspect`, `link`, `record` and `stream`, a
 
 What the commands share:
 
-- `options`: the arguments and options that several commands take.
+- `terminal`: the only way to print, by which no text of a user's is taken for markup or for a terminal's commands.
+- `live`: shows how far a stream is, and what is being waited for.
+- `options`: the arguments and options that several commands take, and the script's own after `--`.
 - `config_file`: reads the argument CONFIG, a TOML file or a script, into a `StreamConfig`.
-- `live`: runs a stream with a line in the terminal that shows how far it is.
+- `outputs`: finds out whether a file can be written, before anything is rendered.
 - `tuning`: measures a config with several numbers of instances and threads, and draws the result, for `bench`.
 - `scripts`: finds the Blender scripts that come with the package.
 - `needs`: which packages are missing, and the line that installs them.
@@ -15,37 +17,73 @@ What the commands share:
 
 from __future__ import annotations
 
+import inspect as introspection
 import logging
 import sys
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
-from ..errors import AsyncblendError, BlenderNotFound, InstanceError
+from .. import __version__
+from ..errors import AsyncblendError, BlenderNotFound, InstanceError, SampleError
 from .bench import bench
 from .demo import demo
 from .doctor.command import doctor
 from .export import export
 from .inspect import inspect
 from .link import link
-from .live import STDERR
 from .needs import what_to_install
+from .options import ScriptCommand
 from .record import record
 from .stream import stream
+from .terminal import STDERR, LogHandler, styled
 
 __all__ = ["main"]
 
 app = typer.Typer(
     name="asyncblend",
-    help="Live synthetic data from Blender for PyTorch. Start with `asyncblend doctor`, which looks at your machine, "
-    "then type `asyncblend demo`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # its panels are too narrow for what is to be said
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (bench, demo, doctor, export, inspect, link, record, stream):
-    app.command()(_command)
+
+
+def _help(command: Callable[..., None]) -> str:
+    """Return a command's docstring for typer, which is not to join the lines of indented paragraphs."""
+    paragraphs = introspection.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(f"\b\n{one}" if one.startswith("    ") else one for one in paragraphs)
+
+
+_RENDERING: tuple[Callable[..., None], ...] = (bench, export, inspect, record, stream)
+_OTHERS: tuple[Callable[..., None], ...] = (demo, doctor, link)
+for _command in sorted(_RENDERING + _OTHERS, key=lambda command: command.__name__):
+    if _command in _RENDERING:
+        about = "The ARGUMENTS after `--` are the script's: its `sys.argv[1:]`."
+        app.command(help=_help(_command), epilog=about, cls=ScriptCommand)(_command)
+    else:
+        app.command(help=_help(_command))(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"asyncblend {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Live synthetic data from Blender for PyTorch.
+
+    Start with `asyncblend doctor`, which looks at your machine, then type `asyncblend demo`. `asyncblend stream -h`
+    says what the options of a command are, with examples.
+    """
 
 
 def main() -> None:
@@ -53,22 +91,29 @@ def main() -> None:
 
     The exit status is 1 after a failure, 2 after wrong usage, and 130 after Ctrl-C.
     """
-    handler = RichHandler(console=STDERR, show_path=False, show_time=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler()])
     try:
         app(standalone_mode=True)
     except AsyncblendError as error:
-        STDERR.print(f"[bold red]{type(error).__name__}[/]", end=" ")
-        STDERR.print(str(error), markup=False, highlight=False)
-        # The doctor cannot help where the user's script raised: the message shows the script's traceback already.
-        if isinstance(error, BlenderNotFound) or (isinstance(error, InstanceError) and "Traceback" not in str(error)):
-            STDERR.print("`asyncblend doctor` looks at what is on this machine.", style="dim")
+        _print_error(error)
         sys.exit(1)
     except ImportError as error:
         if (sentence := what_to_install(error)) is None:
             raise
-        STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        STDERR.print(sentence)
         sys.exit(1)
     except KeyboardInterrupt:
         STDERR.print("Stopped.", style="dim")
         sys.exit(130)
+
+
+def _print_error(error: AsyncblendError) -> None:
+    """Print Blender's own traceback, if it has one, then what failed; the last lines are what is read first."""
+    text = str(error)
+    if isinstance(error, SampleError) and error.traceback:
+        STDERR.print(error.traceback)
+        text = text.removesuffix(error.traceback.rstrip()).rstrip()
+    STDERR.print(styled((type(error).__name__, "bold red"), f" {text}"))
+    # The doctor cannot help where the user's script raised: its traceback is shown already.
+    if isinstance(error, BlenderNotFound) or (isinstance(error, InstanceError) and "Traceback" not in str(error)):
+        STDERR.print("`asyncblend doctor` looks at what is on this machine.", style="dim")

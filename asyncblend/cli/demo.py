@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..config import StreamConfig
 from .live import LiveLine
 from .needs import require
 from .options import BlenderOption
+from .outputs import check_file, writing
 from .scripts import script
 
 if TYPE_CHECKING:
@@ -20,23 +20,39 @@ if TYPE_CHECKING:
 
 
 def demo(
-    instances: Annotated[int, typer.Option(help="How many Blender processes render at the same time.")] = 4,
-    batches: Annotated[int, typer.Option(help="How many batches to render. Each becomes one picture.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="How many frames a batch has.")] = 4,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
+    instances: Annotated[
+        int, typer.Option(metavar="N", help="How many Blender processes render at the same time.")
+    ] = 4,
+    batches: Annotated[
+        int, typer.Option(metavar="N", help="How many batches to render. Each becomes one picture.")
+    ] = 10,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="How many frames a batch has.")] = 4,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same pictures.")] = 0,
     blender: BlenderOption = None,
-    out: Annotated[Path, typer.Option(help="The folder for the pictures, output_00.png and so on.")] = Path("tmp"),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The folder for the pictures, output_00.png and so on.")
+    ] = Path("tmp"),
 ) -> None:
-    """Render randomly turned and coloured cubes, and write each batch as a picture with the cubes' corners marked.
+    """Render cubes, and mark their corners.
 
-    This is the whole way of a sample: Blender renders `blender_scripts/cube.py` at 640x480, and a PyTorch DataLoader
-    receives the frames while they come. Pictures of an earlier demo in the folder are replaced.
+    This is the whole way of a sample: Blender renders `blender_scripts/cube.py` at 640x480, with another turn and
+    colour each time, and a PyTorch DataLoader receives the frames while they come. Each batch becomes a picture.
+    Pictures of an earlier demo in the folder are replaced.
+
+    Examples:
+
+        asyncblend demo
+        asyncblend demo --instances 2 --batches 3 --out pictures
     """
     require("torch", "PIL")
-    from ..data.dataset import BlenderDataset, DataLoader
-
     if batches < 1 or batch_size < 1:
         raise typer.BadParameter("--batches and --batch-size must be at least 1")
+    check_file("--out", out / "output_00.png")
+    try:
+        from ..data.dataset import BlenderDataset, DataLoader
+    except OSError as error:  # torch says so of a shared library
+        raise ImportError(str(error), name="torch") from error
+
     options: dict[str, Any] = {"instances": instances, "length": batches * batch_size, "seed": seed, "blender": blender}
     # Without an order, the same seed would give the same frames in other pictures.
     config = StreamConfig(script=script("cube.py"), ordered=True, **options)
@@ -46,15 +62,17 @@ def demo(
         return item
 
     dataset = BlenderDataset(config, transform=counted)
-    line = LiveLine(Console(), config, dataset.stats)
+    line = LiveLine(config, dataset.stats)
     try:
         with line:
             for number, batch in enumerate(DataLoader(dataset, batch_size=batch_size)):
-                if number == 0:
-                    out.mkdir(parents=True, exist_ok=True)
-                    for old in out.glob("output_*.png"):
-                        old.unlink()
-                figure(batch).save(out / f"output_{number:02d}.png")
+                picture = figure(batch)
+                with writing("--out", out):
+                    if number == 0:
+                        out.mkdir(parents=True, exist_ok=True)
+                        for old in out.glob("output_*.png"):
+                            old.unlink()
+                    picture.save(out / f"output_{number:02d}.png")
         line.summary(pictures=str(out / f"output_##.png ({batches})"))
     finally:
         dataset.close()

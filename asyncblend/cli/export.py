@@ -1,54 +1,114 @@
-"""`asyncblend export`: write a recording in the format of other tools."""
+"""`asyncblend export`: write a recording, or what a script renders, in the format of other tools."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from .. import __version__
-from .live import facts_table
+from .config_file import load_config
+from .live import LiveLine, Waiting, facts_table
+from .options import BlenderOption, InstancesOption, LengthOption, SceneOption, SeedOption, refuse_rendering
+from .terminal import Terminal
 
 if TYPE_CHECKING:
+    from ..config import StreamConfig
     from ..export import Report
+    from ..recording import Recording
+
+Items = Generator[Mapping[str, Any], None, None]
 
 
 def export(
-    recording: Annotated[Path, typer.Argument(help="A folder that `asyncblend record` wrote.")],
-    out: Annotated[Path, typer.Option(help="The folder to write into. It must be empty, or not exist yet.")],
-    format: Annotated[str, typer.Option(help="The format to write. There is one: coco.")] = "coco",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in the folder.")] = False,
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder that `asyncblend record` wrote, a script.py, or a TOML file with StreamConfig's fields.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The folder to write into. It must be empty, or not exist yet.")
+    ],
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="The format to write. There is one: coco.")] = "coco",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite/--no-overwrite", help="Replace an earlier export in the folder.")
+    ] = False,
+    scene: SceneOption = None,
+    length: LengthOption = None,
+    instances: InstancesOption = None,
+    blender: BlenderOption = None,
+    seed: SeedOption = None,
 ) -> None:
-    """Write a recording's images and labels as COCO's annotations.json and images.
+    """Write images and labels for other tools.
 
-    The samples must have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`. After an error, or
-    Ctrl-C, the folder is as it was before.
+    They come from a recording, or are rendered now, and become COCO's annotations.json and images. The samples must
+    have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`. After an error, or Ctrl-C, the folder
+    is as it was before.
+
+    Examples:
+
+        asyncblend export recording --out coco
+        asyncblend export scene.py --length 100 --out coco --overwrite
+        asyncblend export scene.py --scene room.blend --length 100 --out coco -- --level 3
     """
     from ..export import check_format
     from ..export import export as export_items
     from ..recording import Recording
 
     check_format(format)
-    samples = Recording(recording)
-    console = Console()
-    with Progress(console=console, transient=True) as progress:
-        items = progress.track(samples, total=len(samples), description="exporting")
-        report = export_items(items, out, format, overwrite=overwrite, info=_info(recording, samples.about))
+    options = {"scene": scene, "length": length, "instances": instances, "blender": blender, "seed": seed}
+    if source.is_file() or source.suffix in (".py", ".toml"):
+        config = load_config(source, script_args=context.args, **options)
+        if config.length is None:
+            raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
+        items = _rendered(dataclasses.replace(config, ordered=True))
+        made_of: Mapping[str, Any] = {"script": Path(config.script).name, "seed": config.seed}
+    else:
+        refuse_rendering(source, options, context.args)
+        samples = Recording(source)
+        items, made_of = _recorded(samples), samples.about
+    with contextlib.closing(items):
+        report = export_items(items, out, format, overwrite=overwrite, info=_info(source, made_of))
+    console = Terminal()
     console.print(_table(report, out))
     for note in report.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+        console.print(f"note: {note}", style="yellow")
 
 
-def _info(recording: Path, about: Any) -> dict[str, Any]:
+def _recorded(samples: Recording) -> Items:
+    """Yield the samples of a recording, which are counted meanwhile."""
+    with Waiting("exporting", unit="samples", total=len(samples)) as line:
+        for done, sample in enumerate(samples, 1):
+            yield sample
+            line.step(done)
+
+
+def _rendered(config: StreamConfig) -> Items:
+    """Yield samples while they are rendered. Nothing is started before the first one is asked for."""
+    from ..stream.stream import BlenderStream
+
+    frames = BlenderStream(config).sync()
+    line = LiveLine(config, frames.stats)
+    with line, frames:
+        for frame in frames:
+            line.frame_came()
+            yield {**frame, "index": frame.index}
+
+
+def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC)
     made_of = ", ".join(f"{name} {about[name]}" for name in ("script", "seed") if about.get(name) is not None)
     return {
-        "description": f"{recording.resolve().name}: synthetic images by asyncblend {__version__}, {made_of}",
+        "description": f"{source.resolve().name}: synthetic images by asyncblend {__version__}, {made_of}",
         "version": "1.0",
         "year": now.year,
         "date_created": now.strftime("%Y/%m/%d"),

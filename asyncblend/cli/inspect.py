@@ -9,23 +9,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..config import check_whole
 from ..errors import ConfigError
 from .config_file import load_config
 from .live import watch
-from .options import BlenderOption, InstancesOption, SeedOption
+from .options import BlenderOption, InstancesOption, SceneOption, SeedOption, refuse_rendering
+from .outputs import check_file, writing
+from .terminal import Terminal
 
 _MOST_SAMPLES = 100  # a picture of more would not fit into memory, and nobody could look at it
 
 
 def inspect(
+    context: typer.Context,
     source: Annotated[
-        Path, typer.Argument(help="A script.py, a TOML file with StreamConfig's fields, or a folder with a recording.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A script.py, a TOML file with StreamConfig's fields, or a folder with a recording."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The picture to write: a .png, .jpg or .webp file.")] = Path("sheet.png"),
-    samples: Annotated[int, typer.Option(help="How many samples to draw, beginning with the first.")] = 4,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write: a .png, .jpg or .webp file.")] = Path(
+        "sheet.png"
+    ),
+    samples: Annotated[int, typer.Option(metavar="N", help="How many samples to draw, beginning with the first.")] = 4,
+    scene: SceneOption = None,
     instances: InstancesOption = None,
     blender: BlenderOption = None,
     seed: SeedOption = None,
@@ -37,6 +45,12 @@ def inspect(
     or if the sample declares their names: "points": ["corners"], or {"corners": "left"} for an image of another name.
     3D boxes need the camera in the sample: its K and world_to_camera, and "orthographic": True for an orthographic
     camera.
+
+    Examples:
+
+        asyncblend inspect scene.py --out sheet.png
+        asyncblend inspect scene.py --scene room.blend -- --level 3
+        asyncblend inspect recording --samples 9
     """
     from ..pictures import contact_sheet
 
@@ -44,27 +58,27 @@ def inspect(
     if samples > _MOST_SAMPLES:
         raise ConfigError(f"--samples can be {_MOST_SAMPLES} at most; got {samples}")
     _check_picture(out)
-    console = Console()
-    options = {"instances": instances, "blender": blender, "seed": seed}
+    options = {"scene": scene, "instances": instances, "blender": blender, "seed": seed}
     if source.is_dir():
-        if given := [f"--{name}" for name, value in options.items() if value is not None]:
-            raise ConfigError(f"{source} is a folder, so nothing is rendered: leave out {', '.join(given)}")
+        refuse_rendering(source, options, context.args)
         items, seed = _recorded(source, samples)
     else:
-        items, seed = _rendered(source, samples, options, console)
+        items, seed = _rendered(source, samples, {**options, "script_args": context.args})
     count = f"{len(items)} sample{'s' if len(items) > 1 else ''}"
     sheet = contact_sheet(items, source.resolve().name, f"{count}, seed {seed}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
-    console.print(f"{count} in {out}, {sheet.width} x {sheet.height} pixels", markup=False, highlight=False)
+    with writing("--out", out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out)
+    Terminal().print(f"{count} in {out}, {sheet.width} x {sheet.height} pixels")
 
 
 def _check_picture(out: Path) -> None:
-    """Raise a ConfigError if Pillow cannot write such a file: before rendering, not after it."""
+    """Raise a ConfigError if Pillow cannot write such a file, or nobody can: before rendering, not after it."""
     from PIL import Image
 
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise ConfigError(f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp")
+    check_file("--out", out)
 
 
 def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
@@ -81,7 +95,7 @@ def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
     return items, recording.about.get("seed")
 
 
-def _rendered(source: Path, count: int, options: dict[str, Any], console: Console) -> tuple[list[dict[str, Any]], int]:
+def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
     """Render the first samples, and return them with the seed."""
     if source.suffix != ".toml" and options["instances"] is None:
         options["instances"] = min(2, count)  # for a few samples, starting more Blenders takes longer than rendering
@@ -89,7 +103,7 @@ def _rendered(source: Path, count: int, options: dict[str, Any], console: Consol
     length = count if config.length is None else min(count, config.length)
     config = dataclasses.replace(config, length=length, ordered=True)
     items: list[dict[str, Any]] = []
-    watch(config, console, lambda frame: items.append(_item(frame, frame.index, frame.params)))
+    watch(config, lambda frame: items.append(_item(frame, frame.index, frame.params)))
     return items, config.seed
 
 

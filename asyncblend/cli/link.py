@@ -2,76 +2,159 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from rich.console import Console
+import typer
 
 from ..aio import run
-from ..errors import InstanceError, InstanceExited
+from ..errors import ConfigError, InstanceError, InstanceExited
 from ..wire.launch import BOOTSTRAP, Report
+from .live import Waiting
 from .options import BlenderOption
+from .outputs import writing
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..fleet.discovery import Blender
 
 _LIMIT = 120.0  # seconds for Blender to answer
 _ANSWER = "asyncblend: "
-_ASK = """\
+_ASK_WHERE = """\
+import bpy, json
+print({answer!r} + json.dumps([bpy.utils.user_resource("SCRIPTS", path="addons/modules")]))
+"""
+_ASK_ALL = """\
 import bpy, dataclasses, json, runpy
 runpy.run_path({bootstrap!r})["load_asyncblend"]()
 from asyncblend.blender.serving import requirements
-modules = bpy.utils.user_resource("SCRIPTS", path="addons/modules", create=True)
+modules = bpy.utils.user_resource("SCRIPTS", path="addons/modules")
 print({answer!r} + json.dumps([modules, dataclasses.asdict(requirements.look({cache!r}))]))
 """
+_WRITTEN = "# Written by `asyncblend link`"
 # The host's site-packages must never be on Blender's path: this module loads the package alone, and becomes it.
-_STUB = """\
-# Written by `asyncblend link`; delete this file to undo it.
+_STUB = (
+    _WRITTEN
+    + """; `asyncblend link --undo` removes it.
 import runpy, sys
 sys.path.append({packages!r})  # what this Python lacks
 runpy.run_path({bootstrap!r})["load_asyncblend"]()
 """
+)
 
 
 class Linkable(NamedTuple):
     """A Blender that has all that asyncblend needs, but does not know where asyncblend is."""
 
     modules: Path
-    """Blender's folder for the user's modules."""
+    """Blender's folder for the user's modules. It may not exist yet."""
     packages: str
     """The folder with the packages that Blender's Python lacks. It goes last on `sys.path`."""
 
 
-def link(blender: BlenderOption = None) -> None:
-    """Let scripts that are run in Blender itself import asyncblend: in its text editor, or by `blender -b --python`.
+def link(
+    blender: BlenderOption = None,
+    undo: Annotated[
+        bool, typer.Option("--undo/--no-undo", help="Remove what this command has written for this Blender.")
+    ] = False,
+) -> None:
+    """Let Blender itself import asyncblend.
 
-    The scripts of a stream do not need this. The command writes one small file into Blender's folder for the user's
-    modules, and prints its path. If Blender's Python has no numpy or pyzmq, they are installed into a cache folder,
-    as a stream does it.
+    Scripts can then be run in its text editor, or by `blender -b --python`. The scripts of a stream do not need this.
+    The command writes one small file into Blender's folder for the user's modules, and prints its path. If Blender's
+    Python has no numpy or pyzmq, they are installed into a cache folder, as a stream does it.
+
+    Examples:
+
+        asyncblend link
+        asyncblend link --blender /opt/blender
+        asyncblend link --undo
     """
     from ..fleet.discovery import find_blender
 
-    console = Console()
+    console = Terminal()
     found = find_blender(blender)
     if found.kind == "module":
         console.print("This is the bpy module: `python script.py` needs no link.")
         return
-    with console.status("Asking Blender ..."):
-        ready = run(prepare(found))
-    path = ready.modules / "asyncblend.py"
-    path.write_text(_STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages), encoding="utf-8")
-    console.print(f"Wrote {path}", soft_wrap=True)
-    console.print("Try it: blender -b --python script.py", style="dim")
+    with Waiting(f"Asking {found.path}"):
+        ready = None if undo else run(prepare(found))
+        modules = ready.modules if ready is not None else run(_modules_of(found))
+    path = modules / "asyncblend.py"
+    _check_ours(path)
+    if ready is None:
+        removed = _remove(path)
+        for one in removed:
+            console.print(f"Removed {one}")
+        if not removed:
+            console.print(f"Nothing is linked: {path} does not exist.")
+        return
+    with writing("the file for Blender", path):
+        modules.mkdir(parents=True, exist_ok=True)
+        path.write_text(_STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages), encoding="utf-8")
+    console.print(f"Wrote {path}")
+    console.print(f"Try it: {shlex.quote(found.path)} -b --python script.py", style="dim")
+
+
+def _check_ours(path: Path) -> None:
+    """Raise ConfigError if somebody else wrote a module of that name: it is neither replaced nor removed."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if not text.startswith(_WRITTEN):
+        raise ConfigError(f"{path} was not written by `asyncblend link`, so it stays as it is; move it away yourself")
+
+
+def _remove(path: Path) -> list[Path]:
+    """Remove the file, what Python compiled of it, and the folders that are empty then. Return what was removed."""
+    if not os.path.lexists(path):
+        return []
+    removed = [path]
+    with writing("the file for Blender", path):
+        path.unlink()
+        cache = Path(importlib.util.cache_from_source(str(path))).parent
+        for compiled in cache.glob("asyncblend.*.pyc"):
+            compiled.unlink()
+            removed.append(compiled)
+    # `addons/modules` in Blender's folder for scripts, made by this command if it was missing.
+    for folder in (cache, path.parent, path.parent.parent, path.parent.parent.parent):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # there is something of the user's in it
+            break
+        removed.append(folder)
+    return removed
 
 
 async def prepare(blender: Blender) -> Linkable:
     """Ask a Blender executable about itself, and install what its Python lacks. Raises InstanceError if that fails."""
     from ..fleet.install import packages
+
+    ask = _ASK_ALL.format(bootstrap=str(BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
+    modules, about = await _answer(blender, ask)
+    report = Report(**about)
+    if report.packages is not None:
+        await packages.install(report.packages, report.python, Path(report.folder))
+    return Linkable(Path(modules), report.folder)
+
+
+async def _modules_of(blender: Blender) -> Path:
+    """Ask a Blender executable where it looks for the user's modules."""
+    return Path((await _answer(blender, _ASK_WHERE.format(answer=_ANSWER)))[0])
+
+
+async def _answer(blender: Blender, ask: str) -> list[Any]:
     from ..fleet.process import output_of
 
-    ask = _ASK.format(bootstrap=str(BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
     command = [blender.path, "--background", "--factory-startup", "--python-expr", ask]
     try:
         status, output = await output_of(command, os.environ, limit=_LIMIT)
@@ -79,9 +162,6 @@ async def prepare(blender: Blender) -> Linkable:
         raise InstanceError(f"{blender.path} did not answer within {_LIMIT:g} s") from None
     for line in output.splitlines():
         if line.startswith(_ANSWER):
-            modules, about = json.loads(line.removeprefix(_ANSWER))
-            report = Report(**about)
-            if report.packages is not None:
-                await packages.install(report.packages, report.python, Path(report.folder))
-            return Linkable(Path(modules), report.folder)
+            answer: list[Any] = json.loads(line.removeprefix(_ANSWER))
+            return answer
     raise InstanceExited(f"{blender.path} did not say where its modules are:\n{output}", returncode=status)

@@ -1,31 +1,53 @@
-"""Shows in the terminal how far a stream is, while it runs and when it has ended."""
+"""Shows how far a command is, while it runs and when it has ended: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
 
 from ..aio import run
+from .terminal import STDERR, Terminal, styled
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
     from ..stream.frame import Frame
     from ..stream.stats import StreamStats
 
-STDERR = Console(stderr=True)
-"""Where the log goes. A spinner on it stays below the log's lines."""
+_EVERY = 10.0  # seconds between two plain lines
+_LATE = 10.0  # seconds without a frame, after which it is said what is being waited for
 _STYLES = {"ready": "green", "idle": "cyan", "starting": "yellow", "backoff": "yellow", "failed": "red"}
+_DOING = {
+    "new": "not started yet",
+    "starting": "starting",
+    "ready": "rendering",
+    "idle": "waiting for work",
+    "backoff": "down after a crash",
+    "stopping": "stopping",
+    "stopped": "stopped",
+    "failed": "given up",
+}
+"""What an instance does in each state of `StreamStats.state`."""
 
 
-def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None], *, summary: bool = False) -> None:
+def watch(config: StreamConfig, seen: Callable[[Frame], None] | None = None) -> None:
     """Run a stream to its end with a `LiveLine`, and call `seen` with each frame.
 
-    The `summary` of what came in all is printed also after an error or Ctrl-C.
+    Without `seen` the first frame is printed, and a summary of what came in all, also after an error or Ctrl-C.
     """
     from ..stream.stream import BlenderStream
 
@@ -33,87 +55,174 @@ def watch(config: StreamConfig, console: Console, seen: Callable[[Frame], None],
         async with stream:
             async for frame in stream:
                 line.frame_came()
-                seen(frame)
+                if seen is not None:
+                    seen(frame)
+                elif line.frames == 1:
+                    line.print(repr(frame))
 
     stream = BlenderStream(config)
-    line = LiveLine(console, config, stream.stats)
+    line = LiveLine(config, stream.stats)
     try:
         with line:
             run(consume())
     finally:
-        if summary:
+        if seen is None:
             line.summary()
 
 
-def facts_table(facts: Mapping[str, str]) -> Table:
+def facts_table(facts: Mapping[str, str | Text]) -> Table:
     """Return a table without lines: labels, and beside each what is to be said about it."""
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
+    table.add_column(overflow="fold")
     for label, text in facts.items():
         table.add_row(label, text)
     return table
 
 
-class LiveLine:
-    """A context manager with a line in the terminal: how many frames came, how fast, and how full the queue is.
+def doing(stats: StreamStats | None) -> str:
+    """Return what the Blenders of a stream do now, such as "Blenders: 1 starting, 3 rendering"."""
+    if stats is None or not stats.state:
+        return "no Blender was started yet"
+    counts = Counter(_DOING.get(state, state) for state in stats.state.values())
+    what = ", ".join(f"{count} {activity}" for activity, count in counts.items())
+    return f"Blenders: {what}"
+
+
+class Waiting:
+    """A context manager that shows on `STDERR` what is being waited for: in a terminal beside a spinner, all the time.
+
+    Where there is no terminal, or one that cannot move its cursor, such as for the log of a cluster's job, a line comes
+    every ten seconds instead.
+
+    Args:
+        what: What there is to say, with the seconds since then; or a function that returns it, called from another
+            thread.
+        unit: What `step` counts, such as "frames", for a bar or a number of them. Without it nothing is counted.
+        total: How many there will be. None: nobody knows.
+    """
+
+    def __init__(self, what: str | Callable[[], str | Text], *, unit: str = "", total: int | None = None) -> None:
+        began = time.perf_counter()
+
+        def text() -> Text:
+            said = f"{what}, {time.perf_counter() - began:.0f} s" if isinstance(what, str) else what()
+            return styled(said) if isinstance(said, str) else said
+
+        self._text, self._unit, self._done, self._total = text, unit, 0, total
+        self._ended = threading.Event()
+        self._lines: threading.Thread | None = None
+        columns: list[ProgressColumn] = [SpinnerColumn(), _Said(text)]
+        if unit:
+            columns[1:1] = [BarColumn(10), MofNCompleteColumn()]
+            columns.append(TimeRemainingColumn())
+        self._progress = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_interactive)
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        if self._progress.disable:
+            self._lines = threading.Thread(target=self._print_lines, name="asyncblend progress", daemon=True)
+            self._lines.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        if self._lines is not None:
+            self._lines.join()
+        self._progress.stop()
+
+    def step(self, done: int, *, began: bool = False) -> None:
+        """Note how many there are. `began`: the time that remains is reckoned from now on."""
+        self._done = done
+        if began:
+            self._progress.reset(self._task, completed=done)
+        self._progress.update(self._task, completed=done)
+
+    def print(self, text: str) -> None:
+        """Print on the standard output; where that is the same terminal, above the line."""
+        output = Terminal()
+        (STDERR if STDERR.is_interactive and output.is_terminal else output).print(text)
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(_EVERY):
+            of = "" if self._total is None else f" of {self._total}"
+            STDERR.print(styled(f"{self._done}{of} {self._unit}  " if self._unit else ""), self._text(), sep="")
+
+
+class _Said(ProgressColumn):
+    """What a function says whenever the line is drawn."""
+
+    def __init__(self, text: Callable[[], Text]) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        return self._text()
+
+
+class LiveLine(Waiting):
+    """How many frames of a stream came, how fast, how full the queue is; and what is waited for while none comes.
 
     Args:
         stats: Returns the stream's statistics, or None while there are none. Called from another thread.
     """
 
-    def __init__(self, console: Console, config: StreamConfig, stats: Callable[[], StreamStats | None]) -> None:
+    def __init__(self, config: StreamConfig, stats: Callable[[], StreamStats | None]) -> None:
         self.frames = 0
         self.first: float | None = None
         """When the first frame came, on the clock of `time.perf_counter`."""
-        self._console, self._stats, self._queue_size = console, stats, config.queue_size
+        self._stats, self._queue_size = stats, config.queue_size
         self._began = self._last = time.perf_counter()
-        text = TextColumn("{task.fields[line].text}")  # the text is asked for anew whenever the line is drawn
-        columns = (SpinnerColumn(), BarColumn(16), MofNCompleteColumn(), text, TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=config.length, line=self)
-
-    def __enter__(self) -> LiveLine:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        super().__init__(self._now, unit="frames", total=config.length)
 
     def frame_came(self, before: int = 0) -> None:
         """Note that one more frame came. `before` is how many were there before this run."""
         self._last = time.perf_counter()
         self.frames += 1
-        if self.first is None:
+        if began := self.first is None:
             self.first = self._last
-            self._progress.reset(self._task, completed=before)  # the wait does not count for the time that remains
-        self._progress.update(self._task, completed=before + self.frames)
-
-    @property
-    def text(self) -> str:
-        """How fast frames come, how full the queue is, and how many each instance has delivered."""
-        waited = f"waiting for the first frame, {time.perf_counter() - self._began:.0f} s"
-        parts = [waited if self.first is None else f"{self._rate():.1f}/s"]
-        if (stats := self._stats()) is not None:
-            parts.append(f"queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering")
-            states = sorted(stats.state.items())
-            frames = [f"[{_STYLES.get(state, 'default')}]{stats.frames[number]}[/]" for number, state in states]
-            parts.append(f"by instance {' '.join(frames)}")
-            if stats.restarts:
-                parts.append(f"[yellow]restarts {stats.restarts}[/]")
-        return "  ".join(parts)
+        self.step(before + self.frames, began=began)
 
     def summary(self, **more: str) -> None:
         """Print what came in all, with further rows for `more`, or nothing if no frame came."""
         stats = self._stats()
         if stats is None or self.first is None:
             return
-        facts = {"frames": str(stats.delivered), "time to the first frame": f"{self.first - self._began:.1f} s"}
+        facts: dict[str, str | Text] = {
+            "frames": str(stats.delivered),
+            "time to the first frame": f"{self.first - self._began:.1f} s",
+        }
         if self.frames > 1:
             facts["then"] = f"{self._rate():.1f} frames/s over {self._last - self.first:.1f} s"
         facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
-        troubles = {"restarts": "restarts", "stale": "stale frames dropped", "bad_messages": "bad messages dropped"}
-        facts |= {name: f"[yellow]{count}" for field, name in troubles.items() if (count := getattr(stats, field))}
-        self._console.print(facts_table(facts | more))
+        troubles = {
+            "restarts": "restarts",
+            "stale": "stale frames dropped",
+            "bad_messages": "bad messages dropped",
+            "refused": "connections refused",
+        }
+        for field, name in troubles.items():
+            if count := getattr(stats, field):
+                facts[name] = styled((str(count), "yellow"))
+        Terminal().print(facts_table({**facts, **more}))
+
+    def _now(self) -> Text:
+        """Return what there is to say at this moment."""
+        stats, waited = self._stats(), time.perf_counter() - self._last
+        parts: list[str | tuple[str, str]] = []
+        if self.first is None or waited > _LATE:
+            which = "first" if self.first is None else "next"
+            parts.append(f"waiting for the {which} frame, {waited:.0f} s: {doing(stats)}")
+        else:
+            parts.append(f"{self._rate():.1f}/s")
+        if self.first is not None and stats is not None:
+            parts.append(f"  queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering  by instance")
+            for number, state in sorted(stats.state.items()):
+                parts += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
+        if stats is not None and stats.restarts:
+            parts.append((f"  restarts {stats.restarts}", "yellow"))
+        return styled(*parts)
 
     def _rate(self) -> float:
         return (self.frames - 1) / max(self._last - (self.first or 0.0), 1e-9)

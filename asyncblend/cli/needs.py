@@ -36,10 +36,16 @@ def require(*modules: str) -> None:
 
 
 def what_to_install(error: ImportError) -> str | None:
-    """Return a sentence with the missing packages and the line that installs them, or None if nothing is missing."""
+    """Return a sentence with the missing packages and the line that installs them, or None if that is not the reason.
+
+    A package that is there and cannot be imported is to be installed again.
+    """
     named = (error.name or "").partition(".")[0]
     if not (missing := [module for module in dict.fromkeys((named, *_BASE)) if module and is_missing(module)]):
-        return None
+        if named in ("", "asyncblend") or named in sys.stdlib_module_names:
+            return None
+        line = pip("--force-reinstall", _PACKAGES.get(named, named))
+        return f"{named} is installed here, but cannot be imported: {error}. Type: {line}"
     line = pip(*(_PACKAGES.get(module, module) for module in missing))
     return f"This command needs what is not installed here: {', '.join(missing)}. Type: {line}"
 

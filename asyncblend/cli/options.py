@@ -1,22 +1,65 @@
-"""The arguments and options that several commands take."""
+"""The arguments and options that several commands take, and the arguments of the script after `--`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from ..errors import ConfigError
 
 ConfigArgument = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A Blender script, or a TOML file with StreamConfig's fields.")
 ]
+SceneOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The .blend file to open before the script runs. Overrides CONFIG.")
+]
 BlenderOption = Annotated[
     str | None,
     typer.Option(
+        metavar="BLENDER",
         help="The Blender to use: its executable, the folder that holds it, `bpy` for the pip module, or the Python "
-        "of another environment that has the module. By default the first one that `asyncblend doctor` finds is used."
+        "of another environment that has the module. By default the first one that `asyncblend doctor` finds is used.",
     ),
 ]
-InstancesOption = Annotated[int | None, typer.Option(help="How many Blender processes render. Overrides CONFIG.")]
-LengthOption = Annotated[int | None, typer.Option(help="How many samples to render. Overrides CONFIG.")]
-SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same samples. Overrides CONFIG.")]
+InstancesOption = Annotated[
+    int | None, typer.Option(metavar="N", help="How many Blender processes render. Overrides CONFIG.")
+]
+LengthOption = Annotated[int | None, typer.Option(metavar="N", help="How many samples to render. Overrides CONFIG.")]
+SeedOption = Annotated[
+    int | None, typer.Option(metavar="N", help="The same seed gives the same samples. Overrides CONFIG.")
+]
+
+
+class ScriptCommand(TyperCommand):
+    """A command that runs a script. What follows `--` is the script's own: the context's `args` have it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what stands before `--`, so that a second file there is a mistake and no argument of the script."""
+        own, script = args, []
+        if "--" in args:
+            place = args.index("--")
+            own, script = args[:place], args[place + 1 :]
+        super().parse_args(ctx, own)
+        ctx.args = script
+        return script
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the line that says how the command is used."""
+        return [*super().collect_usage_pieces(ctx), "[-- ARGUMENTS]"]
+
+
+def refuse_rendering(source: Path, options: Mapping[str, object], arguments: Sequence[str]) -> None:
+    """Refuse what goes with a script where a recording is read.
+
+    Raises:
+        ConfigError: One of the options is not None, or the script would get arguments.
+    """
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if arguments:
+        given.append("-- and what follows")
+    if given:
+        raise ConfigError(f"{source} is no script, so nothing is rendered: leave out {', '.join(given)}")

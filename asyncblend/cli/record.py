@@ -8,40 +8,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 
 from ..aio import run
 from .config_file import load_config
 from .live import LiveLine
 from .needs import require
-from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SeedOption
+from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SceneOption, SeedOption
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
 
 
 def record(
+    context: typer.Context,
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option(help="The folder to record into. A recording that is there is continued.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The folder to record into. A recording that is there is continued.")
+    ],
+    scene: SceneOption = None,
     length: LengthOption = None,
     instances: InstancesOption = None,
     blender: BlenderOption = None,
     seed: SeedOption = None,
-    image_format: Annotated[str, typer.Option(help="`png`, or `jpeg` for what is named image.")] = "png",
-    quality: Annotated[int | None, typer.Option(help="The quality of JPEG images, 1 to 100. 95 by default.")] = None,
-    shard_size: Annotated[str, typer.Option(help="The samples in a shard, or its bytes, such as 500MB.")] = "100",
+    image_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="`png`, or `jpeg` for what is named image.")
+    ] = "png",
+    quality: Annotated[
+        int | None, typer.Option(metavar="N", help="The quality of JPEG images, 1 to 100. 95 by default.")
+    ] = None,
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="The samples in a shard, or its bytes, such as 500MB.")
+    ] = "100",
 ) -> None:
-    """Render samples and record them as WebDataset shards, to train on them without Blender.
+    """Render samples into a folder.
 
-    Type the same command again to continue a recording that was interrupted. A larger length adds samples.
-    Ctrl-C ends a recording early: everything that was rendered is on the disk.
+    The folder has WebDataset shards, to train on them without Blender. Type the same command again to continue a
+    recording that was interrupted. A larger length adds samples. Ctrl-C ends a recording early: everything that was
+    rendered is on the disk.
+
+    Examples:
+
+        asyncblend record scene.py --length 1000 --out cubes
+        asyncblend record scene.py --scene room.blend --length 1000 --out rooms -- --level 3
     """
     require("webdataset")  # the recorder would miss it only when Blenders run already
-    chosen = load_config(config, length=length, instances=instances, blender=blender, seed=seed)
+    options = {"length": length, "instances": instances, "blender": blender, "seed": seed}
+    chosen = load_config(config, scene=scene, script_args=context.args, **options)
     if chosen.length is None:
         raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
-    size = int(shard_size) if shard_size.isdecimal() else shard_size
+    size = int(shard_size) if shard_size.isdecimal() and len(shard_size) < 20 else shard_size
     how = {"image_format": image_format, "quality": quality, "shard_size": size}
     run(_record(chosen, out, how))
 
@@ -49,16 +66,16 @@ def record(
 async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
     from ..stream.stream import BlenderStream
 
-    console, stream = Console(highlight=False, soft_wrap=True), BlenderStream(config)
+    console, stream = Terminal(), BlenderStream(config)
     recorder = stream.record(out, **how)
-    line = LiveLine(console, config, stream.stats)
+    line = LiveLine(config, stream.stats)
     then = "The same command goes on after them."
     try:
         with line:
             async with recorder:
                 async for _ in recorder:
                     if line.first is None and recorder.before:
-                        console.print(f"{recorder.before} of {config.length} samples are there already")
+                        line.print(f"{recorder.before} of {config.length} samples are there already")
                     line.frame_came(recorder.before)
         then = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
     finally:

@@ -6,13 +6,17 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..aio import run
 from ..config import StreamConfig
 from ..errors import ConfigError
+from .terminal import printable
+
+if TYPE_CHECKING:
+    from ..stream.stream import BlenderStream
 
 _WINDOWS = 5
 """How many rates one trial measures, one after another, for a median and a spread."""
@@ -64,8 +68,13 @@ def settings(instances: Sequence[int] = (), threads: Sequence[int] = (), cores: 
     return list(dict.fromkeys(Setting(n, own) for n in counts for own in threads or (max(1, cores // n), cores)))
 
 
-def trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
-    """Start a fleet with this setting, and measure its frames for some seconds, after a warm-up half as long."""
+def trial(
+    config: StreamConfig, setting: Setting, seconds: float, begun: Callable[[BlenderStream], None] = lambda stream: None
+) -> Trial:
+    """Start a fleet with this setting, and measure its frames for some seconds, after a warm-up half as long.
+
+    `begun` is called with the stream before it starts, so that it can be watched.
+    """
     # The stream is made endless, because a short length would end before the clock does.
     options: dict[str, Any] = {"instances": setting.instances, "threads": setting.threads, "length": None}
     if config.script_args and not isinstance(config.script_args[0], str | os.PathLike):
@@ -73,14 +82,17 @@ def trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
         options["script_args"] = config.script_args[0]
     queue_size = max(config.queue_size, 2 * setting.instances)  # no instance must wait for a free slot
     tried = dataclasses.replace(config, **options, queue_size=queue_size)
-    return run(_trial(tried, setting, seconds))
+    return run(_trial(tried, setting, seconds, begun))
 
 
-async def _trial(config: StreamConfig, setting: Setting, seconds: float) -> Trial:
+async def _trial(
+    config: StreamConfig, setting: Setting, seconds: float, begun: Callable[[BlenderStream], None]
+) -> Trial:
     from ..stream.stream import BlenderStream
 
     began = time.perf_counter()
-    async with BlenderStream(config) as stream:
+    begun(watched := BlenderStream(config))
+    async with watched as stream:
         frames = aiter(stream)
         await anext(frames)
         first = time.perf_counter() - began
@@ -125,6 +137,8 @@ def draw(path: Path, trials: Sequence[Trial], name: str) -> None:
     axes.set_xticks([])  # the rates stand beside the bars
     axes.set_xlim(0, 1.3 * max(max(one.rates) for one in trials))
     axes.set_xlabel(f"frames/s (more is better); 1x is as fast as {trials[0].setting}", color="#656d76", labelpad=10)
-    axes.set_title(f"{name}: best with {chosen.setting}", loc="left", pad=14, fontsize=14, fontweight="bold", color=ink)
+    title = f"{printable(name)}: best with {chosen.setting}"
+    # A dollar sign in the name is no beginning of a formula.
+    axes.set_title(title, loc="left", pad=14, fontsize=14, fontweight="bold", color=ink, parse_math=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.25)

@@ -60,6 +60,13 @@ class RecordedDataset(ItemDataset):
         rank, ranks = self._distributed()
         return self._length(len(range(rank, len(self._recording), ranks)))
 
+    def __getitem__(self, index: Any) -> Any:
+        """Raise ConfigError: a recording is read in order, which is what makes its items a stream."""
+        raise ConfigError(
+            f"a RecordedDataset is iterated, not indexed; got [{index!r:.80}]. Items: `for item in recorded:`, or the "
+            f"first one, `next(iter(recorded))`"
+        )
+
     def __iter__(self) -> Iterator[Any]:
         epoch = int(self._epoch)
         done = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0

@@ -285,7 +285,7 @@ class Dispatcher:
         """Tell a pass that its sample raised, if the sender holds that lease now."""
         one = self._answer(life, number, serial)
         if one is not None:
-            text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}"
+            text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}".rstrip()
             one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
             if one.source.error is not None:
                 self._give_up(one.source)

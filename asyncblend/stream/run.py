@@ -180,5 +180,7 @@ class Run:
 
 def _check_file(name: str, path: str | os.PathLike[str]) -> None:
     if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        what = (
+            "is a folder" if Path(path).is_dir() else "is no regular file" if Path(path).exists() else "does not exist"
+        )
         raise ConfigError(f"{name} {os.fspath(path)!r} {what} (looked in {Path.cwd()})")

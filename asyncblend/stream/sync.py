@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..config import Params, StreamConfig
-from ..errors import ConfigError, ForkedProcessError, StreamClosed
+from ..errors import ConfigError, ForkedProcessError, SampleError, StreamClosed
 from .frame import Frame
 from .loop_thread import LoopThread
 from .passes import Arrival, Pass
@@ -154,6 +154,8 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
         if isinstance(item, _End):
             channel.items.put(item)  # for the next call
             channel.finished = item.error is None
+            if isinstance(item.error, SampleError):
+                raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
         if channel.dropped:
             raise StreamClosed("the stream was closed")  # nobody would count this frame as consumed

@@ -186,3 +186,50 @@ print("serve returned")
     assert "serve returned" in done.stdout
     with Image.open(tmp_path / "scene.png") as picture:
         assert picture.size == (64, 48)
+
+
+def link(cwd: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `asyncblend link` with Debian's or another Blender executable, and a home of its own."""
+    blender = shutil.which("blender")
+    if blender is None:
+        pytest.skip("there is no Blender executable here")
+    home = {"HOME": str(cwd / "home"), "XDG_CONFIG_HOME": str(cwd / "home" / ".config")}
+    return asyncblend("link", "--blender", blender, *args, cwd=cwd, **home, **environment)
+
+
+@pytest.mark.blender
+def test_link_is_undone(tmp_path: Path) -> None:
+    """Nothing is left of it, and what else is in the folder stays. Undoing what is not there says so."""
+    nothing = link(tmp_path, "--undo")
+    assert nothing.returncode == 0, nothing.stderr
+    assert nothing.stdout.startswith("Nothing is linked: ")
+    linked = link(tmp_path)
+    assert linked.returncode == 0, linked.stderr
+    (path,) = (tmp_path / "home").rglob("asyncblend.py")
+    assert f"Wrote {path}" in linked.stdout
+    compiled = path.parent / "__pycache__" / "asyncblend.cpython-310.pyc"
+    compiled.parent.mkdir()
+    compiled.touch()
+    undone = link(tmp_path, "--undo")
+    assert undone.returncode == 0, undone.stderr
+    assert undone.stdout.splitlines()[:2] == [f"Removed {path}", f"Removed {compiled}"]
+    assert not [one for one in (tmp_path / "home").rglob("*") if "scripts" in one.parts]
+    assert link(tmp_path).returncode == 0
+    other = path.parent.parent / "theirs.py"
+    other.touch()
+    assert link(tmp_path, "--undo").returncode == 0
+    assert not path.parent.exists()
+    assert other.exists()
+
+
+@pytest.mark.blender
+def test_link_leaves_the_files_of_others(tmp_path: Path) -> None:
+    """A module of that name which somebody else wrote is neither replaced nor removed."""
+    assert link(tmp_path).returncode == 0
+    (path,) = (tmp_path / "home").rglob("asyncblend.py")
+    path.write_text("mine = True")
+    for args in ((), ("--undo",)):
+        done = link(tmp_path, *args)
+        assert done.returncode == 1
+        assert f"ConfigError {path} was not written by `asyncblend link`" in done.stderr
+        assert path.read_text() == "mine = True"

@@ -164,3 +164,14 @@ def test_a_mistake_of_ours_is_not_taken_for_a_missing_package(tmp_path: Path) ->
     done = hiding(then=then, cwd=tmp_path)
     assert "ModuleNotFoundError: No module named 'asyncblend.nonsense'" in done.stderr
     assert "pip install" not in done.stderr
+
+
+@pytest.mark.parametrize("error", ["ImportError('libc10.so: no such file', name='torch._C')", "OSError('libcudart')"])
+def test_a_package_that_cannot_be_imported(error: str, folder: Path) -> None:
+    """As torch without one of its libraries: the reason, and the line that installs it again."""
+    (folder / "torch.py").write_text(f"raise {error}")
+    done = hiding(arguments=("demo", "--batches", "1"), cwd=folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "torch is installed here, but cannot be imported: lib" in done.stderr
+    assert done.stderr.rstrip().endswith("pip install --force-reinstall torch")

@@ -88,6 +88,7 @@ def test_jpeg_and_toml(tmp_path: Path) -> None:
     [
         ((), 2, "how many samples? Such as --length 1000"),
         (("--length", "5", "--shard-size", "many"), 1, "ConfigError shard_size must be a number of samples"),
+        (("--length", "5", "--shard-size", "9" * 5000), 1, "ConfigError shard_size must be a number of samples"),
         (("--length", "5", "--image-format", "gif"), 1, "ConfigError image_format must be 'png' or 'jpeg'"),
         (("--length", "5", "--out", "scene.py"), 1, "RecordingError cannot record into scene.py: File exists"),
     ],

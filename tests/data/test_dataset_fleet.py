@@ -207,6 +207,9 @@ def test_an_error_reaches_the_loop_as_itself(
     assert caught.type is error
     assert seen == list(range(good))
     if workers:
+        if isinstance(caught.value, ab.SampleError):  # torch prints the worker's traceback as the message
+            assert str(caught.value).count("in sample") == 1
+            assert "SampleError: sample 3 failed" in str(caught.value)
         return
     if isinstance(caught.value, ab.SampleError):
         assert caught.value.index == 3

@@ -101,6 +101,14 @@ def test_items_are_those_of_the_live_dataset(live: Any, recording: Any) -> None:
     items[3]["deep"]["a.b"][0] += 1
 
 
+def test_it_is_iterated_and_not_indexed(recording: Any) -> None:
+    """An index is an error that says what to do instead."""
+    recorded = ab.RecordedDataset(recording(10))
+    with pytest.raises(ab.ConfigError, match=r"iterated, not indexed; got \[0\]\. .*`next\(iter\(recorded\)\)`"):
+        recorded[0]
+    assert next(iter(recorded))["index"] == 0
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_batches_are_those_of_the_live_dataset(drop_last: bool, live: Any, recording: Any) -> None:
     """So are batches, those of `batch_size` and those that a DataLoader makes."""

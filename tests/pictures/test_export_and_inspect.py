@@ -117,7 +117,7 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
         (("export", ".", "--out", "out"), "RecordingError . has no recording"),
         (("export", ".", "--out", "out", "--format", "yolo"), "ConfigError there is no format 'yolo'; there is coco"),
         (("inspect", "."), "ConfigError . is a folder, but no recording"),
-        (("inspect", ".", "--seed", "3"), "ConfigError . is a folder, so nothing is rendered: leave out --seed"),
+        (("inspect", ".", "--seed", "3"), "ConfigError . is no script, so nothing is rendered: leave out --seed"),
         (("inspect", "nowhere.py", "--blender", "bpy"), "ConfigError script 'nowhere.py' does not exist"),
         (("inspect", "nowhere.toml"), "ConfigError config 'nowhere.toml' does not exist"),
         (("inspect", "cube.py", "--out", "sheet.txt"), "ConfigError --out 'sheet.txt' is no name of a picture"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -333,7 +334,10 @@ def test_render(make_sync: Make) -> None:
 
 
 def test_an_error_comes_after_the_good_frames_and_stays(make_sync: Make) -> None:
-    """What was rendered before comes first, then the error itself, each time; closing adds no other end."""
+    """What was rendered before comes first, then the error itself, each time; closing adds no other end.
+
+    Above Blender's traceback, ours has the caller's frames and two of ours.
+    """
     stream = make_sync(FAILS, instances=1, ordered=True)
     frames = stream.frames()
     assert consume(frames, 6) == list(range(6))
@@ -342,6 +346,9 @@ def test_an_error_comes_after_the_good_frames_and_stays(make_sync: Make) -> None
             with pytest.raises(ab.SampleError, match="no cube") as caught:
                 call()
             assert caught.value.index == 6
+            printed = "".join(traceback.format_exception(caught.value))
+            assert printed.count("in sample") == 1
+            assert printed.partition("in sample")[0].count("asyncblend/stream/") == 2
     assert stream.usable  # the Blender is well
     assert consume(stream.frames(range(10, 13)), 3) == [10, 11, 12]
     stream.close()

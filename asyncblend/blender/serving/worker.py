@@ -14,7 +14,7 @@ from typing import Any
 
 import zmq
 
-from ...errors import ProtocolError
+from ...errors import AsyncblendError, ProtocolError
 from ...wire import protocol
 from ...wire.gate import show_token
 from ...wire.launch import Launch
@@ -176,17 +176,31 @@ def _handler_errors() -> Iterator[list[BaseException]]:
 
 
 def _summary(error: BaseException) -> str:
-    # Not str(error), which may raise for an exception of the user's.
-    return traceback.format_exception_only(type(error), error)[-1].strip()[: _SUMMARY // 12]
+    """Return the class and the message. Not str(error), which may raise for an exception of the user's."""
+    whole = text = traceback.format_exception_only(type(error), error)[-1].strip()
+    if isinstance(error, AsyncblendError):
+        whole = text = text.removeprefix(f"{type(error).__module__}.")
+    while len(json.dumps(text)) > _SUMMARY:  # as JSON one character may take twelve bytes
+        text = text[: -max(1, len(text) // 10)]
+    return text if text == whole else f"{text}[...]"
 
 
 def _traceback_of(error: BaseException) -> str:
-    """Return the end of the traceback, without the package's own frames above the user's function."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    """Return the end of the traceback, without the package's own frames above the user's function.
+
+    Of an error that the package raised on purpose, its own frames below are left out too: the message says all, and the
+    last line is the user's own, which called us.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(package + os.sep):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(package):
         trace = trace.tb_next
-    whole = text = "".join(traceback.format_exception(type(error), error, trace))
-    while len(json.dumps(text)) > _TRACEBACK:  # as JSON one character may take twelve bytes
+    told = traceback.TracebackException(type(error), error, trace)
+    while isinstance(error, AsyncblendError) and told.stack and told.stack[-1].filename.startswith(package):
+        told.stack.pop()
+    if not told.stack and told.__cause__ is told.__context__ is None:
+        return ""  # it would only repeat the message
+    whole = text = "".join(told.format())
+    while len(json.dumps(text)) > _TRACEBACK:
         text = text[max(1, len(text) // 10) :]
     return text if text == whole else "[...]" + text

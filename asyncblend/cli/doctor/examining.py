@@ -10,14 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.text import Text
-
 from ... import __version__
 from ...errors import BlenderNotFound, InstanceError
 from ...fleet.discovery import VARIABLE, Blender, all_blenders
 from ...fleet.install.embedded import make_embedded
 from ...fleet.install.packages import cache_folder
-from ..live import STDERR
+from ..live import Waiting
 from ..needs import is_missing, pip
 from .advice import find, option, ways_to_a_blender
 from .page import Page
@@ -59,7 +57,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
     to_type, after_failed_fix = list(host["commands"]), []
     if fix and name in (None, "bpy") and isinstance(find("bpy"), BlenderNotFound):
         try:
-            with STDERR.status("Installing the embedded Blender (bpy, some 350 MB)"):
+            with Waiting("Installing the embedded Blender (bpy, some 350 MB)"):
                 python = await make_embedded()
         except InstanceError as error:
             why = str(error).partition("\n")[0].rstrip(":")
@@ -79,7 +77,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
         add_problem("No Blender was tried", f"that needs {' and '.join(missing)} here")
     else:
         for one in all_blenders() if name is None else [chosen] if isinstance(chosen, Blender) else []:
-            with STDERR.status(Text(f"Rendering a small frame with {option(one)}")):
+            with Waiting(f"Rendering a small frame with {option(one)}"):
                 report["blenders"].append(await render(one, needed=one == chosen, ways=ways))
             page.blender(report["blenders"][-1])
     report |= _verdict(name, report["blenders"], to_type)

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
+
+from ..terminal import Terminal, styled
 
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red"), "": (" ", "dim")}
 """For each mark of a row, a sign and a style for panels. Plain lines have the mark as a word."""
@@ -26,7 +26,7 @@ class Page:
     the part of the report of `examine` that it is named after.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._in_panels = console.is_terminal and console.encoding.startswith("utf")
 
@@ -77,9 +77,11 @@ class Page:
             grid.add_column(overflow="fold")
             for own, label, text in rows:
                 sign, style = _MARKS[own]
-                grid.add_row(Text(sign, style), Text(label, "dim"), Text(text, "" if own or label else "dim"))
+                grid.add_row(
+                    styled((sign, style)), styled((label, "dim")), styled((text, "" if own or label else "dim"))
+                )
             sign, style = _MARKS[mark]
-            heading = Text.assemble((sign, style), " ", (title, "bold"))
+            heading = styled((sign, style), " ", (title, "bold"))
             self._console.print(Panel(grid, title=heading, title_align="left", border_style=style))
         else:
             self._line((f"\n{title}", ""))
@@ -90,7 +92,7 @@ class Page:
             self._line(("    or  " if number else "  type  ", "dim"), (command, "cyan"))
 
     def _line(self, *parts: tuple[str, str]) -> None:
-        self._console.print(Text.assemble(*parts), soft_wrap=True)
+        self._console.print(styled(*parts))
 
 
 def _trouble(mark: str, one: dict[str, Any]) -> list[_Row]:

@@ -1,0 +1,189 @@
+"""The options that the commands share: the scene, the script's own arguments, help, the version and flags."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pycocotools.coco import COCO
+
+from asyncblend import __version__
+from asyncblend.cli import app
+from asyncblend.cli.config_file import load_config
+from asyncblend.errors import ConfigError
+from asyncblend.recording import Recording
+from asyncblend.testing import fake_blender
+
+NAMES = sorted(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
+RENDERING = ("bench", "export", "inspect", "record", "stream")
+SCRIPT = """
+import runpy, sys
+from asyncblend import blender as bl
+draw = runpy.run_path({conftest!r})["draw"]
+def sample(task):
+    values = draw(task.index, 64, 48, 3, seed=task.seed)
+    del values["index"]
+    return {{**values, "arguments": "|".join(sys.argv[1:])}}
+bl.serve(sample)
+"""
+
+
+def asyncblend(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ASYNCBLEND_BLENDER": str(cwd / "fake" / "blender"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "asyncblend", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=cwd, env=environment, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a script that gives all labels and its own arguments, and a fake Blender that runs it."""
+    fake_blender(tmp_path / "fake")
+    conftest = Path(__file__).parents[1] / "pictures" / "conftest.py"
+    (tmp_path / "scene.py").write_text(SCRIPT.format(conftest=str(conftest)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [None, *NAMES])
+def test_help_teaches(command: str | None, tmp_path: Path) -> None:
+    """-h and --help are the same. Each command has an example, whose options are real, and flags can be turned off."""
+    own = () if command is None else (command,)
+    short, long = (asyncblend(*own, option, cwd=tmp_path) for option in ("-h", "--help"))
+    assert short.returncode == long.returncode == 0
+    assert short.stdout == long.stdout
+    if command is None:
+        for name in NAMES:
+            assert re.search(rf"^  {name} +\w.*\.$", short.stdout, re.MULTILINE)  # no sentence is cut off
+        return
+    examples = re.findall(rf"^      asyncblend ({command}.*)$", short.stdout, re.MULTILINE)
+    assert examples
+    _, _, options = short.stdout.partition("\nOptions:\n")
+    for word in " ".join(examples).split(" -- ")[0].split():
+        assert not word.startswith("--") or f" {word} " in options, word
+    for flag in re.findall(r"^  (--\S+)  ", options, re.MULTILINE):
+        assert flag == "--version", f"{flag} has no other side"
+    assert ("[-- ARGUMENTS]" in short.stdout) == (command in RENDERING)
+    assert ("--scene FILE" in short.stdout) == (command in RENDERING)
+
+
+def test_the_version(tmp_path: Path) -> None:
+    """It is printed alone."""
+    done = asyncblend("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"asyncblend {__version__}\n")
+
+
+def test_a_flag_can_be_turned_off(folder: Path) -> None:
+    """As the help says, also after it was turned on, as an alias may do."""
+    record = asyncblend("record", "scene.py", "--length", "1", "--instances", "1", "--out", "run", cwd=folder)
+    assert record.returncode == 0, record.stderr
+    for flags, status in (((), 0), (("--overwrite", "--no-overwrite"), 1), (("--overwrite",), 0)):
+        done = asyncblend("export", "run", "--out", "coco", *flags, cwd=folder)
+        assert done.returncode == status, done.stderr
+
+
+def test_arguments_after_the_dashes_are_the_scripts(folder: Path) -> None:
+    """All of them, also those that look like options of ours, and a second pair of dashes."""
+    given = ("--", "--level", "3", "--length", "-h", "--", "two words")
+    done = asyncblend("record", "scene.py", "--length", "1", "--instances", "1", "--out", "run", *given, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert Recording(folder / "run")[0].returned["arguments"] == "--level|3|--length|-h|--|two words"
+    shown = asyncblend("stream", "scene.py", "--length", "1", "--instances", "1", "--", "here", cwd=folder)
+    assert "arguments='here'" in shown.stdout
+    picture = asyncblend("inspect", "scene.py", "--samples", "1", "--", "here", cwd=folder)
+    assert picture.returncode == 0, picture.stderr
+    bench = ("bench", "scene.py", "--instances", "1", "--threads", "1", "--seconds", "0.05", "--", "here")
+    assert asyncblend(*bench, cwd=folder).returncode == 0
+
+
+def test_a_toml_files_arguments_are_overridden(folder: Path) -> None:
+    """By those after the dashes, if there are any."""
+    (folder / "job.toml").write_text('script = "scene.py"\nscript_args = ["file"]\nlength = 1\ninstances = 1\n')
+    for given, expected in (((), "file"), (("--",), "file"), (("--", "line"), "line")):
+        done = asyncblend("stream", "job.toml", *given, cwd=folder)
+        assert f"arguments='{expected}'" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (("stream", "scene.py", "other.py"), 2, "unexpected extra argument"),
+        (("stream", "--", "scene.py"), 2, "Missing argument"),
+        (("demo", "--", "x"), 2, "unexpected extra argument"),
+        (("inspect", "empty", "--", "x"), 1, "nothing is rendered: leave out -- and what follows"),
+        (("inspect", "empty", "--scene", "x.blend"), 1, "nothing is rendered: leave out --scene"),
+        (("export", "empty", "--out", "o", "--scene", "x.blend"), 1, "nothing is rendered: leave out --scene"),
+        (("export", "empty", "--out", "o", "--", "x"), 1, "nothing is rendered: leave out -- and what follows"),
+        (("export", "scene.py", "--out", "o"), 2, "how many samples? Such as --length 1000"),
+        (("export", "nowhere.py", "--out", "o", "--length", "1"), 1, "script 'nowhere.py' does not exist"),
+        (("stream", "scene.py", "--scene", "nowhere.blend"), 1, "scene 'nowhere.blend' does not exist"),
+        (("stream", "/dev/null"), 1, "script '/dev/null' is no regular file"),
+    ],
+)
+def test_wrong_use(args: tuple[str, ...], status: int, message: str, folder: Path) -> None:
+    """Says what is wrong, without a traceback."""
+    (folder / "empty").mkdir()
+    done = asyncblend(*args, cwd=folder)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_export_renders(folder: Path) -> None:
+    """A script's samples become the same annotations as those of its recording."""
+    options = ("--length", "3", "--instances", "2", "--seed", "5")
+    rendered = asyncblend("export", "scene.py", "--out", "rendered", *options, cwd=folder)
+    assert rendered.returncode == 0, rendered.stderr
+    assert asyncblend("record", "scene.py", "--out", "run", *options, cwd=folder).returncode == 0
+    recorded = asyncblend("export", "run", "--out", "recorded", cwd=folder)
+    assert recorded.returncode == 0, recorded.stderr
+    one, other = (COCO(str(folder / name / "annotations.json")).dataset for name in ("rendered", "recorded"))
+    assert one["annotations"] == other["annotations"]
+    assert [image["id"] for image in one["images"]] == [0, 1, 2]
+    assert "scene.py, seed 5" in one["info"]["description"]
+
+
+@pytest.mark.blender
+def test_the_scene_is_opened(real: Any, tmp_path: Path) -> None:
+    """The objects of a .blend file are there when the script runs."""
+    script = tmp_path / "scene.py"
+    script.write_text(
+        "import bpy, sys\nfrom asyncblend import blender as bl\n"
+        "if 'save' in sys.argv:\n    bpy.data.objects['Cube'].name = 'Bread'\n"
+        "    bpy.ops.wm.save_as_mainfile(filepath=sys.argv[2])\n"
+        "bl.serve(lambda task: {'objects': ' '.join(sorted(bpy.data.objects.keys()))})\n"
+    )
+    common = ("stream", str(script), "--length", "1", "--instances", "1", "--blender", real.blender)
+    saved = asyncblend(*common, "--", "save", str(tmp_path / "room.blend"), cwd=tmp_path)
+    assert saved.returncode == 0, saved.stderr
+    opened = asyncblend(*common, "--scene", "room.blend", cwd=tmp_path)
+    assert "objects='Bread Camera Light'" in opened.stdout, opened.stderr
+
+
+def test_paths_in_a_toml_file(tmp_path: Path) -> None:
+    """All of them are relative to the file, and one without a home is an error of the file's."""
+    path = tmp_path / "job.toml"
+    path.write_text('script = "a.py"\nlogs = "logs"\nscene = "b.blend"\nblender = "bpy"\n')
+    config = load_config(path, scene=Path("c.blend"), script_args=[])
+    assert (config.script, config.logs, config.blender) == (tmp_path / "a.py", tmp_path / "logs", "bpy")
+    assert (config.scene, config.script_args) == (Path("c.blend"), ())
+    path.write_text('script = "~no-such-user/a.py"\n')
+    with pytest.raises(ConfigError, match=r"script '~no-such-user/a.py' cannot be expanded"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "seed = " + "9" * 5000, "a = 2024-99-99"])
+def test_a_toml_file_that_python_cannot_read(text: str, tmp_path: Path) -> None:
+    """Is a ConfigError, whatever the parser raises."""
+    (tmp_path / "job.toml").write_text(text)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "job.toml")
+
+
+def test_every_command_is_registered_in_order() -> None:
+    """The list of the help is sorted."""
+    assert list(typer.main.get_command(app).commands) == NAMES  # type: ignore[attr-defined]

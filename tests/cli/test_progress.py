@@ -1,0 +1,142 @@
+"""What a command says while it runs: a live line in a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncblend.cli.live import Waiting, doing
+from asyncblend.stream.stats import StreamStats
+from asyncblend.testing import fake_blender
+
+# The lines come so often that a fast fake is seen at work, and its script goes on when it was seen.
+OFTEN = "import asyncblend.cli as cli, asyncblend.cli.live as live; live._EVERY = 0.01; live._LATE = {late}; cli.main()"
+SCRIPT = """
+import pathlib, time
+from asyncblend import blender as bl
+def sample(task):
+    while not pathlib.Path(f"go{task.index}").exists():
+        time.sleep(0.01)
+    return {"value": task.index}
+bl.serve(sample)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a fake Blender, and a script that makes sample i when there is a file named go and i."""
+    (tmp_path / "scene.py").write_text(SCRIPT)
+    fake_blender(tmp_path / "fake")
+    return tmp_path
+
+
+def started(folder: Path, *args: str, late: float = 1000.0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", "-c", OFTEN.format(late=late), *args]
+    environment = {**os.environ, "ASYNCBLEND_BLENDER": str(folder / "fake" / "blender")}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """Return the first line of standard error with the pattern."""
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        if re.search(pattern, line):
+            return line
+        seen += line
+    raise AssertionError(f"no line has {pattern!r}: {seen[-2000:]}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stream", "scene.py", "--length", "2"),
+        ("record", "scene.py", "--length", "2", "--out", "recording"),
+        ("inspect", "scene.py", "--samples", "2"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_a_terminal_lines_say_what_is_waited_for(command: tuple[str, ...], folder: Path) -> None:
+    """Before the first frame, and for each later one. The standard output has none of it."""
+    with started(folder, *command, "--instances", "1") as process:
+        read_until(process, r"^0 of 2 frames  waiting for the first frame, \d+ s: Blenders: 1 starting$")
+        read_until(process, r"^0 of 2 frames  waiting for the first frame, \d+ s: Blenders: 1 rendering$")
+        (folder / "go0").touch()
+        line = read_until(process, r"^1 of 2 frames  \d")
+        assert re.fullmatch(r"1 of 2 frames  0\.0/s  queue \d/16, 1 rendering  by instance 1\n", line)
+        (folder / "go1").touch()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "waiting" not in out
+
+
+def test_a_frame_that_does_not_come_is_waited_for(folder: Path) -> None:
+    """Also when there were some before."""
+    (folder / "go0").touch()
+    with started(folder, "stream", "scene.py", "--length", "2", "--instances", "1", late=0.0) as process:
+        read_until(process, r"^1 of 2 frames  waiting for the next frame, \d+ s: Blenders: 1 rendering  queue")
+        (folder / "go1").touch()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_bench_says_what_it_measures(folder: Path) -> None:
+    """And what the Blenders do meanwhile."""
+    (folder / "scene.py").write_text(SCRIPT.replace("go{task.index}", "go"))
+    settings = ("--instances", "1", "--threads", "1", "--seconds", "0.05")
+    with started(folder, "bench", "scene.py", *settings) as process:
+        read_until(process, r"^measuring 1 x 1 thread \(1 of 1\), \d+ s: Blenders: 1 rendering$")
+        (folder / "go").touch()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_in_a_terminal_it_is_one_line(folder: Path) -> None:
+    """Which is drawn again and again, and gone in the end. What is printed meanwhile stands above it."""
+    main, terminal = pty.openpty()
+    environment = {**os.environ, "ASYNCBLEND_BLENDER": str(folder / "fake" / "blender"), "TERM": "xterm"}
+    command = [sys.executable, "-m", "asyncblend", "stream", "scene.py", "--length", "2", "--instances", "1"]
+    with subprocess.Popen(
+        command, cwd=folder, env={**environment, "COLUMNS": "120"}, stdin=terminal, stdout=terminal, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        for number, awaited in enumerate((b"Blenders: 1 rendering", b"1/2")):
+            while awaited not in shown:
+                shown += os.read(main, 4096)
+            (folder / f"go{number}").touch()
+        try:
+            while more := os.read(main, 4096):
+                shown += more
+        except OSError:  # the terminal's other end is closed
+            pass
+        process.wait(timeout=60)
+    os.close(main)
+    assert process.returncode == 0, shown
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"[\r\n]<Frame 0 from instance 0: value=0>\r\n", text)
+    assert text.rstrip().endswith("frames by instance       0: 2")
+
+
+def test_what_blenders_do() -> None:
+    """Each state is counted in words, in a stable order; a state that is unknown is named."""
+    none = {"delivered": 0, "rendering": 0, "queued": 0, "skipped": 0, "restarts": 0, "recycled": 0}
+    none |= {"duplicates": 0, "stale": 0, "bad_messages": 0}
+    assert doing(None) == "no Blender was started yet"
+    states = ("ready", "starting", "ready", "backoff", "asleep")
+    stats = StreamStats(**none, frames={}, state=dict(enumerate(states)))
+    assert doing(stats) == "Blenders: 2 rendering, 1 starting, 1 down after a crash, 1 asleep"
+
+
+def test_an_error_ends_the_lines() -> None:
+    """It comes through, and no thread is left."""
+    with pytest.raises(LookupError), Waiting("anything"):
+        raise LookupError
