@@ -223,7 +223,7 @@ def all_gone(refs: list[weakref.ref[Any]]) -> bool:
 
 def slots_in_use(ring: Any) -> int:
     """Return how many slots of the shared memory hold arrays."""
-    return sum(ring._map[:4096])
+    return sum(flag != 0 for flag in ring._map[:4096])
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")

@@ -114,7 +114,7 @@ class Instance:
         """
         self._liveness.beat_at(now)
         self._rss = rss or self._rss
-        self._lost = lost
+        self._lost = max(self._lost, lost)  # a HELLO does not say
 
     def ready(self, now: float) -> None:
         """Note that it serves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..config import StreamConfig
@@ -37,6 +37,10 @@ class _Holding:
         self.turn = -1  # When it was leased something last
         self.urgent = 0  # How many of `held` are of urgent passes
         self.alone = False  # Whether it holds a suspect, and must not get another lease
+        self.unsent: set[tuple[int, int]] = (
+            set()
+        )  # Pass and serial of leases that it has not got, as it is not connected
+        self.revoked = False  # Whether it may be at a sample that was taken back
 
     def add(self, one: _Held, *, alone: bool = False) -> None:
         self.alone = alone
@@ -55,8 +59,18 @@ class _Holding:
                 del self.held[place]
                 self.urgent -= one.source.urgent
                 self.alone = False
+                self.unsent.discard((number, serial))
                 return one
         return None
+
+    def blamed(self) -> Iterator[tuple[_Held, Guilt]]:
+        """Yield what it holds, and how far each is to blame if its Blender crashes now."""
+        sent = [(one.source.number, one.lease.serial) not in self.unsent for one in self.held]
+        # The first one may have been finished, and its frame lost on the way out of the dying Blender.
+        guilt: Guilt = "certain" if sum(sent) == 1 and not self.revoked else "likely"
+        for one, was_sent in zip(self.held, sent, strict=True):
+            yield one, guilt if was_sent else "none"
+            guilt = "possible" if was_sent else guilt
 
 
 class Dispatcher:
@@ -209,8 +223,11 @@ class Dispatcher:
             holding.add(_Held(source, lease), alone=suspect)
             holding.turn = self._served[source.number] = next(self._turns)
             self._fleet.leased(holding.life)
-            if not self._send(holding.life, source, lease) or suspect:
+            if not self._send(holding.life, source, lease):
                 # It is dying, or reconnecting: the lease is its own until then.
+                holding.unsent.add((source.number, lease.serial))
+                ready.remove(holding)
+            elif suspect:
                 ready.remove(holding)
             if not source.may_lease:
                 wanting.remove(source)
@@ -240,6 +257,7 @@ class Dispatcher:
         revoked = []
         for life, holding in self._holdings.items():
             if own := [one for one in holding.held[1:] if one.source is source]:
+                holding.revoked = True
                 for one in own:
                     holding.pop(source.number, one.lease.serial)
                 self._hub.send_revoke(life, source.number, [one.lease.serial for one in own])
@@ -253,13 +271,10 @@ class Dispatcher:
         holding = self._holdings.pop(life, None)
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
-        held = holding.held if holding is not None else []
-        for i, (source, lease) in enumerate(held):
-            # The sample before may have been finished, but its frame lost on the way out of the dying Blender.
-            first: Guilt = "certain" if len(held) == 1 else "likely"
-            source.give_back(lease, "none" if not crashed else "possible" if i else first)
-            if source.error is not None:
-                self._give_up(source)
+        for one, guilt in holding.blamed() if holding is not None else ():
+            one.source.give_back(one.lease, guilt if crashed else "none")
+            if one.source.error is not None:
+                self._give_up(one.source)
         self.dispatch()
 
     # -- from the hub ---------------------------------------------------------------------------------------------
@@ -267,10 +282,10 @@ class Dispatcher:
     def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None:
         """Send a life, which came back on another connection, the leases that it does not have."""
         has = {tuple(one) for one in holding}
-        own = self._holdings.get(life)
-        for source, lease in own.held if own is not None else ():
-            if (source.number, lease.serial) not in has:
-                self._send(life, source, lease)
+        own = self._holding(life)
+        for source, lease in own.held:
+            if (source.number, lease.serial) not in has and self._send(life, source, lease):
+                own.unsent.discard((source.number, lease.serial))
 
     def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
         """Hand a frame to its pass, if the sender holds that lease now."""

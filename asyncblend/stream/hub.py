@@ -17,7 +17,7 @@ from ..errors import ProtocolError
 from ..wire import payload, protocol
 from ..wire.gate import Gate
 from ..wire.launch import Life
-from ..wire.protocol import Message, Refused, UnreadableValues, WrongVersion
+from ..wire.protocol import Message, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
 
 _log = logging.getLogger("asyncblend")
@@ -28,7 +28,7 @@ _POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
 _TOLERATED = 16  # bad messages of one connection, after which the host does not listen to it any more
 _WARNINGS, _WARNING = 64, 6000  # texts about scenes that are logged in one run, and characters of each
-_SUSPECTS = 1024  # connections whose bad messages are counted: the memory of a host that strangers talk to is bounded
+_OFFENDERS = 1024  # connections whose bad messages are counted: the memory of a host that strangers talk to is bounded
 
 
 class Lives(Protocol):
@@ -102,18 +102,19 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
 
-        def drain() -> None:
-            if broken.done():
-                return
-            try:
-                if self._drain(lives, answers):
-                    loop.call_soon(drain)
-            except Exception as error:
-                broken.set_exception(error)
+        def reader(receive: Callable[[], bool]) -> Callable[[], None]:
+            def read() -> None:
+                if broken.done():  # or cancelled
+                    return
+                try:
+                    if receive():
+                        loop.call_soon(read)
+                except Exception as error:
+                    broken.set_exception(error)
 
-        def admit() -> None:
-            if self._gate.answer():
-                loop.call_soon(admit)
+            return read
+
+        drain, admit = reader(lambda: self._drain(lives, answers)), reader(self._gate.answer)
 
         # The sockets' own descriptors: pyzmq's asyncio layer makes futures and timers for each wait, which cost a
         # tenth of a millisecond of a round trip.
@@ -232,9 +233,10 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             elif kind != protocol.BYE:
                 raise ProtocolError(f"Blender {life.instance} sent a {kind}, which only the host sends")
         except ProtocolError as error:
-            self._dropped(lives, identity, error)
+            # First, so that who is expelled for it holds a lease, and a sample that is never readable is blamed.
             if isinstance(error, UnreadableValues) and life is not None and error.kind == protocol.FRAME:
                 answers.unreadable(life, error.fields["pass"], error.fields["lease"])
+            self._dropped(lives, identity, error)
 
     def _on_refused(self) -> None:
         self.refused += 1
@@ -252,7 +254,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         """Count a bad message, and turn away who keeps sending them: they are a cheap way to keep a host busy."""
         self.bad_messages += 1
         own = self._bad[identity] = self._bad.pop(identity, 0) + 1
-        if len(self._bad) > _SUSPECTS:
+        if len(self._bad) > _OFFENDERS:
             del self._bad[next(iter(self._bad))]
         life = self._life_of.get(identity)
         sender = "a connection that is no Blender's" if life is None else f"Blender {life.instance}"
@@ -266,10 +268,11 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def _hello(self, lives: Lives, answers: Answers, identity: bytes, message: Message) -> None:
         try:
             life = protocol.life_of(message.fields, self.token)
-        except Refused as error:
+        except (WrongToken, WrongVersion) as error:
             self._send_to(identity, protocol.encode(protocol.STOP, {"reason": str(error)}))
             if isinstance(error, WrongVersion):
-                answers.fail(error)  # one of our own Blenders, as it has the token: it will not get better
+                # One of our own Blenders, as it has the token: it will not get better.
+                answers.fail(ProtocolError(str(error)))
             raise
         if not lives.is_current(life):
             self._send_to(identity, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))

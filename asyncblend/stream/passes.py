@@ -32,7 +32,11 @@ class Drawn(NamedTuple):
 
 
 Guilt = Literal["none", "possible", "likely", "certain"]
-"""Whether a sample crashed its Blender: `certain` if that held no other, `likely` for the first of those that it held."""
+"""Whether a sample crashed its Blender.
+
+`certain`: the Blender held no other. `likely`: it is the first of those that it held. `possible`: it is another of those.
+`none`: nothing of it was begun, or its Blender did not crash.
+"""
 
 
 class Arrival(NamedTuple):
@@ -155,7 +159,9 @@ class Pass:
         self._suspects.add(lease.position)
         if guilt == "possible":
             return
-        deaths = self._deaths[lease.position] = self._deaths.get(lease.position, 0) + 1
+        if guilt == "certain" or lease.position not in self._deaths:  # a likely one counts once
+            self._deaths[lease.position] = self._deaths.get(lease.position, 0) + 1
+        deaths = self._deaths[lease.position]
         if deaths >= self._max_deaths and guilt == "certain":
             text = (
                 f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "

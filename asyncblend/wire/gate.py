@@ -59,10 +59,10 @@ class Gate:
             except zmq.Again:
                 return False
             known = len(request) == _REQUEST and request[5] == _MECHANISM and self._shows_token(*request[6:])
-            if not known:
-                self._on_refused()
             status = (b"200", b"OK") if known else (b"400", b"a wrong token")
             self._socket.send_multipart([b"1.0", request[1], *status, b"", b""])
+            if not known:
+                self._on_refused()
         return True
 
     def _shows_token(self, name: bytes, password: bytes) -> bool:

@@ -48,6 +48,13 @@ _NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, wh
 dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
 class Unsendable(TypeError):
     """A value cannot travel. The message names its key."""
 
@@ -183,8 +190,18 @@ def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:
             return fetch(tree["$"])
         if len(tree) == 1 and tree["$float"] in ("nan", "inf", "-inf"):
             return float(tree["$float"])
-        raise ProtocolError(f"no array and no number: {tree!r:.80}")
-    return {name.removeprefix("$"): from_tree(item, fetch, depth + 1) for name, item in tree.items()}
+        # Not the tree itself: its text may be as large as the message, and nested too deeply to be made.
+        raise ProtocolError(f"no array and no number: an object of {', '.join(tree):.80}")
+    return {_plain(name): from_tree(item, fetch, depth + 1) for name, item in tree.items()}
+
+
+def _plain(name: str) -> str:
+    """Return the key of the user's that is written as `name` in a tree."""
+    if not name.startswith("$"):
+        return name
+    if not name.startswith("$$"):
+        raise ProtocolError(f"a key {name!r:.80}, which no dict is written with")
+    return name[1:]
 
 
 def _is_mathutils(value: Any) -> bool:
@@ -222,7 +239,7 @@ def bytes_of(part: Any) -> memoryview:
 def parse_json(buffer: memoryview, what: str) -> dict[str, Any]:
     """Return the JSON object in a buffer. Raises ProtocolError if it is none."""
     try:
-        value = json.loads(str(buffer, "utf-8"))
+        value = _loads(str(buffer, "utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ProtocolError(f"a {what} that is no JSON: {error}") from None
     if not isinstance(value, dict):
@@ -253,6 +270,8 @@ def decode_tree(message: Any, buffers: list[memoryview], hold: Hold | None = Non
     if not isinstance(message, dict) or not isinstance(message.get("arrays"), list):
         raise ProtocolError("a tree without arrays or values")
     described = message["arrays"]
+    if len(described) > MAX_ARRAYS:
+        raise ProtocolError(f"{len(described)} arrays in one message")
     memory = _shared_memory(message["slot"], hold) if "slot" in message else None
     unused = deque(buffers)
     arrays = [_view(spec, unused, memory) for spec in described]

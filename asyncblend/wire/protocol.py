@@ -80,11 +80,11 @@ class UnreadableValues(ProtocolError):
         return type(self), (str(self), self.kind, self.fields)
 
 
-class Refused(ProtocolError):
+class WrongToken(ProtocolError):
     """The other side is not of this run."""
 
 
-class WrongVersion(Refused):
+class WrongVersion(ProtocolError):
     """The other side speaks another version of the protocol."""
 
 
@@ -201,11 +201,12 @@ def life_of(fields: Mapping[str, Any], token: str) -> Life:
 
     Raises:
         ProtocolError: A field is bad.
-        Refused: The token is wrong.
+        WrongToken: The token is wrong.
         WrongVersion: The token is right, the protocol version another one.
     """
     if not hmac.compare_digest(field(fields, "token", str).encode(errors="replace"), token.encode()):
-        raise Refused("a wrong token: the sender is not of this run")
+        raise WrongToken("a wrong token: the sender is not of this run")
+    field(fields, "version", int)
     check_version(fields, "Blender's side")
     return Life(field(fields, "instance", int), field(fields, "epoch", int))
 

@@ -69,7 +69,9 @@ class Ring:
         self._map = mmap.mmap(descriptor, 0)
         self._held: set[int] = set()
         self.lost = 0
-        """Bytes of slots, about, that stay in use until the Blender ends, because a forked process may look at them."""
+        """Bytes of slots that stay in use until the Blender ends, because a forked process may look at them.
+
+        As much, or up to twice as much. Not counted are the few whose message was dropped unread, on a lost connection."""
 
     @classmethod
     def create(cls) -> Ring | None:
@@ -116,7 +118,7 @@ class Ring:
 
     def _lose(self, slot: int) -> None:
         # A size that Blender may have written wrong. Two threads that add at once may lose one, which does no harm.
-        self.lost += min(_PAGE << self._map[slot] >> 1, _SIZE)
+        self.lost += min(_PAGE << self._map[slot], _SIZE)
 
 
 class _Held(np.ndarray[Any, Any]):

@@ -129,7 +129,7 @@ def test_in_a_terminal_it_is_one_line(folder: Path) -> None:
 def test_what_blenders_do() -> None:
     """Each state is counted in words, in a stable order; a state that is unknown is named."""
     none = {"delivered": 0, "rendering": 0, "queued": 0, "skipped": 0, "restarts": 0, "recycled": 0}
-    none |= {"duplicates": 0, "stale": 0, "bad_messages": 0}
+    none |= {"duplicates": 0, "stale": 0, "bad_messages": 0, "refused": 0}
     assert doing(None) == "no Blender was started yet"
     states = ("ready", "starting", "ready", "backoff", "asleep")
     stats = StreamStats(**none, frames={}, state=dict(enumerate(states)))

@@ -154,7 +154,7 @@ async def test_the_token_of_another_run_is_refused(stage: Stage) -> None:
         assert (await stranger.receive()).kind == protocol.STOP
 
 
-@pytest.mark.parametrize("version", [protocol.VERSION + 1, 0, None, "1"], ids=repr)
+@pytest.mark.parametrize("version", [protocol.VERSION + 1, 0])
 async def test_another_version_with_our_token_ends_the_run(stage: Stage, version: Any) -> None:
     """A Blender of this run with another protocol version is an error that names both versions, on both sides."""
     peer = stage.peer()

@@ -316,7 +316,7 @@ async def test_a_sample_may_kill_so_many_blenders() -> None:
         else:
             assert isinstance(source.error, SampleError)
             assert source.error.index == 7
-            text = "sample 7 killed its Blender 3 times, or something outside did (is memory short?); its params: "
+            text = "sample 7 killed its Blender 2 times, or something outside did (is memory short?); its params: "
             assert str(source.error) == text + "{'level': 3}"
 
 

@@ -128,11 +128,14 @@ class Blender:
         self.held: dict[Name, int] = {}  # what the host must believe that it holds: the index by name
         self.urgent: set[Name] = set()  # those of them that are urgent
         self.alone = False  # whether it holds a suspect
+        self.unsent: set[Name] = set()  # leases that the host knows not to have reached it
+        self.revoked = False  # whether a lease of it was taken back
         self.reordered = False  # whether it may be at another sample than the host can know
 
     def release(self, name: Name) -> int | None:
         index = self.held.pop(name, None)
         self.urgent.discard(name)
+        self.unsent.discard(name)
         self.reordered &= bool(self.held)
         self.alone &= bool(self.held)
         return index
@@ -199,6 +202,9 @@ class World:
                 blender.urgent.add(name_of(message))
         if blender.connection == "good":
             blender.inbox.append(message)
+            blender.unsent.discard(name_of(message))
+        elif blender.connection == "lost":
+            blender.unsent.add(name_of(message))
         return blender.connection != "lost"
 
     def check_new_lease(self, blender: Blender, message: Message) -> None:
@@ -230,6 +236,7 @@ class World:
 
     def send_revoke(self, life: Life, number: int, serials: Sequence[int]) -> None:
         blender, consumer = self.blenders[life.instance], self.consumer_of((number, 0))
+        blender.revoked = True
         for serial in serials:
             index = blender.release((number, serial))
             assert index is not None, "a lease that the life does not hold"
@@ -248,7 +255,8 @@ class World:
             if guilt != "none":
                 consumer.suspects.add(lease.index)
             if guilt in ("likely", "certain"):
-                consumer.deaths[lease.index] = consumer.deaths.get(lease.index, 0) + 1
+                if guilt == "certain" or lease.index not in consumer.deaths:
+                    consumer.deaths[lease.index] = consumer.deaths.get(lease.index, 0) + 1
                 if consumer.deaths[lease.index] >= MAX_DEATHS and guilt == "certain":
                     consumer.bad_sample(lease.index)
 
@@ -374,8 +382,9 @@ class World:
         self.dispatcher.life_over(blender.life)
         assert {name for name, _ in self.returned} == blender.held.keys()
         certain, likely = ([name for name, guilt in self.returned if guilt == which] for which in ("certain", "likely"))
-        assert len(certain + likely) == (crash and bool(blender.held))
-        assert not certain or [name for name, _ in self.returned] == certain, "others may have done it"
+        sent = blender.held.keys() - blender.unsent
+        assert len(certain + likely) == (crash and bool(sent))
+        assert not certain or (sent == set(certain) and not blender.revoked), "others may have done it"
         guilty = blender.rendering and name_of(blender.rendering)
         if guilty in blender.held and not blender.outbox and not blender.reordered and crash:
             assert certain + likely == [guilty], "an innocent sample is blamed"
