@@ -1,6 +1,7 @@
 """Blender processes: found, started, watched, restarted and stopped.
 
 - `discovery.py`: which Blenders are on this machine. `install/`: what they lack.
+- `preflight.py`: what a run needs of this process and machine, checked before anything starts.
 - `workspace.py`: the run's private folder, and the pipe that tells a Blender when its host is gone. `sweeper.py`: the
   process that then removes what is left.
 - `spawn.py`: the command line and environment of one Blender. `process.py`: one child process. `log.py`: its output.

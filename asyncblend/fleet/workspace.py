@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 
 from ..wire.launch import Lifeline
+from .preflight import temporary_folder, working_directory
 from .sweeper import Sweeper
 
 _log = logging.getLogger("asyncblend")
@@ -23,11 +24,12 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
     Use it as a context manager in the process that owns the run.
 
     Raises:
+        ConfigError: The working directory is gone, or the folder for temporary files cannot be used.
         OSError: The operating system refused. Nothing is left then.
     """
 
     def __init__(self) -> None:
-        self.cwd = os.getcwd()
+        self.cwd, temporary = working_directory(), temporary_folder()
         """The working directory when the run began. Every Blender gets it, also one that starts later."""
         self.lifeline: Lifeline | None  # The read end of the pipe, which each Blender inherits. None after the end
         self._held: int | None
@@ -36,7 +38,7 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
         self.lifeline = Lifeline.of(read)
         _workspaces.add(self)
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix="asyncblend-"))
+            self.folder = Path(tempfile.mkdtemp(prefix="asyncblend-", dir=temporary))
             try:
                 self._sweeper = Sweeper(self.folder, read)
             except FileNotFoundError as error:
