@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -198,13 +197,11 @@ def folders() -> list[Path]:
 def ended(kind_of_program: str) -> None:
     """Check that nothing is left.
 
-    multiprocessing kills torch's workers while they clean up, when the main process ends. Then their Blenders end by
-    themselves, and the folder of the run may stay.
+    multiprocessing kills torch's workers while they clean up, when the main process ends. Then their Blenders, and what
+    removes their folders, end in a moment.
     """
     if kind_of_program == "workers":
         until(lambda: not everything())
-        for folder in folders():
-            shutil.rmtree(folder, ignore_errors=True)
     assert not everything()
     assert not folders()
 
