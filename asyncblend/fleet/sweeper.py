@@ -13,6 +13,7 @@ from .process import launching
 _sweepers: weakref.WeakSet[Sweeper] = weakref.WeakSet()
 
 _SWEEP = """
+PATH=/usr/bin:/bin:$PATH
 trap '' HUP INT TERM
 sweep() {
     for found in $(LC_ALL=C grep -lsF "$2" /proc/[0-9]*/environ); do

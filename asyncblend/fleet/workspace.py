@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import weakref
 from pathlib import Path
 
@@ -37,17 +37,16 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
         read, self._held = os.pipe()
         self.lifeline = Lifeline.of(read)
         _workspaces.add(self)
+        self.folder = Path(temporary, f"asyncblend-{secrets.token_urlsafe(6)}")
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix="asyncblend-", dir=temporary))
             try:
+                # Before the folder, so that there is no moment in which a kill leaves one.
                 self._sweeper = Sweeper(self.folder, read)
             except FileNotFoundError as error:
                 _log.warning("If this program is killed, %s will stay: %s", self.folder, error)
-            except BaseException:
-                self.folder.rmdir()
-                raise
+            self.folder.mkdir(0o700)
         except BaseException:
-            self._close_pipe()
+            self.__exit__()
             raise
 
     def life_folder(self, instance: int, epoch: int) -> Path:
