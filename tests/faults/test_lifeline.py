@@ -7,6 +7,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,37 @@ def test_other_process_groups_of_a_script_end_with_a_killed_host(
         program.until(lambda: len(running(SLEEP)) == 2)
         program.kill(signal.SIGKILL)
         nothing_is_left()
+
+
+HOLDS = """
+import os, sys, threading
+from asyncblend.blender.serving import lifeline
+from asyncblend.wire.launch import Lifeline
+
+read, write = os.pipe()
+pipe = Lifeline.of(read)
+
+def refuse(*_): raise PermissionError
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("os.close(write); lifeline.hold(pipe)", -signal.SIGKILL),
+        ("os.open = refuse; lifeline.hold(pipe); os.close(write)", -signal.SIGKILL),
+        ("lifeline.hold(pipe._replace(inode=pipe.inode + 1)); os.write(write, b'x'); os.close(write); sys.exit(3)", 3),
+        ("os.close(read); lifeline.hold(pipe); sys.exit(3)", 3),
+        ("lifeline.hold(None); sys.exit(3)", 3),
+    ],
+    ids=["the host is gone already", "only the thread can watch", "another pipe", "closed by a wrapper", "none"],
+)
+def test_what_a_blender_holds(code: str, status: int) -> None:
+    """It ends with its host, and takes no other file for the host's pipe."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{HOLDS}{code}; threading.Event().wait()"],
+        start_new_session=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert done.returncode == status
