@@ -2,7 +2,9 @@
 
 - `discovery.py`: which Blenders are on this machine. `pythons.py`: whether another Python has the bpy module.
 - `install/`: what Blenders lack.
-- `workspace.py`: the run's private folder, and the pipe that tells a Blender when its host is gone.
+- `preflight.py`: what a run needs of this process and machine, checked before anything starts.
+- `workspace.py`: the run's private folder, and the pipe that tells a Blender when its host is gone. `sweeper.py`: the
+  process that then removes what is left.
 - `spawn.py`: the command line and environment of one Blender. `process.py`: one child process. `log.py`: its output.
 - `fleet.py`: the supervisor of all instances. It acts on what the other files decide:
 - `instance.py`: the states of one instance through all its lives. `liveness.py`: whether a life is overdue.

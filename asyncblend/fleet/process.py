@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 from asyncio.subprocess import Process
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -30,8 +30,15 @@ _forking = threading.RLock()
 os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
 
 
+@contextlib.contextmanager
+def launching() -> Iterator[None]:
+    """Let no other thread fork while a process is launched in this block. Do not await in it."""
+    with _forking, ring.launching():
+        yield
+
+
 class ChildProcess:
-    """A process, its process group, its log and its folder. Made by `start`, and ended by `stop`."""
+    """A process, its session, its log and its folder. Made by `start`, and ended by `stop`."""
 
     def __init__(self, process: Process, folder: Path, log: Log) -> None:
         self._process = process
@@ -102,7 +109,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The process's id, which is also that of its process group."""
+        """The process's id, which is also that of its process group and of its session."""
         return self._process.pid
 
     async def wait(self) -> int:
@@ -115,11 +122,16 @@ class ChildProcess:
             return  # the id may belong to another process by now
         # What the process started may outlive it, so its group is killed even when it has ended itself. The id of a
         # group is not given to others while one member lives, nor in the moment after the last has ended.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        _kill_group(self.pid)
+        killed = {self.pid}
+        # A shell or `timeout` makes groups of its own in the session. Again, as one may be made during the search.
+        while found := _groups_of(self.pid) - killed:
+            for group in found:
+                _kill_group(group)
+            killed |= found
 
     async def stop(self, ask: Callable[[], None], grace: float) -> None:
-        """Have the process end; return when it is reaped, its group is killed and its folder is gone.
+        """Have the process end; return when it is reaped, its session is killed and its folder is gone.
 
         If this is cancelled (a second Ctrl-C), it kills at once and still finishes.
 
@@ -195,6 +207,23 @@ class ChildProcess:
             self._exited.set_result(status)
 
 
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _groups_of(session: int) -> set[int]:
+    """Return the process groups in a session. Empty where /proc cannot be read."""
+    groups = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdecimal():
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended meanwhile
+                    if os.getsid(int(name)) == session:
+                        groups.add(os.getpgid(int(name)))
+    return groups
+
+
 def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
     """Run create_subprocess_exec to its end. No cancellation reaches it, also not that of all tasks of the loop.
 
@@ -205,7 +234,7 @@ def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
     loop.set_task_factory(lambda _, steps, **options: _without_task(steps))
     try:
         # In their first step both loops launch. uvloop itself forks then, and runs the hooks for forks.
-        with _forking, ring.launching():
+        with launching():
             return _without_task(asyncio.create_subprocess_exec(*command, **options))
     finally:
         loop.set_task_factory(before)

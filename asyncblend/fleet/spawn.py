@@ -92,7 +92,8 @@ class Spawner:
         if ring is not None:
             self._rings[life] = ring
         shared = None if ring is None else ring.descriptor
-        inherited = [one for one in (self._workspace.lifeline, shared) if one is not None]
+        lifeline = self._workspace.lifeline
+        inherited = [one for one in (lifeline and lifeline.descriptor, shared) if one is not None]
         try:
             return await BlenderProcess.start(
                 self._command(life),
@@ -157,7 +158,6 @@ class Spawner:
             gpu=gpu is not None,
             lifeline=workspace.lifeline,
             ring=shared,
-            scratch=str(workspace.folder),
             packages=str(packages.cache_folder()),
             report=str(folder / _REPORT),
         ).put(environment)

@@ -12,6 +12,7 @@ from ..config import StreamConfig
 from ..errors import ConfigError, ForkedProcessError, StreamClosed
 from ..fleet.discovery import find_blender
 from ..fleet.fleet import Fleet
+from ..fleet.preflight import check_descriptors, check_loopback, working_directory
 from ..fleet.pythons import check
 from ..fleet.spawn import Spawner
 from ..fleet.workspace import Workspace
@@ -45,10 +46,13 @@ class Run:
         """Find Blender, bind the socket and begin to launch the fleet. Passes may be begun from now on.
 
         Raises:
-            ConfigError: Script or scene do not exist.
+            ConfigError: Script or scene do not exist, or this process may not open enough files, or has no usable
+                working directory or folder for temporary files.
             BlenderNotFound: There is no Blender.
         """
         config = self._config
+        check_descriptors(config.instances)
+        working_directory()
         _check_file("script", config.script)
         if config.scene is not None:
             _check_file("scene", config.scene)
@@ -57,6 +61,7 @@ class Run:
         try:
             workspace = self._resources.enter_context(Workspace())
             self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
+            check_loopback(self._hub.endpoint)
             spawn = Spawner(config, blender, workspace, self._hub, self._rings, first=self._first)
             self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
             self._dispatcher = Dispatcher(config, self._hub, self._fleet)

@@ -3,6 +3,7 @@
     launch     what a Blender is told when it is started, and the report that it leaves if it cannot serve
     protocol   the messages, and their form: a JSON header and raw buffers
     payload    the values that a message carries, as JSON and arrays
+    ownership  whether a folder of packages can be trusted
     ring       memory that a Blender and the host share, in which large arrays lie instead of being sent
 
 The host writes a `Launch` into the environment of a Blender and starts it. From then on messages go over one ZeroMQ

@@ -31,6 +31,27 @@ class Life(NamedTuple):
     """Number of this launch of the instance, from 0 on."""
 
 
+class Lifeline(NamedTuple):
+    """The read end of the host's pipe, as a descriptor that a Blender inherits, and which pipe it is."""
+
+    descriptor: int
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Lifeline:
+        """Describe an open pipe."""
+        about = os.fstat(descriptor)
+        return cls(descriptor, about.st_dev, about.st_ino)
+
+    def holds(self) -> bool:
+        """Return whether the descriptor is that pipe. Whoever closes descriptors may leave its number to another file."""
+        try:
+            return Lifeline.of(self.descriptor) == self
+        except OSError:
+            return False
+
+
 @dataclass(frozen=True)
 class Launch:
     """What one Blender is told at its start. It travels in the environment, because it has a secret."""
@@ -55,12 +76,10 @@ class Launch:
     """Number of threads to render with. None: as the scene has it."""
     gpu: bool
     """Whether to render on the GPU. The process can see only one."""
-    lifeline: int | None
-    """Inherited descriptor of a pipe, which reads as ended when the host is gone. None: there is none."""
+    lifeline: Lifeline | None
+    """A pipe that reads as ended when the host is gone. None: there is none."""
     ring: int | None
     """Inherited descriptor of the memory that is shared with the host (`ring`). None: there is none."""
-    scratch: str
-    """The run's private folder. A Blender that outlives a killed host removes it."""
     packages: str
     """Folder in which each kind of Python has a folder with packages that Blender's Python may lack."""
     report: str
@@ -76,7 +95,8 @@ class Launch:
     @classmethod
     def take(cls, environment: MutableMapping[str, str]) -> Launch:
         """Read this from the environment, and remove it, so that processes which the script starts do not get the secret."""
-        return cls(**json.loads(environment.pop(_VARIABLE)))
+        told = json.loads(environment.pop(_VARIABLE))
+        return cls(**told | {"lifeline": told["lifeline"] and Lifeline(*told["lifeline"])})
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _launch(endpoint: str, folder: str) -> Launch:
     return Launch(
         endpoint=endpoint, token=TOKEN, instance=0, epoch=0, beat=0.5, kind="fake", script="", script_args=[],
         scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, lifeline=None, ring=None,
-        scratch=folder, packages=folder, report=f"{folder}/report.json",
+        packages=folder, report=f"{folder}/report.json",
     )  # fmt: skip
 
 

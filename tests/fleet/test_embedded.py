@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import shutil
+import stat
 import sys
 import textwrap
 import tomllib
@@ -329,3 +330,29 @@ def test_the_line_by_hand_is_quoted() -> None:
     line = embedded._by_hand("/a b/python", HERE, Path("/c d"))
     assert shlex.split(line)[:3] == ["/a b/python", "-m", "venv"]
     assert line.endswith("> '/c d/current'")
+
+
+def test_one_that_others_may_change_is_not_used(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their code would run as this user. The log says why there is no Blender."""
+    home = embedded._home(HERE)
+    python = home / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (home / "env" / "lib" / "python3.x" / "site-packages" / "bpy").mkdir(parents=True)
+    (home / "current").write_text("env")
+    assert list(embedded_pythons()) == [str(python)]
+    home.chmod(0o777)
+    assert list(embedded_pythons()) == []
+    assert caplog.messages == [f"Not using {python}: other users may write to {home} (its mode is 777)"]
+
+
+async def test_folders_are_private_whatever_the_umask(index: Path, cache: Path) -> None:
+    """No other user can change the Python that would run as this one."""
+    before = os.umask(0)
+    try:
+        python = await make_embedded()
+    finally:
+        os.umask(before)
+    made = (cache, Path(python).parents[2])
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o700] * 2
+    assert list(embedded_pythons()) == [python]

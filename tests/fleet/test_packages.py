@@ -6,23 +6,28 @@ import asyncio
 import hashlib
 import importlib.util
 import logging
+import os
+import pwd
 import shutil
+import stat
 import sys
+import tempfile
 import textwrap
 import zipfile
 from base64 import urlsafe_b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from asyncblend.errors import InstanceError
+from asyncblend.blender.serving import requirements
+from asyncblend.errors import ConfigError, InstanceError
 from asyncblend.fleet.install import packages
 from asyncblend.fleet.install.packages import cache_folder, install, locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 HOST_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")
@@ -80,6 +85,11 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"bin", "Scripts"}
 
 
+def holder(pid: int) -> str:
+    """Return what the log calls the process that holds a lock."""
+    return f"the installation by process {pid}" if Path("/proc/locks").exists() else "another installation"
+
+
 ALPHA = {"alpha", "alpha.libs", "alpha-1.0.dist-info"}
 BETA = {"beta", "beta.libs", "beta-1.0.dist-info"}
 
@@ -122,7 +132,7 @@ async def test_tasks_that_ask_at_once_install_once(index: Path, folder: Path, ca
     caplog.set_level(logging.INFO, "asyncblend")
     await asyncio.gather(*(install(["alpha"], HOST_PYTHON, folder) for _ in range(3)))
     assert names(folder) == ALPHA
-    wait = f"Waiting for another installation, which holds {folder}.lock"
+    wait = f"Waiting for {holder(os.getpid())}, which holds {folder}.lock"
     install_it = f"Installing alpha for Blender's Python {HOST_PYTHON} into {folder} (once)"
     assert sorted(caplog.messages) == [install_it, wait, wait]
 
@@ -161,18 +171,18 @@ async def test_a_process_that_dies_releases_its_lock(
                 await asyncio.Event().wait()
         asyncio.run(main())
     """)
-    holder = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    assert holder.stdout is not None
-    assert await holder.stdout.readline() == b"held\n"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
     installing = asyncio.create_task(install(["alpha"], HOST_PYTHON, folder))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):  # for several attempts
             await asyncio.shield(installing)
-    holder.kill()
-    await holder.wait()
+    process.kill()
+    await process.wait()
     await installing
     assert names(folder) == ALPHA
-    assert caplog.messages == [f"Waiting for another installation, which holds {folder}.lock"]
+    assert caplog.messages == [f"Waiting for {holder(process.pid)}, which holds {folder}.lock"]
 
 
 @needs_pip
@@ -236,6 +246,80 @@ async def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         await install(["alpha"], HOST_PYTHON, tmp_path / "cache" / "packages" / "cpython-311")
 
 
+# -- nobody else can put code there ------------------------------------------------------------------------------
+
+
+@needs_pip
+async def test_folders_are_private_whatever_the_umask(index: Path, folder: Path, tmp_path: Path) -> None:
+    """No other user can write to a folder that is on Blender's sys.path, or above it up to what there was before."""
+    before = os.umask(0)
+    try:
+        await install(["alpha"], HOST_PYTHON, folder)
+    finally:
+        os.umask(before)
+    made = (folder, folder.parent, folder.parent.parent)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o700] * 3
+    assert names(folder) == ALPHA
+    await install(["alpha"], HOST_PYTHON, folder)
+
+
+def writable(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def anothers(path: Path) -> None:
+    os.chown(path, 12345, -1)
+
+
+def anothers_link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+    os.chown(path, 12345, -1, follow_symlinks=False)
+
+
+@pytest.mark.parametrize("which", ["folder", "folder above"])
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (writable, "other users may write to {} (its mode is 777)"),
+        (anothers, "{} belongs to another user (number 12345; this one is 0)"),
+        (anothers_link, "{} belongs to another user (number 12345; this one is 0)"),
+    ],
+    ids=["writable", "another's", "another's link"],
+)
+async def test_a_folder_in_which_others_may_put_code_is_refused(
+    spoil: Callable[[Path], None], why: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host does not install into it, and says why and what to do; Blender does not import from it."""
+    if spoil is not writable and os.geteuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    folder = Path(requirements.look(str(tmp_path / "cache")).folder)
+    folder.mkdir(parents=True)
+    (folder / "module.py").touch()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    requirements.look(str(folder.parent))
+    assert sys.path.pop() == str(folder)
+
+    spoiled = folder if which == "folder" else folder.parent
+    spoil(spoiled)
+    requirements.look(str(folder.parent))
+    assert str(folder) not in sys.path
+    with pytest.raises(InstanceError) as caught:
+        await install(["alpha"], HOST_PYTHON, folder)
+    assert why.format(spoiled) in str(caught.value)
+    assert "or make it yours alone" in str(caught.value)
+    assert caught.value.command.startswith("export ASYNCBLEND_CACHE=FOLDER")
+    assert names(folder) == {"module.py"}
+
+
+@needs_pip
+async def test_a_cache_in_a_folder_like_tmp(index: Path, tmp_path: Path) -> None:
+    """Others may write to it, but cannot rename what is ours."""
+    tmp_path.chmod(0o1777)
+    await install(["alpha"], HOST_PYTHON, tmp_path / "cpython-311")
+    assert names(tmp_path / "cpython-311") == ALPHA
+
+
 async def test_no_pip_and_no_uv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -281,3 +365,20 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: dict
     for variable, value in env.items():
         monkeypatch.setenv(variable, value.format(tmp_path))
     assert cache_folder() == tmp_path / expected
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$HOME is not set, and the system does not know the user: no folder named "~" is made, and nothing raises."""
+
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    for variable in ("ASYNCBLEND_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert cache_folder() == Path(tempfile.gettempdir(), f"asyncblend-cache-{os.geteuid()}", "packages")
+    monkeypatch.setenv("ASYNCBLEND_CACHE", "~/own")
+    with pytest.raises(ConfigError, match=r"\$ASYNCBLEND_CACHE='~/own' begins with a home folder that is not known"):
+        cache_folder()
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path / "packages"

@@ -249,8 +249,8 @@ def test_it_inherits_the_lifeline(run: Run, folder: Path) -> None:
         with Workspace() as workspace:
             assert workspace.lifeline is not None
             code = "import os, sys; sys.exit(0 if os.read(int(sys.argv[1]), 1) == b'' else 1)"
-            command = [sys.executable, "-c", code, str(workspace.lifeline)]
-            process = await ChildProcess.start(command, os.environ, folder, inherit=[workspace.lifeline])
+            command = [sys.executable, "-c", code, str(workspace.lifeline.descriptor)]
+            process = await ChildProcess.start(command, os.environ, folder, inherit=[workspace.lifeline.descriptor])
         status = await process.wait()
         assert process.log.tail() == ""
         await over(process)
@@ -564,7 +564,7 @@ def test_the_lifeline_ends_with_the_workspace() -> None:
     before = psutil.Process().num_fds()
     with Workspace() as workspace:
         assert workspace.lifeline is not None
-        read_end = os.dup(workspace.lifeline)
+        read_end = os.dup(workspace.lifeline.descriptor)
         os.set_blocking(read_end, False)
         with pytest.raises(BlockingIOError):
             os.read(read_end, 1)
@@ -684,7 +684,7 @@ import os, select, sys
 from asyncblend.fleet.workspace import Workspace
 
 workspace = Workspace()
-read_end = os.dup(workspace.lifeline)
+read_end = os.dup(workspace.lifeline.descriptor)
 told, tell = os.pipe()
 child = os.fork()
 if child == 0:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asyncblend.errors import ConfigError
-from asyncblend.wire.launch import Launch, Report
+from asyncblend.wire.launch import Launch, Lifeline, Report
 
 TOLD: dict[str, Any] = {
     "endpoint": "ipc:///run/hub",
@@ -24,9 +24,8 @@ TOLD: dict[str, Any] = {
     "autoexec": True,
     "threads": 2,
     "gpu": False,
-    "lifeline": 7,
+    "lifeline": Lifeline(7, 13, 4711),
     "ring": None,
-    "scratch": "/run",
     "packages": "/cache",
     "report": "/run/report.json",
 }

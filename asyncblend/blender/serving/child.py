@@ -25,7 +25,7 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
         worker_type: Makes the worker in place of `Worker`; for `asyncblend.testing`.
     """
     launch = Launch.take(os.environ)
-    lifeline.hold(launch.lifeline, launch.scratch)
+    lifeline.hold(launch.lifeline)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()  # a crash in Blender leaves the Python traceback in the log

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 
 from ...wire.launch import Report
+from ...wire.ownership import why_untrusted
 
 _PACKAGES = {"numpy": "numpy", "zmq": "pyzmq"}  # module -> distribution
 
@@ -27,10 +28,11 @@ def look(cache: str) -> Report:
 
     Args:
         cache: The folder that has one folder of packages per kind of Python, filled by the host. It goes last on
-            sys.path, so that a package which Blender has itself is preferred.
+            sys.path, so that a package which Blender has itself is preferred. A folder that somebody else may have
+            written to is left out; the host says so when it is to install into it.
     """
     folder = os.path.join(cache, f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}")
-    if os.path.isdir(folder):
+    if os.path.isdir(folder) and not why_untrusted(folder, cache):
         sys.path.append(folder)
     missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     return Report(packages=missing or None, python=".".join(map(str, sys.version_info[:2])), folder=folder)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InstanceError
+from ...wire.ownership import why_untrusted
 from ..process import output_of
-from .packages import cache_folder, locked, run_installer
+from .packages import PRIVATE, cache_folder, locked, run_installer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,9 +38,17 @@ _MISLEADING = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_PYTH
 
 
 def embedded_pythons() -> Iterator[str]:
-    """Yield the Python of each complete environment on this machine, the best one first. Looks at files only."""
+    """Yield the Python of each complete environment on this machine, the best one first. Looks at files only.
+
+    One that somebody else may have changed is passed over, with a warning.
+    """
     for version in _by_preference():
-        if (python := _complete(_home(version))) is not None:
+        home = _home(version)
+        if (python := _complete(home)) is None:
+            continue
+        if why := why_untrusted(home, home.parent):
+            _log.warning("Not using %s: %s", python, why)
+        else:
             yield python
 
 
@@ -78,7 +87,7 @@ async def make_embedded() -> str:
     version, base = await _working_python()
     home = _home(version)
     async with locked(home, MODULES[version]):
-        home.mkdir(exist_ok=True)
+        home.mkdir(PRIVATE, exist_ok=True)
         return _complete(home) or await _make(base, version, home)
 
 

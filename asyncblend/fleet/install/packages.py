@@ -15,13 +15,15 @@ import secrets
 import shlex
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from ...errors import InstanceError
+from ...errors import ConfigError, InstanceError
+from ...wire.ownership import why_untrusted
 from ..process import output_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ _log = logging.getLogger("asyncblend")
 
 OTHER_FOLDER = "export ASYNCBLEND_CACHE=FOLDER    (with a folder that you may write to)"
 """What to type where the cache folder cannot be written."""
+
+PRIVATE = 0o700
+"""Mode of each folder that is made here, whatever the umask: what others could write there would run as this user."""
 
 _UNFINISHED = ".new-"
 _NOT_MODULES = {"..", "bin", "__pycache__"}
@@ -42,10 +47,22 @@ _SHOWN_LINES = 12
 def cache_folder() -> Path:
     """Return the folder that has one folder of packages per kind of Python. It need not exist.
 
-    It is `packages` in $ASYNCBLEND_CACHE, or else in `asyncblend` in the user's cache folder.
+    It is `packages` in $ASYNCBLEND_CACHE, or else in `asyncblend` in the user's cache folder. A user without a home has
+    it among the temporary files.
+
+    Raises:
+        ConfigError: $ASYNCBLEND_CACHE begins with a home folder that is not known.
     """
-    own = os.environ.get("ASYNCBLEND_CACHE")
-    return (Path(own).expanduser().absolute() if own else platformdirs.user_cache_path("asyncblend")) / "packages"
+    if own := os.environ.get("ASYNCBLEND_CACHE"):
+        folder = os.path.expanduser(own)
+        if folder.startswith("~"):
+            text = f"$ASYNCBLEND_CACHE={own!r} begins with a home folder that is not known; give its whole path"
+            raise ConfigError(text)
+    elif os.path.expanduser("~") == "~" and not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "")):
+        folder = os.path.join(tempfile.gettempdir(), f"asyncblend-cache-{os.geteuid()}")
+    else:
+        folder = platformdirs.user_cache_dir("asyncblend")
+    return Path(folder).absolute() / "packages"
 
 
 async def install(packages: Sequence[str], python: str, folder: Path) -> None:
@@ -75,7 +92,7 @@ async def install(packages: Sequence[str], python: str, folder: Path) -> None:
 async def _install(packages: Sequence[str], python: str, folder: Path) -> None:
     # Installed beside the folder, under a name that nobody reads, so that moving it in takes no more than renaming.
     fresh = folder.with_name(f"{folder.name}{_UNFINISHED}{secrets.token_hex(4)}")
-    fresh.mkdir()
+    fresh.mkdir(PRIVATE)
     try:
         await run_installer(
             _command(packages, python, fresh),
@@ -162,18 +179,26 @@ async def locked(folder: Path, what: str) -> AsyncIterator[None]:
     Waiting for it does not block the event loop. When a process dies, its lock is released.
 
     Raises:
-        InstanceError: The lock file, or something inside this context, could not be written.
+        InstanceError: The lock file, or something inside this context, could not be written; or the folder is another
+            user's, or others may write to it.
     """
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     waits = False
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(folder.parent)
+        if why := why_untrusted(folder, folder.parent):
+            text = f"{what} cannot be in {folder}, because code from there would run as this user, and {why}.\n"
+            raise InstanceError(
+                f"{text}Remove that folder or make it yours alone, or let $ASYNCBLEND_CACHE name another one.",
+                command=OTHER_FOLDER,
+                details=why,
+            )
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 if not waits:
-                    _log.warning("Waiting for another installation, which holds %s", lock.lock_file)
+                    _log.warning("Waiting for %s, which holds %s", _holder(lock.lock_file), lock.lock_file)
                 waits = True
                 await asyncio.sleep(_RETRY)
         yield
@@ -182,3 +207,21 @@ async def locked(folder: Path, what: str) -> AsyncIterator[None]:
         raise InstanceError(text, command=OTHER_FOLDER) from error
     finally:
         lock.release()
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it, unlike `mkdir(parents=True)`, which makes those above for everybody."""
+    for missing in reversed([above for above in (folder, *folder.parents) if not above.exists()]):
+        missing.mkdir(PRIVATE, exist_ok=True)
+
+
+def _holder(lock_file: str) -> str:
+    """Return who holds a lock file, in words. Linux lists the process."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        state = os.stat(lock_file)
+        file = f"{os.major(state.st_dev):02x}:{os.minor(state.st_dev):02x}:{state.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            *_, holder, locked_file, _, _ = line.split()
+            if locked_file == file and int(holder) > 0:  # one outside of this container has no number
+                return f"the installation by process {holder}"
+    return "another installation"
