@@ -12,6 +12,7 @@ from benchmarks.origin import origin
 from benchmarks.passes import passes
 from benchmarks.record import record
 from benchmarks.render import render
+from benchmarks.replay import replay
 from benchmarks.results import everything
 from benchmarks.soak.command import soak
 from benchmarks.startup import startup
@@ -19,7 +20,21 @@ from benchmarks.transport import transport
 from benchmarks.tune import tune
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-for _command in (transport, latency, render, passes, labels, origin, dataloader, record, startup, memory, tune, soak):
+for _command in (
+    transport,
+    latency,
+    render,
+    passes,
+    labels,
+    origin,
+    dataloader,
+    record,
+    replay,
+    startup,
+    memory,
+    tune,
+    soak,
+):
     app.command()(_command)
 app.command("all")(everything)
 
