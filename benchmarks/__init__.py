@@ -14,4 +14,5 @@ All ways of an answer run in the same process, in turns, beside a limit that no 
 - `peers/`: what asyncblend is compared with, and the limits.
 - `inside/`: scripts that run inside Blender.
 - `soak/`: minutes of faults.
+- `fuzz/`: minutes of inputs that nobody wrote.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks.dataloader import dataloader
+from benchmarks.fuzz.command import fuzz
 from benchmarks.labels import labels
 from benchmarks.latency import latency
 from benchmarks.memory import memory
@@ -34,6 +35,7 @@ for _command in (
     memory,
     tune,
     soak,
+    fuzz,
 ):
     app.command()(_command)
 app.command("all")(everything)

@@ -82,7 +82,7 @@ def _ways(folder: Path, values: dict[str, Any]) -> dict[str, Way]:
         read(next(spans))
         return 1
 
-    reads = {
+    reads: dict[str, Callable[[Span], Any]] = {
         "checked": partial(read_sample, shard.path, checked=True),
         "not checked": partial(read_sample, shard.path, checked=False),
         "bytes alone (limit)": raw,
