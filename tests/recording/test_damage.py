@@ -97,6 +97,21 @@ def test_a_changed_byte_anywhere_in_a_table(small: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [True, False])
+def test_blank_blocks_anywhere(table: bool, small: Path) -> None:
+    """Zeros in the midst of a shard, as a disk may leave them, are not taken for its end."""
+    tar = small / "shard-000000.tar"
+    if not table:
+        tar.with_suffix(".json").unlink()
+    data = tar.read_bytes()
+    end = len(data.rstrip(b"\0"))
+    first = data.index(b"000000003.") if table else 0
+    for at in range(0, len(data), 512):
+        tar.write_bytes(data[:at] + bytes(1024) + data[at + 1024 :])
+        changed = first - 1024 < at < end
+        assert (told(small) is not None) == changed, at
+
+
+@pytest.mark.parametrize("table", [True, False])
 def test_a_shard_of_any_length(table: bool, small: Path) -> None:
     """A shard that was cut off anywhere is told, if a byte is missing that matters."""
     tar = small / "shard-000000.tar"
