@@ -177,15 +177,16 @@ def _from_tar(path: Path, size: int, file: BinaryIO) -> Shard:
     try:
         for name, start, length in _members(lambda at: _read(file, at, _BLOCK), size):
             key = name.partition(".")[0]
-            header, end = end, _padded(start + length)
+            after = _padded(start + length)
             if key == ABOUT:
                 about = unsealed(_read(file, start, length), checked=False)
             elif not key.isdecimal() or int(key) >= _MAX_INDEX:
                 raise Damaged(f"{name} is no file of a recording")
             elif spans and spans[-1].sample == int(key):
-                spans[-1] = spans[-1]._replace(end=end)
+                spans[-1] = spans[-1]._replace(end=after)
             else:
-                spans.append(Span(int(key), header, end))
+                spans.append(Span(int(key), end, after))
+            end = after
         rest = _read(file, end, _PADDING)
         if len(rest) < len(END) or rest.strip(b"\0"):
             raise Damaged("it has no end")
