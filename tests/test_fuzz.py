@@ -46,6 +46,19 @@ def test_it_begins_with_what_can_be_read(name: str, tmp_path: Path) -> None:
         assert not target.run(wrong, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("config", b'script = "~no-such-user/scene.py"'),  # RuntimeError
+        ("config", b"seed = " + b"9" * 5000),  # a ValueError of int
+        ("config", b"params = " + b"[" * 5000),  # RecursionError
+    ],
+)
+def test_what_was_found_stays_mended(name: str, found: bytes, tmp_path: Path) -> None:
+    """Inputs that once raised another error than the promised one are refused."""
+    assert not TARGETS[name].run(found, tmp_path)
+
+
 def test_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without atheris the command ends with the line that installs it."""
     real = importlib.util.find_spec

@@ -9,32 +9,47 @@ from typing import Any
 from ..config import RestartPolicy, StreamConfig, Timeouts
 from ..errors import ConfigError
 
+_PATHS = ("script", "scene", "blender", "logs")
+
 
 def load_config(path: Path, **options: Any) -> StreamConfig:
     """Return the config that a `.toml` file describes, or one for a script.
 
     Args:
         path: The file. Paths inside a TOML file are relative to its folder.
-        options: Fields of `StreamConfig` that override the file's. An option that is None overrides nothing.
+        options: Fields of `StreamConfig` that override the file's. One that is None, or an empty list, overrides
+            nothing.
 
     Raises:
         ConfigError: The file does not exist or is not TOML, or a field is unknown or wrong.
     """
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None and value != []}
     if path.suffix != ".toml":
         return StreamConfig(script=path, **options)
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"config {str(path)!r} does not exist (looked in {Path.cwd()})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # ValueError: no UTF-8, no TOML, or a number of more digits than Python reads
         raise ConfigError(f"config {str(path)!r} cannot be read: {error}") from None
-    for name in ("script", "scene", "blender"):
-        if isinstance(value := fields.get(name), str) and (name, value) != ("blender", "bpy"):
-            fields[name] = path.parent / Path(value).expanduser()
+    except RecursionError:
+        raise ConfigError(f"config {str(path)!r} cannot be read: its values are nested too deeply") from None
+    for name in _PATHS:
+        if isinstance(value := fields.get(name), str) and value and (name, value) != ("blender", "bpy"):
+            fields[name] = path.parent / _expanded(path, name, value)
     for name, part in (("timeouts", Timeouts), ("restart", RestartPolicy)):
         if isinstance(fields.get(name), dict):
             fields[name] = part(**fields[name])
     if isinstance(fields.get("shard"), list):
         fields["shard"] = tuple(fields["shard"])
     return StreamConfig(**{**fields, **options})
+
+
+def _expanded(path: Path, name: str, value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"config {str(path)!r}: {name} {value!r} cannot be expanded: {error}") from None
