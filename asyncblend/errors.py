@@ -9,7 +9,7 @@ AsyncblendError
 │   ├── FrameTimeout (TimeoutError)       it sent no frame, or no heartbeat, in time
 │   └── CrashLoop                         it crashed too often; __cause__ is the last crash
 ├── SampleError                           a sample could not be made: .index, .traceback
-├── RecordingError                        a recording cannot be written or read: .path, .recorded
+├── RecordingError                        a recording cannot be written or read: .path, .offset, .recorded
 ├── ProtocolError                         the other side sent a message that cannot be read
 ├── ForkedProcessError                    a stream was used in a forked copy of its process
 └── StreamClosed                          a stream or pass was used after it was closed
@@ -113,10 +113,14 @@ class SampleError(AsyncblendError):
 class RecordingError(AsyncblendError):
     """A recording cannot be written, or a part of it is missing or damaged. Its whole samples stay readable."""
 
-    def __init__(self, message: str = "", *, path: str | None = None, recorded: int | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, path: str | None = None, offset: int | None = None, recorded: int | None = None
+    ) -> None:
         super().__init__(message)
         self.path = path
         """Path of the shard, or of the folder."""
+        self.offset = offset
+        """Where the shard is damaged, in bytes from its beginning, if that is known."""
         self.recorded = recorded
         """The number of whole samples in the folder, if it was being written."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks.dataloader import dataloader
+from benchmarks.fuzz.command import fuzz
 from benchmarks.labels import labels
 from benchmarks.latency import latency
 from benchmarks.memory import memory
@@ -12,6 +13,7 @@ from benchmarks.origin import origin
 from benchmarks.passes import passes
 from benchmarks.record import record
 from benchmarks.render import render
+from benchmarks.replay import replay
 from benchmarks.results import everything
 from benchmarks.soak.command import soak
 from benchmarks.startup import startup
@@ -19,7 +21,22 @@ from benchmarks.transport import transport
 from benchmarks.tune import tune
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-for _command in (transport, latency, render, passes, labels, origin, dataloader, record, startup, memory, tune, soak):
+for _command in (
+    transport,
+    latency,
+    render,
+    passes,
+    labels,
+    origin,
+    dataloader,
+    record,
+    replay,
+    startup,
+    memory,
+    tune,
+    soak,
+    fuzz,
+):
     app.command()(_command)
 app.command("all")(everything)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from asyncblend.fleet.discovery import find_blender
 
-from . import dataloader, labels, latency, memory, origin, passes, record, render, startup, transport, tune
+from . import dataloader, labels, latency, memory, origin, passes, record, render, replay, startup, transport, tune
 from .machine import machine
 from .measuring import Effort
 from .options import BlenderOption, JsonOption, QuickOption
@@ -72,6 +72,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("labels", lambda how: labels.measure(how, blender), (7, 1.5)),
         ("dataloader", dataloader.measure, (5, 0.4)),
         ("record", lambda how: record.measure(how, blender), (5, 1.0)),
+        ("replay", replay.measure, (5, 0.3)),
         ("startup", startup.measure, (3, 0.0)),
         ("tune", lambda how: tune.measure(how, blender=blender), (1, 2.0)),
     ]

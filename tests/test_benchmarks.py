@@ -61,6 +61,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
         pytest.param(
             "record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}, marks=exhaustive
         ),
+        pytest.param("replay", {"checked", "not checked", "bytes alone (limit)"}, marks=exhaustive),
         ("startup", {"asyncblend", "plain launch (limit)"}),
         ("memory", {"the host", "one Blender"}),
     ],

@@ -34,7 +34,7 @@ DATA: dict[str, dict[str, Any]] = {
     "FrameTimeout": INSTANCE,
     "CrashLoop": INSTANCE,
     "SampleError": {"index": 17, "traceback": "Traceback (most recent call last):\n..."},
-    "RecordingError": {"path": "cubes/shard-000003.tar", "recorded": 300},
+    "RecordingError": {"path": "cubes/shard-000003.tar", "offset": 1024, "recorded": 300},
 }
 DEFAULTS = {
     "instance": None,
@@ -43,6 +43,7 @@ DEFAULTS = {
     "index": None,
     "traceback": "",
     "path": None,
+    "offset": None,
     "recorded": None,
 }
 MESSAGE = "it went wrong:\n  line two, grüß 'quoted' %s {}"

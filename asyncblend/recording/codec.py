@@ -2,7 +2,7 @@
 
     000000012.image.png        uint8 arrays of H x W x 3 or 4
     000000012.depth.npy        all other arrays, with their dtype and shape
-    000000012.json             index, instance, params and values
+    000000012.json             index, instance, params and values, and the checksums of the other files
 
 In the JSON, params and values are trees of `wire.payload`: `{"$": "depth.npy"}` stands for an array. Files are named
 after their values, so that any WebDataset reader finds them. The name of a file has only lower-case letters, digits,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -24,20 +23,18 @@ import numpy as np
 
 from ..config import check_whole
 from ..errors import ConfigError, ProtocolError
-from ..wire.payload import DTYPES, dumps, from_tree, to_tree
+from ..wire.payload import DTYPES, from_tree, to_tree
+from .checksums import Damaged, checksum, sealed, unsealed
 
 Array = np.ndarray[Any, Any]
 
 _MAX_PIXELS = 1 << 26  # Pillow takes larger images for an attack when it reads them
 _MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
+_MOST_SHRUNK = 1032  # no PNG is smaller by more than this factor: deflate writes 2 bits for at most 258 bytes
 _MAX_NAME = 60  # characters of a file's name after the key; a tar header has room for 100 in all
 # PNG of a rendered 640x480 image: level 1 takes 6 ms, level 6 takes 12 ms for 10 % less. Run-length matches (zlib's
 # strategy 3) are faster still with noise, 24 ms instead of 31, and smaller. One core; `python -m benchmarks record`.
 _PNG = {"compress_level": 1, "compress_type": 3}
-
-
-class Damaged(Exception):
-    """The files are no sample. Caught where the name of the shard is known, and raised as a RecordingError."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def encode(
     # The values first: where a value and one of params would have the same file name, the value gets it.
     tree = to_tree(values, "", store)
     sample = {"index": index, "instance": instance, "params": to_tree(params, "params", store), "values": tree}
-    files["json"] = dumps(sample).encode()
+    files["json"] = sealed({**sample, "files": {name: checksum(data) for name, data in files.items()}})
     return files
 
 
@@ -129,29 +126,39 @@ def _unused(name: str, extension: str, files: Mapping[str, bytes]) -> str:
     return f"{unused}.{extension}"
 
 
-def decode(files: Mapping[str, bytes]) -> Sample:
-    """Return the sample of these files, by name without the key. Raises Damaged if `encode` did not make them."""
+def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
+    """Return the sample of these files, by name without the key.
+
+    Args:
+        checked: Whether to compare the checksums, which samples of format 2 do not have.
+
+    Raises:
+        Damaged: `encode` did not make them.
+    """
     unused = dict(files)
 
     def fetch(file: Any) -> Array:
         if not isinstance(file, str) or file not in unused:
             raise Damaged(f"there is no {file!r:.80}")
         data = unused.pop(file)  # once each, so that a small JSON cannot ask for more memory than its files do
+        if checked and sums.get(file) != checksum(data):
+            raise Damaged(f"{file} is not what was written: its checksum differs", file=file)
         try:
             return _from_npy(data) if file.endswith(".npy") else _from_image(data)
         except Exception as error:  # Pillow and numpy raise many kinds when bytes are wrong
-            raise Damaged(f"{file} cannot be read: {error}") from None
+            raise Damaged(f"{file} cannot be read: {error}", file=file) from None
 
     try:
-        sample = json.loads(files["json"])
+        sample = unsealed(files["json"], checked=checked)
+        sums = dict(sample["files"]) if checked else {}
         values, params = (from_tree(sample[name], fetch) for name in ("values", "params"))
         if not isinstance(values, dict) or not isinstance(params, dict):
-            raise Damaged("its JSON cannot be read: values and params are no dicts")
+            raise Damaged("its JSON cannot be read: values and params are no dicts", file="json")
         index, instance = int(sample["index"]), int(sample["instance"])
     except KeyError as error:
-        raise Damaged(f"there is no {error}") from None
-    except (ProtocolError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise Damaged(f"its JSON cannot be read: {error}") from None
+        raise Damaged(f"there is no {error}", file="json") from None
+    except (ProtocolError, ValueError, TypeError, OverflowError) as error:
+        raise Damaged(f"its JSON cannot be read: {error}", file="json") from None
     return Sample(values, index=index, instance=instance, params=params, files=files)
 
 
@@ -172,6 +179,9 @@ def _from_image(data: bytes) -> Array:
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError("more pixels than are ever written")
+        pixels = image.width * image.height
+        if image.mode not in ("RGB", "RGBA") or pixels > _MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels of mode {image.mode}, which is never written")
+        if pixels * len(image.mode) > _MOST_SHRUNK * len(data):  # Pillow would allocate them before it notices
+            raise ValueError(f"{image.width} x {image.height} pixels cannot be in {len(data)} bytes")
         return np.array(image)

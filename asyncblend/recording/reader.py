@@ -33,7 +33,7 @@ class Recording:
 
     Raises:
         RecordingError: There is no recording, or a shard is missing, damaged or of another format. The error's `path`
-            is the shard's. Reading a sample may raise it too.
+            is the shard's, and its `offset` says where the damage is. Reading a sample may raise it too.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -44,8 +44,10 @@ class Recording:
                 f"{self.folder} has no recording: no whole shard, such as shard-000000.tar", path=str(self.folder)
             )
         shards = [find_shard(self.folder, number) for number in numbers]
-        self._paths = [shard.path for shard in shards]
+        self._files = [(shard.path, shard.checked) for shard in shards]
         self._table = table_of(shards)
+        if not len(self._table):
+            raise RecordingError(f"{self.folder} has a recording without samples", path=str(self.folder))
         self.about: Mapping[str, Any] = shards[0].about
         """What made the samples: seed, script, params, versions and more."""
 
@@ -65,7 +67,8 @@ class Recording:
     def __getitem__(self, position: int) -> Sample:
         row = self._table[position]
         span = Span(int(row["index"]), int(row["start"]), int(row["end"]))
-        return read_sample(self._paths[int(row["shard"])], span)
+        path, checked = self._files[int(row["shard"])]
+        return read_sample(path, span, checked=checked)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[position] for position in range(len(self)))

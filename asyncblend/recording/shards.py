@@ -5,15 +5,16 @@
 
 Each sample is one stretch of the tar, so a sample is one read, in any order. The tar alone has all that the table says,
 and a missing table is made again from it. What made the samples is the tar's first file, which WebDataset's readers
-skip.
+skip. Everything has checksums, by `checksums`; a table whose checksum differs is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import RecordingError
-from .codec import Damaged, Sample, decode
+from .checksums import FORMAT, Damaged, sealed, unsealed
+from .codec import Sample, decode
 
 ABOUT = "__recording__/about"  # the key of the file that says what made the samples; its extension is "json"
 END = b"\0" * 1024  # the end of a tar file
-FORMAT = 2  # the version of the format of recordings
+_FORMATS = (2, FORMAT)  # those that are read
 _BLOCK = 512  # bytes; a tar consists of these
+_PADDING = 1 << 20  # bytes at the end of a tar that are looked at; a writer leaves at most 11 KiB
 _MAX_INDEX = 1 << 63  # an index is kept as an int64
 _GO_ON = "to go on without its samples and have the next `record` make them again"
 
@@ -48,6 +51,11 @@ class Shard:
     about: Mapping[str, Any]  # What made the samples
     spans: Sequence[Span]
     has_table: bool = True
+
+    @property
+    def checked(self) -> bool:
+        """Whether its samples have checksums."""
+        return bool(self.about["format"] == FORMAT)
 
 
 def tar_of(folder: Path, number: int) -> Path:
@@ -85,36 +93,43 @@ def find_shard(folder: Path, number: int) -> Shard:
     """
     path = tar_of(folder, number)
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
             shard = _from_table(path, size) or _from_tar(path, size, file)
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
-    if shard.about.get("format") != FORMAT:
+    if shard.about.get("format") not in _FORMATS:
         raise RecordingError(
             f"{path} is of the format {shard.about.get('format', 1)!r:.40} of recordings, and this version of "
-            f"asyncblend reads format {FORMAT}. Record the samples again, into another folder",
+            f"asyncblend reads formats {' and '.join(map(str, _FORMATS))}. Take the version that wrote it; or record "
+            f"the samples again, into another folder",
             path=str(path),
         )
     return shard
 
 
-def read_sample(path: Path, span: Span) -> Sample:
-    """Read a sample from the shard at `path`. Raises RecordingError if the shard is damaged there."""
+def read_sample(path: Path, span: Span, *, checked: bool) -> Sample:
+    """Read a sample from the shard at `path`, and compare its checksums if it has them.
+
+    Raises:
+        RecordingError: The shard is damaged there, at the error's `offset`.
+    """
+    places: dict[str, int] = {}
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             block = _read(file, span.start, span.end - span.start)
-        files = {
-            name.partition(".")[2]: block[start : start + size]
-            for name, start, size in _members(lambda at: block[at : at + _BLOCK], len(block))
-        }
-        sample = decode(files)
+        files = {}
+        for member, start, size in _members(lambda at: block[at : at + _BLOCK], len(block)):
+            name = member.partition(".")[2]
+            files[name], places[name] = block[start : start + size], start
+        sample = decode(files, checked=checked)
         if sample.index != span.sample:
-            raise Damaged(f"it is sample {sample.index}")
+            raise Damaged(f"it is sample {sample.index}", file="json")
         return sample
     except Damaged as error:
+        at = span.start + places.get(error.file, error.at)
         raise RecordingError(
-            f"{path} is damaged: sample {span.sample}, at byte {span.start}: {error}", path=str(path)
+            f"{path} is damaged: sample {span.sample}, at byte {at}: {error}", path=str(path), offset=at
         ) from None
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
@@ -126,7 +141,8 @@ def write_table(shard: Shard) -> None:
     path = shard.path.with_suffix(".json")
     partial = path.with_suffix(".json.partial")
     try:
-        partial.write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
+        with partial.open("xb") as file:  # a new file: what has this name already may lead out of the folder
+            file.write(sealed(table))
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -137,17 +153,19 @@ def write_table(shard: Shard) -> None:
 def _from_table(path: Path, size: int) -> Shard | None:
     """Return the shard as its table has it. None if there is no table, or it does not fit a tar of this size."""
     try:
-        table = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        with _open(path.with_suffix(".json")) as file:
+            table = unsealed(_read(file, 0, -1), checked=True)
         spans = [Span(*map(int, span)) for span in table["samples"]]
         about, full_size = dict(table["about"]), table["size"]
         right = all(0 <= span.sample < _MAX_INDEX and 0 <= span.start < span.end <= size for span in spans)
         good = table["format"] == FORMAT and right
-    except (OSError, ValueError, TypeError, KeyError):
+    except (Damaged, OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
     if type(full_size) is int and full_size > size:
         raise RecordingError(
             f"{path} is cut off: it has {size} bytes, its table says {full_size}. Copy it again; or remove both, {_GO_ON}",
             path=str(path),
+            offset=size,
         )
     return Shard(path, size, about, spans) if good and full_size == size else None
 
@@ -159,21 +177,24 @@ def _from_tar(path: Path, size: int, file: BinaryIO) -> Shard:
     try:
         for name, start, length in _members(lambda at: _read(file, at, _BLOCK), size):
             key = name.partition(".")[0]
-            header, end = end, _padded(start + length)
+            after = _padded(start + length)
             if key == ABOUT:
-                about = dict(json.loads(_read(file, start, length)))
+                about = unsealed(_read(file, start, length), checked=False)
             elif not key.isdecimal() or int(key) >= _MAX_INDEX:
                 raise Damaged(f"{name} is no file of a recording")
             elif spans and spans[-1].sample == int(key):
-                spans[-1] = spans[-1]._replace(end=end)
+                spans[-1] = spans[-1]._replace(end=after)
             else:
-                spans.append(Span(int(key), header, end))
-        if _read(file, end, len(END)) != END:
+                spans.append(Span(int(key), end, after))
+            end = after
+        rest = _read(file, end, _PADDING)
+        if len(rest) < len(END) or rest.strip(b"\0"):
             raise Damaged("it has no end")
-    except (Damaged, ValueError, TypeError, RecursionError) as error:
+    except Damaged as error:
         raise RecordingError(
             f"{path} is damaged at byte {end}: {error}. Copy it again; or remove it, and its table if there is one, {_GO_ON}",
             path=str(path),
+            offset=end,
         ) from None
     return Shard(path, size, about, spans, has_table=False)
 
@@ -188,19 +209,35 @@ def _members(header_at: Callable[[int], bytes], size: int) -> Iterator[tuple[str
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
-            raise Damaged(f"no header of a file: {error}") from None
-        at += _BLOCK
-        if not 0 <= member.size <= size - at:
-            raise Damaged(f"{member.name} is cut off")
-        yield member.name, at, member.size
-        at = _padded(at + member.size)
+            raise Damaged(f"no header of a file: {error}", at=at) from None
+        start = at + _BLOCK
+        if not 0 <= member.size <= size - start:
+            raise Damaged(f"{member.name!r:.80} has {member.size} bytes, and {size - start} are there", at=at)
+        yield member.name, start, member.size
+        at = _padded(start + member.size)
 
 
 def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
+def _open(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError if it is a pipe, which would be waited for, or a device without an end."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no ordinary file")
+        return descriptor
+
+    return open(path, "rb", opener=opener)
+
+
 def _read(file: BinaryIO, at: int, size: int) -> bytes:
-    """Read `size` bytes from `at`, or as many as there are."""
+    """Read `size` bytes from `at`, or as many as there are. Raises Damaged if they do not fit into memory."""
     file.seek(at)
-    return file.read(size)
+    try:
+        return file.read(size)
+    except MemoryError:
+        raise Damaged(f"{size} bytes do not fit into memory") from None

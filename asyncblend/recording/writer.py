@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import stat
 import tarfile
 import threading
 from collections.abc import Mapping
@@ -19,11 +20,11 @@ from typing import Any, NoReturn
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigError, RecordingError
-from ..wire.payload import dumps
 from .about import check_same
+from .checksums import FORMAT, sealed
 from .codec import key_of
 from .reader import table_of
-from .shards import ABOUT, END, FORMAT, Shard, Span, find_shard, shards_in, tar_of, write_table
+from .shards import ABOUT, END, Shard, Span, find_shard, shards_in, tar_of, write_table
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _LOCK = ".writing"
@@ -156,20 +157,23 @@ class Writer:
     def _lock_folder(self) -> None:
         """Lock the folder. The system unlocks it when the process ends, however it ends."""
         path = self._folder / _LOCK
-        if path.is_symlink():  # writing the process id would overwrite the file that it leads to
-            raise RecordingError(f"{path} is a symbolic link; remove it", path=str(self._folder))
+        with contextlib.suppress(FileNotFoundError):
+            _check_own(path, path.lstat())
         lock = FileLock(path, thread_local=False)  # one thread opens the writer, and another may close it
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            process = path.read_bytes()[:20].decode(errors="replace").strip() or "unknown"
+            with open(path, "rb", opener=_own) as file:
+                process = file.read(20).decode(errors="replace").strip() or "unknown"
             raise RecordingError(
                 f"another recording into {self._folder} is going on (process {process}); wait for it, or take another "
                 f"folder",
                 path=str(self._folder),
             ) from None
         self._folder_lock = lock
-        path.write_text(f"{os.getpid()}\n")
+        with open(path, "r+b", opener=_own) as file:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
 
     def _count(self, shard: Shard) -> None:
         """Count a shard that has become whole, and write its table."""
@@ -211,7 +215,7 @@ class _PartialShard:
         self.spans: list[Span] = []
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            self._write_files({"__key__": ABOUT, "json": dumps(about).encode()})
+            self._write_files({"__key__": ABOUT, "json": sealed(about)})
         except BaseException:
             self.salvage()
             raise
@@ -276,6 +280,25 @@ class _PartialShard:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+def _own(path: str, flags: int) -> int:
+    """Open a file of the folder, for `open`. Raises RecordingError if it is a link, or OSError."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        _check_own(Path(path), os.fstat(descriptor))
+    except RecordingError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_own(path: Path, status: os.stat_result) -> None:
+    """Raise RecordingError if this is a link, symbolic or hard, so that writing into it would change another file."""
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise RecordingError(
+            f"{path} is a link or no file, so it is not written into; remove it", path=str(path.parent)
+        )
 
 
 def _tar_writer() -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -12,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from asyncblend.errors import ConfigError
-from asyncblend.recording.codec import Damaged, Images, decode, encode
+from asyncblend.recording.checksums import Damaged
+from asyncblend.recording.codec import Images, decode, encode
 from asyncblend.wire import payload
 
 PNG = Images()
@@ -113,6 +118,8 @@ def test_files_have_the_names_of_the_values() -> None:
     assert sorted(files) == ["deep-xy-0.npy", "depth.npy", "image.png", "json", "mask.npy", "params-xy.npy"]
     assert files["image.png"].startswith(b"\x89PNG")
     about = json.loads(files["json"], parse_constant=pytest.fail)
+    assert about.pop("files") == {name: f"{zlib.crc32(data):08x}" for name, data in files.items() if name != "json"}
+    assert files["json"].endswith(b',"crc32":"%s"}' % about.pop("crc32").encode())
     assert about == {
         "index": 12,
         "instance": 1,
@@ -195,10 +202,12 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
     ],
 )
 def test_damaged_files_are_told(name: str, data: bytes, message: str) -> None:
-    """The error names the file, and says what is wrong with it."""
+    """The error names the file, and says what is wrong with it, also where no checksum tells that it was changed."""
     values = {"x": np.arange(3), "image": np.zeros((2, 2, 3), np.uint8)}
     files = {**encode(values, index=1, instance=0, params={}, images=PNG), name: data}
     with pytest.raises(Damaged, match=message):
+        decode(files, checked=False)
+    with pytest.raises(Damaged, match=r"JSON|checksum differs"):
         decode(files)
 
 
@@ -207,4 +216,37 @@ def test_arrays_cut_off_or_of_objects_are_refused() -> None:
     files = encode({"x": np.arange(3)}, index=1, instance=0, params={}, images=PNG)
     for wrong in (files["x.npy"][:-1], files["x.npy"] + b"\0", files["x.npy"].replace(b"<i8", b"|O ")):
         with pytest.raises(Damaged, match=r"x\.npy cannot be read"):
-            decode({**files, "x.npy": wrong})
+            decode({**files, "x.npy": wrong}, checked=False)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "mode", "message"),
+    [
+        (9000, 9000, "RGB", "9000 x 9000 pixels of mode RGB, which is never written"),
+        (8192, 8192, "RGB", "8192 x 8192 pixels cannot be in"),
+        (65_500, 1000, "RGBA", "65500 x 1000 pixels cannot be in"),
+        (2, 2, "L", "mode L, which is never written"),
+        (2, 2, "P", "mode P, which is never written"),
+        (2, 2, "I;16", "mode I;16, which is never written"),
+    ],
+)
+def test_an_image_that_is_never_written_is_refused(width: int, height: int, mode: str, message: str) -> None:
+    """It is refused by its header, before anything is allocated: a small file cannot ask for much memory."""
+    buffer = io.BytesIO()
+    Image.new(mode, (2, 2)).save(buffer, "PNG")
+    png = bytearray(buffer.getvalue())
+    png[16:24] = struct.pack(">II", width, height)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    files = encode({"image": np.zeros((2, 2, 3), np.uint8)}, index=1, instance=0, params={}, images=PNG)
+    with pytest.raises(Damaged, match=message):
+        decode({**files, "image.png": bytes(png)}, checked=False)
+
+
+@pytest.mark.parametrize("images", [PNG, Images("jpeg", 100)])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_smallest_images_are_read(images: Images, channels: int) -> None:
+    """Large images of one colour, whose files are as small as they can be, come back."""
+    image = np.zeros((2048, 2048, channels), np.uint8)
+    files = encode({"image": image}, index=1, instance=0, params={}, images=images)
+    assert max(map(len, files.values())) < image.nbytes / 100
+    assert same(decode(files)["image"], image)

@@ -167,20 +167,6 @@ def test_a_writer_in_another_process_is_told_and_its_death_frees_the_folder(fold
         opened(folder).close()
 
 
-def test_the_lock_is_no_symbolic_link(folder: Path, tmp_path: Path) -> None:
-    """The file that the link leads to is neither emptied nor written."""
-    folder.mkdir()
-    (tmp_path / "precious").write_text("mine")
-    for target in (tmp_path / "precious", tmp_path / "new"):
-        (folder / ".writing").symlink_to(target)
-        with pytest.raises(RecordingError, match=r"\.writing is a symbolic link") as caught:
-            opened(folder)
-        assert caught.value.path == str(folder)
-        (folder / ".writing").unlink()
-    assert (tmp_path / "precious").read_text() == "mine"
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_writer_that_cannot_open_holds_nothing(written: Written, folder: Path) -> None:
     """If anything stops a writer after it has locked the folder, the folder is unlocked again."""
     written(range(4))
