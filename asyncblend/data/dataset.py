@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..config import StreamConfig, StreamOptions, resolve
+from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
@@ -69,6 +69,7 @@ class BlenderDataset(ItemDataset):
 
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
         given: dict[str, Any] = dict(options)
+        check_names("BlenderDataset", given, {*StreamOptions.__annotations__, *ItemKeywords.__annotations__})
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
@@ -129,7 +130,7 @@ class BlenderDataset(ItemDataset):
         share = self._share()
         if share is None:
             return None
-        epoch, config = int(self._epoch), share.config
+        epoch, config = self._begun(), share.config
         start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
         state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
         self._resume = None
@@ -158,8 +159,12 @@ class BlenderDataset(ItemDataset):
         return None if self._stream is None else self._stream.stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples of this epoch have been taken, in the process that iterates."""
-        epoch = int(self._epoch)
+        """Return which samples of this epoch have been taken, in the process that iterates.
+
+        Raises:
+            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
+        """
+        epoch = self._own_epoch()
         if self._resume is not None and self._resume[0] == epoch:
             return {"epoch": epoch, "stream": self._resume[1]}
         begun = self._frames is not None and self._frames_epoch == epoch

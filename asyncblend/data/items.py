@@ -77,6 +77,7 @@ class ItemDataset(IterableDataset[Any]):
         self._pinned = (options.pin_memory or self._device is not None) and torch.cuda.is_available()
         # In shared memory, so that set_epoch reaches workers that live on between epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._workers_epoch = torch.full((), -1).share_memory_()  # type: ignore[no-untyped-call]  # as they say
         self._rank: tuple[int, int] | None = None
         self._copying: torch.cuda.Stream | None = None
 
@@ -93,6 +94,26 @@ class ItemDataset(IterableDataset[Any]):
             raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
         self._epoch.fill_(epoch)
 
+    def _begun(self) -> int:
+        """Note that an iteration begins in this process, and return its epoch."""
+        epoch = int(self._epoch)
+        self._workers_epoch.fill_(-1 if get_worker_info() is None else epoch)
+        return epoch
+
+    def _own_epoch(self) -> int:
+        """Return the present epoch, of which this process knows what was taken.
+
+        Raises:
+            ConfigError: Workers iterate over it.
+        """
+        epoch = int(self._epoch)
+        if get_worker_info() is None and epoch == int(self._workers_epoch):
+            raise ConfigError(
+                "the workers of a DataLoader iterate over this epoch, and only they know what they have delivered; "
+                "let torchdata's StatefulDataLoader save the state, or iterate with num_workers=0"
+            )
+        return epoch
+
     def _item_of(self, frame: Frame) -> Any:
         """Return one frame as an item, transformed."""
         return self._transformed(_item(frame))
@@ -100,7 +121,8 @@ class ItemDataset(IterableDataset[Any]):
     def _items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
         """Yield frames as items, or as batches; transformed."""
         size = self._items.batch_size
-        return map(self._transformed, map(_item, frames) if size is None else self._batches(frames, size))
+        for item in map(_item, frames) if size is None else self._batches(frames, size):
+            yield self._transformed(item)  # not `map`, which takes a StopIteration of the transform's for the end
 
     def _transformed(self, item: Item) -> Any:
         return item if self._items.transform is None else self._items.transform(item)

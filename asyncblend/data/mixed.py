@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import get_worker_info
 
-from ..config import check_whole
+from ..config import check_names, check_whole
 from ..errors import ConfigError
 from ..stream.frame import Frame
 from ..stream.stats import StreamStats
@@ -54,6 +54,7 @@ class MixedDataset(ItemDataset):
         length: int | None = None,
         **items: Unpack[ItemKeywords],
     ) -> None:
+        check_names("MixedDataset", items, {"ratio", "length", *ItemKeywords.__annotations__})
         super().__init__(ItemOptions(**items))
         _check_parts(live, recorded, batched=self._items.batch_size is not None)
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
