@@ -55,8 +55,9 @@ class BlenderDataset(ItemDataset):
     Args:
         config: The options.
         transform: Called with each item, in the process that iterates. What it returns is the item.
-        batch_size: Samples in an item. Numbers are stacked too; strings and None come as lists. The last batch of each
-            worker may be shorter. None: an item is one sample.
+        batch_size: Samples in an item, batched as `collate` does. The last batch of each worker may be shorter. None:
+            an item is one sample.
+        ragged: Names whose values come as a list in each batch, and are never stacked, as `collate` has it.
         drop_last: Leave out shorter batches.
         pin_memory: Build batches in page-locked memory, from which copies to a GPU are fast. Without a GPU, and in
             workers, it does nothing.

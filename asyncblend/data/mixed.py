@@ -38,7 +38,7 @@ class MixedDataset(ItemDataset):
         recorded: What is there already.
         ratio: The share of live samples, over 0 and at most 1.
         length: Samples of an epoch, of all ranks and workers together. None: until the live ones end.
-        items: `transform`, `batch_size`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them. The two
+        items: `transform`, `batch_size`, `ragged`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them. The two
             parts have their own transforms, and with `batch_size` none; their batches cannot be mixed.
 
     Raises:

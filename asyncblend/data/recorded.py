@@ -31,7 +31,7 @@ class RecordedDataset(ItemDataset):
         shuffle: Whether each epoch has another order. The shards come in a random order, and the samples of eight
             shards at a time are mixed.
         seed: Of the shuffling.
-        items: `transform`, `batch_size`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them.
+        items: `transform`, `batch_size`, `ragged`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them.
 
     Raises:
         ConfigError: An option is wrong.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -160,9 +160,11 @@ class BlenderStream(AsyncIterator[Frame]):
         """
         return self._open().dispatcher.flush(self._source)  # not _own, which would begin the pass
 
-    def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
+    def batches(
+        self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
+    ) -> AsyncIterator[dict[str, Any]]:
         """Iterate over the stream in batches, as `Frames.batches` does."""
-        return self._own().batches(size, drop_last=drop_last)
+        return self._own().batches(size, drop_last=drop_last, ragged=ragged)
 
     def record(
         self,

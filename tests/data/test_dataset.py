@@ -138,7 +138,7 @@ def test_a_transform_cannot_end_an_iteration_in_silence(make: Make) -> None:
     """A StopIteration out of `transform` is an error, as in any generator, and not the end of the samples."""
 
     def transform(item: dict[str, Any]) -> dict[str, Any]:
-        return next(iter(()))  # type: ignore[no-any-return]
+        return next(iter(()))
 
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(make(length=3, transform=transform))

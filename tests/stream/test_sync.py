@@ -190,7 +190,7 @@ def test_passes_have_their_own_indices_params_and_order(make_sync: Make) -> None
         (np.array([9, 4]), {"params": lambda index: {"level": index}, "queue_size": 1}, {9, 4}),
         (None, {}, {"config"}),
     ):
-        got = list(stream.frames(indices, ordered=True, **options))  # type: ignore[arg-type]
+        got = list(stream.frames(indices, ordered=True, **options))
         assert indices_of(got) == [int(index) for index in (range(7) if indices is None else indices)]
         assert {frame["level"] for frame in got} == levels
     assert sorted(indices_of(stream)) == list(range(7))

@@ -326,7 +326,7 @@ UNSENDABLE: list[tuple[Any, str]] = [
     (np.zeros((1,) * 9), "rank 9"),
     (np.broadcast_to(np.uint8(0), (1 << 30) + 1), "1073741825 bytes"),
     (10**5000, "too long"),
-    (np.ma.masked_array([1, 2], [True, False]), "masked array, whose mask would be lost; fill it"),
+    (np.ma.masked_array([1, 2], [True, False]), "masked array, whose mask would be lost; fill it"),  # type: ignore[no-untyped-call]
     (np.ma.masked, "masked array"),
     (torch.ones(2, dtype=torch.bfloat16), "bfloat16 tensor that numpy cannot hold; convert it first"),
     (torch.eye(2).to_sparse(), "float32 tensor that numpy cannot hold"),
