@@ -68,6 +68,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._identity_of: dict[Life, bytes] = {}
         self._draining = False
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
+        self._broken: asyncio.Future[None] | None = None  # done when nothing can be received any more
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -89,10 +90,17 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def __exit__(self, *error: object) -> None:
         end_context(self._context)
 
+    def disown(self) -> None:
+        """In a forked copy of this process: neither send nor receive any more. libzmq would never return there."""
+        self._identity_of.clear()
+        self._life_of.clear()
+        if self._broken is not None:
+            self._broken.cancel()
+
     async def serve(self, lives: Lives, answers: Answers) -> None:
         """Receive until cancelled."""
         loop = asyncio.get_running_loop()
-        broken: asyncio.Future[None] = loop.create_future()
+        broken = self._broken = loop.create_future()
 
         def drain() -> None:
             if broken.done():
