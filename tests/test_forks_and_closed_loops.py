@@ -54,7 +54,7 @@ def run(kind: Any, write_script: Write, tmp_path: Path) -> Callable[..., str]:
 def marked(process: psutil.Process, mark: str) -> bool:
     """Tell whether this test has started the process."""
     try:
-        return process.environ().get("ASYNCBLEND_TEST") == mark
+        return bool(process.environ().get("ASYNCBLEND_TEST") == mark)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
