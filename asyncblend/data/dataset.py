@@ -92,7 +92,7 @@ class BlenderDataset(ItemDataset):
         rank, ranks = self._shard()
         return self._length(len(range(rank, self.config.length, ranks)))
 
-    def __iter__(self) -> Iterator[Any]:
+    def _iterate(self) -> Iterator[Any]:
         frames = self._begin()
         if frames is None:
             return

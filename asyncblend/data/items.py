@@ -15,6 +15,7 @@ from ..config import check_whole, options_checked
 from ..errors import ConfigError
 from ..stream.batch import Batch, Memory, check_ragged, mapped
 from ..stream.frame import Frame
+from .carried import carried
 
 Item = dict[str, Any]
 
@@ -87,6 +88,13 @@ class ItemDataset(IterableDataset[Any]):
         self._workers_epoch = torch.full((), -1).share_memory_()  # type: ignore[no-untyped-call]  # as they say
         self._rank: tuple[int, int] | None = None
         self._copying: torch.cuda.Stream | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate() if get_worker_info() is None else carried(self._iterate)
+
+    def _iterate(self) -> Iterator[Any]:
+        """Begin an iteration in this process."""
+        raise NotImplementedError
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the iterations that begin from now on. It is 0 before.

@@ -82,7 +82,7 @@ class MixedDataset(ItemDataset):
         rank, ranks = self._distributed()
         return self._length(len(range(rank, self._samples, ranks)))
 
-    def __iter__(self) -> Iterator[Any]:
+    def _iterate(self) -> Iterator[Any]:
         if self._items.batch_size is not None:
             return self._items_of(frame for _, frame in self._mixed())
         return (self._transformed(part._item_of(frame)) for part, frame in self._mixed())

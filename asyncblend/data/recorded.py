@@ -61,7 +61,7 @@ class RecordedDataset(ItemDataset):
         rank, ranks = self._distributed()
         return self._length(len(range(rank, len(self._recording), ranks)))
 
-    def __iter__(self) -> Iterator[Any]:
+    def _iterate(self) -> Iterator[Any]:
         epoch = self._begun()
         resume, self._resume = self._resume, None
         done = 0
