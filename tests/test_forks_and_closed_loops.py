@@ -67,7 +67,7 @@ if how == "starting":
     loop.run_until_complete(asyncio.sleep(0))
 else:
     loop.run_until_complete(stream.__aenter__())
-    loop.run_until_complete(stream.render(0))
+    loop.run_until_complete(anext(stream))
 loop.close()
 print("closed")
 """

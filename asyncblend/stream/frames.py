@@ -36,7 +36,7 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         self._run, self._dispatcher, self._source = run, run.dispatcher, source
         self._dispatcher.begin(source)
         # The pass of an iterator that nobody has any more must not keep its slots and its Blenders.
-        self._finalizer = weakref.finalize(self, _abandon, asyncio.get_running_loop(), self._dispatcher, source)
+        self._finalizer = weakref.finalize(self, _abandon, run.loop, self._dispatcher, source)
         self._finalizer.atexit = False
 
     async def __anext__(self) -> Frame:

@@ -52,8 +52,8 @@ class Run:
         if config.scene is not None:
             _check_file("scene", config.scene)
         blender = find_blender(config.blender)
-        self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self.loop.create_future()
         try:
             workspace = self._resources.enter_context(Workspace())
             self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
@@ -169,10 +169,10 @@ class Run:
 
     def _end_at_exit(self) -> None:
         """Stop the fleet of a loop that nobody runs any more, as ZeroMQ would wait at the exit for an open socket."""
-        if self.forked or self.ended or self._loop.is_running():
+        if self.forked or self.ended or self.loop.is_running():
             return
-        if not self._loop.is_closed():
-            self._loop.run_until_complete(self.aclose())
+        if not self.loop.is_closed():
+            self.loop.run_until_complete(self.aclose())
         else:
             self._fleet.kill()
             self._free()
@@ -182,7 +182,7 @@ class Run:
         self._resources.pop_all()
         self._hub.disown()
         self._fleet.disown()
-        separate_after_fork(self._loop)
+        separate_after_fork(self.loop)
 
     def _life_over(self, life: Life) -> None:
         self._hub.forget(life)
