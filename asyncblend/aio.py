@@ -141,11 +141,14 @@ def separate_after_fork(loop: asyncio.AbstractEventLoop) -> None:
         os.dup2(own.fileno(), shared, inheritable=False)
 
 
-def end_context(context: zmq.Context[Any]) -> None:
+def end_context(context: zmq.Context[Any], *sockets: zmq.Socket[Any]) -> None:
     """Close all sockets of a ZeroMQ context and end its threads, without waiting for messages that are still unsent.
 
     A signal that arrives during `zmq_ctx_term` interrupts it. pyzmq then takes the context for closed, and a thread and
     five descriptors are never freed. So this thread's signals are held back meanwhile.
+
+    Args:
+        sockets: Its sockets, for a finalizer, which thereby keeps them: a context has only weak references to them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

@@ -60,23 +60,27 @@ def marked(process: psutil.Process, mark: str) -> bool:
 
 
 CLOSED = """
+import gc
+gc.disable()
 loop = new_loop()
 stream = ab.BlenderStream(**options)
-if how == "starting":
+if "starting" in how:
     entering = loop.create_task(stream.__aenter__())
     loop.run_until_complete(asyncio.sleep(0))
 else:
     loop.run_until_complete(stream.__aenter__())
-    loop.run_until_complete(anext(stream))
 loop.close()
+if "collected" in how:
+    stream = entering = None
+    gc.collect()
 print("closed")
 """
 
 
-@pytest.mark.parametrize("how", ["starting", "ready"])
+@pytest.mark.parametrize("how", ["starting", "ready", "starting, then collected", "ready, then collected"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_closed_loop_with_an_open_stream(loop: str, how: str, run: Any) -> None:
-    """The program ends, and its Blenders with it."""
+    """It may be collected, and the program ends, with all Blenders."""
     assert run(CLOSED, loop, how) == "closed\n"
 
 

@@ -259,7 +259,7 @@ for frames in passes:
     "loop": """
 loop = asyncio.new_event_loop()
 stream = loop.run_until_complete(ab.BlenderStream(**options).__aenter__())
-loop.run_until_complete(stream.render(0))
+loop.run_until_complete(anext(stream))
 """,
     "pass": """
 async def main():
