@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import RestartPolicy as RestartPolicy
     from .config import StreamConfig as StreamConfig
     from .config import Timeouts as Timeouts
+    from .data.collate import collate as collate
     from .data.dataset import BlenderDataset as BlenderDataset
     from .data.mixed import MixedDataset as MixedDataset
     from .data.recorded import RecordedDataset as RecordedDataset
@@ -67,12 +68,14 @@ __all__ = [
     "SyncFrames",
     "SyncStream",
     "Timeouts",
+    "collate",
 ]
 
 __getattr__ = lazy(
     __name__,
     {
         "config": "RestartPolicy StreamConfig Timeouts",
+        "data.collate": "collate",
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop ForkedProcessError FrameTimeout InstanceError "
         "InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",

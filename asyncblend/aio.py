@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import select
 import signal
+import threading
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import zmq
@@ -88,11 +93,62 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def end_context(context: zmq.Context[Any]) -> None:
+class AtExit(Generic[T]):
+    """Ends at the interpreter's exit what lives then.
+
+    atexit comes too late for a thread that uses executors, and never in a DataLoader's workers. This hook of the
+    threading module runs first, and in both. concurrent.futures uses it likewise.
+
+    Args:
+        end: Called with each one.
+    """
+
+    def __init__(self, end: Callable[[T], object]) -> None:
+        self._end, self._live, self._registered = end, weakref.WeakSet[T](), False
+
+    def add(self, one: T) -> None:
+        """Let `one` be ended at the exit, unless it is collected before. Nothing keeps it alive."""
+        self._live.add(one)
+        if not self._registered:
+            self._registered = True
+            threading._register_atexit(self._end_all)  # type: ignore[attr-defined]
+
+    def living(self) -> list[T]:
+        """Return what was added and is not collected."""
+        return list(self._live)
+
+    def _end_all(self) -> None:
+        for one in self.living():
+            self._end(one)
+
+
+def separate_after_fork(loop: asyncio.AbstractEventLoop) -> None:
+    """Give a forked copy of an event loop an epoll of its own.
+
+    It shares its parent's: a descriptor that the copy stops to watch, at the latest when it is closed, the parent would
+    watch no more either, and wait for it forever.
+    """
+    watching: Any = getattr(loop, "_get_backend_id", None) or getattr(loop, "_selector", None)  # uvloop's, asyncio's
+    shared = watching() if callable(watching) else getattr(watching, "fileno", lambda: -1)()
+    if shared < 0 or not hasattr(select, "epoll"):  # it is closed, or no other system's is inherited
+        return
+    with select.epoll() as own:
+        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{shared}", encoding="ascii") as about:
+            for line in about:
+                if line.startswith("tfd:"):
+                    _, descriptor, _, events = line.split()[:4]
+                    own.register(int(descriptor), int(events, 16))
+        os.dup2(own.fileno(), shared, inheritable=False)
+
+
+def end_context(context: zmq.Context[Any], *sockets: zmq.Socket[Any]) -> None:
     """Close all sockets of a ZeroMQ context and end its threads, without waiting for messages that are still unsent.
 
     A signal that arrives during `zmq_ctx_term` interrupts it. pyzmq then takes the context for closed, and a thread and
     five descriptors are never freed. So this thread's signals are held back meanwhile.
+
+    Args:
+        sockets: Its sockets, for a finalizer, which thereby keeps them: a context has only weak references to them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

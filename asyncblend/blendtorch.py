@@ -11,6 +11,7 @@ New code should use `asyncblend.BlenderDataset`, whose DataLoader may have worke
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Sequence
@@ -61,16 +62,22 @@ class BlenderLauncher:
         """Start the Blenders, and return when the first is ready.
 
         Raises:
+            ConfigError: It was entered already, and not left since.
             AsyncblendError: As entering a BlenderStream does.
         """
-        self._stream = SyncStream(self._config)
-        self._stream.start()
-        self._frames = self._stream.frames()
+        if self._stream is not None:
+            raise ConfigError("this launcher's Blenders run already; leave its `with` block first, or make another one")
+        with contextlib.ExitStack() as undo:
+            stream = undo.enter_context(SyncStream(self._config))
+            self._frames = stream.frames()
+            self._stream = stream
+            undo.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._stream is not None
-        self._stream.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
     def recv(self, timeoutms: int = -1) -> dict[str, Any]:
         """Return the next sample, as `Receiver` does."""

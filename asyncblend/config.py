@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from .errors import ConfigError
@@ -28,16 +28,26 @@ def options_checked(cls: type[T]) -> type[T]:
 
     @functools.wraps(init)
     def __init__(self: T, **options: Any) -> None:
-        for name in options.keys() - names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"options are: {', '.join(sorted(names))}"
-            raise ConfigError(f"{cls.__name__} has no option {name!r}; {hint}")
+        check_names(cls.__name__, options, names)
         if missing := required - options.keys():
             raise ConfigError(f"{cls.__name__} needs {' and '.join(sorted(missing))}")
         init(self, **options)
 
     cls.__init__ = __init__  # type: ignore[assignment]
     return cls
+
+
+def check_names(owner: str, given: Iterable[str], names: Collection[str]) -> None:
+    """Check keywords by their names.
+
+    Raises:
+        ConfigError: One is unknown. The message suggests the right one.
+    """
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"options are: {', '.join(sorted(names))}"
+            raise ConfigError(f"{owner} has no option {name!r}; {hint}")
 
 
 def check_whole(name: str, value: object, at_least: int) -> None:

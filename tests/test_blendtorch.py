@@ -214,6 +214,22 @@ def test_leaving_the_block_ends_the_blenders(fake: str, write_script: Write) -> 
     assert not psutil.pid_exists(pids[1])
 
 
+def test_entering_twice_is_refused_and_starts_nothing(fake: str, write_script: Write) -> None:
+    """The Blenders that run go on, and no others are started. A launcher that was left may be entered again."""
+    body = "import os\ndef sample(task): return {'pid': os.getpid()}"
+    launcher = bt.BlenderLauncher(num_instances=1, script=write_script(body), blend_path=fake)
+    recv = bt.Receiver(launcher)
+    with launcher:
+        pid = recv(timeoutms=LIMIT)["pid"]
+        with pytest.raises(ab.ConfigError, match="Blenders run already; leave its `with` block first"):
+            launcher.__enter__()
+        assert recv(timeoutms=LIMIT)["pid"] == pid
+    with pytest.raises(ab.StreamClosed):
+        recv(timeoutms=LIMIT)
+    with launcher:
+        assert recv(timeoutms=LIMIT)["pid"] != pid
+
+
 def test_errors_arrive_as_themselves(fake: str, write_script: Write) -> None:
     """A sample's exception comes after the good samples; that of a script comes from entering."""
     body = "def sample(task):\n    if task.index == 3: raise ValueError('no cube')\n    return {'i': task.index}"

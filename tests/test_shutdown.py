@@ -253,6 +253,11 @@ passes = [stream.frames(range(100)), stream.frames(range(50), ordered=True)]
 for frames in passes:
     next(frames)
 """,
+    "loop": """
+loop = asyncio.new_event_loop()
+stream = loop.run_until_complete(ab.BlenderStream(**options).__aenter__())
+loop.run_until_complete(anext(stream))
+""",
     "pass": """
 async def main():
     async with ab.BlenderStream(**options) as stream:

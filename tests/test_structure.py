@@ -255,7 +255,7 @@ if TYPE_CHECKING:
 def test_who_imports_what_is_heavy() -> None:
     """Only the datasets import torch, only `aio` uvloop, and only the writers webdataset, which imports torch."""
     for module, homes in {
-        "torch": ["data/dataset.py", "data/items.py", "data/mixed.py"],
+        "torch": ["data/collate.py", "data/dataset.py", "data/items.py", "data/mixed.py"],
         "uvloop": ["aio.py"],
         "webdataset": ["recording/writer.py"],
     }.items():
@@ -476,6 +476,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
+        "collate",
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..config import StreamConfig, StreamOptions, resolve
+from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
@@ -55,8 +55,9 @@ class BlenderDataset(ItemDataset):
     Args:
         config: The options.
         transform: Called with each item, in the process that iterates. What it returns is the item.
-        batch_size: Samples in an item. Numbers are stacked too; strings and None come as lists. The last batch of each
-            worker may be shorter. None: an item is one sample.
+        batch_size: Samples in an item, batched as `collate` does. The last batch of each worker may be shorter. None:
+            an item is one sample.
+        ragged: Names whose values come as a list in each batch, and are never stacked, as `collate` has it.
         drop_last: Leave out shorter batches.
         pin_memory: Build batches in page-locked memory, from which copies to a GPU are fast. Without a GPU, and in
             workers, it does nothing.
@@ -69,6 +70,7 @@ class BlenderDataset(ItemDataset):
 
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
         given: dict[str, Any] = dict(options)
+        check_names("BlenderDataset", given, {*StreamOptions.__annotations__, *ItemKeywords.__annotations__})
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
@@ -90,7 +92,7 @@ class BlenderDataset(ItemDataset):
         rank, ranks = self._shard()
         return self._length(len(range(rank, self.config.length, ranks)))
 
-    def __iter__(self) -> Iterator[Any]:
+    def _iterate(self) -> Iterator[Any]:
         frames = self._begin()
         if frames is None:
             return
@@ -129,7 +131,7 @@ class BlenderDataset(ItemDataset):
         share = self._share()
         if share is None:
             return None
-        epoch, config = int(self._epoch), share.config
+        epoch, config = self._begun(), share.config
         start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
         state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
         self._resume = None
@@ -158,8 +160,12 @@ class BlenderDataset(ItemDataset):
         return None if self._stream is None else self._stream.stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples of this epoch have been taken, in the process that iterates."""
-        epoch = int(self._epoch)
+        """Return which samples of this epoch have been taken, in the process that iterates.
+
+        Raises:
+            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
+        """
+        epoch = self._own_epoch()
         if self._resume is not None and self._resume[0] == epoch:
             return {"epoch": epoch, "stream": self._resume[1]}
         begun = self._frames is not None and self._frames_epoch == epoch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..config import check_whole, options_checked
 from ..errors import ConfigError
-from ..stream.batch import Batch, Memory
+from ..stream.batch import Batch, Memory, check_ragged, mapped
 from ..stream.frame import Frame
+from .carried import carried
 
 Item = dict[str, Any]
 
@@ -24,6 +25,7 @@ class ItemKeywords(TypedDict, total=False):
 
     transform: Callable[[Item], Any] | None
     batch_size: int | None
+    ragged: Collection[str]
     drop_last: bool
     pin_memory: bool
     device: torch.device | str | int | None
@@ -42,8 +44,11 @@ class ItemOptions:
     """Called with each item, in the process that iterates. What it returns is the item."""
 
     batch_size: int | None = None
-    """Samples in an item. Numbers are stacked too; strings and None come as lists. The last batch of each worker may
-    be shorter. None: an item is one sample."""
+    """Samples in an item, batched as `collate` does. The last batch of each worker may be shorter. None: an item is one
+    sample."""
+
+    ragged: Collection[str] = ()
+    """Names whose values come as a list in each batch, and are never stacked."""
 
     drop_last: bool = False
     """Leave out shorter batches."""
@@ -61,7 +66,10 @@ class ItemOptions:
             raise ConfigError(f"transform must be callable; got {self.transform!r}")
         if self.batch_size is not None:
             check_whole("batch_size", self.batch_size, 1)
+            check_ragged(self.ragged)
             return
+        if self.ragged:
+            raise ConfigError("ragged goes with batch_size; for a DataLoader's own batches it is an option of collate")
         for name in ("drop_last", "pin_memory", "device"):
             if getattr(self, name) not in (False, None):
                 raise ConfigError(f"{name} goes with batch_size; a DataLoader has the same option for its own batches")
@@ -77,8 +85,16 @@ class ItemDataset(IterableDataset[Any]):
         self._pinned = (options.pin_memory or self._device is not None) and torch.cuda.is_available()
         # In shared memory, so that set_epoch reaches workers that live on between epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._workers_epoch = torch.full((), -1).share_memory_()  # type: ignore[no-untyped-call]  # as they say
         self._rank: tuple[int, int] | None = None
         self._copying: torch.cuda.Stream | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate() if get_worker_info() is None else carried(self._iterate)
+
+    def _iterate(self) -> Iterator[Any]:
+        """Begin an iteration in this process."""
+        raise NotImplementedError
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the iterations that begin from now on. It is 0 before.
@@ -93,6 +109,26 @@ class ItemDataset(IterableDataset[Any]):
             raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
         self._epoch.fill_(epoch)
 
+    def _begun(self) -> int:
+        """Note that an iteration begins in this process, and return its epoch."""
+        epoch = int(self._epoch)
+        self._workers_epoch.fill_(-1 if get_worker_info() is None else epoch)
+        return epoch
+
+    def _own_epoch(self) -> int:
+        """Return the present epoch, of which this process knows what was taken.
+
+        Raises:
+            ConfigError: Workers iterate over it.
+        """
+        epoch = int(self._epoch)
+        if get_worker_info() is None and epoch == int(self._workers_epoch):
+            raise ConfigError(
+                "the workers of a DataLoader iterate over this epoch, and only they know what they have delivered; "
+                "let torchdata's StatefulDataLoader save the state, or iterate with num_workers=0"
+            )
+        return epoch
+
     def _item_of(self, frame: Frame) -> Any:
         """Return one frame as an item, transformed."""
         return self._transformed(_item(frame))
@@ -100,7 +136,8 @@ class ItemDataset(IterableDataset[Any]):
     def _items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
         """Yield frames as items, or as batches; transformed."""
         size = self._items.batch_size
-        return map(self._transformed, map(_item, frames) if size is None else self._batches(frames, size))
+        for item in map(_item, frames) if size is None else self._batches(frames, size):
+            yield self._transformed(item)  # not `map`, which takes a StopIteration of the transform's for the end
 
     def _transformed(self, item: Item) -> Any:
         return item if self._items.transform is None else self._items.transform(item)
@@ -116,13 +153,13 @@ class ItemDataset(IterableDataset[Any]):
         if self._device is not None and self._device.type != "cpu" and get_worker_info() is not None:
             raise ConfigError(f"device={str(self._device)!r} is for num_workers=0: workers cannot share a GPU's memory")
         # Workers hand their batches over in shared memory, which is not page-locked.
-        empty = _pinned if self._pinned and get_worker_info() is None else _plain
-        batch = Batch(size, empty)
+        empty = _pinned if self._pinned and get_worker_info() is None else in_torch
+        batch = Batch(size, empty, ragged=self._items.ragged)
         for frame in frames:
             batch.add(frame, frame.index)
             if batch.full:
                 yield self._moved(batch.finish())
-                batch = Batch(size, empty)
+                batch = Batch(size, empty, ragged=self._items.ragged)
         if len(batch) and not self._items.drop_last:
             yield self._moved(batch.finish())
 
@@ -132,7 +169,7 @@ class ItemDataset(IterableDataset[Any]):
         if device is None:
             return batch
         if device.type != "cuda":
-            return {name: _each_tensor(value, lambda one: one.to(device)) for name, value in batch.items()}
+            return mapped(batch, torch.Tensor, lambda one: one.to(device))  # type: ignore[no-any-return]
         if self._copying is None:
             self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         copying, main = self._copying, torch.cuda.current_stream(device)
@@ -143,7 +180,7 @@ class ItemDataset(IterableDataset[Any]):
             return moved
 
         with torch.cuda.stream(copying):
-            on_device = {name: _each_tensor(value, move) for name, value in batch.items()}
+            on_device: Item = mapped(batch, torch.Tensor, move)
         main.wait_stream(copying)
         return on_device
 
@@ -166,36 +203,26 @@ class ItemDataset(IterableDataset[Any]):
 
 
 def _item(frame: Frame) -> Item:
-    return {**{name: _own(value) for name, value in frame.items()}, "index": frame.index}
+    return {**as_tensors(frame), "index": frame.index}
 
 
-def _own(value: Any) -> Any:
+def as_tensors(value: Any) -> Any:
     """Return a value with arrays as tensors that have memory of their own."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value if value.flags.writeable else value.copy())  # a live frame is read-only
-    if isinstance(value, list):
-        return [_own(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _own(item) for name, item in value.items()}
-    return value
+    return mapped(value, (np.ndarray, np.generic), _tensor)
 
 
-def _plain(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
-    array = np.empty(shape, dtype)
+def _tensor(array: Any) -> torch.Tensor:
+    array = np.asarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # a live frame is read-only
+
+
+def in_torch(shape: tuple[int, ...], like: np.ndarray[Any, Any]) -> Memory:
+    """Return the memory of a new tensor."""
+    array = np.empty(shape, like.dtype)
     return Memory(torch.from_numpy(array), array)
 
 
-def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+def _pinned(shape: tuple[int, ...], like: np.ndarray[Any, Any]) -> Memory:
     # From torch's own cache of such memory, which waits for copies that still read it.
-    tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
+    tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, like.dtype)).dtype, pin_memory=True)
     return Memory(tensor, tensor.numpy())
-
-
-def _each_tensor(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return move(value)
-    if isinstance(value, dict):
-        return {name: _each_tensor(item, move) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_each_tensor(item, move) for item in value]
-    return value

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import get_worker_info
 
-from ..config import check_whole
+from ..config import check_names, check_whole
 from ..errors import ConfigError
 from ..stream.frame import Frame
 from ..stream.stats import StreamStats
@@ -38,7 +38,7 @@ class MixedDataset(ItemDataset):
         recorded: What is there already.
         ratio: The share of live samples, over 0 and at most 1.
         length: Samples of an epoch, of all ranks and workers together. None: until the live ones end.
-        items: `transform`, `batch_size`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them. The two
+        items: `transform`, `batch_size`, `ragged`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them. The two
             parts have their own transforms, and with `batch_size` none; their batches cannot be mixed.
 
     Raises:
@@ -54,6 +54,7 @@ class MixedDataset(ItemDataset):
         length: int | None = None,
         **items: Unpack[ItemKeywords],
     ) -> None:
+        check_names("MixedDataset", items, {"ratio", "length", *ItemKeywords.__annotations__})
         super().__init__(ItemOptions(**items))
         _check_parts(live, recorded, batched=self._items.batch_size is not None)
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
@@ -81,7 +82,7 @@ class MixedDataset(ItemDataset):
         rank, ranks = self._distributed()
         return self._length(len(range(rank, self._samples, ranks)))
 
-    def __iter__(self) -> Iterator[Any]:
+    def _iterate(self) -> Iterator[Any]:
         if self._items.batch_size is not None:
             return self._items_of(frame for _, frame in self._mixed())
         return (self._transformed(part._item_of(frame)) for part, frame in self._mixed())

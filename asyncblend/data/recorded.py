@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..config import check_whole
+from ..config import check_names, check_whole
 from ..errors import ConfigError
 from ..recording import Recording
 from ..stream.frame import Frame
@@ -31,7 +31,7 @@ class RecordedDataset(ItemDataset):
         shuffle: Whether each epoch has another order. The shards come in a random order, and the samples of eight
             shards at a time are mixed.
         seed: Of the shuffling.
-        items: `transform`, `batch_size`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them.
+        items: `transform`, `batch_size`, `ragged`, `drop_last`, `pin_memory` and `device`, as BlenderDataset has them.
 
     Raises:
         ConfigError: An option is wrong.
@@ -41,13 +41,14 @@ class RecordedDataset(ItemDataset):
     def __init__(
         self, folder: str | os.PathLike[str], *, shuffle: bool = False, seed: int = 0, **items: Unpack[ItemKeywords]
     ) -> None:
+        check_names("RecordedDataset", items, {"shuffle", "seed", *ItemKeywords.__annotations__})
         super().__init__(ItemOptions(**items))
         if not isinstance(shuffle, bool):
             raise ConfigError(f"shuffle must be a bool; got {shuffle!r}")
         check_whole("seed", seed, 0)
         self._shuffle, self._seed = shuffle, seed
         self._recording = Recording(folder)
-        self._resume: tuple[int, int] | None = None  # the epoch, and how many of its samples to leave out
+        self._resume: Mapping[str, Any] | None = None  # a state that the next iteration goes on from
         self._progress = (0, 0)  # the epoch, and how many of its samples were given
 
     @property
@@ -67,32 +68,45 @@ class RecordedDataset(ItemDataset):
             f"first one, `next(iter(recorded))`"
         )
 
-    def __iter__(self) -> Iterator[Any]:
-        epoch = int(self._epoch)
-        done = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
-        self._resume = None
+    def _iterate(self) -> Iterator[Any]:
+        epoch = self._begun()
+        resume, self._resume = self._resume, None
+        done = 0
+        if resume is not None and resume["epoch"] == epoch:
+            done = resume["given"]
+            if done and resume["share"] != (own := list(self._place())):
+                raise ConfigError(
+                    f"the saved state is of the share {resume['share']} of the recording, this process has {own}; "
+                    f"resume with as many ranks and workers as before, where the state was saved"
+                )
         return self._items_of(self._share(epoch, done))
 
     def stats(self) -> None:
         """Return None: there is no stream. For scripts that ask a BlenderDataset."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many samples of this epoch have been given, in the process that iterates."""
-        epoch = int(self._epoch)
-        state = self._progress if self._resume is None else self._resume
-        return {"epoch": epoch, "given": state[1] if state[0] == epoch else 0}
+        """Return how many samples of this epoch have been given, in the process that iterates.
+
+        Raises:
+            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
+        """
+        epoch = self._own_epoch()
+        if self._resume is not None and self._resume["epoch"] == epoch:
+            return dict(self._resume)
+        given = self._progress[1] if self._resume is None and self._progress[0] == epoch else 0
+        return {"epoch": epoch, "given": given, "share": list(self._place())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on where `state` was saved, in the process that iterates.
 
         Raises:
-            ConfigError: It is no state.
+            ConfigError: It is no state. If it is one of another number of ranks or workers, the iteration raises.
         """
-        if not isinstance(state, Mapping) or state.keys() != {"epoch", "given"}:
+        if not isinstance(state, Mapping) or state.keys() != {"epoch", "given", "share"}:
             raise ConfigError(f"not a saved state of a RecordedDataset: {state!r:.200}")
         check_whole("given", state["given"], 0)
         self.set_epoch(state["epoch"])
-        self._resume = (state["epoch"], state["given"])
+        self._resume = dict(state)
 
     def close(self) -> None:
         """Do nothing: nothing is open. For scripts that close a BlenderDataset."""

@@ -30,6 +30,8 @@ class Child(Protocol):
     async def wait(self) -> int: ...
     def report(self) -> Report: ...
     def kill(self) -> None: ...
+    def see_dead(self) -> None: ...
+    def disown(self) -> None: ...
     async def stop(self, ask: Callable[[], None], grace: float) -> None: ...
 
 
@@ -89,6 +91,17 @@ class Fleet:
     async def first_ready(self) -> None:
         """Wait until any instance serves."""
         await self._first_ready.wait()
+
+    def kill(self) -> None:
+        """Kill every Blender, and wait until it is dead, where no event loop will stop it."""
+        for child in self._children.values():
+            child.kill()
+            child.see_dead()
+
+    def disown(self) -> None:
+        """In a forked copy of this process: leave the Blenders to their host."""
+        for child in self._children.values():
+            child.disown()
 
     # -- what came over the wire; a life that is over is ignored --------------------------------------------------
 

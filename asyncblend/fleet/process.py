@@ -130,6 +130,10 @@ class ChildProcess:
                 _kill_group(group)
             killed |= found
 
+    def disown(self) -> None:
+        """In a forked copy of the host: leave the process alone from now on."""
+        self._stopped = True
+
     async def stop(self, ask: Callable[[], None], grace: float) -> None:
         """Have the process end; return when it is reaped, its session is killed and its folder is gone.
 
@@ -139,6 +143,8 @@ class ChildProcess:
             ask: Requests the end. Called again each second, as a request may be lost with its connection.
             grace: Seconds until the process is killed.
         """
+        if self._stopped:
+            return
         try:
             if not self._exited.done():
                 async with asyncio.timeout(grace):
@@ -159,7 +165,7 @@ class ChildProcess:
         except TimeoutError:
             self._reap()
         except asyncio.CancelledError:
-            self._see_dead()
+            self.see_dead()
             self._forget_pidfd()
             raise
         finally:
@@ -176,9 +182,11 @@ class ChildProcess:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 
-    def _see_dead(self) -> None:
-        # Every task of the loop was cancelled, as a second Ctrl-C does, and the loop may be closed next. This blocks, for
-        # moments only: the process was killed.
+    def see_dead(self) -> None:
+        """Block until the process is dead, which takes a moment if it was killed.
+
+        For where the event loop will not tell: every task was cancelled, as a second Ctrl-C does, or it is closed.
+        """
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 

@@ -1,49 +1,86 @@
-"""Batches: samples stacked as PyTorch's default_collate would, but each array is copied once, straight to its place."""
+"""Batches: samples side by side. Each array is copied once, straight to its place.
+
+One rule holds for `batches`, for `batch_size` and for `collate`, and what it gives depends on each value by itself:
+
+    arrays             stacked, if their shapes agree in this batch; otherwise a list of them
+    numbers            an array: bool, int64 or float64
+    dicts              a dict, whose values are batched key by key; so are the items of a tuple
+    lists              a list of them, because their lengths may vary
+    strings, None      a list of them, and so are numbers among them
+    `ragged` names     a list of them, whatever they are
+
+So `batch[name][i]` is always what sample `i` of the batch has, whether `batch[name]` is stacked or a list.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import SampleError
+from ..errors import ConfigError, SampleError
 
 Array = np.ndarray[Any, Any]
+
+
+def mapped(value: Any, arrays: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
+    """Return a value with each array in it changed; dicts, lists and tuples are copied."""
+    if isinstance(value, arrays):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: mapped(item, arrays, change) for name, item in value.items()}
+    if isinstance(value, list):
+        return [mapped(item, arrays, change) for item in value]
+    if isinstance(value, tuple):
+        return _like(value, [mapped(item, arrays, change) for item in value])
+    return value
 
 
 class Memory(NamedTuple):
     """Memory for all arrays of one name in a batch."""
 
     owner: Any  # The array or tensor that the batch gives out. Its slices along the first axis are the samples
-    view: Array  # The same memory as a numpy array, to write into
+    view: Any  # The same memory, to write into: an array of the samples' own kind
 
 
-Empty = Callable[[tuple[int, ...], np.dtype[Any]], Memory]
+Empty = Callable[[tuple[int, ...], Any], Memory]
+"""Makes the memory of a shape for arrays of the dtype of this one."""
 
 
-def in_numpy(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Memory:
+def in_numpy(shape: tuple[int, ...], like: Array) -> Memory:
     """Return the memory of a new numpy array."""
-    array = np.empty(shape, dtype)
+    array = np.empty(shape, like.dtype)
     return Memory(array, array)
+
+
+def check_ragged(ragged: Collection[str]) -> frozenset[str]:
+    """Check the option `ragged`, and return it.
+
+    Raises:
+        ConfigError: It is no collection of names.
+    """
+    if isinstance(ragged, str) or not all(isinstance(name, str) for name in ragged):
+        raise ConfigError(f"ragged must be names, such as ('bbox', 'class_id'); got {ragged!r}")
+    return frozenset(ragged)
 
 
 class Batch:
     """Up to `size` samples. The memory of each array is new: nothing that was given out is ever written to again.
 
-    Arrays of one name must have one shape and dtype. Numbers and booleans become an array of int64, float64 or bool.
-    Dicts are stacked key by key, and lists position by position. Strings, None and mixed values become a list.
-
     Args:
         size: The number of samples.
-        empty: Makes the memory for an array of a shape and dtype.
+        empty: Makes the memory for arrays.
+        ragged: Names whose values are never stacked.
+        arrays: The class of arrays in the samples.
     """
 
-    def __init__(self, size: int, empty: Empty = in_numpy) -> None:
-        self._size, self._empty = size, empty
+    def __init__(
+        self, size: int, empty: Empty = in_numpy, *, ragged: Collection[str] = (), arrays: Any = np.ndarray
+    ) -> None:
+        self._size, self._empty, self._ragged, self._arrays = size, empty, frozenset(ragged), arrays
         self._indices: list[int] = []
-        # The first sample with each leaf replaced: an array by its Memory, anything else by the list of its values.
-        self._columns: Any = None
+        self._columns: Any = None  # The first sample with each leaf replaced by the column of its values
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -53,80 +90,125 @@ class Batch:
         """Whether the batch has `size` samples."""
         return len(self._indices) == self._size
 
-    def add(self, values: Mapping[str, Any], index: int) -> None:
+    def add(self, values: Any, index: int) -> None:
         """Copy the next sample into the batch.
 
         Raises:
             SampleError: The sample has another form than the first one. The batch cannot be used any more.
+            ConfigError: A name in `ragged` is not among the values.
         """
         try:
             if not self._indices:
-                self._columns = self._begin(values)
-            _add(self._columns, values, len(self._indices), "")
+                self._columns = self._begun(values)
+            self._columns = self._added(self._columns, values, "")
         except _Mismatch as error:
             first = self._indices[0] if self._indices else index
             raise SampleError(
                 f"sample {index} cannot be in one batch with sample {first}: {error}; "
-                f"return the same from each sample, or batch without asyncblend, with a collate_fn of your own",
+                f"return the same kind of value from each sample, or name it in `ragged` to get a list of them",
                 index=index,
             ) from None
         self._indices.append(index)
 
     def finish(self) -> dict[str, Any]:
-        """Return the stacked values by name, and "index"."""
-        return {**self._stacked(self._columns or {}), "index": self._stacked(self._indices)}
+        """Return the batched values by name, and "index"."""
+        return {**self.values(), "index": self._batched(self._indices)}
 
-    def _begin(self, value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return self._empty((self._size, *value.shape), value.dtype)
+    def values(self) -> Any:
+        """Return the batched values, in the form of a sample."""
+        return self._batched(self._columns or {})
+
+    def _begun(self, values: Any) -> Any:
+        """Return the columns for samples like this one, still empty."""
+        if not isinstance(values, Mapping):
+            return self._column(values)
+        if missing := sorted(self._ragged - values.keys()):
+            raise ConfigError(f"ragged has {missing}, which the samples have not; they have {sorted(values)}")
+        return {name: _Each() if name in self._ragged else self._column(value) for name, value in values.items()}
+
+    def _column(self, value: Any) -> Any:
+        if isinstance(value, self._arrays):
+            return self._empty((self._size, *value.shape), value)
         if isinstance(value, Mapping):
-            return {name: self._begin(item) for name, item in value.items()}
-        return tuple(self._begin(item) for item in value) if isinstance(value, list) else []
+            return {name: self._column(item) for name, item in value.items()}
+        if isinstance(value, tuple):
+            return _like(value, map(self._column, value))
+        return _Each(kind=list) if isinstance(value, list) else []
 
-    def _stacked(self, column: Any) -> Any:
+    def _added(self, column: Any, value: Any, path: str) -> Any:
+        """Return the column with the next sample's value. `path` leads to the value, for the message."""
+        if isinstance(column, Memory):
+            if self._fits(column.view, value, path):
+                column.view[len(self)] = value
+                return column
+            column = _Each(column.owner[: len(self)], like=column.view)
+        if isinstance(column, _Each):
+            if column.like is not None:
+                self._fits(column.like, value, path)
+            elif not isinstance(value, column.kind):
+                raise _Mismatch(f"{path} is no {column.kind.__name__} but {value!r:.40}")
+            column.append(mapped(value, self._arrays, self._copied))
+        elif isinstance(column, dict):
+            if not isinstance(value, Mapping):
+                raise _Mismatch(f"{path or 'the sample'} is no dict but {value!r:.40}")
+            if value.keys() != column.keys():
+                raise _Mismatch(f"{path or 'the sample'} has {list(value)}, there it has {list(column)}")
+            for name, inner in column.items():
+                column[name] = self._added(inner, value[name], f"{path}[{name!r}]" if path else repr(name))
+        elif isinstance(column, tuple):
+            if not isinstance(value, tuple) or len(value) != len(column):
+                raise _Mismatch(f"{path or 'the sample'} is no tuple of {len(column)} but {value!r:.40}")
+            parts = enumerate(zip(column, value, strict=True))
+            return _like(column, (self._added(inner, item, f"{path}[{i}]") for i, (inner, item) in parts))
+        elif isinstance(value, (self._arrays, Mapping, list, tuple)):
+            raise _Mismatch(f"{path or 'the sample'} is a {type(value).__name__}, there it is none")
+        else:
+            column.append(value)
+        return column
+
+    def _fits(self, view: Any, value: Any, path: str) -> bool:
+        """Return whether an array has the shape of those in a stack. Only its lengths may differ."""
+        shape = view.shape[1:]
+        if not isinstance(value, self._arrays):
+            raise _Mismatch(f"{path or 'the sample'} is no array there but {value!r:.40}")
+        if value.dtype != view.dtype or len(value.shape) != len(shape):
+            raise _Mismatch(
+                f"{path or 'the sample'} is {value.dtype}{list(value.shape)}, there it is {view.dtype}{list(shape)}"
+            )
+        return bool(value.shape == shape)
+
+    def _copied(self, array: Any) -> Any:
+        memory = self._empty(array.shape, array)
+        memory.view[...] = array
+        return memory.owner
+
+    def _batched(self, column: Any) -> Any:
         if isinstance(column, Memory):
             return column.owner[: len(self)]
         if isinstance(column, dict):
-            return {name: self._stacked(inner) for name, inner in column.items()}
+            return {name: self._batched(inner) for name, inner in column.items()}
         if isinstance(column, tuple):
-            return [self._stacked(inner) for inner in column]
+            return _like(column, map(self._batched, column))
+        if isinstance(column, _Each):
+            return list(column)
         dtype = _dtype_of(column)
-        if dtype is None:
-            return column
-        memory = self._empty((len(column),), np.dtype(dtype))
-        memory.view[:] = column
-        return memory.owner
+        return column if dtype is None else self._copied(np.array(column, dtype))
+
+
+class _Each(list[Any]):
+    """A column of values that stay apart, one of each sample."""
+
+    def __init__(self, values: Iterable[Any] = (), *, kind: type = object, like: Any = None) -> None:
+        super().__init__(values)
+        self.kind, self.like = kind, like  # What each value must be; a stack of the arrays that each must resemble
 
 
 class _Mismatch(Exception):
     """Two samples have different forms."""
 
 
-def _add(column: Any, value: Any, row: int, name: str) -> None:
-    """Put the value of sample `row` into its column. `name` is the path to the value, for the message."""
-    if isinstance(column, Memory):
-        shape, dtype = column.view.shape[1:], column.view.dtype
-        if not isinstance(value, np.ndarray):
-            raise _Mismatch(f"{name} is no array there but {value!r:.40}")
-        if value.shape != shape or value.dtype != dtype:
-            raise _Mismatch(f"{name} is {value.dtype}{list(value.shape)}, there it is {dtype}{list(shape)}")
-        column.view[row] = value
-    elif isinstance(column, dict):
-        if not isinstance(value, Mapping):
-            raise _Mismatch(f"{name} is no dict but {value!r:.40}")
-        if value.keys() != column.keys():
-            raise _Mismatch(f"{name or 'the sample'} has {sorted(value)}, there it has {sorted(column)}")
-        for key, inner in column.items():
-            _add(inner, value[key], row, f"{name}[{key!r}]" if name else repr(key))
-    elif isinstance(column, tuple):
-        if not isinstance(value, list) or len(value) != len(column):
-            raise _Mismatch(f"{name} is no list of {len(column)} but {value!r:.40}")
-        for i, (inner, item) in enumerate(zip(column, value, strict=True)):
-            _add(inner, item, row, f"{name}[{i}]")
-    else:
-        if isinstance(value, np.ndarray | Mapping | list):
-            raise _Mismatch(f"{name} is a {type(value).__name__}, there it is none")
-        column.append(value)
+def _like(first: tuple[Any, ...], items: Iterable[Any]) -> tuple[Any, ...]:
+    return type(first)(*items) if hasattr(first, "_fields") else tuple(items)  # a named tuple stays one
 
 
 def _dtype_of(values: list[Any]) -> type[np.generic] | None:

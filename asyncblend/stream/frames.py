@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from ..config import check_whole
 from ..errors import StreamClosed
-from .batch import Batch
+from .batch import Batch, check_ragged
 from .dispatcher import Dispatcher
 from .frame import Frame
 from .passes import Pass
@@ -36,7 +36,7 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         self._run, self._dispatcher, self._source = run, run.dispatcher, source
         self._dispatcher.begin(source)
         # The pass of an iterator that nobody has any more must not keep its slots and its Blenders.
-        self._finalizer = weakref.finalize(self, _abandon, asyncio.get_running_loop(), self._dispatcher, source)
+        self._finalizer = weakref.finalize(self, _abandon, run.loop, self._dispatcher, source)
         self._finalizer.atexit = False
 
     async def __anext__(self) -> Frame:
@@ -57,28 +57,32 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         self._dispatcher.consume(self._source, arrival)
         return arrival.frame
 
-    async def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """Yield the frames in batches: dicts of arrays with a first axis of `size`, and "index" (int64).
+    async def batches(
+        self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield the frames in batches: dicts of what `collate` makes of them, with numpy's arrays, and "index" (int64).
 
-        Each array is copied once, into memory that belongs to its batch and is writable. Numbers are stacked too;
-        strings and None come as lists.
+        Arrays of one shape are stacked along a new first axis. Each is copied once, into memory that belongs to its
+        batch and is writable.
 
         Args:
             size: Samples in a batch. The last batch may have fewer.
             drop_last: Leave out a batch that is shorter.
+            ragged: Names whose values come as a list in each batch, and are never stacked.
 
         Raises:
-            ConfigError: `size` is not a whole number from 1 on.
-            SampleError: The samples differ in their names, shapes or dtypes.
+            ConfigError: `size` is not a whole number from 1 on, or `ragged` has a name that the samples have not.
+            SampleError: The samples differ in their names, in the dtype or rank of an array, or in the kind of a value.
             AsyncblendError: As iterating over the frames raises.
         """
         check_whole("size", size, 1)
-        batch = Batch(size)
+        names = check_ragged(ragged)
+        batch = Batch(size, ragged=names)
         async for frame in self:
             batch.add(frame, frame.index)
             if batch.full:
                 yield batch.finish()
-                batch = Batch(size)
+                batch = Batch(size, ragged=names)
         if len(batch) and not drop_last:
             yield batch.finish()
 

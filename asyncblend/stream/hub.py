@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,11 +75,14 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._warned: set[str] = set()
         self._draining = False
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
+        self._broken: asyncio.Future[None] | None = None  # done when nothing can be received any more
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = Gate(self._context, self.token, self._on_refused)
         self._socket = self._context.socket(zmq.ROUTER)
         self._gate.guard(self._socket)
+        # A context that is collected waits for its open sockets, which nobody may close any more: for ever.
+        self._end = weakref.finalize(self, end_context, self._context, self._socket, self._gate.socket)
         # Without it a message to a connection that is gone vanishes in silence.
         self._socket.router_mandatory = True
         # Leases bound what is in flight; high-water marks would drop (ROUTER) or block instead.
@@ -95,12 +99,20 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self.endpoint = endpoint.decode().rstrip("\0")
 
     def __exit__(self, *error: object) -> None:
-        end_context(self._context)
+        self._end()
+
+    def disown(self) -> None:
+        """In a forked copy of this process: neither send nor receive any more. libzmq would never return there."""
+        self._end.detach()
+        self._identity_of.clear()
+        self._life_of.clear()
+        if self._broken is not None:
+            self._broken.cancel()
 
     async def serve(self, lives: Lives, answers: Answers) -> None:
         """Receive until cancelled."""
         loop = asyncio.get_running_loop()
-        broken: asyncio.Future[None] = loop.create_future()
+        broken = self._broken = loop.create_future()
 
         def reader(receive: Callable[[], bool]) -> Callable[[], None]:
             def read() -> None:

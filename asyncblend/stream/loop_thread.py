@@ -7,11 +7,10 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..aio import run
+from ..aio import AtExit, run
 from ..errors import StreamClosed
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class LoopThread:
 
     def start(self) -> None:
         """Start the thread; once."""
-        _close_at_exit(self)
+        _running.add(self)
         self._thread.start()
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
@@ -138,20 +137,4 @@ def _cancel_all() -> None:
         task.cancel()
 
 
-_live: weakref.WeakSet[LoopThread] = weakref.WeakSet()
-_registered = False
-
-
-def _close_at_exit(thread: LoopThread) -> None:
-    # atexit comes too late for a thread that uses executors, and never in a DataLoader's workers. This hook of the
-    # threading module runs first, and in both. concurrent.futures uses it likewise.
-    global _registered
-    _live.add(thread)
-    if not _registered:
-        _registered = True
-        threading._register_atexit(_close_all)  # type: ignore[attr-defined]
-
-
-def _close_all() -> None:
-    for thread in list(_live):
-        thread.close()
+_running = AtExit(LoopThread.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import operator
 import sys
@@ -22,6 +23,9 @@ from .queue import FrameQueue
 from .stats import PassStats
 
 _log = logging.getLogger("asyncblend")
+
+
+Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
 class Drawn(NamedTuple):
@@ -46,6 +50,8 @@ class Arrival(NamedTuple):
     frame: Frame
 
 
+_FLOW = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
+"""What params may not raise as itself: the consumer's loop would end in silence, or its task seem cancelled (PEP 479)."""
 _NO_PARAMS = Drawn(payload.encode_values({}), MappingProxyType({}))
 
 
@@ -56,7 +62,7 @@ class Pass:
 
     Args:
         config: Options of the stream; they hold where the pass has none of its own.
-        indices: The samples to render, any sequence of whole numbers from 0 on. None: the config's own.
+        indices: The samples to render, any sequence or array of whole numbers from 0 on. None: the config's own.
         params: As in StreamConfig. None: the config's.
         ordered: Whether frames come in the order of `indices`. None: as the config says.
         queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
@@ -71,7 +77,7 @@ class Pass:
     def __init__(
         self,
         config: StreamConfig,
-        indices: Sequence[int] | None = None,
+        indices: Indices | None = None,
         *,
         params: Params | None = None,
         ordered: bool | None = None,
@@ -177,6 +183,10 @@ class Pass:
 
     def finish(self, error: BaseException) -> None:
         """Draw no more params, because they raised. The consumer gets all frames leased before, then the error."""
+        if isinstance(error, _FLOW):
+            told = RuntimeError(f"params raised {type(error).__name__}")
+            told.__cause__ = error
+            error = told
         if self._last is None:
             self._last = error
         self.book.stop_drawing()
@@ -265,7 +275,7 @@ def own_indices(config: StreamConfig, start: int | None = None) -> range:
     return range(start + k, sys.maxsize if config.length is None else start + config.length, n)
 
 
-def checked_indices(indices: Sequence[int]) -> Sequence[int]:
+def checked_indices(indices: Indices) -> Sequence[int]:
     """Return a sequence of indices as a range or a list of ints.
 
     Raises:

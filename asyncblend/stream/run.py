@@ -7,7 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from ..aio import finish, the_one_error
+from ..aio import AtExit, finish, separate_after_fork, the_one_error
 from ..config import StreamConfig
 from ..errors import ConfigError, ForkedProcessError, StreamClosed
 from ..fleet.discovery import find_blender
@@ -57,7 +57,8 @@ class Run:
         if config.scene is not None:
             _check_file("scene", config.scene)
         blender = self._blender = find_blender(config.blender)
-        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self.loop.create_future()
         try:
             workspace = self._resources.enter_context(Workspace())
             self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
@@ -66,6 +67,7 @@ class Run:
             self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
             self._dispatcher = Dispatcher(config, self._hub, self._fleet)
             self._serving = asyncio.create_task(self._serve(), name="asyncblend run")  # aclose awaits it
+            _open.add(self)
         except BaseException:
             self._resources.close()
             raise
@@ -173,6 +175,23 @@ class Run:
         finally:
             self._free()
 
+    def _end_at_exit(self) -> None:
+        """Stop the fleet of a loop that nobody runs any more, as ZeroMQ would wait at the exit for an open socket."""
+        if self.forked or self.ended or self.loop.is_running():
+            return
+        if not self.loop.is_closed():
+            self.loop.run_until_complete(self.aclose())
+        else:
+            self._fleet.kill()
+            self._free()
+
+    def _disown(self) -> None:
+        """In a forked copy: let go of all that is the parent's, so that nothing that ends here ends it there."""
+        self._resources.pop_all()
+        self._hub.disown()
+        self._fleet.disown()
+        separate_after_fork(self.loop)
+
     def _life_over(self, life: Life) -> None:
         self._hub.forget(life)
         self._rings.pop(life, None)
@@ -181,6 +200,17 @@ class Run:
     def _free(self) -> None:
         self._resources.close()
         self._rings.clear()
+
+
+_open = AtExit(Run._end_at_exit)
+
+
+def _disown_in_forked_child() -> None:
+    for run in _open.living():
+        run._disown()
+
+
+os.register_at_fork(after_in_child=_disown_in_forked_child)
 
 
 def _check_file(name: str, path: str | os.PathLike[str]) -> None:

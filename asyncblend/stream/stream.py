@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,7 +15,7 @@ from ..config import Params, StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError, StreamClosed
 from .frame import Frame
 from .frames import Frames
-from .passes import Pass
+from .passes import Indices, Pass
 from .run import Run
 from .stats import StreamStats
 
@@ -99,7 +99,7 @@ class BlenderStream(AsyncIterator[Frame]):
 
     def frames(
         self,
-        indices: Sequence[int] | None = None,
+        indices: Indices | None = None,
         *,
         params: Params | None = None,
         ordered: bool | None = None,
@@ -112,8 +112,8 @@ class BlenderStream(AsyncIterator[Frame]):
         stops by itself and holds up no other. Sample `i` is the same in every pass that gives it the same params.
 
         Args:
-            indices: The samples to render: a range, or any other sequence of whole numbers from 0 on. An index that
-                occurs twice is rendered twice. None: the config's own indices.
+            indices: The samples to render: a range, or any other sequence or array of whole numbers from 0 on. An index
+                that occurs twice is rendered twice. None: the config's own indices.
             params: A mapping, or a callable(index) that returns one, as in StreamConfig. None: the config's.
             ordered: Whether frames come in the order of `indices` instead of by arrival. None: as the config says.
             queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
@@ -160,9 +160,11 @@ class BlenderStream(AsyncIterator[Frame]):
         """
         return self._open().dispatcher.flush(self._source)  # not _own, which would begin the pass
 
-    def batches(self, size: int, *, drop_last: bool = False) -> AsyncIterator[dict[str, Any]]:
+    def batches(
+        self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
+    ) -> AsyncIterator[dict[str, Any]]:
         """Iterate over the stream in batches, as `Frames.batches` does."""
-        return self._own().batches(size, drop_last=drop_last)
+        return self._own().batches(size, drop_last=drop_last, ragged=ragged)
 
     def record(
         self,

@@ -16,7 +16,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from ..config import Params, StreamConfig
 from ..errors import ConfigError, ForkedProcessError, SampleError, StreamClosed
 from .frame import Frame
 from .loop_thread import LoopThread
-from .passes import Arrival, Pass
+from .passes import Arrival, Indices, Pass
 from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats, StreamStats
@@ -86,9 +86,11 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             ForkedProcessError: This is a forked copy.
         """
         try:
-            return self._received(None, block=True)
+            frame = self._received(None, block=True)
         except EndOfStream:
             raise StopIteration from None
+        assert frame is not None, "no limit, no timeout"
+        return frame
 
     def get(self, timeout: float | None = None) -> Frame:
         """Wait for the next frame, at most `timeout` seconds. None waits forever.
@@ -99,11 +101,12 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             AsyncblendError: Why there are no more frames, after all good ones.
         """
         try:
-            return self._received(timeout, block=True)
-        except Empty:
-            raise TimeoutError(f"no frame came within {timeout:g} s") from None
+            frame = self._received(timeout, block=True)
         except EndOfStream:
             raise StreamClosed("all frames have been delivered") from None
+        if frame is None:
+            raise TimeoutError(f"no frame came within {timeout:g} s")
+        return frame
 
     def poll(self) -> Frame | None:
         """Return the next frame if it is here already, else None. `finished` tells whether there will be another.
@@ -113,7 +116,7 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
         """
         try:
             return self._received(None, block=False)
-        except (Empty, EndOfStream):
+        except EndOfStream:
             return None
 
     @property
@@ -143,14 +146,18 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _received(self, timeout: float | None, *, block: bool) -> Frame:
+    def _received(self, timeout: float | None, *, block: bool) -> Frame | None:
+        """Return the next frame, or None if there is none in time."""
         self._stream._run.check_process()
         channel = self._channel
         if channel.dropped:  # its end is on its way
             block, timeout = True, None
         if block:
             self._stream._check_thread()
-        item = channel.items.get(block, timeout)
+        try:
+            item = channel.items.get(block, timeout)
+        except Empty:
+            return None
         if isinstance(item, _End):
             channel.items.put(item)  # for the next call
             channel.finished = item.error is None
@@ -235,7 +242,7 @@ class SyncStream(Iterator[Frame]):
 
     def frames(
         self,
-        indices: Sequence[int] | None = None,
+        indices: Indices | None = None,
         *,
         params: Params | None = None,
         ordered: bool | None = None,

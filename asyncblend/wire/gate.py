@@ -37,9 +37,9 @@ class Gate:
 
     def __init__(self, context: zmq.Context[Any], token: str, on_refused: Callable[[], object]) -> None:
         self._token, self._on_refused = token.encode(), on_refused
-        self._socket = context.socket(zmq.REP)
-        self._socket.linger = 0
-        self._socket.bind("inproc://zeromq.zap.01")
+        self.socket = context.socket(zmq.REP)
+        self.socket.linger = 0
+        self.socket.bind("inproc://zeromq.zap.01")
 
     def guard(self, socket: zmq.Socket[Any]) -> None:
         """Let peers of this socket in only if they show the token. Call it before `bind`."""
@@ -49,18 +49,18 @@ class Gate:
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when there may be requests. Call `answer` then, and once before."""
-        return int(self._socket.fileno())
+        return int(self.socket.fileno())
 
     def answer(self) -> bool:
         """Answer up to 64 requests that are here. Return whether there may be more."""
         for _ in range(_AT_ONCE):
             try:
-                request = self._socket.recv_multipart(zmq.DONTWAIT)
+                request = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return False
             known = len(request) == _REQUEST and request[5] == _MECHANISM and self._shows_token(*request[6:])
             status = (b"200", b"OK") if known else (b"400", b"a wrong token")
-            self._socket.send_multipart([b"1.0", request[1], *status, b"", b""])
+            self.socket.send_multipart([b"1.0", request[1], *status, b"", b""])
             if not known:
                 self._on_refused()
         return True

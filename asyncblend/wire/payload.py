@@ -151,6 +151,8 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
         return float(value) if math.isfinite(value) else {"$float": str(float(value))}
     if _is_mathutils(value):
         return {"$": store(_contiguous(np.array(value, np.float32), key), key)}  # Blender's own precision
+    if _is_tensor(value):
+        return {"$": store(_contiguous(_from_tensor(value, key), key), key)}
     if depth == MAX_DEPTH:
         raise Unsendable(f"{_at(key)} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, (list, tuple)):
@@ -165,7 +167,8 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
         return tree
     raise Unsendable(
         f"{_at(key)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel; what can: numpy "
-        f"arrays and scalars, numbers, bool, str, None, mathutils vectors and matrices, and lists, tuples and dicts of those"
+        f"arrays and scalars, torch's tensors, numbers, bool, str, None, mathutils vectors and matrices, and lists, tuples "
+        f"and dicts of those"
     )
 
 
@@ -211,8 +214,28 @@ def _is_mathutils(value: Any) -> bool:
     return mathutils is not None and isinstance(value, tuple(getattr(mathutils, name) for name in names))
 
 
+def _is_tensor(value: Any) -> bool:
+    # Not imported, as mathutils is not.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _from_tensor(tensor: Any, key: str) -> Array:
+    try:
+        return np.asarray(tensor.detach().cpu())
+    except (TypeError, RuntimeError, ValueError) as error:  # a dtype or a layout that numpy has not
+        raise Unsendable(
+            f"{_at(key)} is a {tensor.dtype} tensor that numpy cannot hold; convert it first ({error})"
+        ) from None
+
+
 def _contiguous(value: Any, key: str) -> Array:
     """Return the value as an array that can travel as it lies in memory."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise Unsendable(
+            f"{_at(key)} is a masked array, whose mask would be lost; fill it with its `filled(value)`, or let `data` "
+            f"and `mask` travel as two arrays"
+        )
     array = np.asarray(value)
     name = _NAMES.get(array.dtype) or array.dtype.name  # the latter finds dtypes of the other byte order
     if name not in DTYPES or array.ndim > MAX_RANK:

@@ -134,6 +134,16 @@ def test_what_transform_raises_is_the_users(make: Make) -> None:
     assert len(set(pids)) <= 2
 
 
+def test_a_transform_cannot_end_an_iteration_in_silence(make: Make) -> None:
+    """A StopIteration out of `transform` is an error, as in any generator, and not the end of the samples."""
+
+    def transform(item: dict[str, Any]) -> dict[str, Any]:
+        return next(iter(()))
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(make(length=3, transform=transform))
+
+
 def test_transform_must_be_callable() -> None:
     """The error names the option."""
     with pytest.raises(ab.ConfigError, match="transform must be callable"):

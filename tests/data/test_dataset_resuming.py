@@ -133,6 +133,24 @@ def test_a_complete_epoch_has_nothing_left(make: Make) -> None:
     assert indices(list(resumed)) == list(range(5))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_only_workers_know_what_they_delivered(workers: int, make: Make, load: Any) -> None:
+    """While workers iterate over an epoch the training process has no state to save, rather than an empty one."""
+    dataset = make(length=8)
+    assert dataset.state_dict() == {"epoch": 0, "stream": {}}
+    with load(dataset, workers) as loading:
+        for _ in loading:
+            with pytest.raises(ab.ConfigError, match=r"StatefulDataLoader save the state, or .* num_workers=0"):
+                dataset.state_dict()
+    with pytest.raises(ab.ConfigError, match="only they know"):
+        dataset.state_dict()
+    dataset.set_epoch(1)
+    assert dataset.state_dict() == {"epoch": 1, "stream": {}}
+    dataset.set_epoch(0)
+    next(iter(dataset))
+    assert dataset.state_dict()["stream"]["watermark"] <= 1
+
+
 def test_a_state_of_another_stream_is_refused(make: Make) -> None:
     """A state belongs to one seed and one sequence of indices; what is no state is refused at once."""
     dataset = make(length=5)

@@ -47,8 +47,13 @@ def test_an_unknown_option_is_refused(makers: dict[str, Callable[..., Any]]) -> 
         for wrong in ("batchsize", "transforms", "colour"):
             with pytest.raises(ab.ConfigError, match=f"no option '{wrong}'"):
                 make(**{wrong: 1})
-    with pytest.raises(ab.ConfigError, match="ItemOptions has no option 'batchsize'; did you mean 'batch_size'"):
-        makers["mixed"](batchsize=3)
+    for wrong, right in (("batchsize", "batch_size"), ("batch", "batch_size"), ("transforms", "transform")):
+        for make in makers.values():
+            with pytest.raises(ab.ConfigError, match=f"Dataset has no option '{wrong}'; did you mean '{right}'"):
+                make(**{wrong: 3})
+    for kind, wrong, right in (("live", "instance", "instances"), ("recorded", "shufle", "shuffle")):
+        with pytest.raises(ab.ConfigError, match=f"Dataset has no option '{wrong}'; did you mean '{right}'"):
+            makers[kind](**{wrong: 3})
 
 
 def test_a_wrong_option_is_named(makers: dict[str, Callable[..., Any]]) -> None:

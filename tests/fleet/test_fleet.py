@@ -77,6 +77,12 @@ class Process:
     def report(self) -> Report:
         return self.left
 
+    def see_dead(self) -> None:
+        """Say nothing of the end: only a loop that is closed asks."""
+
+    def disown(self) -> None:
+        """Say nothing: nobody forks here."""
+
     def kill(self) -> None:
         self.killed = True
         self.exit(-9)

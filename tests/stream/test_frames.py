@@ -112,6 +112,26 @@ async def test_what_params_raise_ends_their_pass_alone(make: Make) -> None:
                 await anext(failing_later)
 
 
+@pytest.mark.parametrize("error", [StopAsyncIteration, StopIteration, GeneratorExit, asyncio.CancelledError])
+async def test_params_cannot_end_a_loop_in_silence(error: type[BaseException], make: Make) -> None:
+    """What would end the consumer's loop, or cancel its task, is a RuntimeError with that as its cause."""
+
+    def params(index: int) -> dict[str, Any]:
+        if index == 2:
+            raise error
+        return {}
+
+    seen = []
+    async with asyncio.timeout(LIMIT), make(length=30, ordered=True, params=params) as stream:
+        with pytest.raises(RuntimeError, match=f"params raised {error.__name__}") as caught:
+            async for frame in stream:
+                seen.append(frame.index)
+        assert type(caught.value.__cause__) is error
+        with pytest.raises(RuntimeError, match=f"params raised {error.__name__}"):
+            await stream.render(2)
+    assert seen == [0, 1]
+
+
 async def test_order_is_each_passs_own(make: Make, gates: Any) -> None:
     """An unordered pass delivers what has arrived, while an ordered one holds it back for an earlier sample."""
     async with asyncio.timeout(LIMIT), make(gates.script, ordered=True, instances=3, prefetch=1) as stream:

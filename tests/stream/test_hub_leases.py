@@ -44,6 +44,8 @@ class Idle:
     def report(self) -> Report:
         return Report()
 
+    def see_dead(self) -> None: ...
+    def disown(self) -> None: ...
     def kill(self) -> None:
         raise AssertionError("it did nothing wrong")
 

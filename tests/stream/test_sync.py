@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_passes_have_their_own_indices_params_and_order(make_sync: Make) -> None
         (np.array([9, 4]), {"params": lambda index: {"level": index}, "queue_size": 1}, {9, 4}),
         (None, {}, {"config"}),
     ):
-        got = list(stream.frames(indices, ordered=True, **options))  # type: ignore[arg-type]
+        got = list(stream.frames(indices, ordered=True, **options))
         assert indices_of(got) == [int(index) for index in (range(7) if indices is None else indices)]
         assert {frame["level"] for frame in got} == levels
     assert sorted(indices_of(stream)) == list(range(7))
@@ -371,6 +372,22 @@ def test_what_params_raise_reaches_the_consumer(make_sync: Make) -> None:
     with pytest.raises(LookupError, match="no curriculum"):
         stream.render(2)
     assert stream.render(3).index == 3
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration, queue.Empty])
+def test_what_params_raise_is_no_end_and_no_timeout(error: type[Exception], make_sync: Make) -> None:
+    """Neither a loop nor `get` nor `poll` takes it for something of its own."""
+
+    def params(index: int) -> dict[str, Any]:
+        raise error
+
+    told = error if error is queue.Empty else RuntimeError
+    stream = make_sync(params=params, instances=1)
+    frames = stream.frames([1])
+    for call in (lambda: list(stream), lambda: next(frames), lambda: frames.get(LIMIT), frames.poll):
+        with pytest.raises(told):
+            call()
+    assert not frames.finished
 
 
 def test_a_crash_loop_leaves_the_stream_unusable(make_sync: Make) -> None:

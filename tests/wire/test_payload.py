@@ -18,6 +18,7 @@ from typing import Any, Literal
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+import torch
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
@@ -280,6 +281,18 @@ def test_encoded_values_can_be_sent_again() -> None:
     assert protocol.decode(again).fields["lease"] == 2
 
 
+def test_tensors_travel_as_arrays() -> None:
+    """A tensor arrives as the array that it holds, whether it has a gradient or lies transposed."""
+    tensors = {
+        "flat": torch.arange(3.0, requires_grad=True), "turned": torch.arange(6).reshape(2, 3).T,
+        "scalar": torch.tensor(7), "half": torch.ones(2, dtype=torch.float16), "none": torch.zeros(0, 4),
+    }  # fmt: skip
+    got = payload.decode_values(payload.encode_values({"deep": [tensors]}))["deep"][0]
+    for name, tensor in tensors.items():
+        wanted = tensor.detach().numpy()
+        np.testing.assert_array_equal(got[name], wanted, strict=True)
+
+
 # -- what cannot travel ------------------------------------------------------------------------------------------
 
 
@@ -313,6 +326,10 @@ UNSENDABLE: list[tuple[Any, str]] = [
     (np.zeros((1,) * 9), "rank 9"),
     (np.broadcast_to(np.uint8(0), (1 << 30) + 1), "1073741825 bytes"),
     (10**5000, "too long"),
+    (np.ma.masked_array([1, 2], [True, False]), "masked array, whose mask would be lost; fill it"),  # type: ignore[no-untyped-call]
+    (np.ma.masked, "masked array"),
+    (torch.ones(2, dtype=torch.bfloat16), "bfloat16 tensor that numpy cannot hold; convert it first"),
+    (torch.eye(2).to_sparse(), "float32 tensor that numpy cannot hold"),
 ]
 
 
