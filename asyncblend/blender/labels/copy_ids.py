@@ -77,7 +77,7 @@ class _Box:
         self.mesh = copy.mesh
         self.low, self.high = copy.mesh.points.min(axis=0), copy.mesh.points.max(axis=0)
         self.matrix = view.world_to_camera @ copy.matrix
-        self.inverse = np.linalg.pinv(self.matrix[:3, :3])  # a copy may be flat
+        self.inverse: _Floats = np.linalg.pinv(self.matrix[:3, :3])  # a copy may be flat
         self.window = self._window(view)
 
     def _window(self, view: View) -> tuple[slice, slice]:
@@ -86,8 +86,9 @@ class _Box:
         if view.perspective and (corners[:, 2] <= view.near).any():
             return slice(None), slice(None)
         xy = view.pixels(corners)
-        (left, top), (right, bottom) = (np.clip(xy.min(axis=0) - _SLACK, 0, 1 << 20), xy.max(axis=0) + _SLACK + 1)
-        return slice(int(top), max(0, int(bottom))), slice(int(left), max(0, int(right)))
+        left, top = np.maximum(xy.min(axis=0) - _SLACK, 0).astype(int)
+        right, bottom = np.maximum(xy.max(axis=0) + _SLACK + 1, 0).astype(int)
+        return slice(top, bottom), slice(left, right)
 
     def local(self, points: _Floats) -> _Floats:
         found: _Floats = (points - self.matrix[:3, 3]) @ self.inverse.T
@@ -108,14 +109,16 @@ def _gaps(points: _Floats, pixel: _Indices, copy: _Indices, boxes: Sequence[_Box
 
     trees: dict[int, Any] = {}
     found = np.empty(len(pixel))
-    for number in np.unique(copy):
-        box, mine = boxes[number], np.flatnonzero(copy == number)
+    numbers, starts = np.unique(copy, return_index=True)  # `copy` is in order
+    for number, mine in zip(numbers, np.split(np.arange(len(pixel)), starts[1:]), strict=True):
+        box = boxes[number]
         tree = trees.get(id(box.mesh))
         if tree is None:
             tree = trees[id(box.mesh)] = BVHTree.FromPolygons(*_lists(box.mesh))
-        local = box.local(points[pixel[mine]])
-        nearest = np.array([tree.find_nearest(point)[0] for point in local.tolist()], dtype=np.float64)
-        found[mine] = np.linalg.norm(transformed(box.matrix, nearest) - points[pixel[mine]], axis=1)
+        local = box.local(points[pixel[mine]]).tolist()
+        # The surface that is seen is at about 0 in any unit, so that one scale for all directions will do.
+        scale = np.linalg.norm(box.matrix[:3, :3], 2)
+        found[mine] = [tree.find_nearest(point)[3] * scale for point in local]
     return found
 
 

@@ -150,7 +150,9 @@ def flagged(
     starts = (rays(local, view) - shift) @ rotation  # back to the world: a rotation's inverse is its transpose
     lengths = np.linalg.norm(world - starts, axis=1)
     directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
-    rays_through = _Rays(scene, hidden, margin)
+    # In a render's depsgraph only instancers can be met although they are not rendered.
+    unseen = {obj for obj in bpy.context.view_layer.objects if obj.is_instancer and not obj.show_instancer_for_render}
+    rays_through = _Rays(scene, unseen if scene.of_render else unseen | hidden, margin)
     occluded = [
         rays_through.are_stopped(start, direction, length, each[number])
         for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
@@ -164,14 +166,14 @@ class _Rays(NamedTuple):
     """What rays from the camera meet."""
 
     scene: Evaluation
-    hidden: set[Any]  # the objects that are not rendered, except as copies
+    passed: set[Any]  # the objects that are not rendered, except as copies
     margin: float
 
     def are_stopped(self, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
         """Whether there is a surface between a point and the camera, on a ray of that length in world space.
 
         A point may lie up to the margin, in Blender units along the ray, below the surface of its `owner`. Rays pass
-        through the `hidden` objects, and through those that the camera does not see.
+        through objects that are `passed`, and through those that the camera does not see.
         """
         import bpy
         from mathutils import Vector
@@ -196,7 +198,7 @@ class _Rays(NamedTuple):
 
     def _passes(self, source: Any, matrix: Any) -> bool:
         """Whether what was hit is an object that is not rendered, and not a copy of it."""
-        return source in self.hidden and not self.scene.of_render and _same(matrix, self.scene.matrix(source))
+        return source in self.passed and _same(matrix, self.scene.matrix(source))
 
 
 def _same(one: Any, other: Any) -> bool:
