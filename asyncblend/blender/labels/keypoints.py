@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import numbers
 from typing import Any, NamedTuple
 
@@ -150,11 +151,9 @@ def flagged(
     starts = (rays(local, view) - shift) @ rotation  # back to the world: a rotation's inverse is its transpose
     lengths = np.linalg.norm(world - starts, axis=1)
     directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
-    # In a render's depsgraph only instancers can be met although they are not rendered.
-    unseen = {obj for obj in bpy.context.view_layer.objects if obj.is_instancer and not obj.show_instancer_for_render}
-    rays_through = _Rays(scene, unseen if scene.of_render else unseen | hidden, margin)
+    camera_rays = _Rays(scene, hidden, margin)
     occluded = [
-        rays_through.are_stopped(start, direction, length, each[number])
+        camera_rays.are_stopped(start, direction, length, each[number])
         for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
     ]
     found[of, row, :2] = xy
@@ -162,20 +161,30 @@ def flagged(
     return found
 
 
-class _Rays(NamedTuple):
+class _Rays:
     """What rays from the camera meet."""
 
-    scene: Evaluation
-    passed: set[Any]  # the objects that are not rendered, except as copies
-    margin: float
+    def __init__(self, scene: Evaluation, hidden: set[Any], margin: float) -> None:
+        import bpy
+
+        self._scene, self._margin = scene, margin
+        objects = bpy.context.view_layer.objects
+        # In a render's depsgraph only instancers can be met although they are not rendered.
+        unseen = {obj for obj in objects if obj.is_instancer and not obj.show_instancer_for_render}
+        self._passed = unseen if scene.of_render else unseen | hidden
+        # Rays through the whole scene miss what is hidden in viewports. These meshes are asked one by one.
+        missed = [obj for obj in objects if obj.type == "MESH" and not obj.visible_get() and obj not in hidden | unseen]
+        self._casts = [self._through_all, *(functools.partial(self._through_one, obj) for obj in missed)]
 
     def are_stopped(self, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
         """Whether there is a surface between a point and the camera, on a ray of that length in world space.
 
         A point may lie up to the margin, in Blender units along the ray, below the surface of its `owner`. Rays pass
-        through objects that are `passed`, and through those that the camera does not see.
+        through objects that are not rendered, and through those that the camera does not see.
         """
-        import bpy
+        return any(self._is_stopped(cast, start, direction, length, owner) for cast in self._casts)
+
+    def _is_stopped(self, cast: Any, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
         from mathutils import Vector
 
         begin, along = Vector(start), Vector(direction)
@@ -183,22 +192,33 @@ class _Rays(NamedTuple):
         travelled, end = 0.0, length - tolerance
         while travelled < end:
             at = begin + along * travelled
-            hit, place, _, _, obj, matrix = bpy.context.scene.ray_cast(
-                self.scene.depsgraph, at, along, distance=end - travelled
-            )
+            hit, place, source, matrix = cast(at, along, end - travelled)
             if not hit:
                 return False
             travelled += (place - at).length
-            source = obj.original
-            on_owner = source == owner.obj and end - travelled <= self.margin and _same(matrix, owner.matrix)
+            on_owner = source == owner.obj and end - travelled <= self._margin and _same(matrix, owner.matrix)
             if not on_owner and source.visible_camera and not self._passes(source, matrix):
                 return True
             travelled += tolerance  # continue behind the surface that was hit
         return False
 
+    def _through_all(self, at: Any, along: Any, distance: float) -> tuple[bool, Any, Any, Any]:
+        import bpy
+
+        hit, place, _, _, obj, matrix = bpy.context.scene.ray_cast(self._scene.depsgraph, at, along, distance=distance)
+        return hit, place, obj.original if hit else None, matrix
+
+    def _through_one(self, obj: Any, at: Any, along: Any, distance: float) -> tuple[bool, Any, Any, Any]:
+        current = self._scene.evaluated(obj)
+        matrix = current.matrix_world
+        inverse = matrix.inverted_safe()
+        local = inverse.to_3x3() @ along
+        hit, place, *_ = current.ray_cast(inverse @ at, local, distance=distance * local.length)
+        return hit, matrix @ place, obj, matrix
+
     def _passes(self, source: Any, matrix: Any) -> bool:
         """Whether what was hit is an object that is not rendered, and not a copy of it."""
-        return source in self.passed and _same(matrix, self.scene.matrix(source))
+        return source in self._passed and _same(matrix, self._scene.matrix(source))
 
 
 def _same(one: Any, other: Any) -> bool:
