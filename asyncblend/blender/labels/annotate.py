@@ -53,29 +53,43 @@ def annotate(
     nothing can tell whether an object, the camera or the frame has moved since. Without `rendered` the ids are rendered
     here: by Cycles with one sample in each pixel's centre, whatever the scene's engine. Its settings are put back.
 
-    Meshes are those of Blender's viewport: they differ from rendered ones where a modifier has other settings for
-    renders. An object's instances (of collections, particles, geometry nodes) are in the mask, but not in its mesh. An
-    object that cannot be seen is no error, because that is ordinary in a random scene. A border to which the image is
-    not cropped is ignored: the image is the whole frame then.
+    Meshes, poses and keypoints are those of a render, also where modifiers, simplification, curves, metaballs, particles
+    or hiding differ between renders and the viewport. Then the scene is evaluated once more, as for a render, which takes
+    as long as Blender's evaluation of it does, and discards persistent data. Cycles' adaptive subdivision and
+    displacement, and motion blur, are in the mask, but not in the mesh. An object that cannot be seen is no error,
+    because that is ordinary in a random scene. A border to which the image is not cropped is ignored: the image is the
+    whole frame then.
+
+    An object's copies, by collections, geometry nodes, particles or vertices, have its id in `render`, and are no part of
+    its mesh. With `instances` each of them is labelled like an object of its own, and the result also has new masks.
+    Blender has no pass that tells copies apart, so their pixels are found from the depth, and those that several copies
+    could have shown by the nearest surface. That takes some 0.1 ms a copy and 3 us a pixel where copies are close
+    together: a second for 1,700 in each other's way, 2 ms for a few.
 
     Args:
         objects: N different objects, or their names. All need a mesh: meshes, curves, texts, surfaces and metaballs
-            have one.
+            have one. With `instances` also empties that show a collection, and objects in no view layer.
         keypoints: By object, or its name, its K points: a K x 3 array in the object's own space, or a list whose
             entries are points in its space, indices of vertices (modifiers applied), empties or other objects or
             their names (for their origins), or names of bones of the armature that deforms it (for their heads, posed;
-            a bone comes before an object of the same name). K may differ. None for no keypoints at all.
-        rendered: The result of the `render` with "instance" to which the labels belong. None renders the ids here.
+            a bone comes before an object of the same name). K may differ. None for no keypoints at all. A copy has
+            those of its source, moved along with it.
+        rendered: The result of the `render` with "instance" to which the labels belong, and with `instances` with
+            "depth", too. None renders the ids here.
         keypoint_margin: How far below the surface of its own object, along the ray from the camera, a point still
             counts as visible, in Blender units. It is meant for joints, which lie inside. Other objects hide a point
             all the same.
+        instances: Whether to label each copy. Then N is the number of what is rendered of the objects: for each of them
+            first itself, and then what is copied from it, or is shown by it, in order of the names of instancer and
+            source, and of persistent id. What is not rendered has no entry. The order is the same in each process.
 
     Returns:
         All arrays of N are in the order of `objects`. Pixel coordinates have (0, 0) at the outer corner of the top-left
         pixel.
 
         - "id": N int32, the object's id in "instance".
-        - "name": list of N str. "class_id": N int32, 0 for none. "class_name": list of N str, "" for none. With
+        - "name": list of N str, where a linked object that shares its name with another is "name [library.blend]".
+          "class_id": N int32, 0 for none. "class_name": list of N str, "" for none. With
           `rendered`, ids and classes are those of its table.
         - "bbox": N x 4 float32, x y width height of the visible pixels; 0 0 0 0 where there is none.
         - "bbox_loose": N x 4 float32, x y width height of the projected mesh, hidden parts too, cut at the border of
@@ -96,17 +110,24 @@ def annotate(
           in the image but hidden, or further than `clip_end`; 0 outside the image, nearer than `clip_start`, or of an
           object that is hidden from renders, and then x and y are 0 too. K is the largest one; an object with fewer
           keypoints has rows of 0 0 0 after them.
+        - With `instances`: "instancer": list of N str, the name of what shows the copy, "" for an object itself.
+          "persistent_id": N x 8 int32, Blender's own, which stays with a copy while others come and go. "instance" and
+          "semantic": H x W int32, and "instances": the masks and the table of `render`, but with an id for each copy,
+          so that `{**labels, **bl.annotate(...)}` has them. The view layer's objects keep their ids, and all copies
+          follow, in the order above, also those that cannot be seen: their ids are the same from sample to sample for
+          as long as their number is. Their rows also have "instancer" and "persistent_id". A copy has the class of its
+          source, unless an empty that shows it as part of a collection has a `class_id` of its own.
 
         A keypoint is hidden by any surface on its way to the camera, also by glass, except within 1e-4 of its distance:
-        that is the surface it lies on. The rays meet what Blender's viewport has: an object that is hidden in viewports
-        but rendered hides nothing. They pass through objects that are not rendered, or not to the camera.
+        that is the surface it lies on. The rays pass through objects that are not rendered, or not to the camera. They
+        meet what is hidden in viewports only if it is a mesh of the view layer.
 
     Raises:
         ConfigError: An object or name is unknown, there twice, not in the view layer, or without a mesh; a keypoint is
-            wrong; `rendered` has no "instance", another size than the image, or an object is not in its table. The
+            wrong; `rendered` has no "instance" or lacks the "depth", has another size than the image, or an object is not in its table. The
             message says which, and what to do.
         ValueError: The camera is panoramic.
-        RuntimeError: There is no camera, or an object is disabled in viewports; or as for `render`, where the ids could
+        RuntimeError: There is no camera, or an object is disabled in viewports and in renders; or as for `render`, where the ids could
             not be rendered.
     """
     import bpy
