@@ -63,8 +63,8 @@ def annotate(
     An object's copies, by collections, geometry nodes, particles or vertices, have its id in `render`, and are no part of
     its mesh. With `instances` each of them is labelled like an object of its own, and the result also has new masks.
     Blender has no pass that tells copies apart, so their pixels are found from the depth, and those that several copies
-    could have shown by the nearest surface. That takes some 0.1 ms a copy and 3 us a pixel where copies are close
-    together: a second for 1,700 in each other's way, 2 ms for a few.
+    could have shown by the nearest surface. Three copies at 640 x 480 take some 10 ms, and 1,681 in each other's way at
+    320 x 240 more than a second.
 
     Args:
         objects: N different objects, or their names. All need a mesh: meshes, curves, texts, surfaces and metaballs
