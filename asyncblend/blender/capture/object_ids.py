@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 _WITH_SURFACE = {"MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "POINTCLOUD"}
+_PROPERTY = "pass_index"
 _LARGEST_INDEX = 32767  # of `pass_index`, a 16 bit integer in 3.4 and in 4.5
 _LARGEST_CLASS = 2**31 - 1
 
@@ -36,16 +38,22 @@ def _assign(indices: Mapping[Any, int], tell_blender: bool) -> None:
 
     A render evaluates the scene again and sees the values anyway. With persistent data it does not, and must be told.
     Ordinary assignment always tells, and that does harm: rigid bodies jump back to where they were in the frame before,
-    or to the origin.
+    or to the origin. There is no other way for objects that are linked from a library, or override linked ones.
     """
     import bpy
 
     objects = bpy.data.objects  # not the keys of `indices`: a handler of the render may have removed some of those
     changed = [obj for obj in objects if indices.get(obj, obj.pass_index) != obj.pass_index]
-    if changed:
-        objects.foreach_set("pass_index", [indices.get(obj, obj.pass_index) for obj in objects])
-    if tell_blender:
-        for obj in changed:
+    if not changed:
+        return
+    # `foreach_set` skips what Blender does not let a user edit (linked objects, and most library overrides) without
+    # taking a value for it, so that these objects get no value here, and the list is filled up to its length.
+    values = [indices.get(obj, obj.pass_index) for obj in objects if not obj.is_property_readonly(_PROPERTY)]
+    objects.foreach_set(_PROPERTY, [*values, *[0] * (len(objects) - len(values))])
+    for obj in changed:
+        if obj.pass_index != indices[obj]:
+            obj.pass_index = indices[obj]  # an assignment is allowed for linked objects and overrides
+        if tell_blender:
             obj.update_tag()
 
 
@@ -79,7 +87,8 @@ class ObjectIds:
         self.objects = [*inside, *outside]  # in order of their numbers, which begin at 1
         self.own_indices = [obj.pass_index for obj in self.objects]  # which the user gave to each of them
         # The "instances" of `render`, for the view layer's objects alone.
-        self.table = [_row(number, obj) for number, obj in enumerate(inside, 1)]
+        self._names = unique_names()
+        self.table = [self._row(number, obj) for number, obj in enumerate(inside, 1)]
 
     def read(self, index_pass: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], list[dict[str, Any]]]:
         """Return the ids in a rendered object index pass, H x W int32, new and contiguous, and their table.
@@ -94,8 +103,12 @@ class ObjectIds:
         seen = np.unique(ids[ids > count])
         id_of = np.arange(len(self.objects) + 1, dtype=np.int32)
         id_of[seen] = np.arange(count + 1, count + 1 + len(seen))
-        more = [_row(int(id_of[number]), self.objects[number - 1]) for number in seen]
+        more = [self._row(int(id_of[number]), self.objects[number - 1]) for number in seen]
         return id_of[ids], [*self.table, *more]
+
+    def _row(self, number: int, obj: Any) -> dict[str, Any]:
+        class_id, class_name = class_of(obj)
+        return {"id": number, "name": self._names[obj], "class_id": class_id, "class_name": class_name}
 
     def user_index(self, index_pass: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the object index pass with the user's own `pass_index` of each object: H x W float32."""
@@ -107,11 +120,24 @@ def _with_surface(objects: Iterable[Any]) -> list[Any]:
     return sorted(found, key=lambda obj: (obj.name, obj.name_full))  # linked objects may share a name
 
 
-def _row(number: int, obj: Any) -> dict[str, Any]:
+def unique_names() -> dict[Any, str]:
+    """Return for each object of the file the name that is its own: of a linked one "name [library.blend]" if need be.
+
+    It need be where another object has the same name. Of these, the local object keeps the plain name.
+    """
+    import bpy
+
+    shared = Counter(obj.name for obj in bpy.data.objects)
+    return {
+        obj: obj.name if shared[obj.name] == 1 or obj.library is None else obj.name_full for obj in bpy.data.objects
+    }
+
+
+def class_of(obj: Any) -> tuple[int, str]:
+    """Return the object's `class_id` and `class_name`: 0 and "" for none. Raise ConfigError if they are wrong."""
     class_id, class_name = obj.get("class_id"), obj.get("class_name")
-    row = {"id": number, "name": obj.name, "class_id": 0, "class_name": ""}
     if class_id is None:
-        return row
+        return 0, ""
     whole = isinstance(class_id, int) or (isinstance(class_id, float) and class_id.is_integer())
     if isinstance(class_id, bool) or not whole or not 1 <= class_id <= _LARGEST_CLASS:
         shown = class_id if isinstance(class_id, (int, float, str)) else type(class_id).__name__
@@ -121,4 +147,4 @@ def _row(number: int, obj: Any) -> dict[str, Any]:
         )
     if class_name is not None and not isinstance(class_name, str):
         raise ConfigError(f"object {obj.name!r}: class_name must be a string, got {type(class_name).__name__}")
-    return row | {"class_id": int(class_id), "class_name": class_name or str(int(class_id))}
+    return int(class_id), class_name or str(int(class_id))

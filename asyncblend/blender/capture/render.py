@@ -80,6 +80,7 @@ def render(
     - "instance": H x W int32, the ids of objects; background 0. The view layer's objects that have a surface, also
       hidden ones, have the ids 1 to N in order of name. What an instance of a collection, of particles or of geometry
       nodes shows has the id of its source object. Sources outside the view layer follow after N, if they are seen.
+      `annotate(..., instances=True)` gives each copy an id, and the class of the empty that shows it.
     - "semantic": H x W int32, the objects' custom property `class_id`, a whole number from 1 on; 0 for objects without
       one and for the background.
     - "flow_forward", "flow_backward": H x W x 2 float32, pixels, x right, y down: from here to where the point that the
@@ -119,7 +120,8 @@ def render(
         would save; all other images are the same to the bit. A pass is float32, H x W or H x W x C with C > 1, in
         Blender's own units and with its own values for the background (a "Depth" of 1e10 in Cycles). With "instance" or
         "semantic" there is also "instances": a list with `{"id": 1, "name": "Cube", "class_id": 2, "class_name":
-        "cube"}` for each id, in order, also for objects that are not seen. `class_name` is another custom property, and
+        "cube"}` for each id, in order, also for objects that are not seen. A linked object that shares its name with
+        another is called "Cube [library.blend]". `class_name` is another custom property, and
         `str(class_id)` by default. An object without a class has 0 and "".
 
     Raises:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import numbers
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
 from ..scene.lens import View, transformed
-from ..scene.placing import evaluated, vector, world_matrix
-from .views import rays
+from ..scene.placing import vector
+from .as_rendered import Evaluation
+from .meshes import Mesh
+from .rendered_ids import Entry
+from .views import Appearance, rays
 
 _Points = npt.NDArray[np.float64]
 
@@ -22,15 +26,28 @@ _TOLERANCE = 1e-4
 _KINDS = " in the object's own space, the index of a vertex, the name of a bone, or an object or its name"
 
 
-def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Points:
-    """Return where the keypoints of an object are in the world: K x 3.
+class Annotated(NamedTuple):
+    """An object, or a copy of one, with its mesh and how it looks."""
+
+    obj: Any
+    name: str  # a unique one
+    entry: Entry
+    mesh: Mesh
+    matrix: _Points  # 4 x 4, from the mesh's space to the world
+    appearance: Appearance
+    is_copy: bool = False
+
+
+def world_points(one: Annotated, given: Any, scene: Evaluation) -> _Points:
+    """Return where the keypoints of an object, or of a copy, are in the world: K x 3.
+
+    A copy has its bones and the objects among its keypoints where they would be if they had been copied with it.
 
     Args:
-        obj: The object that has them.
+        one: The object that has them.
         given: K x 3 numbers in the object's own space, or a list whose entries are three such numbers, the index of a
             vertex, the name of a bone, or an object or its name.
-        vertices: The vertices of its evaluated mesh, N x 3, in its own space.
-        depsgraph: The current, evaluated one.
+        scene: The current one.
 
     Raises:
         ConfigError: An entry is something else, or there is no such vertex, bone or object. The message says which.
@@ -39,14 +56,14 @@ def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Po
 
     if isinstance(given, str) or not hasattr(given, "__iter__"):
         raise ConfigError(
-            f"the keypoints of {obj.name!r} must be K x 3 numbers in its own space, or a list of points, vertex "
+            f"the keypoints of {one.name!r} must be K x 3 numbers in its own space, or a list of points, vertex "
             f"indices, bone names and objects; got {given!r}"
         )
-    entries = list(given)
+    obj, vertices, entries = one.obj, one.mesh.points, list(given)
     points, local = np.empty((len(entries), 3)), np.ones(len(entries), bool)
     for number, entry in enumerate(entries):
         if isinstance(entry, (str, bpy.types.Object)):
-            points[number], local[number] = _named(entry, number, obj, depsgraph), False
+            points[number], local[number] = _named(entry, number, one, scene), False
         elif isinstance(entry, numbers.Integral) and not isinstance(entry, bool):
             if not 0 <= int(entry) < len(vertices):
                 raise ConfigError(
@@ -57,30 +74,35 @@ def world_points(obj: Any, given: Any, vertices: _Points, depsgraph: Any) -> _Po
         else:
             points[number] = vector(entry, f"keypoint {number} of {obj.name!r}", _KINDS)
     if local.any():
-        points[local] = transformed(world_matrix(obj, depsgraph), points[local])
+        points[local] = transformed(one.matrix, points[local])
+    if one.is_copy and not local.all():
+        moved = one.matrix @ np.linalg.inv(scene.matrix(obj))
+        points[~local] = transformed(moved, points[~local])
     return points
 
 
-def _named(given: Any, number: int, obj: Any, depsgraph: Any) -> _Points:
+def _named(given: Any, number: int, one: Annotated, scene: Evaluation) -> _Points:
     """Return a place in the world: of a bone's head, or of an object's origin. A bone comes before an object."""
     import bpy
 
-    where = f"keypoint {number} of {obj.name!r}"
-    objects = bpy.context.view_layer.objects
+    where = f"keypoint {number} of {one.name!r}"
+    # What is copied may be in no view layer.
+    objects = bpy.data.objects if one.is_copy else bpy.context.view_layer.objects
     name: str = given
     bones: Any = {}
     if not isinstance(given, str):
         name = given.name
-        if objects.get(name) != given:
+        if given not in set(objects):
             raise ConfigError(f"{where} is the object {name!r}, which is not in the view layer")
-    elif (armature := _armature(obj)) is not None:
+        return scene.matrix(given)[:3, 3]
+    if (armature := _armature(one.obj)) is not None:
         bones = armature.data.bones
         if name in bones:
-            head = evaluated(armature, depsgraph).pose.bones[name].head
-            moved: _Points = world_matrix(armature, depsgraph)[:3] @ (*head, 1)
+            head = scene.evaluated(armature).pose.bones[name].head
+            moved: _Points = scene.matrix(armature)[:3] @ (*head, 1)
             return moved
     if name in objects:
-        return world_matrix(objects[name], depsgraph)[:3, 3]
+        return scene.matrix(objects[name])[:3, 3]
 
     close = difflib.get_close_matches(name, sorted({*bones.keys(), *objects.keys()}), n=3)
     raise ConfigError(
@@ -102,7 +124,7 @@ def _armature(obj: Any) -> Any:
 
 
 def flagged(
-    objects: list[Any], points: list[_Points], margin: float, view: View, depsgraph: Any
+    each: list[Annotated], points: list[_Points], margin: float, view: View, scene: Evaluation
 ) -> npt.NDArray[np.float32]:
     """Return where the keypoints of N objects are in the image, with COCO's visibility: N x K x 3 float32, x y v.
 
@@ -111,7 +133,7 @@ def flagged(
     import bpy
 
     counts = [len(some) for some in points]
-    found = np.zeros((len(objects), max(counts, default=0), 3), np.float32)
+    found = np.zeros((len(each), max(counts, default=0), 3), np.float32)
     if not any(counts):
         return found
     hidden = _hidden_from_renders(bpy.context.view_layer)
@@ -122,15 +144,16 @@ def flagged(
     xy = view.pixels(local)
     with np.errstate(invalid="ignore"):  # points behind the camera are NaN
         inside = ((xy >= 0) & (xy < (view.frame.width, view.frame.height))).all(axis=1) & (local[:, 2] > view.near)
-    inside &= np.array([obj.name not in hidden for obj in objects])[of]
+    inside &= np.array([one.is_copy or one.obj not in hidden for one in each])[of]
     world, local, xy, of, row = world[inside], local[inside], xy[inside], of[inside], row[inside]
 
     rotation, shift = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
     starts = (rays(local, view) - shift) @ rotation  # back to the world: a rotation's inverse is its transpose
     lengths = np.linalg.norm(world - starts, axis=1)
     directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
+    camera_rays = _Rays(scene, hidden, margin)
     occluded = [
-        _is_occluded(start, direction, length, objects[number], margin, hidden, depsgraph)
+        camera_rays.are_stopped(start, direction, length, each[number])
         for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
     ]
     found[of, row, :2] = xy
@@ -138,44 +161,81 @@ def flagged(
     return found
 
 
-def _is_occluded(
-    start: _Points, direction: _Points, length: float, owner: Any, margin: float, hidden: set[str], depsgraph: Any
-) -> bool:
-    """Whether there is a surface between a point and the camera, on a ray of that length in world space.
+class _Rays:
+    """What rays from the camera meet."""
 
-    A point may lie up to `margin`, in Blender units along the ray, below the surface of its `owner`. Rays pass through
-    the `hidden` objects, and through those that the camera does not see.
-    """
-    import bpy
-    from mathutils import Vector
+    def __init__(self, scene: Evaluation, hidden: set[Any], margin: float) -> None:
+        import bpy
 
-    begin, along = Vector(start), Vector(direction)
-    tolerance = _TOLERANCE * length
-    travelled, end = 0.0, length - tolerance
-    while travelled < end:
-        at = begin + along * travelled
-        hit, place, _, _, obj, _ = bpy.context.scene.ray_cast(depsgraph, at, along, distance=end - travelled)
-        if not hit:
-            return False
-        travelled += (place - at).length
-        on_owner = obj == owner and end - travelled <= margin
-        if not on_owner and obj.name not in hidden and obj.visible_camera:
-            return True
-        travelled += tolerance  # continue behind the surface that was hit
-    return False
+        self._scene, self._margin = scene, margin
+        objects = bpy.context.view_layer.objects
+        # In a render's depsgraph only instancers can be met although they are not rendered.
+        unseen = {obj for obj in objects if obj.is_instancer and not obj.show_instancer_for_render}
+        self._passed = unseen if scene.of_render else unseen | hidden
+        # Rays through the whole scene miss what is hidden in viewports. These meshes are asked one by one.
+        missed = [obj for obj in objects if obj.type == "MESH" and not obj.visible_get() and obj not in hidden | unseen]
+        self._casts = [self._through_all, *(functools.partial(self._through_one, obj) for obj in missed)]
+
+    def are_stopped(self, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
+        """Whether there is a surface between a point and the camera, on a ray of that length in world space.
+
+        A point may lie up to the margin, in Blender units along the ray, below the surface of its `owner`. Rays pass
+        through objects that are not rendered, and through those that the camera does not see.
+        """
+        return any(self._is_stopped(cast, start, direction, length, owner) for cast in self._casts)
+
+    def _is_stopped(self, cast: Any, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
+        from mathutils import Vector
+
+        begin, along = Vector(start), Vector(direction)
+        tolerance = _TOLERANCE * length
+        travelled, end = 0.0, length - tolerance
+        while travelled < end:
+            at = begin + along * travelled
+            hit, place, source, matrix = cast(at, along, end - travelled)
+            if not hit:
+                return False
+            travelled += (place - at).length
+            on_owner = source == owner.obj and end - travelled <= self._margin and _same(matrix, owner.matrix)
+            if not on_owner and source.visible_camera and not self._passes(source, matrix):
+                return True
+            travelled += tolerance  # continue behind the surface that was hit
+        return False
+
+    def _through_all(self, at: Any, along: Any, distance: float) -> tuple[bool, Any, Any, Any]:
+        import bpy
+
+        hit, place, _, _, obj, matrix = bpy.context.scene.ray_cast(self._scene.depsgraph, at, along, distance=distance)
+        return hit, place, obj.original if hit else None, matrix
+
+    def _through_one(self, obj: Any, at: Any, along: Any, distance: float) -> tuple[bool, Any, Any, Any]:
+        current = self._scene.evaluated(obj)
+        matrix = current.matrix_world
+        inverse = matrix.inverted_safe()
+        local = inverse.to_3x3() @ along
+        hit, place, *_ = current.ray_cast(inverse @ at, local, distance=distance * local.length)
+        return hit, matrix @ place, obj, matrix
+
+    def _passes(self, source: Any, matrix: Any) -> bool:
+        """Whether what was hit is an object that is not rendered, and not a copy of it."""
+        return source in self._passed and _same(matrix, self._scene.matrix(source))
 
 
-def _hidden_from_renders(view_layer: Any) -> set[str]:
-    """Return the names of objects that are not rendered, because of themselves or of their collections."""
+def _same(one: Any, other: Any) -> bool:
+    return bool(np.allclose(np.array(one), np.array(other), rtol=1e-5, atol=1e-6))
+
+
+def _hidden_from_renders(view_layer: Any) -> set[Any]:
+    """Return the objects that are not rendered, because of themselves or of their collections."""
     shown = _shown_by_collections(view_layer.layer_collection)
-    return {obj.name for obj in view_layer.objects if obj.hide_render or obj.name not in shown}
+    return {obj for obj in view_layer.objects if obj.hide_render or obj not in shown}
 
 
-def _shown_by_collections(layer_collection: Any) -> set[str]:
+def _shown_by_collections(layer_collection: Any) -> set[Any]:
     """Return the objects in a collection that is shown. One that is hidden, or indirect only, hides those in it."""
     if layer_collection.collection.hide_render or layer_collection.indirect_only:
         return set()
-    found = set() if layer_collection.exclude else {obj.name for obj in layer_collection.collection.objects}
+    found = set() if layer_collection.exclude else set(layer_collection.collection.objects)
     for child in layer_collection.children:
         found |= _shown_by_collections(child)
     return found

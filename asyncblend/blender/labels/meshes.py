@@ -26,15 +26,15 @@ class Mesh(NamedTuple):
 
 
 def mesh_of(obj: Any, evaluated: Any) -> Mesh:
-    """Return the mesh of an object of a type in WITH_MESH, as Blender evaluates it for its viewport."""
+    """Return the mesh of an object of a type in WITH_MESH, as it is evaluated."""
     import bpy
 
     # With a user interface the GPU may subdivide meshes, and only to_mesh knows of that. `data` needs no copy.
     if obj.type == "MESH" and bpy.app.background:
-        return _arrays(obj, evaluated.data)
+        return arrays_of(obj, evaluated.data)
     mesh = evaluated.to_mesh()
     try:
-        return _arrays(obj, mesh)
+        return arrays_of(obj, mesh)
     finally:
         evaluated.to_mesh_clear()
 
@@ -50,12 +50,13 @@ def edges_for(name: str, triangles: npt.NDArray[np.int32]) -> Edges:
     return known[1]
 
 
-def _arrays(obj: Any, mesh: Any) -> Mesh:
+def arrays_of(obj: Any, mesh: Any) -> Mesh:
+    """Return a mesh of Blender as arrays. The object is the one to name in an error."""
     points = np.empty(len(mesh.vertices) * 3, np.float32)
     if len(points) == 0:
         raise ConfigError(
             f"the mesh of {obj.name!r} has no vertices once its modifiers are applied, so there is nothing to "
-            "annotate. Instances, of geometry nodes too, are no part of it: realize them, or leave the object out"
+            "annotate. Instances, of geometry nodes too, are no part of it: annotate(..., instances=True) has them"
         )
     if "position" in mesh.attributes:  # from Blender 3.5 on, where reading "co" is slow
         mesh.attributes["position"].data.foreach_get("vector", points)
