@@ -118,8 +118,14 @@ class AtExit(Generic[T]):
         return list(self._live)
 
     def _end_all(self) -> None:
+        errors: list[BaseException] = []
         for one in self.living():
-            self._end(one)
+            try:
+                self._end(one)
+            except BaseException as error:  # the others must end all the same
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def separate_after_fork(loop: asyncio.AbstractEventLoop) -> None:
@@ -137,7 +143,8 @@ def separate_after_fork(loop: asyncio.AbstractEventLoop) -> None:
             for line in about:
                 if line.startswith("tfd:"):
                     _, descriptor, _, events = line.split()[:4]
-                    own.register(int(descriptor), int(events, 16))
+                    with contextlib.suppress(OSError):  # one that is closed, while its file lives on elsewhere
+                        own.register(int(descriptor), int(events, 16))
         os.dup2(own.fileno(), shared, inheritable=False)
 
 

@@ -18,6 +18,7 @@ What the commands share:
 from __future__ import annotations
 
 import inspect as introspection
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -91,6 +92,9 @@ def main() -> None:
 
     The exit status is 1 after a failure, 2 after wrong usage, and 130 after Ctrl-C.
     """
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")  # names may have letters that this terminal's charset has not
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler()])
     try:
         app(standalone_mode=True)

@@ -70,7 +70,7 @@ def demo(
                 with writing("--out", out):
                     if number == 0:
                         out.mkdir(parents=True, exist_ok=True)
-                        for old in out.glob("output_*.png"):
+                        for old in out.glob("output_[0-9]*.png"):
                             old.unlink()
                     picture.save(out / f"output_{number:02d}.png")
         line.summary(pictures=str(out / f"output_##.png ({batches})"))

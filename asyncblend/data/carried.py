@@ -33,7 +33,8 @@ def _carrier(error: AsyncblendError) -> AsyncblendError:
     kind = type(error)
     about = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "error": error}
     carrier: Any = _Carrier(kind.__name__, (kind,), about)
-    raised: AsyncblendError = carrier(str(error))
+    raised: AsyncblendError = carrier.__new__(carrier)  # not called, because a class of a user's may want arguments
+    raised.args = (str(error),)
     raised.__dict__.update(error.__dict__)
     return raised
 

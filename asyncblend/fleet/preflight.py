@@ -64,7 +64,7 @@ def temporary_folder() -> str:
         ConfigError: There is none, or no socket can have a path in it.
     """
     try:
-        folder = tempfile.gettempdir()
+        folder = os.path.abspath(tempfile.gettempdir())
         folder.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(

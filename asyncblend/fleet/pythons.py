@@ -8,9 +8,11 @@ import os
 import shlex
 import shutil
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BlenderNotFound
+from ..wire.launch import RUN
 from .discovery import Blender
 from .install.embedded import MODULES
 from .process import output_of
@@ -19,8 +21,9 @@ _LIMIT = 30.0  # seconds for an answer; a Python takes some 0.05 to start, and o
 _LAST_LINES = 5
 _ANSWER = "asyncblend: "
 _ASK = f"""\
-import importlib.metadata, importlib.util, json, sys
+import sys
 sys.path[:] = [path for path in sys.path if path]  # without the working directory, which is none of its folders
+import importlib.metadata, importlib.util, json
 found = importlib.util.find_spec("bpy")
 file = found and found.origin  # a folder of that name has none
 try:
@@ -41,30 +44,38 @@ class Module(NamedTuple):
     """Empty if it is not known."""
 
 
-async def check(blender: Blender) -> None:
+async def check(blender: Blender, folder: Path) -> None:
     """Check that a Blender is there to be started, as far as `find_blender` could not.
+
+    Args:
+        folder: The run's, which is removed whatever happens, and names the run.
 
     Raises:
         BlenderNotFound: It is the module of another Python, which has none. The message says what to type.
     """
     if blender.kind == "module" and blender.path != sys.executable:
         try:
-            await module_of(blender.path)
+            await module_of(blender.path, folder)
         except BlenderNotFound as error:
             text = f"{blender.found}: {error}"
             raise BlenderNotFound(text, command=error.command, details=error.details) from error.__cause__
 
 
-async def module_of(python: str) -> Module:
+async def module_of(python: str, folder: Path | None = None) -> Module:
     """Start a Python, and return its module.
+
+    Args:
+        folder: That of a run, whose mark the process gets. None: it belongs to none.
 
     Raises:
         BlenderNotFound: It has none, or gives no answer in time. The message says what to type.
     """
     # As a fleet starts it: these variables are meant for the host's Python.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    if folder is not None:
+        environment[RUN] = folder.name
     try:
-        _, output = await output_of([python, "-c", _ASK], environment, limit=_LIMIT)
+        _, output = await output_of([python, "-c", _ASK], environment, limit=_LIMIT, folder=folder)
     except OSError as error:
         if not isinstance(error, TimeoutError):
             raise BlenderNotFound(f"cannot execute {python}: {error.strerror}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..wire.launch import RUN
 from .process import launching
 
+_PATIENCE = 5.0  # seconds for removing a folder
 _sweepers: weakref.WeakSet[Sweeper] = weakref.WeakSet()
 
 _SWEEP = """
@@ -66,8 +67,11 @@ class Sweeper:
         self._process.wait()
 
     def wait(self) -> None:
-        """Return when it has swept, after the end of the pipe."""
-        self._process.wait()
+        """Return when it has swept, after the end of the pipe, or does not get on."""
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.dismiss()
 
 
 def _disown_in_forked_child() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..wire.launch import Lifeline
 from .preflight import temporary_folder, working_directory
+from .process import launching
 from .sweeper import Sweeper
 
 _log = logging.getLogger("asyncblend")
@@ -34,15 +35,16 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
         self.lifeline: Lifeline | None  # The read end of the pipe, which each Blender inherits. None after the end
         self._held: int | None
         self._sweeper: Sweeper | None = None
-        read, self._held = os.pipe()
-        self.lifeline = Lifeline.of(read)
-        _workspaces.add(self)
+        with launching():  # whom another thread forks just then would keep the pipe open
+            read, self._held = os.pipe()
+            self.lifeline = Lifeline.of(read)
+            _workspaces.add(self)
         self.folder = Path(temporary, f"asyncblend-{secrets.token_urlsafe(6)}")
         try:
             try:
                 # Before the folder, so that there is no moment in which a kill leaves one.
                 self._sweeper = Sweeper(self.folder, read)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, PermissionError) as error:
                 _log.warning("If this program is killed, %s will stay: %s", self.folder, error)
             self.folder.mkdir(0o700)
         except BaseException:

@@ -83,8 +83,9 @@ def fit_text(text: str, size: int, width: float) -> str:
 
 
 def _within(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
-    """Return the first and last pixels of a rectangle: Pillow draws both."""
-    return left * _SCALE, top * _SCALE, right * _SCALE - 1, bottom * _SCALE - 1
+    """Return the first and last pixels of a rectangle, at least one: Pillow draws both."""
+    left, top = left * _SCALE, top * _SCALE
+    return left, top, max(left, right * _SCALE - 1), max(top, bottom * _SCALE - 1)
 
 
 def _around(x: float, y: float, radius: float) -> tuple[int, int, int, int]:

@@ -134,7 +134,8 @@ def normal_picture(normals: Array) -> Array:
 
 def flow_longest(flow: Array) -> float:
     """Return the length in pixels of the longest finite vector of an H x W x 2 flow, or 0 without any."""
-    lengths = np.hypot(flow[..., 0], flow[..., 1])
+    with np.errstate(over="ignore"):  # a length that float32 does not have is not finite
+        lengths = np.hypot(flow[..., 0], flow[..., 1]).astype(np.float32)
     return float(lengths[np.isfinite(lengths)].max(initial=0.0))
 
 
@@ -146,8 +147,9 @@ def flow_picture(flow: Array, longest: float | None = None) -> Array:
     saturated.
     """
     longest = flow_longest(flow) if longest is None else longest
-    x, y = (np.nan_to_num(flow[..., i].astype(np.float32), posinf=0, neginf=0) for i in (0, 1))
-    lengths = np.hypot(x, y)[..., None] / (longest or 1.0)
+    with np.errstate(over="ignore"):
+        x, y = (np.nan_to_num(flow[..., i].astype(np.float32), posinf=0, neginf=0) for i in (0, 1))
+        lengths = np.minimum(np.hypot(x, y)[..., None] / (longest or 1.0), 2.0)
     wheel = _wheel()
     turn = np.arctan2(y, x) / (2 * math.pi) * len(wheel)
     low = np.floor(turn).astype(np.intp)

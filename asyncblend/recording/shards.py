@@ -188,7 +188,7 @@ def _from_tar(path: Path, size: int, file: BinaryIO) -> Shard:
                 spans.append(Span(int(key), end, after))
             end = after
         rest = _read(file, end, _PADDING)
-        if len(rest) < len(END) or rest.strip(b"\0"):
+        if size - end > _PADDING or len(rest) < len(END) or rest.strip(b"\0"):
             raise Damaged("it has no end")
     except Damaged as error:
         raise RecordingError(

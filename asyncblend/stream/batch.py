@@ -121,6 +121,8 @@ class Batch:
     def _begun(self, values: Any) -> Any:
         """Return the columns for samples like this one, still empty."""
         if not isinstance(values, Mapping):
+            if self._ragged:
+                raise ConfigError(f"ragged names values of dicts; the samples are {type(values).__name__}s")
             return self._column(values)
         if missing := sorted(self._ragged - values.keys()):
             raise ConfigError(f"ragged has {missing}, which the samples have not; they have {sorted(values)}")
@@ -216,6 +218,8 @@ def _dtype_of(values: list[Any]) -> type[np.generic] | None:
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return np.bool_
+    if any(type(value) is int and not -(2**63) <= value < 2**63 for value in values):
+        return None
     if kinds == {int}:
-        return np.int64 if all(-(2**63) <= value < 2**63 for value in values) else None
+        return np.int64
     return np.float64 if kinds in ({float}, {int, float}) else None

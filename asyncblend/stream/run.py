@@ -60,7 +60,7 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self.loop.create_future()
         try:
-            workspace = self._resources.enter_context(Workspace())
+            workspace = self._workspace = self._resources.enter_context(Workspace())
             self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
             check_loopback(self._hub.endpoint)
             spawn = Spawner(config, blender, workspace, self._hub, self._rings, first=self._first)
@@ -153,7 +153,7 @@ class Run:
         """Run the fleet and the hub until cancelled, or until they cannot go on. Their error goes to the consumers."""
         fleet, dispatcher = self._fleet, self.dispatcher
         try:
-            await check(self._blender)
+            await check(self._blender, self._workspace.folder)
             # The hub outlives the fleet, so that a Blender that reconnects while the fleet stops still receives STOP.
             async with asyncio.TaskGroup() as outer:
                 hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")

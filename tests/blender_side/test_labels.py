@@ -293,3 +293,35 @@ def test_passes_beside_labels_are_blenders_own(out: Path, results: dict[str, Any
 
 def test_scene_without_objects(results: dict[str, Any]) -> None:
     assert results["no objects"] == [[], 0, float("inf")]
+
+
+def test_labels_are_of_the_scene_itself(in_blender: Callable[[str], Path]) -> None:
+    """Where the compositor has another scene rendered too, whose view layer has the same name, its passes are not taken."""
+    folder = in_blender(
+        """
+from asyncblend import blender as bl
+
+scene = bpy.context.scene
+scene.render.resolution_x, scene.render.resolution_y = 32, 24
+before = bl.render(("depth",))["depth"]
+other = bpy.data.scenes.new("Other")
+other.render.engine, other.camera = "CYCLES", scene.camera
+other.render.resolution_x, other.render.resolution_y = 32, 24
+other.collection.objects.link(scene.camera)
+assert other.view_layers[0].name == scene.view_layers[0].name
+other.view_layers[0].use_pass_z = True
+scene.use_nodes = True
+nodes = scene.node_tree.nodes
+mine = next(node for node in nodes if node.type == "R_LAYERS")
+its = nodes.new("CompositorNodeRLayers")
+its.scene = other
+mixed = nodes.new("CompositorNodeMixRGB")
+scene.node_tree.links.new(mine.outputs["Image"], mixed.inputs[1])
+scene.node_tree.links.new(its.outputs["Image"], mixed.inputs[2])
+scene.node_tree.links.new(mixed.outputs["Image"], next(node for node in nodes if node.type == "COMPOSITE").inputs[0])
+np.savez("depths.npz", before=before, after=bl.render(("depth",))["depth"])
+"""
+    )
+    found = np.load(folder / "depths.npz")
+    assert np.isfinite(found["before"]).any()
+    np.testing.assert_array_equal(found["after"], found["before"])

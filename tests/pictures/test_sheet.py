@@ -51,6 +51,13 @@ def test_a_box_is_drawn_along_its_edges_in_its_objects_colour() -> None:
         assert picture[y, x].tolist() == [100] * 3, (x, y)
 
 
+@pytest.mark.parametrize("box", [(40, 50, 1, 1), (40, 50, 60, 1), (3839, 2159, 1, 1), (0, 0, 0.01, 0.01)])
+def test_a_thin_box_on_a_large_image(box: tuple[float, ...]) -> None:
+    """A box that is thinner than a pixel of the sheet is drawn, and no error."""
+    image = np.full((2160, 3840, 3), 100, np.uint8)
+    contact_sheet([{"image": image, "index": 0, "id": np.array([7]), "bbox": np.array([box], np.float32)}], "title")
+
+
 def test_a_box_follows_the_scale() -> None:
     """On a picture of twice the size, the box is twice as large."""
     picture = drawn(plain(id=np.array([7]), bbox=np.array([[40, 50, 60, 70]], np.float32)), 2)

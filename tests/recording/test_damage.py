@@ -112,6 +112,15 @@ def test_blank_blocks_anywhere(table: bool, small: Path) -> None:
         assert (told(small) is not None) == changed, at
 
 
+def test_a_large_hole(small: Path) -> None:
+    """Zeros from the header of a sample on, as a sparse copy leaves them, are not taken for the end of the shard."""
+    tar = small / "shard-000000.tar"
+    tar.with_suffix(".json").unlink()
+    data = tar.read_bytes()
+    tar.write_bytes(data[: data.index(b"000000003.")] + bytes(2 << 20) + data)
+    assert "it has no end" in str(told(small))
+
+
 @pytest.mark.parametrize("table", [True, False])
 def test_a_shard_of_any_length(table: bool, small: Path) -> None:
     """A shard that was cut off anywhere is told, if a byte is missing that matters."""

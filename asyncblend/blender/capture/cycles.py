@@ -27,8 +27,8 @@ class PassReader:
 
 
 @contextlib.contextmanager
-def reading_passes(layer: str, names: Sequence[str]) -> Iterator[PassReader]:
-    """Read passes of a view layer from each Cycles render within the `with` block.
+def reading_passes(scene: str, layer: str, names: Sequence[str]) -> Iterator[PassReader]:
+    """Read passes of a scene's view layer from each Cycles render within the `with` block.
 
     The engine's `render` is a Python function that calls into C++. Once it returns, `RenderEngine.get_result` holds the
     denoised passes. Their `rect.foreach_get` fills a float32 buffer in 0.3 ms for 640 x 480 RGBA; every other way to
@@ -41,7 +41,8 @@ def reading_passes(layer: str, names: Sequence[str]) -> Iterator[PassReader]:
     reader = PassReader()
 
     def render(self: Any, depsgraph: Any) -> None:
-        wanted = not self.is_preview and depsgraph.view_layer.name == layer
+        # The compositor may have other scenes rendered too, whose view layers have the same names.
+        wanted = not self.is_preview and (depsgraph.scene.name, depsgraph.view_layer.name) == (scene, layer)
         original(self, depsgraph)
         # Do not touch the depsgraph from here on: in background mode Cycles has freed it.
         if not wanted:

@@ -169,7 +169,7 @@ def _rendered(
     with label_session(passes, scene, layer) as session, changed(steps):
         own_names = session.own_names(pass_names(scene, layer)) if plan.passes_in_memory else {}
         names = list(dict.fromkeys(own_names.values())) + (["Combined"] if plan.image_in_memory else [])
-        with reading_passes(layer.name, names) if names else contextlib.nullcontext(PassReader()) as reader:
+        with reading_passes(scene.name, layer.name, names) if names else contextlib.nullcontext(PassReader()) as reader:
             render_start = time.perf_counter()
             _run_blender(scene)
             seconds_render = time.perf_counter() - render_start - reader.seconds

@@ -22,7 +22,9 @@ def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
         _assign(wanted)
         yield
     finally:
-        _assign(before)
+        with contextlib.ExitStack() as back:  # each one, also after an owner that a handler has removed
+            for setting in reversed(before):
+                back.callback(_assign, [setting])
 
 
 def _assign(values: Iterable[tuple[Any, str, Any]]) -> None:

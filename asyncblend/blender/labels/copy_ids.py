@@ -40,6 +40,7 @@ def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown
     """
     row, column = np.divmod(pixels, view.frame.width)
     z = depth.ravel()[pixels].astype(np.float64)
+    z[~np.isfinite(z)] = np.nan  # of another engine, which shows no surface there
     points = to_camera(view.K, np.column_stack([column, row]) + 0.5, z, view.perspective)
     slack = _SLACK / view.K[0, 0] * (z if view.perspective else np.ones_like(z))
     where = np.full(depth.shape, -1, np.intp)
@@ -65,8 +66,12 @@ def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown
         # The last assignment to a pixel counts: that of its nearest copy, and of equal ones that of the first.
         order = np.lexsort((-pairs[1], -gaps))
         found[pairs[0][order]] = pairs[1][order]
-    for lost in _batches(np.flatnonzero(count == 0)):  # displaced, or blurred by motion: what is nearest
-        found[lost] = np.argmin([box.distances(points[lost]) for box in boxes], axis=0)
+    lost = np.flatnonzero(count == 0)
+    seen = np.isfinite(z[lost])
+    for some in _batches(lost[seen]):  # displaced, or blurred by motion: what is nearest
+        found[some] = np.argmin([box.distances(points[some]) for box in boxes], axis=0)
+    for some in _batches(lost[~seen]):
+        found[some] = np.argmin([box.pixels_away(row[some], column[some]) for box in boxes], axis=0)
     return found
 
 
@@ -89,6 +94,15 @@ class _Box:
         left, top = np.maximum(xy.min(axis=0) - _SLACK, 0).astype(int)
         right, bottom = np.maximum(xy.max(axis=0) + _SLACK + 1, 0).astype(int)
         return slice(top, bottom), slice(left, right)
+
+    def pixels_away(self, rows: _Indices, columns: _Indices) -> _Floats:
+        """Return how far pixels are from what holds the box in the image: 0 inside."""
+        gaps = [np.zeros(len(rows))]
+        for place, window in ((rows, self.window[0]), (columns, self.window[1])):
+            if window.stop is not None:
+                gaps.append(np.maximum(np.maximum(window.start - place, place - window.stop + 1), 0).astype(np.float64))
+        away: _Floats = np.linalg.norm(gaps, axis=0)
+        return away
 
     def local(self, points: _Floats) -> _Floats:
         found: _Floats = (points - self.matrix[:3, 3]) @ self.inverse.T

@@ -76,7 +76,7 @@ def world_points(one: Annotated, given: Any, scene: Evaluation) -> _Points:
     if local.any():
         points[local] = transformed(one.matrix, points[local])
     if one.is_copy and not local.all():
-        moved = one.matrix @ np.linalg.inv(scene.matrix(obj))
+        moved = one.matrix @ np.linalg.pinv(scene.matrix(obj))  # it may be hidden by a scale of 0
         points[~local] = transformed(moved, points[~local])
     return points
 

@@ -61,6 +61,10 @@ def ids_from(rendered: Any, frame: Frame, wanted: Sequence[str] = ("instance",))
         entries = {row["name"]: Entry(int(row["id"]), int(row["class_id"]), row["class_name"]) for row in rows}
     except (TypeError, ValueError, KeyError):
         raise ConfigError(f"rendered['instances'] is not the table of ids that render returned: {advice}") from None
+    if len(entries) < len(rows):
+        raise ConfigError(
+            f"rendered['instances'] has a name twice, as the result of annotate(..., instances=True) has: {advice}"
+        )
     depth = np.asarray(rendered["depth"]) if "depth" in wanted else None
     if depth is not None and depth.shape != mask.shape:
         raise ConfigError(f"rendered['depth'] must be as large as rendered['instance'], got {depth.shape}: {advice}")

@@ -32,7 +32,7 @@ def look(cache: str) -> Report:
             written to is left out; the host says so when it is to install into it.
     """
     folder = os.path.join(cache, f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}")
-    if os.path.isdir(folder) and not why_untrusted(folder, cache):
+    if os.path.isdir(folder) and not why_untrusted(folder, cache, os.path.dirname(cache)):
         sys.path.append(folder)
     missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     return Report(packages=missing or None, python=".".join(map(str, sys.version_info[:2])), folder=folder)

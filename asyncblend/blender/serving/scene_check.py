@@ -33,8 +33,11 @@ def scene_warnings() -> list[str]:
     """Return what is wrong with the open scene: for each kind of defect one printable text, which says what to do."""
     import bpy
 
-    found = [_missing_files(what, effect, getattr(bpy.data, kind, ())) for kind, (what, effect) in _FILES.items()]
-    found += [_missing_data(), _file_outputs(bpy.context.scene), _not_executed()]
+    try:
+        found = [_missing_files(what, effect, getattr(bpy.data, kind, ())) for kind, (what, effect) in _FILES.items()]
+        found += [_missing_data(), _file_outputs(bpy.context.scene), _not_executed()]
+    except Exception as error:  # of a Blender whose data is unlike that of all known ones; it may render all the same
+        found = [f"The scene could not be checked for what it lacks: {type(error).__name__}: {error}"]
     return [_shortened(_printable(text)) for text in found if text]
 
 

@@ -141,6 +141,7 @@ async def run_installer(
     """
     environment = {name: value for name, value in os.environ.items() if name not in without}
     environment.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")  # a user's settings that contradict our options
+    environment["PYTHONSAFEPATH"] = "1"  # nothing is imported from the working directory
     status, output = await output_of(command, environment, folder=folder)
     if status:
         last = "\n".join(output.splitlines()[-_SHOWN_LINES:])
@@ -186,7 +187,7 @@ async def locked(folder: Path, what: str) -> AsyncIterator[None]:
     waits = False
     try:
         _make_private(folder.parent)
-        if why := why_untrusted(folder, folder.parent):
+        if why := why_untrusted(folder, folder.parent, folder.parent.parent):
             text = f"{what} cannot be in {folder}, because code from there would run as this user, and {why}.\n"
             raise InstanceError(
                 f"{text}Remove that folder or make it yours alone, or let $ASYNCBLEND_CACHE name another one.",
