@@ -302,10 +302,12 @@ def test_labels_are_of_the_scene_itself(in_blender: Callable[[str], Path]) -> No
 from asyncblend import blender as bl
 
 scene = bpy.context.scene
+scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES", 1, False
 scene.render.resolution_x, scene.render.resolution_y = 32, 24
 before = bl.render(("depth",))["depth"]
 other = bpy.data.scenes.new("Other")
 other.render.engine, other.camera = "CYCLES", scene.camera
+other.cycles.samples, other.cycles.use_denoising = 1, False
 other.render.resolution_x, other.render.resolution_y = 32, 24
 other.collection.objects.link(scene.camera)
 assert other.view_layers[0].name == scene.view_layers[0].name
