@@ -294,7 +294,7 @@ class Dispatcher:
             self._frames[life.instance] += 1
             frame = Frame(values, index=one.lease.index, instance=life.instance, params=one.lease.params.values)
             self._stale += not one.source.arrive(one.lease, frame)
-        self.dispatch()
+            self.dispatch()
 
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         """Tell a pass that its sample raised, if the sender holds that lease now."""
@@ -304,21 +304,25 @@ class Dispatcher:
             one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
             if one.source.error is not None:
                 self._give_up(one.source)
-        self.dispatch()
+            self.dispatch()
 
     def unreadable(self, life: Life, number: int, serial: int) -> None:
         """Lease a sample again whose frame came, but could not be read."""
         one = self._answer(life, number, serial)
         if one is not None:
             one.source.give_back(one.lease)
-        self.dispatch()
+            self.dispatch()
 
     def dropped_frame(self) -> None:
         """Count a frame from a connection that belongs to no life."""
         self._stale += 1
 
     def _answer(self, life: Life, number: int, serial: int) -> _Held | None:
-        """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease."""
+        """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.
+
+        Then nothing may be leased that might not be before. Params that flush at each call would answer each frame of a
+        lease that was revoked too late with many more such leases, for ever.
+        """
         holding = self._holding(life)
         one = holding.pop(number, serial)
         if one is None:
