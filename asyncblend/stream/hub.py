@@ -27,6 +27,7 @@ _MESSAGES_A_TURN = 64
 _DONTWAIT = int(zmq.DONTWAIT)  # the enumeration's own operators cost more than a send
 _POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
+_COPIED = 1 << 16  # bytes; with shared memory all arrays that are sent are smaller
 _TOLERATED = 16  # bad messages of one connection, after which the host does not listen to it any more
 _WARNINGS, _WARNING = 64, 6000  # texts about scenes that are logged in one run, and characters of each
 _OFFENDERS = 1024  # connections whose bad messages are counted: the memory of a host that strangers talk to is bounded
@@ -220,7 +221,9 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         try:
             ring = None if life is None else self._rings.get(life)
             hold = None if ring is None else ring.hold
-            message = protocol.decode([part.buffer for part in parts], hold, values=life is not None)
+            # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
+            buffers = [part.bytes if len(part) < _COPIED else part.buffer for part in parts]
+            message = protocol.decode(buffers, hold, values=life is not None)
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it

@@ -66,6 +66,18 @@ async def test_what_blender_says_is_passed_on(stage: Stage) -> None:
     assert stage.hub.bad_messages == 0
 
 
+async def test_no_small_array_keeps_zeromqs_memory(stage: Stage) -> None:
+    """Else the consumer's thread frees a `zmq.Frame`, which looks for signals and loses the KeyboardInterrupt of one."""
+    peer = stage.peer()
+    await peer.join()
+    await peer.frame(4, 9, {"noise": np.arange(3.0)}, of=3)
+    await stage.handled(peer)
+    base = stage.told.events[-1][-1]["noise"]
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert type(memoryview(base).obj) is bytes
+
+
 async def test_blenders_version_is_kept(stage: Stage) -> None:
     """The hub keeps the last version that a READY named."""
     peer = stage.peer()
