@@ -193,6 +193,7 @@ class SyncStream(Iterator[Frame]):
         self._run = Run(config, first_instance=first_instance)
         self._source = Pass(config, state=state)
         self._own: SyncFrames | None = None
+        self._own_channel = _Channel(self._source)
         self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._opened = threading.Event()  # passes can be begun, or it is known why not
         self._thread = LoopThread(self._main, self._ended)
@@ -236,8 +237,10 @@ class SyncStream(Iterator[Frame]):
     def __next__(self) -> Frame:
         """Wait for the next frame of the config's own pass, as `SyncFrames` does."""
         if self._own is None:
-            self._own = self._begin(self._source)
-            self._own._finalizer.detach()  # it lives as long as this stream, which the finalizer would keep alive
+            own = SyncFrames(self, self._own_channel)
+            own._finalizer.detach()  # it lives as long as this stream, which the finalizer would keep alive
+            self._begin(self._own_channel)  # if Ctrl-C interrupts it, the next call goes on with the same channel
+            self._own = own
         return next(self._own)
 
     def frames(
@@ -258,13 +261,13 @@ class SyncStream(Iterator[Frame]):
         Raises:
             AsyncblendError: As `BlenderStream.frames` raises, or because the fleet could not start.
         """
-        return self._begin(
+        return self._frames(
             Pass(self.config, indices, params=params, ordered=ordered, queue_size=queue_size, state=state)
         )
 
     def render(self, index: int, params: Mapping[str, Any] | None = None) -> Frame:
         """Render one sample, and wait for its frame, as `BlenderStream.render` does."""
-        with self._begin(Pass.single(self.config, index, params)) as frames:
+        with self._frames(Pass.single(self.config, index, params)) as frames:
             return next(frames)
 
     def flush(self) -> int:
@@ -297,17 +300,21 @@ class SyncStream(Iterator[Frame]):
             channel.drop()
         self._thread.close()
 
-    def _begin(self, source: Pass) -> SyncFrames:
+    def _frames(self, source: Pass) -> SyncFrames:
+        channel = _Channel(source)
+        frames = SyncFrames(self, channel)  # made first: if Ctrl-C interrupts the next line, its finalizer ends the pass
+        self._begin(channel)
+        return frames
+
+    def _begin(self, channel: _Channel) -> None:
         self._check_thread()
         self._wait_open()
-        channel = _Channel(source)
         try:
             self._call(lambda: self._start_feeding(channel))
         except StreamClosed:
             if self._started.done():
                 self._started.result()  # if the start has failed, it says why
             raise
-        return SyncFrames(self, channel)
 
     def _wait_open(self) -> None:
         """Wait until passes can be begun, or it is known why not."""
@@ -365,6 +372,8 @@ class SyncStream(Iterator[Frame]):
             await self._run.aclose()
 
     def _start_feeding(self, channel: _Channel) -> None:
+        if channel.feeding is not None:
+            return  # an earlier call began it, and was interrupted while it waited for that
         self._run.dispatcher.begin(channel.source)
         self._channels.add(channel)
         channel.feeding = asyncio.create_task(self._feed(channel), name="asyncblend feeder")  # _stop_feeding ends it

@@ -249,6 +249,49 @@ def test_an_interrupted_wait_loses_nothing(make_sync: Make, gates: Any) -> None:
     assert sorted(frame.index for frame in stream) == [0, 1, 2]
 
 
+@pytest.fixture
+def interrupt_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[ab.SyncStream], None]:
+    """Make Ctrl-C hit the consumer's thread just when the event-loop thread has done what it was called for."""
+
+    def arrange(stream: ab.SyncStream) -> None:
+        call = stream._thread.call
+
+        def interrupted(function: Callable[[], object]) -> object:
+            call(function)
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(stream._thread, "call", interrupted)
+
+    return arrange
+
+
+def test_an_interrupted_beginning_loses_nothing(
+    make_sync: Make, interrupt_calls: Callable[[ab.SyncStream], None]
+) -> None:
+    """The pass has begun, its caller does not know: the next call goes on with it."""
+    stream = make_sync(PLAIN, length=3)
+    interrupt_calls(stream)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert sorted(frame.index for frame in stream) == [0, 1, 2]
+
+
+def test_an_interrupted_beginning_of_another_pass_ends_it(
+    make_sync: Make, interrupt_calls: Callable[[ab.SyncStream], None]
+) -> None:
+    """Nobody has its frames, so nothing is rendered for it."""
+    stream = make_sync(PLAIN, length=3)
+    for begin in (lambda: stream.frames(range(1000)), lambda: stream.render(7)):
+        interrupt_calls(stream)
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+    gc.collect()
+    stream.stats()
+    assert not stream._channels
+    assert sorted(frame.index for frame in stream) == [0, 1, 2]
+
+
 def test_an_interrupted_start_leaves_nothing(make_sync: Make) -> None:
     """The Blenders that were starting are gone."""
     stream = make_sync(faults={"never_ready": True}, timeouts=ab.Timeouts(start=1000.0), start=False)
