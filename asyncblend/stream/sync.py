@@ -302,7 +302,7 @@ class SyncStream(Iterator[Frame]):
 
     def _frames(self, source: Pass) -> SyncFrames:
         channel = _Channel(source)
-        frames = SyncFrames(self, channel)  # made first: if Ctrl-C interrupts the next line, its finalizer ends the pass
+        frames = SyncFrames(self, channel)  # if Ctrl-C interrupts the next line, its finalizer ends the pass
         self._begin(channel)
         return frames
 
