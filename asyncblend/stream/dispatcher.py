@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..config import StreamConfig
 from ..errors import ProtocolError, SampleError
 from ..fleet.fleet import Fleet
 from ..wire.launch import Life
+from ..wire.protocol import WHOLE, Step
 from .frame import Frame
 from .holding import Held, Holding, Name, load, urgent_load
 from .hub import Hub
@@ -316,19 +317,23 @@ class Dispatcher:
             elif one.name not in has and self._send(life, one):
                 own.unsent.discard(one.name)
 
-    def frame(self, life: Life, values: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    def frame(
+        self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step = WHOLE
+    ) -> None:
         """Hand a frame to its pass, if the sender holds that lease now.
 
         Args:
+            life: Who sent it.
+            number, serial: Name the lease: its pass, and its serial in that.
+            index: The sample's.
             values: What the frame carries.
-            fields: Of its message: `pass`, `lease`, `step`, `last` and `fingerprint`.
+            step: Which frame of its sample it is.
         """
-        number, serial, step, last = fields["pass"], fields["lease"], fields["step"], fields["last"]
         dropped = self._holding(life).is_closing((number, serial))
-        if not dropped and not self._expects(life, number, serial, step):
+        if not dropped and not self._expects(life, number, serial, step.number):
             self._stale += 1
             return
-        one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
+        one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
         if one is None:
             return
         self._frames[life.instance] += 1
@@ -336,9 +341,11 @@ class Dispatcher:
         if dropped or source.ended:
             self._stale += 1
         else:
-            params = (source.params_of_step(step) or lease.params).values
-            frame = Frame(values, index=lease.index, instance=life.instance, params=params, step=step, last=last)
-            source.arrive(lease, frame, fields["fingerprint"])
+            params = (source.params_of_step(step.number) or lease.params).values
+            frame = Frame(
+                values, index=lease.index, instance=life.instance, params=params, step=step.number, last=step.last
+            )
+            source.arrive(lease, frame, step.fingerprint)
         self._after_step(life, one)
 
     def replayed(self, life: Life, number: int, serial: int) -> None:
@@ -367,7 +374,7 @@ class Dispatcher:
                     self._give_up(one.source)
             self.dispatch()
 
-    def unreadable(self, life: Life, number: int, serial: int, *, last: bool) -> None:
+    def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
         taken_back = self._holding(life).is_closing((number, serial))
         one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
@@ -409,7 +416,7 @@ class Dispatcher:
         """
         one = self._holding(life).find((number, serial))
         if one is None or one.source.ended:
-            return True
+            return True  # `_answer` says what comes of it
         first, granted = one.source.book.first_step(one.lease), one.source.book.granted(one.lease)
         if step > first or step >= granted:
             raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")

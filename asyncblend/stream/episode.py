@@ -122,6 +122,7 @@ class Episode(contextlib.AbstractAsyncContextManager["Episode"]):
         try:
             self._frame = await anext(self._frames)
         except StopAsyncIteration:
+            self._waiting = False
             raise EpisodeOver("the episode has ended: its generator has returned") from None
         self._waiting = False
         return self._frame

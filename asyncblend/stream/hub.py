@@ -18,7 +18,7 @@ from ..errors import ProtocolError
 from ..wire import payload, protocol
 from ..wire.gate import Gate
 from ..wire.launch import Life
-from ..wire.protocol import Message, UnreadableValues, WrongToken, WrongVersion
+from ..wire.protocol import Message, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
 
 _log = logging.getLogger("asyncblend")
@@ -46,11 +46,11 @@ class Answers(Protocol):
     """What the hub tells of leases; `Dispatcher` says what each call means. None of them may block."""
 
     def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None: ...
-    def frame(self, life: Life, values: dict[str, Any], fields: Mapping[str, Any]) -> None: ...
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step) -> None: ...
     def replayed(self, life: Life, number: int, serial: int) -> None: ...
     def over(self, life: Life, number: int, serial: int) -> None: ...
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None: ...
-    def unreadable(self, life: Life, number: int, serial: int, *, last: bool) -> None: ...
+    def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None: ...
     def dropped_frame(self) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
@@ -255,7 +255,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it
-                answers.frame(life, message.values, fields)
+                step = protocol.Step.of(fields)
+                answers.frame(life, fields["pass"], fields["lease"], fields["index"], message.values, step)
             elif kind == protocol.REPLAYED and life is not None:
                 answers.replayed(life, fields["pass"], fields["lease"])
             elif kind == protocol.OVER and life is not None:
@@ -283,7 +284,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             # First, so that who is expelled for it holds a lease, and a sample that is never readable is blamed.
             if isinstance(error, UnreadableValues) and life is not None and error.kind == protocol.FRAME:
                 fields = error.fields
-                answers.unreadable(life, fields["pass"], fields["lease"], last=fields["last"])
+                answers.unreadable(life, fields["pass"], fields["lease"], last=protocol.Step.of(fields).last)
             self._dropped(lives, identity, error)
 
     def _on_refused(self) -> None:

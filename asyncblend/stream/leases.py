@@ -128,6 +128,7 @@ class LeaseBook(Generic[Params]):
             position = min(self._hungry)
             self._orphans.remove(position)
             self._grant(position)
+            self._hungry.discard(position)  # until a step of it arrives
         else:
             position = self._fresh
             self._fresh = self._first_fresh(position + 1)

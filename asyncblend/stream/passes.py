@@ -164,7 +164,7 @@ class Pass:
         """Return what the first frame of an episode looked like, by which Blender knows whether it can be replayed."""
         return self._fingerprints.get(lease.position, [])
 
-    def arrive(self, lease: Lease[Drawn], frame: Frame, fingerprint: list[Any] | None = None) -> bool:
+    def arrive(self, lease: Lease[Drawn], frame: Frame, fingerprint: Sequence[Any] = ()) -> bool:
         """Queue a frame, and those that waited for it. Return False if the pass has ended: the frame is dropped.
 
         Args:
@@ -173,7 +173,7 @@ class Pass:
         if self._ended:
             return False
         if fingerprint:
-            self._fingerprints.setdefault(lease.position, fingerprint)
+            self._fingerprints.setdefault(lease.position, list(fingerprint))
         self.book.arrive(lease, last=frame.last)
         if frame.last:
             self._suspects.discard(lease.position)

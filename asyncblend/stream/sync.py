@@ -293,7 +293,7 @@ class SyncStream(Iterator[Frame]):
     ) -> SyncEpisode:
         """Begin an episode, and do not wait for its first frame: its `receive` does. So several begin at once."""
         source = EpisodePass(self.config, index, params, max_replay=max_replay)
-        return SyncEpisode(self, source, self._frames(source))
+        return SyncEpisode(source, self._frames(source), self._ask)
 
     def flush(self) -> int:
         """Give up the samples of the config's own pass that no Blender has begun, as `BlenderStream.flush` does."""
@@ -363,7 +363,7 @@ class SyncStream(Iterator[Frame]):
             self._scheduled = True
             self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
 
-    def _step(self, source: EpisodePass, drawn: Drawn) -> None:
+    def _ask(self, source: EpisodePass, drawn: Drawn) -> None:
         """Make the next step of an episode, after its consumer has taken the one before."""
 
         def step() -> None:

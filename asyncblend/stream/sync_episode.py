@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from ..errors import ConfigError, EpisodeOver, StreamClosed
 from .episode import EpisodePass
 from .frame import Frame
+from .passes import Drawn
 
-if TYPE_CHECKING:
-    from .sync import SyncFrames, SyncStream
+
+class _Frames(Protocol):
+    """The frames of the episode's pass: SyncFrames."""
+
+    @property
+    def finished(self) -> bool: ...
+    def get(self, timeout: float | None = None) -> Frame: ...
+    def close(self, reason: str) -> None: ...
 
 
 class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
@@ -24,8 +31,8 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
     Several are stepped at once by `send` to each, then `receive` from each.
     """
 
-    def __init__(self, stream: SyncStream, source: EpisodePass, frames: SyncFrames) -> None:
-        self._stream, self._source, self._frames = stream, source, frames
+    def __init__(self, source: EpisodePass, frames: _Frames, ask: Callable[[EpisodePass, Drawn], None]) -> None:
+        self._source, self._frames, self._ask = source, frames, ask
         self._waiting = True  # whether the frame of a step is on its way
         self._frame: Frame | None = None
 
@@ -53,7 +60,7 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
             raise ConfigError("the frame of the step before was not received; call receive() first")
         drawn = self._source.drawn(params)
         self._waiting = True
-        self._stream._step(self._source, drawn)
+        self._ask(self._source, drawn)
 
     def receive(self, timeout: float | None = None) -> Frame:
         """Wait for the frame of the step that was begun, at most `timeout` seconds. Raises what `step` does.
@@ -65,6 +72,7 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
             self._frame = self._frames.get(timeout)
         except StreamClosed:
             if self._frames.finished:
+                self._waiting = False
                 raise EpisodeOver("the episode has ended: its generator has returned") from None
             raise
         self._waiting = False

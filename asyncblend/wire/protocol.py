@@ -87,11 +87,30 @@ _FIELDS: dict[str, dict[str, type]] = {
 }
 """Fields that each kind must have. The fields of HELLO are checked later, after its version."""
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    FRAME: {"step": 0, "last": True, "fingerprint": []},
-    LEASE: {"first": 0, "on_demand": False, "fingerprint": []},
+_OPTIONAL: dict[str, dict[str, type]] = {
+    FRAME: {"step": _INT, "last": bool, "fingerprint": list},
+    LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list},
 }
-"""Fields that episodes need and all others may leave out."""
+"""Fields that only episodes have: a FRAME without them is a whole sample, a LEASE without them begins one."""
+
+
+class Step(NamedTuple):
+    """Which frame of its sample a FRAME is."""
+
+    number: int = 0
+    last: bool = True
+    fingerprint: Sequence[Any] = ()  # Of an episode's first frame
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Step:
+        """Read the fields of a FRAME."""
+        if "step" not in fields and "last" not in fields:
+            return WHOLE
+        return cls(fields.get("step", 0), fields.get("last", True), fields.get("fingerprint", ()))
+
+
+WHOLE = Step()
+"""The only frame of a sample."""
 
 
 class UnreadableValues(ProtocolError):
@@ -162,11 +181,9 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
         raise ProtocolError(f"a message of unknown kind {kind!r:.80}")
     for name, of in _FIELDS[kind].items():
         field(header, name, of)
-    for name, default in _DEFAULTS.get(kind, {}).items():
+    for name, of in _OPTIONAL.get(kind, {}).items():
         if name in header:
-            field(header, name, type(default))
-        else:
-            header[name] = default
+            field(header, name, of)
     try:
         return Message(kind, header, _values(kind, header, buffers[1:], hold) if values else None)
     except ProtocolError as error:

@@ -57,9 +57,9 @@ class Episode:
         self.lease = lease
         self._generator, self._call = generator, call
         self._lease_params = params
-        self._first: int = lease.fields["first"]
-        self._on_demand: bool = lease.fields["on_demand"]
-        self._expected: list[Any] = lease.fields["fingerprint"]
+        self._first: int = lease.fields.get("first", 0)
+        self._on_demand: bool = lease.fields.get("on_demand", False)
+        self._expected: list[Any] = lease.fields.get("fingerprint", [])
         self._granted = self._first  # the number of the last step that may be made
         self._params: dict[int, Values] = {}  # by step, on demand
         self._number = 0  # of the latest frame
