@@ -11,9 +11,10 @@ from typing import Any
 from ..config import check_whole
 from ..errors import StreamClosed
 from .batch import Batch, check_ragged
+from .clips import Clip, Collector, Cut
 from .dispatcher import Dispatcher
 from .frame import Frame
-from .passes import Pass
+from .passes import Arrival, Pass
 from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats
@@ -48,14 +49,56 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             StreamClosed: The pass or the stream was closed.
             ForkedProcessError: This is a forked copy.
         """
+        return (await self._next()).frame
+
+    async def _next(self, collector: Collector | None = None) -> Arrival:
         self._run.check_process()
         try:
             arrival = await self._source.queue.get()
         except EndOfStream:
             self._dispatcher.end(self._source)
             raise StopAsyncIteration from None
+        if collector is not None:
+            collector.take(arrival)
         self._dispatcher.consume(self._source, arrival)
-        return arrival.frame
+        return arrival
+
+    async def episodes(self) -> AsyncIterator[list[Frame]]:
+        """Yield whole episodes, each as the list of its frames from step 0 to the last one.
+
+        They come in the order in which they are complete, or in the order of the pass if it is `ordered`. A sample that
+        is one frame is an episode of one. The frames of episodes that are not complete are kept in memory, besides those
+        in the queue. An episode that is skipped as a bad sample is left out.
+
+        Raises:
+            ConfigError: The pass goes on from a state that was saved in the middle of an episode.
+            AsyncblendError: As iterating over the frames raises.
+        """
+        collector = Collector(self._source)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                for episode in collector.episodes(await self._next(collector)):
+                    yield episode
+
+    async def clips(self, length: int, stride: int = 1) -> AsyncIterator[Clip]:
+        """Yield clips of `length` frames, with arrays of T x H x W x C: each value has time as its first axis.
+
+        Clips are cut out of each episode one after another and do not overlap. What is left at its end is too short for
+        a clip, and is left out.
+
+        Args:
+            length: Frames in a clip, T.
+            stride: Steps of the episode from one frame of a clip to the next.
+
+        Raises:
+            ConfigError: An argument is wrong, or an episode is shorter than a clip.
+            AsyncblendError: As `episodes` raises.
+        """
+        collector, cut = Collector(self._source), Cut.checked(length, stride)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                for clip in collector.clips(await self._next(collector), cut):
+                    yield clip
 
     async def batches(
         self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..aio import finish
 from ..config import Params, StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError, StreamClosed
+from .clips import Clip
 from .episode import MAX_REPLAY, Episode, EpisodePass
 from .frame import Frame
 from .frames import Frames
@@ -193,6 +194,14 @@ class BlenderStream(AsyncIterator[Frame]):
     ) -> AsyncIterator[dict[str, Any]]:
         """Iterate over the stream in batches, as `Frames.batches` does."""
         return self._own().batches(size, drop_last=drop_last, ragged=ragged)
+
+    def episodes(self) -> AsyncIterator[list[Frame]]:
+        """Iterate over the stream in whole episodes, as `Frames.episodes` does."""
+        return self._own().episodes()
+
+    def clips(self, length: int, stride: int = 1) -> AsyncIterator[Clip]:
+        """Iterate over the stream in clips of `length` frames, as `Frames.clips` does."""
+        return self._own().clips(length, stride)
 
     def record(
         self,
