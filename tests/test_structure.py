@@ -55,7 +55,7 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
         *("load_state_dict", "record"),
         *("render", "state_dict", "stats", "sync"),
     },
-    "Frames": {*("aclose", "batches", "clips", "episodes", "flush", "state_dict", "stats")},
+    "Frames": {*("aclose", "batches", "clips", "episodes", "flush", "samples", "state_dict", "stats")},
     "SyncStream": {
         *("begin_episode", "close", "config", "episode", "flush", "frames", "render", "start", "state_dict", "stats"),
         *("usable", "wait_ready"),

@@ -134,6 +134,11 @@ class Collector:
             self._source.release(whole[0])
             yield whole[1]
 
+    def samples(self, arrival: Arrival) -> Iterator[Frame]:
+        """Add a frame, and yield its sample if that is whole now: the frame, or a clip of all its frames."""
+        for frames in self.episodes(arrival):
+            yield frames[0] if len(frames) == 1 else Clip(frames, 1)
+
     def clips(self, arrival: Arrival, cut: Cut) -> Iterator[Clip]:
         """Add a frame, and yield the clips of its episode if that is whole now."""
         if (whole := self.add(arrival)) is not None:
