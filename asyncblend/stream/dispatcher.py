@@ -162,15 +162,20 @@ class Dispatcher:
                 self._send_step(holding.life, one, source.book.granted(one.lease) - 1)
 
     def _suspend_stalled(self, wanting: Sequence[Pass] = ()) -> None:
-        """Take back episodes whose consumers have left them no free slot, if they hold up other passes.
+        """Take back episodes whose consumers have left them no free slot, if they hold up others.
 
-        They are replayed when there is a slot again. Without it a consumer that stands still would keep a Blender.
+        They are replayed when there is a slot again. Without it a consumer that stands still would keep a Blender from
+        other passes; and a consumer that wants frames in order, from the earlier sample that it waits for.
+
+        Args:
+            wanting: Passes that may lease, and for which there was no Blender.
         """
         for holding, one in list(self._episodes.values()):
-            if holding.closing or not one.source.stalls(one.lease):
+            if holding.episode is not one or holding.closing or not one.source.stalls(one.lease):
                 continue
-            waiting = [*(other.source for other in holding.held[1:]), *wanting]
-            if any(source is not one.source for source in waiting):
+            waiting = [(other.source, other.lease.position) for other in holding.held[1:]]
+            waiting += [(source, source.book.next_position) for source in wanting]
+            if any(source is not one.source or position < one.lease.position for source, position in waiting):
                 self._close_episode(holding)
                 one.source.give_back(one.lease)
 
@@ -239,7 +244,7 @@ class Dispatcher:
             on_demand=source.on_demand,
             fingerprint=source.fingerprint(lease),
         )
-        for step in range(1 if source.on_demand else first + 1, source.book.granted(lease)):
+        for step in _steps_beside(one):
             sent = sent and self._send_step(life, one, step)
         return sent
 
@@ -261,7 +266,7 @@ class Dispatcher:
             if own := [one for one in holding.held[1:] if one.source is source]:
                 holding.revoked = True
                 for one in own:
-                    holding.pop(one.name)
+                    self._let_go(holding, one)
                 self._hub.send_revoke(life, source.number, [one.lease.serial for one in own])
                 revoked += [one.lease for one in own]
         return revoked
@@ -269,7 +274,7 @@ class Dispatcher:
     def _close_episodes(self, source: Pass) -> None:
         """Let no Blender go on with an episode of a pass that needs no more frames."""
         for holding, one in list(self._episodes.values()):
-            if one.source is source and not holding.closing:
+            if one.source is source and holding.episode is one and not holding.closing:
                 self._close_episode(holding)
 
     def _close_episode(self, holding: Holding) -> None:
@@ -288,9 +293,10 @@ class Dispatcher:
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
         if holding is not None:
-            if (episode := holding.episode) is not None:
-                self._forget_episode(holding, episode)
-            for one, guilt in holding.blamed():
+            blamed = list(holding.blamed())
+            for one in list(holding.held):
+                self._let_go(holding, one)
+            for one, guilt in blamed:
                 one.source.give_back(one.lease, guilt if crashed else "none")
                 if one.source.error is not None:
                     self._give_up(one.source)
@@ -305,17 +311,23 @@ class Dispatcher:
             holding: Names of the leases that it has not begun.
             opened: Names of the episodes that it has begun. They are sent again, as steps and frames may be lost.
         """
-        has = {tuple(one) for one in holding}
+        has, begun = ({tuple(one) for one in names} for names in (holding, opened))
         own = self._holding(life)
         for one in list(own.held):
-            if one is own.episode and own.closing:
-                number, serial = one.name
-                if one.name in {tuple(other) for other in opened}:
-                    self._hub.send_revoke(life, number, [serial])
-                else:
-                    self._answer(life, number, serial)  # it has closed it, and said so on the old connection
-            elif one.name not in has and self._send(life, one):
-                own.unsent.discard(one.name)
+            if own.is_closing(one.name):
+                if one.name not in begun:
+                    self._answer(life, *one.name)  # it has closed it, and said so on the old connection
+            elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
+                self._let_go(own, one)  # a lease would allow a step that has no slot
+                one.source.give_back(one.lease)
+            else:
+                if one is own.episode:
+                    own.episode = None  # it begins anew, perhaps after what it holds besides
+                if (one.name not in has or _steps_beside(one)) and self._send(life, one):
+                    own.unsent.discard(one.name)
+        for number, serial in opened:
+            if own.is_closing((number, serial)) or own.find((number, serial)) is None:
+                self._hub.send_revoke(life, number, [serial])
 
     def frame(
         self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step = WHOLE
@@ -355,7 +367,10 @@ class Dispatcher:
 
     def over(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
-        taken_back = self._holding(life).is_closing((number, serial))
+        holding = self._holding(life)
+        if holding.find((number, serial)) is None:
+            return  # it was taken back before it was known to be an episode
+        taken_back = holding.is_closing((number, serial))
         one = self._answer(life, number, serial)
         if one is not None:
             if not taken_back:
@@ -401,9 +416,7 @@ class Dispatcher:
             self._stale += 1
             self._duplicates += (number, serial) in holding.answered
         else:
-            if one is holding.episode:
-                self._forget_episode(holding, one)
-            holding.pop(one.name)
+            self._let_go(holding, one)
             holding.answered.append(one.name)
         self._fleet.answered(life, more=bool(holding.held))
         return one
@@ -427,6 +440,7 @@ class Dispatcher:
         holding = self._holding(life)
         one = holding.find((number, serial))
         if one is None:
+            self._hub.send_revoke(life, number, [serial])  # it was begun before it was taken back
             return self._answer(life, number, serial)
         if holding.episode not in (None, one):
             raise ProtocolError(f"a frame of lease {serial}, while another episode is open")
@@ -445,7 +459,15 @@ class Dispatcher:
         if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
             self._fleet.waits(life)
 
-    def _forget_episode(self, holding: Holding, one: Held) -> None:
+    def _let_go(self, holding: Holding, one: Held) -> None:
+        """Note that a life holds this lease no more."""
+        holding.pop(one)
         name = one.source.number, one.lease.position
-        if name in self._episodes and self._episodes[name][0] is holding:
+        if self._episodes and name in self._episodes and self._episodes[name][0] is holding:
             del self._episodes[name]
+
+
+def _steps_beside(one: Held) -> range:
+    """Return the steps that a life may make of a lease besides those that the LEASE itself allows."""
+    book = one.source.book
+    return range(1 if one.source.on_demand else book.first_step(one.lease) + 1, book.granted(one.lease))

@@ -56,16 +56,14 @@ class Holding:
         """Return the lease of this name, or None if the life does not hold it."""
         return next((one for one in self.held if one.name == name), None)
 
-    def pop(self, name: Name) -> Held | None:
-        """Remove the lease of this name, and return it. Return None if the life does not hold it."""
-        if (one := self.find(name)) is not None:
-            self.held.remove(one)
-            self.urgent -= one.source.urgent
-            self.alone = False
-            self.unsent.discard(name)
-            if one is self.episode:
-                self.episode, self.closing = None, False
-        return one
+    def pop(self, one: Held) -> None:
+        """Remove a lease that the life holds."""
+        self.held.remove(one)
+        self.urgent -= one.source.urgent
+        self.alone = False
+        self.unsent.discard(one.name)
+        if one is self.episode:
+            self.episode, self.closing = None, False
 
     def is_closing(self, name: Name) -> bool:
         """Whether this is the episode that was taken back. What the life says of it counts no more."""

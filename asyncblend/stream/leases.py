@@ -118,6 +118,12 @@ class LeaseBook(Generic[Params]):
             return self._returned[0]
         return min(self._hungry) if self._hungry else None
 
+    @property
+    def next_position(self) -> int:
+        """The position that is leased next, if there is a slot and a position for it."""
+        returned = self.next_returned
+        return self._fresh if returned is None else returned
+
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:

@@ -137,5 +137,6 @@ class Episode:
             self._over = True
 
     def _check_length(self) -> None:
-        if self._number < self._first:
+        # Those before `first` were sent, and none of them as the last one: on demand, no frame is sent as that.
+        if self._number < self._first - self._on_demand:
             raise SampleError(_NOT_THE_SAME.format(f"it ended after {self._number + 1} frames instead of going on"))

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -177,6 +177,12 @@ class Worker:
             except Exception:
                 traceback.print_exc()  # nobody waits for this sample any more; the host keeps what is printed
 
+    def _drop(self, names: Collection[tuple[int, int]]) -> None:
+        """Forget leases that are not begun."""
+        if any(_name_of(lease) in names for lease in self._pending):
+            self._pending = deque(lease for lease in self._pending if _name_of(lease) not in names)
+            self._steps = [step for step in self._steps if _name_of(step) not in names]
+
     def _failed(self, about: Mapping[str, Any], error: Exception) -> None:
         self._send(protocol.FAILED, error=_summary(error), traceback=_traceback_of(error), **about)
 
@@ -184,16 +190,17 @@ class Worker:
         """Take in a message from the host. Return False if it said STOP."""
         kind, fields = message.kind, message.fields
         if kind == protocol.LEASE:
+            # The host sends one again if the connection was lost, as it cannot know what came of it.
+            self._drop({_name_of(message)})
             if self._episode is not None and _name_of(self._episode.lease) == _name_of(message):
-                self._close_episode()  # the connection was lost, and the host cannot know how far it is
+                self._close_episode()
             place = len(self._pending)
             if fields["urgent"]:
                 place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
             self._pending.insert(place, message)
         elif kind == protocol.REVOKE:
             revoked = {(fields["pass"], serial) for serial in fields["leases"]}
-            self._pending = deque(lease for lease in self._pending if _name_of(lease) not in revoked)
-            self._steps = [step for step in self._steps if _name_of(step) not in revoked]
+            self._drop(revoked)
             if self._episode is not None and (name := _name_of(self._episode.lease)) in revoked:
                 self._close_episode()
                 self._send(protocol.OVER, **{"pass": name[0], "lease": name[1]})

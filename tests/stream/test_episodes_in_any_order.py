@@ -1,0 +1,341 @@
+"""Episodes between the real dispatcher and the real worker, with every message, death and lost connection at random.
+
+Nothing runs by itself: the test decides who does the next step. Whatever happens, each consumer gets each frame once,
+the frames of an episode in order, never more than its slots at once, and all of them in the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Generator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asyncblend.blender.serving.worker import Worker
+from asyncblend.config import RestartPolicy, StreamConfig
+from asyncblend.errors import EpisodeOver, StreamClosed
+from asyncblend.stream.dispatcher import Dispatcher
+from asyncblend.stream.episode import EpisodePass
+from asyncblend.stream.passes import Pass
+from asyncblend.stream.queue import EndOfStream
+from asyncblend.wire import protocol
+from asyncblend.wire.launch import Life
+from asyncblend.wire.protocol import Message
+
+
+def length_of(index: int) -> int:
+    return 1 + index % 5
+
+
+def sample(task: Any) -> Any:
+    """Make a plain frame for some indices, an episode for others; stepped ones add up what they are sent."""
+    if task.index % 7 == 6:
+        return {"step": 0, "noise": task.rng.random(), "sum": 0}
+    return episode(task)
+
+
+def episode(task: Any) -> Generator[dict[str, Any], Any, None]:
+    total = 0
+    for step in range(length_of(task.index)):
+        params = yield {"step": step, "noise": task.rng.random(), "sum": total}
+        total += params.get("add", 0)
+
+
+def frames_of(index: int) -> int:
+    return 1 if index % 7 == 6 else length_of(index)
+
+
+def noise_of(index: int, step: int) -> float:
+    return float(np.random.default_rng([0, index]).random(step + 1)[step])
+
+
+class Blender:
+    """One life: the real worker without its sockets."""
+
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.connected = True
+        self.inbox: deque[list[bytes]] = deque()
+        self.outbox: deque[Message] = deque()
+        worker = self.worker = Worker.__new__(Worker)
+        worker._pending, worker._steps, worker._episode, worker._shared = deque(), [], None, None
+        worker._seed, worker._ready, worker._identity = 0, True, {}
+        worker._launch = SimpleNamespace(instance=life.instance)  # type: ignore[assignment]
+        worker._socket = SimpleNamespace(send_multipart=self._send)  # type: ignore[assignment]
+
+    def _send(self, parts: Sequence[Any]) -> None:
+        self.outbox.append(protocol.decode([bytes(part) for part in parts]))
+
+    def turn(self) -> bool:
+        """Do what the worker's loop does next. Return False if there is nothing to do."""
+        worker = self.worker
+        if self.inbox:
+            worker._receive(protocol.decode(self.inbox.popleft()))
+        elif worker._episode is not None and worker._episode.may_go_on:
+            worker._go_on(worker._episode)
+        elif worker._episode is None and worker._pending:
+            worker.answer(sample, worker._pending.popleft())
+        else:
+            return False
+        return True
+
+
+class Consumer:
+    """Who consumes a pass, and checks what comes."""
+
+    def __init__(self, world: World, source: Pass, indices: Sequence[int], *, ordered: bool) -> None:
+        self.world, self.source, self.indices, self.ordered = world, source, list(indices), ordered
+        self.steps: dict[int, int] = {}
+        self.current: int | None = None
+        self.end: BaseException | None = None
+
+    def take(self) -> bool:
+        """Take a frame or the end, if there is one."""
+        get = self.source.queue.get()
+        try:
+            get.send(None)
+        except StopIteration as done:
+            self.took(done.value)
+        except (EndOfStream, StreamClosed, EpisodeOver) as error:
+            self.end = error
+            if isinstance(error, EndOfStream):
+                assert self.steps == {index: frames_of(index) for index in self.indices}
+            self.world.dispatcher.end(self.source)
+        else:
+            get.close()
+            return False
+        return True
+
+    def took(self, arrival: Any) -> None:
+        frame = arrival.frame
+        assert frame.step == frame["step"] == self.steps.get(frame.index, 0), "a step that is not the next one"
+        assert frame["noise"] == noise_of(frame.index, frame.step)
+        assert frame.last == (frame.step == frames_of(frame.index) - 1)
+        self.steps[frame.index] = frame.step + 1
+        if self.ordered:
+            done = [index for index in self.indices if self.steps.get(index, 0)]
+            assert done == self.indices[: len(done)]
+            assert all(self.steps[index] == frames_of(index) for index in done[:-1])
+        self.world.dispatcher.consume(self.source, arrival)
+
+
+class Stepper:
+    """Who steps an episode, and checks what comes."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self.world, self.index = world, index
+        self.source = EpisodePass(world.config, index, {})
+        self.total = self.step = self.added = 0
+        self.waiting = True
+        self.end: BaseException | None = None
+
+    def take(self) -> bool:
+        if not self.waiting:
+            self.added = self.world.rng.randrange(5)
+            self.source.ask(self.source.drawn({"add": self.added}))
+            self.world.dispatcher.step(self.source)
+            self.waiting = True
+            return True
+        get = self.source.queue.get()
+        try:
+            get.send(None)
+        except StopIteration as done:
+            frame = done.value.frame
+            self.total += self.added
+            assert (frame.step, frame["step"], frame["sum"]) == (self.step, self.step, self.total)
+            assert frame["noise"] == noise_of(self.index, self.step)
+            self.step += 1
+            self.waiting = False
+            self.world.dispatcher.consume(self.source, done.value)
+        except EndOfStream as error:
+            assert self.step == frames_of(self.index)
+            self.end = error
+            self.world.dispatcher.end(self.source)
+        else:
+            get.close()
+            return False
+        return True
+
+
+class World:
+    """The hub and the fleet, as the dispatcher sees them."""
+
+    bad_messages = refused = restarts = recycled = 0
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        instances = self.rng.randint(1, 3)
+        restart = RestartPolicy(max_sample_deaths=10_000)
+        self.config = StreamConfig(
+            script="scene.py", instances=instances, prefetch=self.rng.randint(1, 3), restart=restart
+        )
+        self.states = dict.fromkeys(range(instances), "ready")
+        self.blenders = {number: Blender(Life(number, 0)) for number in range(instances)}
+        self.consumers: list[Consumer | Stepper] = []
+        self.dispatcher = Dispatcher(self.config, self, self)  # type: ignore[arg-type]
+
+    # -- what the dispatcher calls
+
+    def ready_lives(self) -> list[Life]:
+        return [blender.life for blender in self.blenders.values()]
+
+    def leased(self, life: Life) -> None: ...
+    def waits(self, life: Life) -> None: ...
+    def goes_on(self, life: Life) -> None: ...
+    def answered(self, life: Life, *, more: bool) -> None: ...
+
+    def _send(self, life: Life, parts: Sequence[Any]) -> bool:
+        blender = self.blenders[life.instance]
+        assert blender.life == life
+        if blender.connected:
+            blender.inbox.append([bytes(part) for part in parts])
+        return blender.connected
+
+    def send_lease(
+        self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], **fields: Any
+    ) -> bool:
+        about = {"pass": number, "lease": serial, "index": index, **fields}
+        return self._send(life, protocol.encode(protocol.LEASE, about, params))
+
+    def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any]) -> bool:
+        return self._send(life, protocol.encode(protocol.STEP, {"pass": number, "lease": serial, "step": step}, params))
+
+    def send_revoke(self, life: Life, number: int, serials: Sequence[int]) -> None:
+        self._send(life, protocol.encode(protocol.REVOKE, {"pass": number, "leases": list(serials)}))
+
+    # -- what can happen
+
+    def begin(self) -> None:
+        if len(self.consumers) >= 3:
+            return
+        start = self.rng.randrange(20)
+        if self.rng.random() < 0.3 and not any(isinstance(one, Stepper) for one in self.consumers):
+            stepper = Stepper(self, start)
+            self.consumers.append(stepper)
+            self.dispatcher.begin(stepper.source)
+            return
+        indices = range(start, start + self.rng.randint(1, 8))
+        ordered = self.rng.random() < 0.5
+        source = Pass(self.config, indices, ordered=ordered, queue_size=self.rng.randint(1, 5))
+        self.consumers.append(Consumer(self, source, indices, ordered=ordered))
+        self.dispatcher.begin(source)
+
+    def answer(self, blender: Blender) -> bool:
+        """Let the host receive a message."""
+        if not blender.connected or not blender.outbox:
+            return False
+        message = blender.outbox.popleft()
+        fields, life, host = message.fields, blender.life, self.dispatcher
+        name = (fields["pass"], fields["lease"])
+        if message.kind == protocol.FRAME:
+            host.frame(life, *name, fields["index"], dict(message.values or {}), protocol.Step.of(fields))
+        elif message.kind == protocol.REPLAYED:
+            host.replayed(life, *name)
+        elif message.kind == protocol.OVER:
+            host.over(life, *name)
+        else:
+            raise AssertionError(message)
+        return True
+
+    def die(self, blender: Blender) -> None:
+        number, epoch = blender.life
+        self.states[number] = "backoff"
+        self.blenders[number] = Blender(Life(number, epoch + 1))
+        self.dispatcher.life_over(blender.life)
+        self.states[number] = "ready"
+        self.dispatcher.dispatch()
+
+    def lose_connection(self, blender: Blender) -> None:
+        blender.connected = False
+        blender.inbox.clear()
+        blender.outbox.clear()
+
+    def reconnect(self, blender: Blender) -> None:
+        if blender.connected:
+            return
+        blender.outbox.clear()
+        blender.worker._hello()
+        hello = blender.outbox.pop().fields
+        blender.connected = True
+        self.dispatcher.reconnected(blender.life, hello["holding"], hello["open"])
+        self.dispatcher.dispatch()
+
+    def cancel(self) -> None:
+        if self.consumers:
+            one = self.rng.choice(self.consumers)
+            one.end = StreamClosed("cancelled")
+            self.dispatcher.end(one.source, one.end)
+
+    def flush(self) -> None:
+        if self.consumers:
+            self.dispatcher.flush(self.rng.choice(self.consumers).source)
+
+    def act(self) -> None:
+        """Let one thing happen."""
+        blender = self.rng.choice(list(self.blenders.values()))
+        number = self.rng.random()
+        if number < 0.35:
+            blender.turn()
+        elif number < 0.65:
+            self.answer(blender)
+        elif number < 0.85 and self.consumers:
+            self.rng.choice(self.consumers).take()
+        elif number < 0.90:
+            self.begin()
+        elif number < 0.93:
+            self.reconnect(blender)
+        elif number < 0.95:
+            self.die(blender)
+        elif number < 0.97:
+            self.lose_connection(blender)
+        elif number < 0.985:
+            self.flush()
+        else:
+            self.cancel()
+        self.check()
+
+    def check(self) -> None:
+        self.consumers = [one for one in self.consumers if one.end is None]
+        for one in self.consumers:
+            stats = one.source.stats()
+            assert stats.rendering + stats.queued <= one.source.book.slots
+            assert stats.rendering >= 0
+
+    def finish(self) -> None:
+        """Let all go well, until every consumer has met its end."""
+        for _ in range(3000):
+            if not self.consumers:
+                break
+            for blender in list(self.blenders.values()):
+                self.reconnect(blender)
+                blender.turn()
+                self.answer(blender)
+            for one in list(self.consumers):
+                one.take()
+            self.check()
+        assert not self.consumers, "they wait for ever"
+        for _ in range(100):
+            for blender in self.blenders.values():
+                while blender.turn() or self.answer(blender):
+                    pass
+        assert all(not holding.held for holding in self.dispatcher._holdings.values()), "a lease that nobody answers"
+        assert not self.dispatcher._episodes
+        assert all(blender.worker._episode is None for blender in self.blenders.values())
+
+
+@pytest.mark.parametrize("block", range(4))
+async def test_each_frame_comes_once(block: int) -> None:
+    """600 worlds of 150 events each."""
+    for seed in range(150 * block, 150 * (block + 1)):
+        world = World(seed)
+        try:
+            for _ in range(150):
+                world.act()
+            world.finish()
+        except BaseException as error:
+            error.add_note(f"in world {seed}")
+            raise
