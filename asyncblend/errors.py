@@ -9,6 +9,8 @@ AsyncblendError
 │   ├── FrameTimeout (TimeoutError)       it sent no frame, or no heartbeat, in time
 │   └── CrashLoop                         it crashed too often; __cause__ is the last crash
 ├── SampleError                           a sample could not be made: .index, .traceback
+├── EpisodeOver                           a step was asked of an episode that has ended
+├── EpisodeLost                           the Blender of an episode died, and it is not replayed: .step
 ├── RecordingError                        a recording cannot be written or read: .path, .offset, .recorded
 ├── ProtocolError                         the other side sent a message that cannot be read
 ├── ForkedProcessError                    a stream was used in a forked copy of its process
@@ -108,6 +110,19 @@ class SampleError(AsyncblendError):
         """Index of the sample."""
         self.traceback = traceback
         """The Python traceback from inside Blender, as text."""
+
+
+class EpisodeOver(AsyncblendError):
+    """A step was asked of an episode that has ended: the script's generator has returned, or it was closed."""
+
+
+class EpisodeLost(AsyncblendError):
+    """The Blender of an episode died, and the episode has more steps than were to be replayed. Begin another one."""
+
+    def __init__(self, message: str = "", *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+        """The number of steps that had been made."""
 
 
 class RecordingError(AsyncblendError):
