@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .errors import BlenderNotFound as BlenderNotFound
     from .errors import ConfigError as ConfigError
     from .errors import CrashLoop as CrashLoop
+    from .errors import EpisodeLost as EpisodeLost
+    from .errors import EpisodeOver as EpisodeOver
     from .errors import ForkedProcessError as ForkedProcessError
     from .errors import FrameTimeout as FrameTimeout
     from .errors import InstanceError as InstanceError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
+    from .stream.episode import Episode as Episode
     from .stream.frame import Frame as Frame
     from .stream.frames import Frames as Frames
     from .stream.stats import PassStats as PassStats
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from .stream.stream import BlenderStream as BlenderStream
     from .stream.sync import SyncFrames as SyncFrames
     from .stream.sync import SyncStream as SyncStream
+    from .stream.sync_episode import SyncEpisode as SyncEpisode
 
 __version__ = "0.1.0"
 
@@ -48,6 +52,9 @@ __all__ = [
     "BlenderStream",
     "ConfigError",
     "CrashLoop",
+    "Episode",
+    "EpisodeLost",
+    "EpisodeOver",
     "ForkedProcessError",
     "Frame",
     "FrameTimeout",
@@ -65,6 +72,7 @@ __all__ = [
     "StreamClosed",
     "StreamConfig",
     "StreamStats",
+    "SyncEpisode",
     "SyncFrames",
     "SyncStream",
     "Timeouts",
@@ -77,15 +85,17 @@ __getattr__ = lazy(
         "config": "RestartPolicy StreamConfig Timeouts",
         "data.collate": "collate",
         "data.dataset": "BlenderDataset",
-        "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop ForkedProcessError FrameTimeout InstanceError "
-        "InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
+        "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop EpisodeLost EpisodeOver ForkedProcessError "
+        "FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
         "data.mixed": "MixedDataset",
         "data.recorded": "RecordedDataset",
+        "stream.episode": "Episode",
         "stream.frame": "Frame",
         "stream.frames": "Frames",
         "stream.stats": "PassStats StreamStats",
         "stream.stream": "BlenderStream",
         "stream.sync": "SyncFrames SyncStream",
+        "stream.sync_episode": "SyncEpisode",
     },
 )
 

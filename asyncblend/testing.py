@@ -58,7 +58,8 @@ def fake_blender(
         values: By name, the dtype and shape of the arrays of each sample. They are filled with random numbers that
             depend on seed and index alone: integers over their whole range, floats in [0, 1). The stream's script is
             not run then, but its file must exist. None: the script is run, so it must not import bpy.
-        faults: Faults of each life. `..._after` counts the samples that the life has made before:
+        faults: Faults of each life. `..._after` counts the samples that the life has made before; each frame of an
+            episode counts:
             crash_after (int): It dies in the next sample, by SIGKILL, or with the exit status `crash_status` (int).
             hang_after (int): The next sample never ends, while heartbeats go on.
             freeze_after (int): The whole process is stopped by SIGSTOP in the next sample.
@@ -158,7 +159,7 @@ def _faulty_worker(launch: Launch, faults: _Faults) -> Worker:
                 threading.Event().wait()
             super().run(sample)
 
-        def make(self, sample: Any, task: Any) -> Any:
+        def make(self, frame: Any) -> Any:
             if self.made == faults.crash_after:
                 if faults.crash_status is not None:
                     os._exit(faults.crash_status)
@@ -173,7 +174,7 @@ def _faulty_worker(launch: Launch, faults: _Faults) -> Worker:
             self.made += 1
             if faults.slow:
                 threading.Event().wait(faults.slow)
-            return super().make(sample, task)
+            return super().make(frame)
 
         def _receive(self, message: Any) -> bool:
             if faults.ignore_stop and message.kind == STOP:

@@ -51,12 +51,12 @@ BELOW: dict[str, set[str]] = {
 
 PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     "BlenderStream": {
-        *("aclose", "batches", "blender_version", "config", "flush", "frames", "load_state_dict", "record"),
+        *("aclose", "batches", "blender_version", "config", "episode", "flush", "frames", "load_state_dict", "record"),
         *("render", "state_dict", "stats", "sync"),
     },
     "Frames": {*("aclose", "batches", "flush", "state_dict", "stats")},
     "SyncStream": {
-        *("close", "config", "flush", "frames", "render", "start", "state_dict", "stats"),
+        *("begin_episode", "close", "config", "episode", "flush", "frames", "render", "start", "state_dict", "stats"),
         *("usable", "wait_ready"),
     },
     "SyncFrames": {*("close", "finished", "flush", "get", "poll", "state_dict", "stats")},
@@ -473,6 +473,7 @@ def test_the_public_names_are_as_pinned() -> None:
     """The package has the names that the design pins, and no others."""
     assert set(asyncblend.__all__) == {
         *("AsyncblendError", "BlenderNotFound", "ConfigError", "CrashLoop", "ForkedProcessError", "FrameTimeout"),
+        *("Episode", "EpisodeLost", "EpisodeOver", "SyncEpisode"),
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),

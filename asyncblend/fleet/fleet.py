@@ -131,6 +131,16 @@ class Fleet:
         if instance := self._current(life):
             instance.leased(self._clock())
 
+    def waits(self, life: Life) -> None:
+        """Note that this life holds an episode, and waits for its next step to be granted."""
+        if instance := self._current(life):
+            instance.waits()
+
+    def goes_on(self, life: Life) -> None:
+        """Note that this life was granted the next step of its episode."""
+        if instance := self._current(life):
+            instance.goes_on(self._clock())
+
     def answered(self, life: Life, *, more: bool) -> None:
         """Note that this life answered a lease. `more`: it holds another."""
         if instance := self._current(life):

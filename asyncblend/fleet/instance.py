@@ -128,6 +128,14 @@ class Instance:
         self._liveness.leased_at(now)
         self.state = "ready"
 
+    def waits(self) -> None:
+        """Note that it can go on with what it holds only when `goes_on` is called."""
+        self._liveness.waits()
+
+    def goes_on(self, now: float) -> None:
+        """Note that it may go on with what it holds. A life that is retired may, too."""
+        self._liveness.leased_at(now)
+
     def answered(self, now: float, *, more: bool) -> None:
         """Note that it answered a lease. `more`: it holds another."""
         self._frames += 1

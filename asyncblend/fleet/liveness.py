@@ -47,6 +47,10 @@ class Liveness:
         self._beat = now
         self._progress = now if more else None
 
+    def waits(self) -> None:
+        """Note that it has done all that it may do of what it holds, until it is leased something again."""
+        self._progress = None
+
     def stalled(self, gap: float) -> None:
         """Leave out `gap` seconds in which the host itself stood still (suspended, debugged)."""
         self._started += gap

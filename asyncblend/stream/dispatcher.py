@@ -3,74 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from ..config import StreamConfig
-from ..errors import SampleError
+from ..errors import ProtocolError, SampleError
 from ..fleet.fleet import Fleet
 from ..wire.launch import Life
+from ..wire.protocol import WHOLE, Step
 from .frame import Frame
+from .holding import Held, Holding, Name, load, urgent_load
 from .hub import Hub
 from .leases import Lease
-from .passes import Arrival, Drawn, Guilt, Pass
+from .passes import Arrival, Drawn, Pass
 from .stats import StreamStats
-
-_REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
-
-
-class _Held(NamedTuple):
-    """A lease and the pass that it is of."""
-
-    source: Pass
-    lease: Lease[Drawn]
-
-
-class _Holding:
-    """What one life holds."""
-
-    def __init__(self, life: Life) -> None:
-        self.life = life
-        self.held: list[_Held] = []  # In the order in which the life renders them; it is at the first one
-        self.answered: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)  # Pass and serial of its latest answers
-        self.turn = -1  # When it was leased something last
-        self.urgent = 0  # How many of `held` are of urgent passes
-        self.alone = False  # Whether it holds a suspect, and must not get another lease
-        self.unsent: set[tuple[int, int]] = (
-            set()
-        )  # Pass and serial of leases that it has not got, as it is not connected
-        self.revoked = False  # Whether it may be at a sample that was taken back
-
-    def add(self, one: _Held, *, alone: bool = False) -> None:
-        self.alone = alone
-        if not one.source.urgent:
-            self.held.append(one)
-            return
-        # As the worker does: after what is being rendered and what else is urgent, before the rest.
-        self.urgent += 1
-        place = next((i for i, other in enumerate(self.held) if i and not other.source.urgent), len(self.held))
-        self.held.insert(place, one)
-
-    def pop(self, number: int, serial: int) -> _Held | None:
-        """Remove the lease of this pass and serial, and return it. Return None if the life does not hold it."""
-        for place, one in enumerate(self.held):
-            if one.lease.serial == serial and one.source.number == number:
-                del self.held[place]
-                self.urgent -= one.source.urgent
-                self.alone = False
-                self.unsent.discard((number, serial))
-                return one
-        return None
-
-    def blamed(self) -> Iterator[tuple[_Held, Guilt]]:
-        """Yield what it holds, and how far each is to blame if its Blender crashes now."""
-        sent = [(one.source.number, one.lease.serial) not in self.unsent for one in self.held]
-        # The first one may have been finished, and its frame lost on the way out of the dying Blender.
-        guilt: Guilt = "certain" if sum(sent) == 1 and not self.revoked else "likely"
-        for one, was_sent in zip(self.held, sent, strict=True):
-            yield one, guilt if was_sent else "none"
-            guilt = "possible" if was_sent else guilt
 
 
 class Dispatcher:
@@ -86,10 +32,11 @@ class Dispatcher:
         self._config, self._hub, self._fleet = config, hub, fleet
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
+        self._episodes: dict[Name, tuple[Holding, Held]] = {}  # by pass and position: those that have begun
         self._numbers = itertools.count()
         self._turns = itertools.count()
         self._dispatching = self._again = False
-        self._holdings: dict[Life, _Holding] = {}
+        self._holdings: dict[Life, Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
         self._stale = self._duplicates = 0
         self._delivered = self._skipped = 0  # of passes that have ended
@@ -132,6 +79,7 @@ class Dispatcher:
         self._skipped += source.book.skipped
         source.end(error)
         self._revoke(source)
+        self._close_episodes(source)
         self.dispatch()
 
     def close(self, error: BaseException) -> None:
@@ -168,8 +116,10 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
+        self._grant_steps()
         wanting = [source for source in self._passes if source.may_lease]
         if not wanting:  # before all that costs more: it is so after most frames
+            self._suspend_stalled()
             return
         if self._dispatching:  # the user's params called `flush`, or began a pass
             self._again = True
@@ -183,6 +133,7 @@ class Dispatcher:
                 break
         else:
             if not any(source.urgent for source in wanting):
+                self._suspend_stalled(wanting)
                 return
         # Twice what they can hold, urgent samples included. Params that flush at each call would lease for ever.
         most = 2 * self._config.prefetch * len(ready)
@@ -194,18 +145,47 @@ class Dispatcher:
                 wanting = [source for source in self._passes if source.may_lease] if self._again else []
         finally:
             self._dispatching = False
+        self._suspend_stalled([source for source in self._passes if source.may_lease])
 
-    def _lease_to(self, ready: list[_Holding], wanting: list[Pass], most: int) -> int:
+    def step(self, source: Pass) -> None:
+        """Make the step of an episode that its consumer has asked for. A path shorter than `dispatch`."""
+        self._grant_steps()
+        if source.may_lease:  # the Blender that held it is gone
+            self.dispatch()
+
+    def _grant_steps(self) -> None:
+        """Let open episodes go on, as far as their passes have free slots."""
+        for source in self._passes:
+            while (position := source.grant()) is not None:
+                holding, one = self._episodes[source.number, position]
+                self._fleet.goes_on(holding.life)
+                self._send_step(holding.life, one, source.book.granted(one.lease) - 1)
+
+    def _suspend_stalled(self, wanting: Sequence[Pass] = ()) -> None:
+        """Take back episodes whose consumers have left them no free slot, if they hold up other passes.
+
+        They are replayed when there is a slot again. Without it a consumer that stands still would keep a Blender.
+        """
+        for holding, one in list(self._episodes.values()):
+            if holding.closing or not one.source.stalls(one.lease):
+                continue
+            waiting = [*(other.source for other in holding.held[1:]), *wanting]
+            if any(source is not one.source for source in waiting):
+                self._close_episode(holding)
+                one.source.give_back(one.lease)
+
+    def _lease_to(self, ready: list[Holding], wanting: list[Pass], most: int) -> int:
         """Lease until these Blenders have enough, these passes want no more, or `most` are leased. Return how many."""
         count = 0
         while ready and wanting and count < most:
             source = wanting[0] if len(wanting) == 1 else min(wanting, key=self._rank)
-            suspect = source.next_is_suspect
-            by_load = _urgent_load if source.urgent and not suspect else _load
+            # Which of several samples crashed a Blender cannot be known, so a suspect is leased alone. So is an episode
+            # on demand, which would hold up for as long as its consumer likes what is leased beside it.
+            alone = source.next_is_suspect or source.on_demand
+            by_load = urgent_load if source.urgent and not alone else load
             holding = ready[0] if len(ready) == 1 else min(ready, key=by_load)
-            if suspect and holding.held:
-                # Which of several samples crashed a Blender cannot be known, so a suspect is leased alone: this Blender
-                # gets nothing more until it has answered what it holds.
+            if alone and holding.held:
+                # This Blender gets nothing more until it has answered what it holds.
                 ready.remove(holding)
                 wanting.remove(source)
                 continue
@@ -220,36 +200,58 @@ class Dispatcher:
                 continue
             assert lease is not None, "a pass that may lease"
             count += 1
-            holding.add(_Held(source, lease), alone=suspect)
+            one = Held(source, lease)
+            holding.add(one, alone=alone)
             holding.turn = self._served[source.number] = next(self._turns)
             self._fleet.leased(holding.life)
-            if not self._send(holding.life, source, lease):
+            if not self._send(holding.life, one):
                 # It is dying, or reconnecting: the lease is its own until then.
-                holding.unsent.add((source.number, lease.serial))
+                holding.unsent.add(one.name)
                 ready.remove(holding)
-            elif suspect:
+            elif alone:
                 ready.remove(holding)
             if not source.may_lease:
                 wanting.remove(source)
         return count
 
-    def _holding(self, life: Life) -> _Holding:
+    def _holding(self, life: Life) -> Holding:
         holding = self._holdings.get(life)
         if holding is None:
-            holding = self._holdings[life] = _Holding(life)
+            holding = self._holdings[life] = Holding(life)
         return holding
 
     def _rank(self, source: Pass) -> tuple[bool, bool, float, int]:
         """Urgent passes come first, then those with a crashed sample, then those with the largest share of free slots."""
         return (not source.urgent, not source.book.has_returned, -source.free, self._served[source.number])
 
-    def _send(self, life: Life, source: Pass, lease: Lease[Drawn]) -> bool:
-        return self._hub.send_lease(
-            life, source.number, lease.serial, lease.index, lease.params.parts, urgent=source.urgent
+    def _send(self, life: Life, one: Held) -> bool:
+        """Send a lease, also one whose first steps have arrived before."""
+        source, lease = one
+        first = source.book.first_step(lease)
+        sent = self._hub.send_lease(
+            life,
+            source.number,
+            lease.serial,
+            lease.index,
+            lease.params.parts,
+            urgent=source.urgent,
+            first=first,
+            on_demand=source.on_demand,
+            fingerprint=source.fingerprint(lease),
         )
+        for step in range(1 if source.on_demand else first + 1, source.book.granted(lease)):
+            sent = sent and self._send_step(life, one, step)
+        return sent
+
+    def _send_step(self, life: Life, one: Held, step: int) -> bool:
+        """Let an episode make a step. Return False if its life is not connected; then all is sent when it comes back."""
+        drawn = one.source.params_of_step(step)
+        return self._hub.send_step(life, *one.name, step, () if drawn is None else drawn.parts)
 
     def _give_up(self, source: Pass) -> int:
         """Let no Blender begin what it holds of a pass. Return how many samples wait to be leased again."""
+        if source.error is not None:
+            self._close_episodes(source)
         return source.book.flush(self._revoke(source))
 
     def _revoke(self, source: Pass) -> list[Lease[Drawn]]:
@@ -259,10 +261,24 @@ class Dispatcher:
             if own := [one for one in holding.held[1:] if one.source is source]:
                 holding.revoked = True
                 for one in own:
-                    holding.pop(source.number, one.lease.serial)
+                    holding.pop(one.name)
                 self._hub.send_revoke(life, source.number, [one.lease.serial for one in own])
                 revoked += [one.lease for one in own]
         return revoked
+
+    def _close_episodes(self, source: Pass) -> None:
+        """Let no Blender go on with an episode of a pass that needs no more frames."""
+        for holding, one in list(self._episodes.values()):
+            if one.source is source and not holding.closing:
+                self._close_episode(holding)
+
+    def _close_episode(self, holding: Holding) -> None:
+        """Ask a life to close its episode. It holds the lease until it has said so."""
+        assert holding.episode is not None, "an episode that has begun"
+        holding.closing = True
+        number, serial = holding.episode.name
+        self._fleet.goes_on(holding.life)  # it owes an answer
+        self._hub.send_revoke(holding.life, number, [serial])
 
     # -- from the fleet -------------------------------------------------------------------------------------------
 
@@ -271,73 +287,165 @@ class Dispatcher:
         holding = self._holdings.pop(life, None)
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
-        for one, guilt in holding.blamed() if holding is not None else ():
-            one.source.give_back(one.lease, guilt if crashed else "none")
-            if one.source.error is not None:
-                self._give_up(one.source)
+        if holding is not None:
+            if (episode := holding.episode) is not None:
+                self._forget_episode(holding, episode)
+            for one, guilt in holding.blamed():
+                one.source.give_back(one.lease, guilt if crashed else "none")
+                if one.source.error is not None:
+                    self._give_up(one.source)
         self.dispatch()
 
     # -- from the hub ---------------------------------------------------------------------------------------------
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None:
-        """Send a life, which came back on another connection, the leases that it does not have."""
+    def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None:
+        """Send a life, which came back on another connection, the leases that it does not have.
+
+        Args:
+            holding: Names of the leases that it has not begun.
+            opened: Names of the episodes that it has begun. They are sent again, as steps and frames may be lost.
+        """
         has = {tuple(one) for one in holding}
         own = self._holding(life)
-        for source, lease in own.held:
-            if (source.number, lease.serial) not in has and self._send(life, source, lease):
-                own.unsent.discard((source.number, lease.serial))
+        for one in list(own.held):
+            if one is own.episode and own.closing:
+                number, serial = one.name
+                if one.name in {tuple(other) for other in opened}:
+                    self._hub.send_revoke(life, number, [serial])
+                else:
+                    self._answer(life, number, serial)  # it has closed it, and said so on the old connection
+            elif one.name not in has and self._send(life, one):
+                own.unsent.discard(one.name)
 
-    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
-        """Hand a frame to its pass, if the sender holds that lease now."""
+    def frame(
+        self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step = WHOLE
+    ) -> None:
+        """Hand a frame to its pass, if the sender holds that lease now.
+
+        Args:
+            life: Who sent it.
+            number, serial: Name the lease: its pass, and its serial in that.
+            index: The sample's.
+            values: What the frame carries.
+            step: Which frame of its sample it is.
+        """
+        dropped = self._holding(life).is_closing((number, serial))
+        if not dropped and not self._expects(life, number, serial, step.number):
+            self._stale += 1
+            return
+        one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
+        if one is None:
+            return
+        self._frames[life.instance] += 1
+        source, lease = one
+        if dropped or source.ended:
+            self._stale += 1
+        else:
+            params = (source.params_of_step(step.number) or lease.params).values
+            frame = Frame(
+                values, index=lease.index, instance=life.instance, params=params, step=step.number, last=step.last
+            )
+            source.arrive(lease, frame, step.fingerprint)
+        self._after_step(life, one)
+
+    def replayed(self, life: Life, number: int, serial: int) -> None:
+        """Note that a Blender makes progress with an episode whose steps the consumer has already."""
+        if (one := self._go_on(life, number, serial)) is not None:
+            self._after_step(life, one)
+
+    def over(self, life: Life, number: int, serial: int) -> None:
+        """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
+        taken_back = self._holding(life).is_closing((number, serial))
         one = self._answer(life, number, serial)
         if one is not None:
-            self._frames[life.instance] += 1
-            frame = Frame(values, index=one.lease.index, instance=life.instance, params=one.lease.params.values)
-            self._stale += not one.source.arrive(one.lease, frame)
+            if not taken_back:
+                one.source.over(one.lease)
             self.dispatch()
 
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         """Tell a pass that its sample raised, if the sender holds that lease now."""
+        taken_back = self._holding(life).is_closing((number, serial))
         one = self._answer(life, number, serial)
         if one is not None:
-            text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}".rstrip()
-            one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
-            if one.source.error is not None:
-                self._give_up(one.source)
+            if not taken_back:
+                text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}".rstrip()
+                one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
+                if one.source.error is not None:
+                    self._give_up(one.source)
             self.dispatch()
 
-    def unreadable(self, life: Life, number: int, serial: int) -> None:
+    def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
-        one = self._answer(life, number, serial)
+        taken_back = self._holding(life).is_closing((number, serial))
+        one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
         if one is not None:
-            one.source.give_back(one.lease)
+            if not taken_back:
+                if not last:
+                    self._close_episode(self._holding(life))
+                one.source.give_back(one.lease)
             self.dispatch()
 
     def dropped_frame(self) -> None:
         """Count a frame from a connection that belongs to no life."""
         self._stale += 1
 
-    def _answer(self, life: Life, number: int, serial: int) -> _Held | None:
+    def _answer(self, life: Life, number: int, serial: int) -> Held | None:
         """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.
 
         Then nothing may be leased that might not be before. Params that flush at each call would answer each frame of a
         lease that was revoked too late with many more such leases, for ever.
         """
         holding = self._holding(life)
-        one = holding.pop(number, serial)
+        one = holding.find((number, serial))
         if one is None:
             self._stale += 1
             self._duplicates += (number, serial) in holding.answered
         else:
-            holding.answered.append((number, serial))
+            if one is holding.episode:
+                self._forget_episode(holding, one)
+            holding.pop(one.name)
+            holding.answered.append(one.name)
         self._fleet.answered(life, more=bool(holding.held))
         return one
 
+    def _expects(self, life: Life, number: int, serial: int, step: int) -> bool:
+        """Tell whether this is the next step of a lease, or of one that nobody can say anything about.
 
-def _load(holding: _Holding) -> tuple[int, int]:
-    """Rank Blenders by what they hold; among equals by who has waited longest, so that all have their turn."""
-    return (len(holding.held), holding.turn)
+        Raises:
+            ProtocolError: It is a step that was not granted.
+        """
+        one = self._holding(life).find((number, serial))
+        if one is None or one.source.ended:
+            return True  # `_answer` says what comes of it
+        first, granted = one.source.book.first_step(one.lease), one.source.book.granted(one.lease)
+        if step > first or step >= granted:
+            raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
+        return step == first
 
+    def _go_on(self, life: Life, number: int, serial: int) -> Held | None:
+        """Return the lease of which a life has made a step that is not the last one, as `_answer` does, and keep it."""
+        holding = self._holding(life)
+        one = holding.find((number, serial))
+        if one is None:
+            return self._answer(life, number, serial)
+        if holding.episode not in (None, one):
+            raise ProtocolError(f"a frame of lease {serial}, while another episode is open")
+        if holding.episode is None:
+            holding.open_episode(one)
+            self._episodes[number, one.lease.position] = holding, one
+        self._fleet.answered(life, more=True)
+        return one
 
-def _urgent_load(holding: _Holding) -> tuple[int, int, int]:
-    return (holding.urgent, len(holding.held), holding.turn)
+    def _after_step(self, life: Life, one: Held) -> None:
+        """Do what a step makes possible: the next one, or to close an episode that nobody needs."""
+        holding = self._holding(life)
+        if holding.episode is one and not holding.closing and (one.source.ended or one.source.error is not None):
+            self._close_episode(holding)
+        self.dispatch()
+        if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
+            self._fleet.waits(life)
+
+    def _forget_episode(self, holding: Holding, one: Held) -> None:
+        name = one.source.number, one.lease.position
+        if name in self._episodes and self._episodes[name][0] is holding:
+            del self._episodes[name]

@@ -11,10 +11,17 @@ import numpy as np
 class Frame(Mapping[str, Any]):
     """A mapping with what the script's `sample` returned, by name. Arrays are numpy's and read-only; copy one to write."""
 
-    __slots__ = ("_values", "index", "instance", "params")
+    __slots__ = ("_values", "index", "instance", "last", "params", "step")
 
     def __init__(
-        self, values: Mapping[str, Any], *, index: int, instance: int, params: Mapping[str, Any] | None = None
+        self,
+        values: Mapping[str, Any],
+        *,
+        index: int,
+        instance: int,
+        params: Mapping[str, Any] | None = None,
+        step: int = 0,
+        last: bool = True,
     ) -> None:
         self._values = values
         self.index = index
@@ -23,6 +30,10 @@ class Frame(Mapping[str, Any]):
         """Number of the Blender that made it."""
         self.params: Mapping[str, Any] = {} if params is None else params
         """The params that it was made with; {} for none."""
+        self.step = step
+        """Number of the frame in its episode, from 0; 0 where a sample is one frame."""
+        self.last = last
+        """Whether it is the last frame of its sample. False in an episode that the host steps, which has no known end."""
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -45,14 +56,15 @@ class Frame(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={_brief(value)}" for name, value in self._values.items())
-        return f"<Frame {self.index} from instance {self.instance}: {values}>"
+        step = "" if self.step == 0 and self.last else f", step {self.step}"
+        return f"<Frame {self.index}{step} from instance {self.instance}: {values}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (dict(self._values), self.index, self.instance, dict(self.params))
+        return _remake, (dict(self._values), self.index, self.instance, dict(self.params), self.step, self.last)
 
 
-def _remake(values: dict[str, Any], index: int, instance: int, params: dict[str, Any]) -> Frame:
-    return Frame(values, index=index, instance=instance, params=params)
+def _remake(values: dict[str, Any], index: int, instance: int, params: dict[str, Any], step: int, last: bool) -> Frame:
+    return Frame(values, index=index, instance=instance, params=params, step=step, last=last)
 
 
 def _brief(value: object) -> str:

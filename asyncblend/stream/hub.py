@@ -18,7 +18,7 @@ from ..errors import ProtocolError
 from ..wire import payload, protocol
 from ..wire.gate import Gate
 from ..wire.launch import Life
-from ..wire.protocol import Message, UnreadableValues, WrongToken, WrongVersion
+from ..wire.protocol import Message, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
 
 _log = logging.getLogger("asyncblend")
@@ -45,10 +45,12 @@ class Lives(Protocol):
 class Answers(Protocol):
     """What the hub tells of leases; `Dispatcher` says what each call means. None of them may block."""
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None: ...
-    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None: ...
+    def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None: ...
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step) -> None: ...
+    def replayed(self, life: Life, number: int, serial: int) -> None: ...
+    def over(self, life: Life, number: int, serial: int) -> None: ...
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None: ...
-    def unreadable(self, life: Life, number: int, serial: int) -> None: ...
+    def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None: ...
     def dropped_frame(self) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
@@ -172,11 +174,37 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     # -- to Blender ---------------------------------------------------------------------------------------------
 
     def send_lease(
-        self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], *, urgent: bool = False
+        self,
+        life: Life,
+        number: int,
+        serial: int,
+        index: int,
+        params: Sequence[Any],
+        *,
+        urgent: bool = False,
+        first: int = 0,
+        on_demand: bool = False,
+        fingerprint: Sequence[Any] = (),
     ) -> bool:
-        """Lease an index of a pass. `urgent`: before what the Blender has not begun. Return False if it is not connected."""
-        fields = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
+        """Lease an index of a pass.
+
+        Args:
+            urgent: Whether it goes before what the Blender has not begun.
+            first: Number of the first step that is sent, if it is an episode.
+            on_demand: Whether each further step waits for its own params.
+            fingerprint: What the first frame must be like, as the consumer has it already.
+
+        Returns:
+            False if the Blender is not connected.
+        """
+        fields: dict[str, Any] = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
+        if first or on_demand:
+            fields |= {"first": first, "on_demand": on_demand, "fingerprint": fingerprint}
         return self._send(life, protocol.encode(protocol.LEASE, fields, params))
+
+    def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
+        """Let an episode make another step, with its params if it is on demand. Return False if it is not connected."""
+        return self._send(life, protocol.encode(protocol.STEP, {"pass": number, "lease": serial, "step": step}, params))
 
     def send_revoke(self, life: Life, number: int, serials: Sequence[int]) -> None:
         """Ask a Blender not to begin these leases of a pass."""
@@ -227,7 +255,12 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it
-                answers.frame(life, fields["pass"], fields["lease"], fields["index"], message.values)
+                step = protocol.Step.of(fields)
+                answers.frame(life, fields["pass"], fields["lease"], fields["index"], message.values, step)
+            elif kind == protocol.REPLAYED and life is not None:
+                answers.replayed(life, fields["pass"], fields["lease"])
+            elif kind == protocol.OVER and life is not None:
+                answers.over(life, fields["pass"], fields["lease"])
             elif kind == protocol.BEAT:
                 sender = protocol.life_of(fields, self.token)
                 own = self._rings.get(sender)
@@ -250,7 +283,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         except ProtocolError as error:
             # First, so that who is expelled for it holds a lease, and a sample that is never readable is blamed.
             if isinstance(error, UnreadableValues) and life is not None and error.kind == protocol.FRAME:
-                answers.unreadable(life, error.fields["pass"], error.fields["lease"])
+                fields = error.fields
+                answers.unreadable(life, fields["pass"], fields["lease"], last=protocol.Step.of(fields).last)
             self._dropped(lives, identity, error)
 
     def _on_refused(self) -> None:
@@ -297,6 +331,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         if before == identity:
             return
         holding, ready = protocol.pairs(message.fields, "holding"), protocol.field(message.fields, "ready", bool)
+        opened = protocol.pairs({"open": [], **message.fields}, "open")
         if before is not None:
             del self._life_of[before]
         if (other := self._life_of.get(identity)) is not None:
@@ -305,7 +340,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._send_to(identity, protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": self._seed}))
         if ready:
             # First what it lost on the old connection, then, since it is ready, what is new.
-            answers.reconnected(life, holding)
+            answers.reconnected(life, holding, opened)
             lives.ready(life)
 
 

@@ -2,10 +2,14 @@
 
 A position goes through
     fresh -> leased -> arrived -> consumed
-and back from leased to returned when its lease is given up. Leased, returned, arrived and failed positions each occupy
-one of `slots`; a slot is free again when the consumer has taken the frame. Everything else follows from this: bounded
-memory, backpressure (no slot, no lease), no loss (a returned position is leased again before any fresh one) and no
-repetition (a position arrives once).
+and back from leased to returned when its lease is given up. A leased, returned or failed position occupies one of
+`slots`, and so does each frame that has arrived; a slot is free again when the consumer has taken the frame. Everything
+else follows from this: bounded memory, backpressure (no slot, no lease), no loss (a returned position is leased again
+before any fresh one) and no repetition (a frame arrives once).
+
+An episode is a position with several frames, its steps. Its lease lasts until the last one, and each step after the
+first must be granted a slot of its own. Free slots go to open episodes before fresh positions, and to the lowest
+position first: so that, in order or not, the episode that the consumer waits for is never held up by a later one.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from ..errors import ConfigError
 
 Params = TypeVar("Params")
 
+_AHEAD = 2  # steps that are granted before they are needed, so that Blender waits for no message
+
 
 @dataclass(frozen=True, slots=True)
 class Lease(Generic[Params]):
@@ -30,32 +36,61 @@ class Lease(Generic[Params]):
     params: Params  # Drawn at the index's first lease. A lease that replaces a crashed one has the same
 
 
+class _Steps:
+    """How far the frames of a begun position are. Each count is of steps, from the first one on."""
+
+    __slots__ = ("arrived", "consumed", "granted", "over", "released")
+
+    def __init__(self) -> None:
+        self.granted = 1  # have a slot, or had one
+        self.arrived = 0
+        self.released = 0  # were given to the consumer's queue
+        self.consumed = 0
+        self.over = False  # no more will arrive
+
+    @property
+    def awaited(self) -> int:
+        """The number of slots that it occupies for steps that have not arrived."""
+        return self.granted - self.arrived
+
+
 class LeaseBook(Generic[Params]):
-    """Leases the indices of a sequence, each until its frame is consumed.
+    """Leases the indices of a sequence, each until its last frame is consumed.
 
     Args:
         indices: The sequence. An index that occurs twice is two samples.
         draw: Returns the params of an index at the moment of its lease. If it raises, the index is leased again later,
             unless `stop_drawing` is called.
-        slots: How many positions may be leased, returned, arrived or failed at once.
+        slots: How many may be occupied at once.
         ordered: Whether arrived frames are released in the sequence's order only.
+        on_demand: Whether the steps of an episode after the first are granted only when `ask` is called.
     """
 
     def __init__(
-        self, indices: Sequence[int], draw: Callable[[int], Params], *, slots: int, ordered: bool = False
+        self,
+        indices: Sequence[int],
+        draw: Callable[[int], Params],
+        *,
+        slots: int,
+        ordered: bool = False,
+        on_demand: bool = False,
     ) -> None:
         self.slots = slots
         self.occupied = 0  # The number of occupied slots
         self.delivered = 0  # Frames consumed
         self.skipped = 0  # Samples given up
-        self._indices, self._count, self._draw, self._ordered = indices, len(indices), draw, ordered
+        self._indices, self._count, self._draw = indices, len(indices), draw
+        self._ordered, self._on_demand = ordered, on_demand
         self._next_serial = 0
         self._fresh = 0  # the next position that was never leased
-        self._returned: list[int] = []  # a heap of positions
-        self._params: dict[int, Params] = {}  # of returned positions that keep their first params
+        self._steps: dict[int, _Steps] = {}  # of positions that were leased and are not settled
         self._leased: set[int] = set()
-        self._arrived: set[int] = set()
+        self._returned: list[int] = []  # a heap of positions that have a slot
+        self._orphans: set[int] = set()  # begun episodes that nobody holds and that have no slot
+        self._hungry: set[int] = set()  # begun episodes that want a slot
         self._failed: set[int] = set()
+        self._params: dict[int, Params] = {}  # of returned positions and orphans that keep their first params
+        self._queued = 0
         self._release = 0  # the next position to release, when ordered
         self._watermark = 0  # every position below it is consumed
         self._above: set[int] = set()  # consumed positions above the watermark
@@ -65,17 +100,23 @@ class LeaseBook(Generic[Params]):
     @property
     def may_lease(self) -> bool:
         """Whether `lease` would return a lease."""
-        return bool(self._returned) or (self._fresh < self._count and self.occupied < self.slots)
+        if self._returned:
+            return True
+        if self.occupied >= self.slots:
+            return False
+        return min(self._hungry) in self._orphans if self._hungry else self._fresh < self._count
 
     @property
     def has_returned(self) -> bool:
         """Whether a lease was given up and its index waits to be leased again."""
-        return bool(self._returned)
+        return bool(self._returned or self._orphans)
 
     @property
     def next_returned(self) -> int | None:
         """The position that is leased next, if that was given up before."""
-        return self._returned[0] if self._returned else None
+        if self._returned:
+            return self._returned[0]
+        return min(self._hungry) if self._hungry else None
 
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
@@ -83,9 +124,15 @@ class LeaseBook(Generic[Params]):
             return None
         if self._returned:
             position = heapq.heappop(self._returned)
+        elif self._hungry:
+            position = min(self._hungry)
+            self._orphans.remove(position)
+            self._grant(position)
+            self._hungry.discard(position)  # until a step of it arrives
         else:
             position = self._fresh
-            self._fresh = self._first_unconsumed(position + 1)
+            self._fresh = self._first_fresh(position + 1)
+            self._steps[position] = _Steps()
             self.occupied += 1
         index = self._indices[position]
         self._leased.add(position)  # before `draw`, which is the user's code and may come back here
@@ -98,80 +145,176 @@ class LeaseBook(Generic[Params]):
         self._next_serial += 1
         return lease
 
+    def first_step(self, lease: Lease[Params]) -> int:
+        """Return the first step of a lease that has not arrived. The ones before it need not be sent again."""
+        return self._steps[lease.position].arrived
+
+    def granted(self, lease: Lease[Params]) -> int:
+        """Return how many steps of a lease may be made, those before `first_step` included."""
+        return self._steps[lease.position].granted
+
+    def awaits(self, lease: Lease[Params]) -> bool:
+        """Whether a step of a lease is granted and has not arrived."""
+        return self._steps[lease.position].awaited > 0
+
+    def grant(self) -> int | None:
+        """Give a free slot to the lowest position that wants one for its next step. Return the position.
+
+        None: there is no free slot, or none such; or the lowest one must be leased first.
+        """
+        if not self._hungry or self.occupied >= self.slots:
+            return None
+        position = min(self._hungry)
+        if position in self._orphans:
+            return None
+        self._grant(position)
+        return position
+
+    def ask(self, position: int) -> None:
+        """Want the next step of an episode whose steps are made on demand. It is granted when there is a slot."""
+        if position in self._steps:
+            self._hungry.add(position)
+
     def give_back(self, lease: Lease[Params]) -> None:
         """Take back a lease whose Blender crashed: its index is leased again first, with the same params."""
-        self._return(lease.position)
         self._params[lease.position] = lease.params
+        self._return(lease.position)
 
     def flush(self, leases: Sequence[Lease[Params]]) -> int:
         """Take back these leases and draw new params for them, and for all that were given back before.
+
+        Episodes of which a frame has arrived keep theirs.
 
         Returns:
             The number of samples that will get new params.
         """
         for lease in leases:
             self._return(lease.position)
-        self._params.clear()
-        return len(self._returned)
+        unbegun = [position for position in self._returned if not self._steps[position].arrived]
+        for position in unbegun:
+            self._params.pop(position, None)
+        return len(unbegun)
 
     def stop_drawing(self) -> None:
         """Lease only what was given back with its params. The other samples that were begun count as failed."""
-        self._failed.update(position for position in self._returned if position not in self._params)
-        self._returned = sorted(self._params)  # a sorted list is a heap
+        undrawn = {position for position in (*self._returned, *self._orphans) if position not in self._params}
+        self._failed |= undrawn
+        self._returned = sorted(set(self._returned) - undrawn)  # a sorted list is a heap
+        self._orphans -= undrawn
+        self._hungry -= undrawn
         self._count = self._fresh
 
+    def _grant(self, position: int) -> None:
+        steps = self._steps[position]
+        steps.granted += 1
+        self.occupied += 1
+        if self._on_demand or steps.awaited >= _AHEAD:
+            self._hungry.discard(position)
+
     def _return(self, position: int) -> None:
+        """Take back a lease, and the slots of its steps but one."""
         self._leased.remove(position)
-        heapq.heappush(self._returned, position)
+        steps = self._steps[position]
+        if steps.awaited:
+            self._hungry.discard(position)
+            self._keep_slots(steps, 1)
+            heapq.heappush(self._returned, position)
+        else:
+            self._orphans.add(position)
+            if not self._on_demand:
+                self._hungry.add(position)
+
+    def _keep_slots(self, steps: _Steps, count: int) -> None:
+        self.occupied -= steps.awaited - count
+        steps.granted = steps.arrived + count
 
     # -- frames ----------------------------------------------------------------------------------------------
 
-    def arrive(self, lease: Lease[Params]) -> None:
-        """Note that the frame of a lease came."""
-        self._leased.remove(lease.position)
-        self._arrived.add(lease.position)
+    def arrive(self, lease: Lease[Params], *, last: bool = True) -> None:
+        """Note that the next frame of a lease came, and whether it is the last one."""
+        position = lease.position
+        steps = self._steps[position]
+        steps.arrived += 1
+        self._queued += 1
+        if last:
+            self._leased.remove(position)
+            self._end(position)
+        elif not self._on_demand and steps.awaited < _AHEAD:
+            self._hungry.add(position)
 
     def fail(self, lease: Lease[Params]) -> None:
         """Note that the sample of a lease raised. It keeps its slot and is not leased again; `skip` gives it up."""
         self._leased.remove(lease.position)
+        self._hungry.discard(lease.position)
         self._failed.add(lease.position)
 
     def skip(self, position: int) -> None:
-        """Give up a position that was given back or has failed."""
+        """Give up a position that was given back or has failed. What has arrived of it stays."""
         self._failed.discard(position)
+        self._orphans.discard(position)
         self._params.pop(position, None)
         if position in self._returned:
             self._returned.remove(position)
             heapq.heapify(self._returned)
         self.skipped += 1
-        self._settle(position)
+        self._end(position)
+
+    def finish(self, lease: Lease[Params]) -> None:
+        """Note that no more frames of an episode will come."""
+        self._leased.remove(lease.position)
+        self._end(lease.position)
 
     def release(self, frames: Mapping[int, object]) -> int | None:
-        """Return the position among these arrived frames that may go to the consumer now, or None."""
+        """Return the position among these, of which frames have arrived, whose next frame goes to the consumer now.
+
+        None: there is none.
+        """
         if not self._ordered:
-            return next(iter(frames), None)
-        self._release = self._first_unconsumed(self._release)
-        if self._release not in frames:
+            position = next(iter(frames), None)
+        else:
+            position = self._release = self._first_unreleased(self._release)
+        if position not in frames or position is None:
             return None
-        self._release += 1
-        return self._release - 1
+        self._steps[position].released += 1
+        return position
 
     def consume(self, position: int) -> None:
-        """Note that the consumer has this frame: its slot is free."""
-        self._arrived.remove(position)
+        """Note that the consumer has the next frame of this position: its slot is free."""
+        self._steps[position].consumed += 1
+        self._queued -= 1
         self.delivered += 1
-        self._settle(position)
-
-    def _settle(self, position: int) -> None:
         self.occupied -= 1
+        self._settle_if_over(position)
+
+    def _end(self, position: int) -> None:
+        """Expect no more steps of a position."""
+        steps = self._steps[position]
+        steps.over = True
+        self._hungry.discard(position)
+        self._keep_slots(steps, 0)
+        self._settle_if_over(position)
+
+    def _settle_if_over(self, position: int) -> None:
+        steps = self._steps[position]
+        if not steps.over or steps.consumed < steps.arrived:
+            return
+        del self._steps[position]
         self._above.add(position)
         while self._watermark in self._above:
             self._above.remove(self._watermark)
             self._watermark += 1
 
-    def _first_unconsumed(self, position: int) -> int:
+    def _first_fresh(self, position: int) -> int:
         position = max(position, self._watermark)
-        while position in self._above:
+        while position in self._above or position in self._steps:
+            position += 1
+        return position
+
+    def _first_unreleased(self, position: int) -> int:
+        position = max(position, self._watermark)
+        while position in self._above or (
+            (steps := self._steps.get(position)) is not None and steps.over and steps.released == steps.arrived
+        ):
             position += 1
         return position
 
@@ -180,41 +323,62 @@ class LeaseBook(Generic[Params]):
     @property
     def done(self) -> bool:
         """Whether every position has been consumed or skipped."""
-        return self._fresh >= self._count and not self.occupied
+        return self._fresh >= self._count and not self._steps
 
     @property
     def complete(self) -> bool:
         """Whether every position has arrived, or was skipped."""
-        return self._fresh >= self._count and not (self._leased or self._returned or self._failed)
+        return self._fresh >= self._count and not (self.unfinished or self._failed)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a position is leased, or waits to be leased again."""
+        return bool(self._leased or self._returned or self._orphans)
 
     @property
     def rendering(self) -> int:
-        """Positions that are leased, or wait to be leased again."""
-        return len(self._leased) + len(self._returned)
+        """Slots of frames that are rendering, or will be rendered again."""
+        return self.occupied - self._queued - sum(self._steps[position].awaited for position in self._failed)
 
     @property
     def queued(self) -> int:
-        """Positions that have arrived and are not consumed."""
-        return len(self._arrived)
+        """Frames that have arrived and are not consumed."""
+        return self._queued
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the consumed positions as plain data: all below `watermark`, and those in `above`."""
-        return {"watermark": self._watermark, "above": sorted(self._above)}
+        """Return what was consumed, as plain data: all positions below `watermark`, those in `above`, and some steps.
+
+        `steps` has, by position, how many frames of a begun episode were consumed; it is left out if there are none.
+        """
+        steps = {str(position): own.consumed for position, own in sorted(self._steps.items()) if own.consumed}
+        return {"watermark": self._watermark, "above": sorted(self._above)} | ({"steps": steps} if steps else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Exclude the positions that were consumed when `state` was saved. Only before the first lease.
+        """Exclude what was consumed when `state` was saved. Only before the first lease.
 
         Raises:
             ConfigError: It is no state, or not one of a sequence of this length.
         """
         try:
             watermark, above = state["watermark"], set(state["above"])
-            good = all(type(position) is int for position in (watermark, *above))
-        except (KeyError, TypeError):
+            steps = {int(position): count for position, count in state.get("steps", {}).items()}
+            good = all(type(number) is int for number in (watermark, *above, *steps.values()))
+        except (KeyError, TypeError, ValueError, AttributeError):
             good = False
-        if not good or not 0 <= watermark <= self._count:
-            raise ConfigError(f"not a saved state of these {self._count} indices: {state!r:.200}")
-        if any(not watermark < position < self._count for position in above):
+        if good:
+            good = 0 <= watermark <= self._count and all(watermark < position < self._count for position in above)
+        if good:
+            open_ones = range(watermark, self._count)
+            good = all(
+                position in open_ones and position not in above and count > 0 for position, count in steps.items()
+            )
+        if not good:
             raise ConfigError(f"not a saved state of these {self._count} indices: {state!r:.200}")
         self._watermark, self._above = watermark, above
-        self._fresh = self._release = self._first_unconsumed(watermark)
+        for position, count in steps.items():
+            own = self._steps[position] = _Steps()
+            own.granted = own.arrived = own.released = own.consumed = count
+            self._orphans.add(position)
+            self._hungry.add(position)
+        self._fresh = self._first_fresh(watermark)
+        self._release = self._first_unreleased(watermark)

@@ -8,6 +8,7 @@ import operator
 import sys
 import zlib
 from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -74,6 +75,9 @@ class Pass:
         ConfigError: An argument is wrong, or the state does not fit.
     """
 
+    on_demand = False
+    """Whether the steps of an episode after the first are made only when its consumer asks for them."""
+
     def __init__(
         self,
         config: StreamConfig,
@@ -102,7 +106,9 @@ class Pass:
             self._draw,
             slots=config.queue_size if queue_size is None else queue_size,
             ordered=config.ordered if ordered is None else ordered,
+            on_demand=self.on_demand,
         )
+        self._fingerprints: dict[int, list[Any]] = {}  # by position, of the first frame of an episode
         if state is not None:
             self._load(state)
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
@@ -110,7 +116,7 @@ class Pass:
         self.error: BaseException | None = None  # Why no more samples are leased
         self._last: BaseException | None = None  # What the consumer gets once all that is leased has arrived
         self._ended = False
-        self._early: dict[int, Frame] = {}  # arrived frames that are not released yet
+        self._early: dict[int, deque[Frame]] = {}  # by position: arrived frames that are not released yet
         self._deaths: dict[int, int] = {}  # by position: Blenders that crashed, probably while they rendered it
         self._suspects: set[int] = set()  # positions that a Blender held when it crashed
         if self.book.done:
@@ -129,20 +135,59 @@ class Pass:
         return self.error is None and not self._ended and self.book.may_lease
 
     @property
+    def ended(self) -> bool:
+        """Whether it was given up: what still arrives is dropped."""
+        return self._ended
+
+    @property
     def free(self) -> float:
         """The share of its slots that are free, from 0 to 1."""
         return 1 - self.book.occupied / self.book.slots
 
-    def arrive(self, lease: Lease[Drawn], frame: Frame) -> bool:
-        """Queue a frame, and those that waited for it. Return False if the pass has ended: the frame is dropped."""
+    def grant(self) -> int | None:
+        """Let an open episode make its next step, if there is one that waits for that and a free slot.
+
+        Returns:
+            The episode's position, or None.
+        """
+        return None if self.error is not None or self._ended else self.book.grant()
+
+    def stalls(self, lease: Lease[Drawn]) -> bool:
+        """Whether an open episode waits for a slot, which only this pass's consumer can free."""
+        return not self.on_demand and not self.book.awaits(lease)
+
+    def params_of_step(self, step: int) -> Drawn | None:
+        """Return what the host sends for a step of an episode. None: the params of its lease hold for all of its steps."""
+        return None
+
+    def fingerprint(self, lease: Lease[Drawn]) -> list[Any]:
+        """Return what the first frame of an episode looked like, by which Blender knows whether it can be replayed."""
+        return self._fingerprints.get(lease.position, [])
+
+    def arrive(self, lease: Lease[Drawn], frame: Frame, fingerprint: Sequence[Any] = ()) -> bool:
+        """Queue a frame, and those that waited for it. Return False if the pass has ended: the frame is dropped.
+
+        Args:
+            fingerprint: Of the first frame of an episode.
+        """
         if self._ended:
             return False
-        self.book.arrive(lease)
-        self._suspects.discard(lease.position)
-        self._early[lease.position] = frame
+        if fingerprint:
+            self._fingerprints.setdefault(lease.position, list(fingerprint))
+        self.book.arrive(lease, last=frame.last)
+        if frame.last:
+            self._suspects.discard(lease.position)
+        self._early.setdefault(lease.position, deque()).append(frame)
         self._let_out()
         self._close_if_over()
         return True
+
+    def over(self, lease: Lease[Drawn]) -> None:
+        """Note that an episode has ended of which more frames were expected."""
+        if not self._ended:
+            self.book.finish(lease)
+            self._let_out()
+            self._close_if_over()
 
     def sample_failed(self, lease: Lease[Drawn], error: SampleError) -> None:
         """End the pass with the error of a sample that raised, or skip the sample, as the user chose."""
@@ -203,6 +248,8 @@ class Pass:
         """Note that the consumer has this frame, and close the queue after the last one."""
         if not self._ended:
             self.book.consume(arrival.position)
+            if arrival.frame.last:
+                self._fingerprints.pop(arrival.position, None)
             self._close_if_over()
 
     def _bad_sample(self, position: int, error: SampleError) -> None:
@@ -211,30 +258,27 @@ class Pass:
             return
         _log.warning("Skipped a sample: %s", str(error).partition("\n")[0])
         self.book.skip(position)
+        self._fingerprints.pop(position, None)
         self._let_out()
         self._close_if_over()
 
     def _close_if_over(self) -> None:
-        if self._last is not None and not self.book.rendering:
+        if self._last is not None and not self.book.unfinished:
             self.fail(self._last)
         elif self.book.done:
             self.queue.close()
 
     def _let_out(self) -> None:
         while self._early and (position := self.book.release(self._early)) is not None:
-            self.queue.put(Arrival(position, self._early.pop(position)))
+            frames = self._early[position]
+            self.queue.put(Arrival(position, frames.popleft()))
+            if not frames:
+                del self._early[position]
 
     def _draw(self, index: int) -> Drawn:
         if self._params is None:
             return _NO_PARAMS
-        values = self._params(index) if callable(self._params) else self._params
-        try:
-            tree, *arrays = payload.encode_values(values)
-        except payload.Unsendable as error:
-            raise ConfigError(f"params of index {index}: {error}") from None
-        # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
-        parts = [tree, *(array.tobytes() for array in arrays)]
-        return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
+        return encoded_params(self._params(index) if callable(self._params) else self._params, f"index {index}")
 
     # -- for its consumer ---------------------------------------------------------------------------------------
 
@@ -250,7 +294,10 @@ class Pass:
 
     def state_dict(self) -> dict[str, Any]:
         """Return which samples have been consumed, as plain data that JSON can hold."""
-        return {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict()}
+        state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict()}
+        if "steps" in state:
+            state["fingerprints"] = {position: self._fingerprints.get(int(position), []) for position in state["steps"]}
+        return state
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if not isinstance(state, Mapping) or "indices" not in state:
@@ -260,6 +307,29 @@ class Pass:
             if state.get(name) != value:
                 raise ConfigError(f"the saved state has {name}={state.get(name)!r}, this stream has {value!r}")
         self.book.load_state_dict(state)
+        fingerprints = state.get("fingerprints", {})
+        if not isinstance(fingerprints, dict) or not all(isinstance(one, list) for one in fingerprints.values()):
+            raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
+        self._fingerprints = {int(position): one for position, one in fingerprints.items()}
+
+
+def encoded_params(values: Mapping[str, Any], what: str) -> Drawn:
+    """Return params as they travel.
+
+    Args:
+        values: The params.
+        what: What they are of, for the error.
+
+    Raises:
+        ConfigError: They cannot travel.
+    """
+    try:
+        tree, *arrays = payload.encode_values(values)
+    except payload.Unsendable as error:
+        raise ConfigError(f"params of {what}: {error}") from None
+    # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
+    parts = [tree, *(array.tobytes() for array in arrays)]
+    return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
 
 
 def own_indices(config: StreamConfig, start: int | None = None) -> range:

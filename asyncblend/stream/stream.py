@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..aio import finish
 from ..config import Params, StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError, StreamClosed
+from .episode import MAX_REPLAY, Episode, EpisodePass
 from .frame import Frame
 from .frames import Frames
 from .passes import Indices, Pass
@@ -149,6 +150,33 @@ class BlenderStream(AsyncIterator[Frame]):
         run = self._open()
         async with Frames(run, Pass.single(self.config, index, params)) as frames:
             return await anext(frames)
+
+    async def episode(
+        self, index: int, params: Mapping[str, Any] | None = None, *, max_replay: int = MAX_REPLAY
+    ) -> Episode:
+        """Begin an episode that is stepped by its consumer, and return it with its first frame.
+
+        The script's sample function is a generator: each `params = yield values` gives a frame, and waits for the
+        params of the next one. The episode has one Blender for itself, and waits until one is free for it.
+
+        Args:
+            index: The sample's index.
+            params: Passed to the script as `task.params`. None: drawn as the stream does.
+            max_replay: If its Blender dies, the episode is made again from its beginning, unless that would take more
+                steps than this. Their params are kept in memory.
+
+        Raises:
+            SampleError: The script raised, or the sample killed its Blender too often.
+            ConfigError: An argument is wrong, or the stream was not entered.
+            StreamClosed: The stream was closed before the frame came.
+        """
+        episode = Episode(self._open(), EpisodePass(self.config, index, params, max_replay=max_replay))
+        try:
+            await episode.receive()
+        except BaseException:
+            await episode.aclose()
+            raise
+        return episode
 
     def flush(self) -> int:
         """Give up the samples of the stream's own pass that no Blender has begun, and draw their params anew.

@@ -22,12 +22,14 @@ from typing import Any, TypeVar
 
 from ..config import Params, StreamConfig
 from ..errors import ConfigError, ForkedProcessError, SampleError, StreamClosed
+from .episode import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .loop_thread import LoopThread
-from .passes import Arrival, Indices, Pass
+from .passes import Arrival, Drawn, Indices, Pass
 from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats, StreamStats
+from .sync_episode import SyncEpisode
 
 T = TypeVar("T")
 
@@ -270,6 +272,29 @@ class SyncStream(Iterator[Frame]):
         with self._frames(Pass.single(self.config, index, params)) as frames:
             return next(frames)
 
+    def episode(
+        self, index: int, params: Mapping[str, Any] | None = None, *, max_replay: int = MAX_REPLAY
+    ) -> SyncEpisode:
+        """Begin an episode that is stepped by its consumer, and wait for its first frame, as `BlenderStream.episode` does.
+
+        Args:
+            index, params, max_replay: As `BlenderStream.episode` has them.
+        """
+        episode = self.begin_episode(index, params, max_replay=max_replay)
+        try:
+            episode.receive()
+        except BaseException:
+            episode.close()
+            raise
+        return episode
+
+    def begin_episode(
+        self, index: int, params: Mapping[str, Any] | None = None, *, max_replay: int = MAX_REPLAY
+    ) -> SyncEpisode:
+        """Begin an episode, and do not wait for its first frame: its `receive` does. So several begin at once."""
+        source = EpisodePass(self.config, index, params, max_replay=max_replay)
+        return SyncEpisode(source, self._frames(source), self._ask)
+
     def flush(self) -> int:
         """Give up the samples of the config's own pass that no Blender has begun, as `BlenderStream.flush` does."""
         self._wait_open()
@@ -337,6 +362,17 @@ class SyncStream(Iterator[Frame]):
         if not self._scheduled:
             self._scheduled = True
             self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
+
+    def _ask(self, source: EpisodePass, drawn: Drawn) -> None:
+        """Make the next step of an episode, after its consumer has taken the one before."""
+
+        def step() -> None:
+            self._note_consumed()
+            source.ask(drawn)
+            self._run.dispatcher.step(source)
+
+        self._run.check_process()
+        self._thread.post(step)
 
     def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more; from any thread, also in a garbage collection."""

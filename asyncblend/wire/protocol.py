@@ -16,9 +16,18 @@ The life of a connection:
     READY           ->                            when the script calls serve
                     <-               LEASE        several at once; "urgent" ones go before all that is not begun
     FRAME | FAILED  ->                            the answer to one lease
-                    <-               REVOKE       leases that are not to be begun any more
+                    <-               REVOKE       leases that are not to be begun any more, or not to be gone on with
                     <-               STOP
     BYE             ->
+
+An episode is a lease with several frames: a sample function that is a generator.
+
+                    <-               LEASE        allows the steps up to "first"; those before it are made and not sent
+    REPLAYED        ->                            such a step was made
+    FRAME           ->                            the answer to one step; "last" ends the episode
+                    <-               STEP         allows another step
+    OVER            ->                            instead of a FRAME that is the last one: after REVOKE, or when the
+                                                  end cannot be known before, as each STEP brings its params
 
 A lease is named by its pass and its serial in that pass. BEAT comes every second or so on a socket of its own. The host
 answers whatever comes on a connection that it does not know with HELLO, which asks for HELLO; so a dropped connection
@@ -36,18 +45,25 @@ from . import payload
 from .launch import Life
 from .payload import Hold, bytes_of, decode_tree, dumps, parse_json
 
-VERSION = 3
+VERSION = 4
 
 # The kinds of messages that Blender sends, and their fields.
-HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial)
+HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial: leases
+# that are not begun), open (the same of an episode that is begun; none or one)
 READY = "ready"  # blender (its version; may be missing), warnings (texts about the scene; may be missing)
-FRAME = "frame"  # pass, lease (its serial), index; carries the values of the sample
+FRAME = "frame"  # pass, lease (its serial), index; of an episode step, last, fingerprint (of the first frame); carries
+# the values of the sample
+REPLAYED = "replayed"  # pass, lease, step
+OVER = "over"  # pass, lease
 FAILED = "failed"  # pass, lease, index, error, traceback
 BEAT = "beat"  # token, version, instance, epoch, rss (resident memory in bytes; may be missing)
 BYE = "bye"
 # Those that the host sends, besides HELLO without fields.
 WELCOME = "welcome"  # version, seed
-LEASE = "lease"  # pass, lease (its serial), index, urgent; carries the params
+LEASE = "lease"  # pass, lease (its serial), index, urgent; of an episode first (the first step to send), on_demand
+# (whether each STEP brings params, and nothing is made before it comes), fingerprint (of the first frame, if that was
+# sent before); carries the params
+STEP = "step"  # pass, lease, step; carries its params, or none: then those of the lease hold
 REVOKE = "revoke"  # pass, leases (their serials)
 STOP = "stop"  # reason; "" at the usual end
 
@@ -58,15 +74,43 @@ _FIELDS: dict[str, dict[str, type]] = {
     HELLO: {},
     READY: {},
     FRAME: {"pass": _INT, "lease": _INT, "index": _INT},
+    REPLAYED: {"pass": _INT, "lease": _INT, "step": _INT},
+    OVER: {"pass": _INT, "lease": _INT},
     FAILED: {"pass": _INT, "lease": _INT, "index": _INT, "error": _STR, "traceback": _STR},
     BEAT: {"token": _STR, "version": _INT, "instance": _INT, "epoch": _INT},
     BYE: {},
     WELCOME: {"version": _INT, "seed": _INT},
     LEASE: {"pass": _INT, "lease": _INT, "index": _INT, "urgent": bool},
+    STEP: {"pass": _INT, "lease": _INT, "step": _INT},
     REVOKE: {"pass": _INT, "leases": list},
     STOP: {"reason": _STR},
 }
 """Fields that each kind must have. The fields of HELLO are checked later, after its version."""
+
+_OPTIONAL: dict[str, dict[str, type]] = {
+    FRAME: {"step": _INT, "last": bool, "fingerprint": list},
+    LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list},
+}
+"""Fields that only episodes have: a FRAME without them is a whole sample, a LEASE without them begins one."""
+
+
+class Step(NamedTuple):
+    """Which frame of its sample a FRAME is."""
+
+    number: int = 0
+    last: bool = True
+    fingerprint: Sequence[Any] = ()  # Of an episode's first frame
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Step:
+        """Read the fields of a FRAME."""
+        if "step" not in fields and "last" not in fields:
+            return WHOLE
+        return cls(fields.get("step", 0), fields.get("last", True), fields.get("fingerprint", ()))
+
+
+WHOLE = Step()
+"""The only frame of a sample."""
 
 
 class UnreadableValues(ProtocolError):
@@ -137,6 +181,9 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
         raise ProtocolError(f"a message of unknown kind {kind!r:.80}")
     for name, of in _FIELDS[kind].items():
         field(header, name, of)
+    for name, of in _OPTIONAL.get(kind, {}).items():
+        if name in header:
+            field(header, name, of)
     try:
         return Message(kind, header, _values(kind, header, buffers[1:], hold) if values else None)
     except ProtocolError as error:

@@ -16,7 +16,7 @@ from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.gate import show_token
 from asyncblend.wire.launch import Life
-from asyncblend.wire.protocol import Message
+from asyncblend.wire.protocol import WHOLE, Message, Step
 
 LIMIT = 30  # seconds; the bound of failure of every wait
 SEED = 2**40 + 5
@@ -73,16 +73,22 @@ class Recorder:
 
     # -- as the dispatcher
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]]) -> None:
-        self._note("reconnected", life, list(holding))
+    def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None:
+        self._note("reconnected", life, list(holding), *map(tuple, opened))
 
-    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
-        self._note("frame", life, number, serial, index, values)
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step) -> None:
+        self._note("frame", life, number, serial, index, values, *(() if step == WHOLE else (step,)))
+
+    def replayed(self, life: Life, number: int, serial: int) -> None:
+        self._note("replayed", life, number, serial)
+
+    def over(self, life: Life, number: int, serial: int) -> None:
+        self._note("over", life, number, serial)
 
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         self._note("failed", life, number, serial, index, error, traceback)
 
-    def unreadable(self, life: Life, number: int, serial: int) -> None:
+    def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         self._note("unreadable", life, number, serial)
 
     def dropped_frame(self) -> None:

@@ -36,7 +36,7 @@ class Answering(Recorder):
         self.hub, self.most, self.frames = hub, most, 0
         self.done = asyncio.Event()
 
-    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any]) -> None:
+    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Any) -> None:
         self.frames += 1
         assert self.hub.send_lease(life, number, serial, index, NO_PARAMS)
         if self.frames == self.most:

@@ -119,7 +119,7 @@ class Blender:
     def __init__(self, life: Life) -> None:
         self.life, self.serves = life, False
         self.worker = Worker.__new__(Worker)  # only its queue, no sockets
-        self.worker._pending = deque()
+        self.worker._pending, self.worker._steps, self.worker._episode = deque(), [], None
         self.rendering: Message | None = None
         self.connection = "good"  # or "lost", or "stale": what the host sends vanishes, and the host does not notice
         self.inbox: deque[Message] = deque()
@@ -188,8 +188,9 @@ class World:
         assert more == bool(self.blenders[life.instance].held)
 
     def send_lease(
-        self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], *, urgent: bool = False
+        self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], *, urgent: bool, **episode: Any
     ) -> bool:
+        assert episode == {"first": 0, "on_demand": False, "fingerprint": []}, "no episodes here"
         blender = self.blenders[life.instance]
         assert blender.life == life
         assert blender.serves
@@ -367,7 +368,7 @@ class World:
                 self.stale += 1
         blender.outbox.clear()
         blender.connection, blender.reordered = "good", bool(blender.held)
-        self.dispatcher.reconnected(blender.life, [name_of(one) for one in blender.worker._pending])
+        self.dispatcher.reconnected(blender.life, [name_of(one) for one in blender.worker._pending], [])
         has = [name_of(one) for one in (*blender.worker._pending, *blender.inbox) if one.kind == protocol.LEASE]
         assert set(has) >= blender.held.keys(), "a lease was lost with the connection"
         assert len(has) == len(set(has)), "a lease was sent twice"

@@ -8,9 +8,9 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 
@@ -20,9 +20,12 @@ from ...wire.gate import show_token
 from ...wire.launch import Launch
 from ...wire.protocol import Message
 from ...wire.ring import Slots
+from .episode import NOTHING, Episode
 from .heartbeat import Heartbeat
 from .serve import Sample
-from .task import Task, encode_sample, make_task
+from .task import encode_sample, make_task
+
+T = TypeVar("T")
 
 _DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a receive
 _LINGER = 2000  # milliseconds for the last messages to leave
@@ -38,6 +41,8 @@ class Worker:
         self._identity |= {"instance": launch.instance, "epoch": launch.epoch}
         self._shared = Slots.inherit(launch.ring)
         self._pending: deque[Message] = deque()
+        self._steps: list[Message] = []  # of pending leases
+        self._episode: Episode | None = None
         self._seed = 0
         self._ready = False
         self._context: zmq.Context[Any] = zmq.Context()
@@ -70,7 +75,9 @@ class Worker:
             if parts := self._received():
                 if not self._receive(protocol.decode(parts)):
                     return
-            elif self._pending:
+            elif self._episode is not None and self._episode.may_go_on:
+                self._go_on(self._episode)
+            elif self._episode is None and self._pending:
                 self.answer(sample, self._pending.popleft())
             elif not self._socket.poll(idle):
                 # If the connection was lost and came back, the host knows this socket only from a HELLO.
@@ -90,35 +97,95 @@ class Worker:
 
     def close(self) -> None:
         """Say BYE and close the sockets, within two seconds."""
+        self._close_episode()
         self._send(protocol.BYE)
         self._heartbeat.stop()
         self._socket.close()
         self._context.term()
 
     def answer(self, sample: Sample, lease: Message) -> None:
-        """Make one sample, and send its FRAME, or FAILED with the traceback."""
+        """Make one sample, and send its FRAME, or FAILED with the traceback. Or open an episode, if it is one."""
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
+
+        def begin() -> tuple[Any, Any]:
+            made = sample(task)
+            return made, next(made, NOTHING) if isinstance(made, Generator) else made
+
         try:
             task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
-            with _handler_errors() as errors:
-                values = self.make(sample, task)
-            if errors:
-                raise errors[0]
+            made, values = self._call(begin)
+            if isinstance(made, Generator):
+                episode = Episode(lease, task.params, made, self._call)
+                episode.begin(values)
+                self._open(episode)
+                return
             parts = encode_sample(values, self._shared)
         except Exception as error:
-            self._send(protocol.FAILED, error=_summary(error), traceback=_traceback_of(error), **about)
+            self._failed(about, error)
         else:
             # ZeroMQ gets a copy, because the script may write into the same arrays for its next sample.
             self._socket.send_multipart(protocol.encode(protocol.FRAME, about, parts))
 
-    def make(self, sample: Sample, task: Task) -> Mapping[str, Any]:
-        """Call the user's function. `asyncblend.testing` overrides it."""
-        return sample(task)
+    def make(self, frame: Callable[[], T]) -> T:
+        """Make one frame by calling the user's code. `asyncblend.testing` overrides it."""
+        return frame()
+
+    def _call(self, function: Callable[[], T]) -> T:
+        with _handler_errors() as errors:
+            try:
+                return self.make(function)
+            finally:
+                if errors:
+                    raise errors[0]
+
+    def _open(self, episode: Episode) -> None:
+        self._episode = episode
+        own = _name_of(episode.lease)
+        for step in self._steps:
+            if _name_of(step) == own:
+                episode.grant(step)
+        self._steps = [step for step in self._steps if _name_of(step) != own]
+
+    def _go_on(self, episode: Episode) -> None:
+        """Send the next frame of the open episode, and close it if that was the last one."""
+        about = {name: episode.lease.fields[name] for name in ("pass", "lease")}
+        index = episode.lease.fields["index"]
+        try:
+            step = episode.go_on(self._shared)
+        except Exception as error:
+            self._episode = None
+            self._failed({**about, "index": index}, error)
+            return
+        if step is None:
+            self._send(protocol.OVER, **about)
+        elif step.parts is None:
+            self._send(protocol.REPLAYED, step=step.number, **about)
+        else:
+            fields = {**about, "index": index, "step": step.number, "last": step.last}
+            if step.fingerprint is not None:
+                fields["fingerprint"] = step.fingerprint
+            self._socket.send_multipart(protocol.encode(protocol.FRAME, fields, step.parts))
+        if step is None or step.last:
+            self._episode = None
+
+    def _close_episode(self) -> None:
+        """Close the open episode, and let its `finally` blocks run."""
+        episode, self._episode = self._episode, None
+        if episode is not None:
+            try:
+                episode.close()
+            except Exception:
+                traceback.print_exc()  # nobody waits for this sample any more; the host keeps what is printed
+
+    def _failed(self, about: Mapping[str, Any], error: Exception) -> None:
+        self._send(protocol.FAILED, error=_summary(error), traceback=_traceback_of(error), **about)
 
     def _receive(self, message: Message) -> bool:
         """Take in a message from the host. Return False if it said STOP."""
         kind, fields = message.kind, message.fields
         if kind == protocol.LEASE:
+            if self._episode is not None and _name_of(self._episode.lease) == _name_of(message):
+                self._close_episode()  # the connection was lost, and the host cannot know how far it is
             place = len(self._pending)
             if fields["urgent"]:
                 place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
@@ -126,6 +193,15 @@ class Worker:
         elif kind == protocol.REVOKE:
             revoked = {(fields["pass"], serial) for serial in fields["leases"]}
             self._pending = deque(lease for lease in self._pending if _name_of(lease) not in revoked)
+            self._steps = [step for step in self._steps if _name_of(step) not in revoked]
+            if self._episode is not None and (name := _name_of(self._episode.lease)) in revoked:
+                self._close_episode()
+                self._send(protocol.OVER, **{"pass": name[0], "lease": name[1]})
+        elif kind == protocol.STEP:
+            if self._episode is not None and _name_of(self._episode.lease) == _name_of(message):
+                self._episode.grant(message)
+            elif any(_name_of(lease) == _name_of(message) for lease in self._pending):
+                self._steps.append(message)  # else its lease was revoked
         elif kind == protocol.WELCOME:
             protocol.check_version(fields, "the host")
             self._seed = fields["seed"]
@@ -141,7 +217,8 @@ class Worker:
 
     def _hello(self) -> None:
         holding = [_name_of(lease) for lease in self._pending]
-        self._send(protocol.HELLO, ready=self._ready, holding=holding, **self._identity)
+        opened = [] if self._episode is None else [_name_of(self._episode.lease)]
+        self._send(protocol.HELLO, ready=self._ready, holding=holding, open=opened, **self._identity)
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart(protocol.encode(kind, fields))
@@ -155,8 +232,8 @@ def _about_blender() -> dict[str, Any]:
     return {"blender": str(bpy.app.version_string), "warnings": scene_warnings()}
 
 
-def _name_of(lease: Message) -> tuple[int, int]:
-    return lease.fields["pass"], lease.fields["lease"]
+def _name_of(message: Message) -> tuple[int, int]:
+    return message.fields["pass"], message.fields["lease"]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,141 @@
+"""Episode: a sample with several frames, which a generator makes one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ...errors import SampleError
+from ...wire.payload import Shared
+from ...wire.protocol import Message
+from .fingerprint import fingerprint_of, same
+from .task import encode_sample
+
+Values = Mapping[str, Any]
+Call = Callable[[Callable[[], Any]], Any]
+"""Calls a function of the user's, and raises what it raises."""
+
+_NOT_THE_SAME = (
+    "an episode cannot be replayed after its Blender died, because {}. A sample must be a function of its task alone: "
+    "draw random numbers from task.rng, and use neither the clock nor what earlier samples have left in the scene"
+)
+
+
+NOTHING: Any = object()
+"""What a generator yields that yields nothing."""
+
+
+class Step(NamedTuple):
+    """A frame of an episode."""
+
+    number: int
+    parts: list[Any] | None
+    """As it travels. None: the host has it already."""
+    fingerprint: list[Any] | None
+    """Of the first frame."""
+    last: bool
+
+
+class Episode:
+    """Goes through a generator, as far as the host allows.
+
+    `params = yield values` gives one frame, and returns the params of the next one: those of the lease, or, on demand,
+    those of the host's STEP.
+
+    So that the host knows with each frame whether it is the last one, the generator is one frame ahead of what is sent.
+    On demand it cannot be, and that it has ended is told afterwards.
+
+    Args:
+        lease: The LEASE that it answers.
+        params: Those of the lease.
+        generator: What the sample function returned.
+        call: Calls the user's code.
+    """
+
+    def __init__(self, lease: Message, params: Values, generator: Generator[Values, Any, Any], call: Call) -> None:
+        self.lease = lease
+        self._generator, self._call = generator, call
+        self._lease_params = params
+        self._first: int = lease.fields.get("first", 0)
+        self._on_demand: bool = lease.fields.get("on_demand", False)
+        self._expected: list[Any] = lease.fields.get("fingerprint", [])
+        self._granted = self._first  # the number of the last step that may be made
+        self._params: dict[int, Values] = {}  # by step, on demand
+        self._number = 0  # of the latest frame
+        self._values: Values = NOTHING  # the latest frame, until `go_on` has returned it
+        self._over = False
+        self._error: Exception | None = None  # of the frame after the latest one
+
+    def begin(self, values: Values) -> None:
+        """Take the generator's first frame, or NOTHING.
+
+        Raises:
+            SampleError: There is none.
+        """
+        if values is NOTHING:
+            raise SampleError("the sample is a generator that yielded nothing; it must yield a dict for each frame")
+        self._values = values
+
+    def grant(self, message: Message) -> None:
+        """Take in a STEP."""
+        number = message.fields["step"]
+        self._granted = max(self._granted, number)
+        if self._on_demand:
+            self._params[number] = MappingProxyType(message.values or {})
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether `go_on` may be called now."""
+        if self._error is not None:
+            return True
+        return self._number + 1 in self._params if self._values is NOTHING else self._number <= self._granted
+
+    def go_on(self, shared: Shared | None) -> Step | None:
+        """Return the next frame. None: on demand, the generator has ended instead.
+
+        Raises:
+            SampleError: The generator does not yield what it yielded before its Blender died.
+            Exception: What the user's code raised.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._values is NOTHING:
+            self._resume(self._params.pop(self._number + 1))
+            if self._values is NOTHING:
+                self._check_length()
+                return None
+        number, values, self._values = self._number, self._values, NOTHING
+        fingerprint = fingerprint_of(values) if number == 0 else None
+        if fingerprint and self._expected and not same(fingerprint, self._expected):
+            raise SampleError(_NOT_THE_SAME.format("its first frame is not the one that was sent before"))
+        parts = None if number < self._first else encode_sample(values, shared)
+        if not self._on_demand:
+            if parts is not None:  # the generator may write into the same arrays for its next frame
+                parts[1:] = [array.copy() for array in parts[1:]]
+            try:
+                self._resume(self._lease_params)
+            except Exception as error:
+                self._error = error
+            if self._over:
+                self._check_length()
+        return Step(number, parts, fingerprint, self._over)
+
+    def close(self) -> None:
+        """End the generator, so that its `finally` blocks run.
+
+        Raises:
+            Exception: What they raise.
+        """
+        self._generator.close()
+
+    def _resume(self, params: Values) -> None:
+        try:
+            self._values = self._call(lambda: self._generator.send(params))
+            self._number += 1
+        except StopIteration:
+            self._over = True
+
+    def _check_length(self) -> None:
+        if self._number < self._first:
+            raise SampleError(_NOT_THE_SAME.format(f"it ended after {self._number + 1} frames instead of going on"))

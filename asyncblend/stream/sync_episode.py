@@ -1,0 +1,86 @@
+"""SyncEpisode: an Episode for programs without asyncio. What `SyncStream.episode` returns."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..errors import ConfigError, EpisodeOver, StreamClosed
+from .episode import EpisodePass
+from .frame import Frame
+from .passes import Drawn
+
+
+class _Frames(Protocol):
+    """The frames of the episode's pass: SyncFrames."""
+
+    @property
+    def finished(self) -> bool: ...
+    def get(self, timeout: float | None = None) -> Frame: ...
+    def close(self, reason: str) -> None: ...
+
+
+class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
+    """One episode, gone through step by step by one thread; `Episode` says how:
+
+        with stream.episode(7) as episode:
+            while not episode.frame["terminated"]:
+                episode.step({"action": policy(episode.frame["observation"])})
+
+    Several are stepped at once by `send` to each, then `receive` from each.
+    """
+
+    def __init__(self, source: EpisodePass, frames: _Frames, ask: Callable[[EpisodePass, Drawn], None]) -> None:
+        self._source, self._frames, self._ask = source, frames, ask
+        self._waiting = True  # whether the frame of a step is on its way
+        self._frame: Frame | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The latest frame."""
+        return self.receive() if self._frame is None else self._frame
+
+    def step(self, params: Mapping[str, Any] | None = None) -> Frame:
+        """Make the next frame with these params, and wait for it.
+
+        Raises:
+            EpisodeOver: The generator has ended, or the episode was closed.
+            EpisodeLost: Its Blender died, and it had more steps than `max_replay`.
+            SampleError: The script raised, cannot be replayed, or killed its Blender too often.
+            ConfigError: The params cannot travel, or the frame of the step before was not received.
+            StreamClosed: The stream was closed.
+        """
+        self.send(params)
+        return self.receive()
+
+    def send(self, params: Mapping[str, Any] | None = None) -> None:
+        """Begin the next step, and do not wait for its frame: `receive` does. Raises ConfigError as `step` does."""
+        if self._waiting:
+            raise ConfigError("the frame of the step before was not received; call receive() first")
+        drawn = self._source.drawn(params)
+        self._waiting = True
+        self._ask(self._source, drawn)
+
+    def receive(self, timeout: float | None = None) -> Frame:
+        """Wait for the frame of the step that was begun, at most `timeout` seconds. Raises what `step` does.
+
+        Raises:
+            TimeoutError: No frame came in time. It can be received later.
+        """
+        try:
+            self._frame = self._frames.get(timeout)
+        except StreamClosed:
+            if self._frames.finished:
+                self._waiting = False
+                raise EpisodeOver("the episode has ended: its generator has returned") from None
+            raise
+        self._waiting = False
+        return self._frame
+
+    def close(self) -> None:
+        """End the episode, and let its Blender make other samples. From any thread, also twice."""
+        self._frames.close("this episode was closed")
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
