@@ -5,7 +5,9 @@ With `--observe image` that is at each step, and the picture is all that the age
 """
 
 import argparse
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -38,7 +40,6 @@ class CartPole:
         self.action_space = {"Discrete": {"n": 2}}
         self.observation_space = {"Box": IMAGE if args.observe == "image" else STATE}
         self.render_fps = round(1 / SECONDS)
-        self.draw = None  # draws a picture; made when the first is wanted
 
     def reset(self, task: bl.Task) -> dict:
         self.state = tuple(task.rng.uniform(-0.05, 0.05, 4).tolist())
@@ -57,14 +58,18 @@ class CartPole:
         }
 
     def render(self) -> np.ndarray:
-        if self.draw is None:
-            from cartpole_scene import make_scene
-
-            self.draw = make_scene(args.width, args.height, args.samples, EDGE, 2 * HALF_POLE)
-        return self.draw(self.state[0], self.state[2])
+        return drawing()(self.state[0], self.state[2])
 
     def observation(self) -> np.ndarray:
         return np.array(self.state, np.float32) if args.observe == "state" else self.render()
+
+
+@functools.cache
+def drawing() -> Callable:
+    """Make the scene when the first picture is wanted, and return the function that draws it."""
+    from cartpole_scene import make_scene
+
+    return make_scene(args.width, args.height, args.samples, EDGE, 2 * HALF_POLE)
 
 
 def moved(state: tuple, force: float) -> tuple:

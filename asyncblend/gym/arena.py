@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..config import StreamConfig, check_whole
 from ..errors import ConfigError
 from ..stream.sync import SyncStream
-from .spaces import Space, action_writer, observation_reader, space_of
+from .spaces import Space, reader, space_of
 
 OnCrash = Literal["replay", "truncate"]
 
@@ -62,8 +62,8 @@ class Arena:
             said = self._what_the_script_says()
             self.observation_space = observation_space or _space(said, "observation_space")
             self.action_space = action_space or _space(said, "action_space")
-            self.read = observation_reader(self.observation_space)
-            self.write = action_writer(self.action_space)
+            self.read_observation = reader(self.observation_space, "observation")
+            self.read_action = reader(self.action_space, "action")
             if render_mode is not None and not said.get("render"):
                 raise ConfigError(f"render_mode is {render_mode!r}, but the script's environment has no method render")
         except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,9 @@ from gymnasium.utils import seeding
 
 from ..errors import ConfigError, EpisodeLost, EpisodeOver, SampleError
 from ..stream.frame import Frame
+from ..stream.sync_episode import SyncEpisode
 from .arena import Arena
 from .spaces import Outside
-
-if TYPE_CHECKING:
-    from ..stream.sync import SyncEpisode
 
 _INDICES = 2**62  # an episode's index is drawn from so many
 
@@ -77,7 +75,10 @@ class Player:
         if self._over:
             raise EpisodeOver(f"{self._over}: call reset()")
         self._check_owed()
-        return self._arena.write(action)
+        try:
+            return self._arena.read_action(action)
+        except Outside as error:
+            raise ConfigError(f"{error}, in {self._arena.action_space}") from None
 
     def send(self, action: Any) -> None:
         """Ask for a step with an action from `checked`."""
@@ -128,7 +129,7 @@ class Player:
     def _begin(self) -> None:
         self.close()
         index, params = self._beginning
-        self._episode = self._arena.stream.episode(index, params, max_replay=self._arena.max_replay, wait=False)
+        self._episode = self._arena.stream.begin_episode(index, params, max_replay=self._arena.max_replay)
         self._owed, self._picture = True, None
 
     def _check_owed(self) -> None:
@@ -163,7 +164,7 @@ class Player:
 
     def _observation(self, frame: Frame) -> Any:
         try:
-            observation = self._arena.read(frame["observation"])
+            observation = self._arena.read_observation(frame["observation"])
         except Outside as error:
             text = f"step {frame.step} of sample {frame.index} is not in the observation space: {error}"
             raise SampleError(text, index=frame.index) from None

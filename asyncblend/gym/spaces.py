@@ -10,14 +10,14 @@ from gymnasium import spaces
 
 from ..errors import ConfigError
 
-__all__ = ["Outside", "action_writer", "observation_reader", "space_of"]
+__all__ = ["Outside", "Space", "reader", "space_of"]
 
 Space = spaces.Space[Any]
 _KNOWN = ("Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete", "Tuple")
 
 
 class Outside(ValueError):
-    """An observation is not in its space. The message names the part of it that is not."""
+    """An observation or action is not in its space. The message names the part of it that is not."""
 
 
 def space_of(description: Any, name: str) -> Space:
@@ -57,21 +57,21 @@ def _box(low: Any, high: Any, shape: Any = None, dtype: Any = "float32") -> Spac
     return spaces.Box(bounds[0], bounds[1], shape, dtype=kind.type)
 
 
-# -- observations ------------------------------------------------------------------------------------------------
+def reader(space: Space, name: str) -> Callable[[Any], Any]:
+    """Return a function that makes what is given an element of the space, which shares no memory with it.
 
+    It raises Outside if that is not in the space. A list counts as an array, and numbers may have another precision.
 
-def observation_reader(space: Space, name: str = "observation") -> Callable[[Any], Any]:
-    """Return a function that makes what Blender sent an element of the space, which shares no memory with it.
-
-    It raises Outside if that is not in the space. `name` is what the value is called then.
+    Args:
+        name: What the value is called in the error.
 
     Raises:
         ConfigError: It is a space of another kind than those that travel.
     """
     if isinstance(space, spaces.Dict):
-        return _mapping_reader({key: observation_reader(part, f"{name}[{key!r}]") for key, part in space.items()}, name)
+        return _mapping_reader({key: reader(part, f"{name}[{key!r}]") for key, part in space.items()}, name)
     if isinstance(space, spaces.Tuple):
-        return _tuple_reader([observation_reader(part, f"{name}[{i}]") for i, part in enumerate(space)], name)
+        return _tuple_reader([reader(part, f"{name}[{i}]") for i, part in enumerate(space)], name)
     if isinstance(space, spaces.Discrete):
         return _number_reader(space, name)
     if isinstance(space, spaces.Box):
@@ -88,16 +88,16 @@ def _mapping_reader(readers: dict[str, Callable[[Any], Any]], name: str) -> Call
         if not isinstance(value, Mapping) or value.keys() != readers.keys():
             has = sorted(value) if isinstance(value, Mapping) else f"{value!r:.100}"
             raise Outside(f"{name} must have {sorted(readers)}; it is {has}")
-        return {key: reader(value[key]) for key, reader in readers.items()}
+        return {key: read_part(value[key]) for key, read_part in readers.items()}
 
     return read
 
 
 def _tuple_reader(readers: list[Callable[[Any], Any]], name: str) -> Callable[[Any], Any]:
     def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) != len(readers):
+        if not isinstance(value, list | tuple) or len(value) != len(readers):
             raise Outside(f"{name} must be {len(readers)} values; it is {value!r:.100}")
-        return tuple(reader(part) for reader, part in zip(readers, value, strict=True))
+        return tuple(read_part(part) for read_part, part in zip(readers, value, strict=True))
 
     return read
 
@@ -107,7 +107,7 @@ def _number_reader(space: spaces.Discrete, name: str) -> Callable[[Any], Any]:
     low, high = int(space.start), int(space.start + space.n) - 1
 
     def read(value: Any) -> Any:
-        if not isinstance(value, int) or not low <= value <= high:
+        if not isinstance(value, int | np.integer) or not low <= value <= high:
             raise Outside(f"{name} must be a whole number from {low} to {high}; it is {value!r:.100}")
         return make(value)
 
@@ -137,36 +137,3 @@ def _array_reader(name: str, shape: Any, dtype: Any, low: Any, high: Any) -> Cal
         return made
 
     return read
-
-
-# -- actions -----------------------------------------------------------------------------------------------------
-
-
-def action_writer(space: Space, name: str = "action") -> Callable[[Any], Any]:
-    """Return a function that makes an action what can be sent. It raises ConfigError if the action is not in the space.
-
-    Raises:
-        ConfigError: It is a space of another kind than those that travel.
-    """
-    write = _writer(space, name)
-
-    def checked(action: Any) -> Any:
-        if not space.contains(action):
-            raise ConfigError(f"{name} must be in {space}; got {action!r:.200}")
-        return write(action)
-
-    return checked
-
-
-def _writer(space: Space, name: str) -> Callable[[Any], Any]:
-    if isinstance(space, spaces.Dict):
-        parts = {key: _writer(part, f"{name}[{key!r}]") for key, part in space.items()}
-        return lambda action: {key: write(action[key]) for key, write in parts.items()}
-    if isinstance(space, spaces.Tuple):
-        writers = [_writer(part, f"{name}[{i}]") for i, part in enumerate(space)]
-        return lambda action: [write(part) for write, part in zip(writers, action, strict=True)]
-    if isinstance(space, spaces.Discrete):
-        return int
-    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
-        return lambda action: np.asarray(action, space.dtype)
-    raise ConfigError(f"{name}: asyncblend knows the spaces {', '.join(_KNOWN)}; got {space!r:.200}")

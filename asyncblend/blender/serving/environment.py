@@ -10,11 +10,13 @@ The episode of an index begins with `reset`. What the host sends then, as params
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol, TypeGuard
 
 from ...errors import ConfigError
 from .task import Task
+
+Episode = Generator[Mapping[str, Any], Mapping[str, Any], None]
 
 _OF_RESET = ("observation", "info")
 _OF_STEP = ("observation", "reward", "terminated", "truncated", "info")
@@ -45,16 +47,16 @@ class Environment(Protocol):
         """
 
 
-def is_environment(served: object) -> bool:
+def is_environment(served: object) -> TypeGuard[Environment | type[Environment]]:
     """Tell whether it is an environment, or the class of one."""
     return callable(getattr(served, "reset", None)) and callable(getattr(served, "step", None))
 
 
-def episodes_of(environment: Environment | type[Environment]) -> Callable[[Task], Iterator[Mapping[str, Any]]]:
+def episodes_of(environment: Environment | type[Environment]) -> Callable[[Task], Episode]:
     """Return a generator function that plays the episode of a task."""
     played: Any = environment() if inspect.isclass(environment) else environment
 
-    def episode(task: Task) -> Iterator[Mapping[str, Any]]:
+    def episode(task: Task) -> Episode:
         params: Mapping[str, Any] = task.params
         if params.get("spaces"):
             yield {"spaces": _spaces(played)}
@@ -62,7 +64,7 @@ def episodes_of(environment: Environment | type[Environment]) -> Callable[[Task]
         values = _checked("reset", played.reset(task), _OF_RESET)
         over = False
         while True:
-            if params.get("render"):
+            if params.get("render") and hasattr(played, "render"):
                 values = {**values, "image": played.render()}
             params = yield values
             if "action" not in params:
