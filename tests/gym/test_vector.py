@@ -154,14 +154,9 @@ def test_it_goes_on_after_a_scripts_mistake(make: Make) -> None:
 
 def test_a_step_that_was_interrupted_is_not_taken_for_another(make: Make) -> None:
     """After Ctrl-C in a step, its answers are still to come, so that only `reset` helps."""
-    interrupt = "self.steps += 1; self.steps == 2 and task_options.get('interrupt') and os.kill(os.getppid(), 2)"
-    body = WALK.replace("self.steps += 1", f"self.steps += 1; {interrupt}; import time; time.sleep(0.1)")
-    envs = make.vector(
-        body.replace("task_options", "self.options").replace(
-            "self.rng, self.steps =", "self.options = task.params.get('options', {}); self.rng, self.steps ="
-        ),
-        instances=1,
-    )
+    body = WALK.replace("self.rng, self.steps", "self.told = task.params.get('options'); self.rng, self.steps")
+    ctrl_c = "self.steps += 1; self.steps == 2 and self.told and os.kill(os.getppid(), 2); time.sleep(0.1)"
+    envs = make.vector("import time" + body.replace("self.steps += 1", ctrl_c), instances=1)
     first, _ = envs.reset(seed=1, options={"interrupt": True})
     envs.step(actions(envs, 0))
     with pytest.raises(KeyboardInterrupt):
