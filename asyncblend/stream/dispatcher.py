@@ -341,7 +341,8 @@ class Dispatcher:
         if dropped or source.ended:
             self._stale += 1
         else:
-            params = (source.params_of_step(step.number) or lease.params).values
+            asked = source.params_of_step(step.number)
+            params = lease.params if asked is None else asked
             frame = Frame(
                 values, index=lease.index, instance=life.instance, params=params, step=step.number, last=step.last
             )

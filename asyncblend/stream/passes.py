@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import operator
 import sys
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,11 +29,27 @@ _log = logging.getLogger("asyncblend")
 Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
-class Drawn(NamedTuple):
-    """The params of one index, drawn once."""
+class Drawn(Mapping[str, Any]):
+    """The params of one index, drawn once. As a mapping, they are as Blender sees them."""
 
-    parts: list[Any]  # As they travel
-    values: Mapping[str, Any]  # As Blender sees them
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts  # As they travel
+
+    @functools.cached_property
+    def _values(self) -> dict[str, Any]:
+        return payload.decode_values(self.parts)  # when somebody looks: few do
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 Guilt = Literal["none", "possible", "likely", "certain"]
@@ -53,7 +69,7 @@ class Arrival(NamedTuple):
 
 _FLOW = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
 """What params may not raise as itself: the consumer's loop would end in silence, or its task seem cancelled (PEP 479)."""
-_NO_PARAMS = Drawn(payload.encode_values({}), MappingProxyType({}))
+_NO_PARAMS = Drawn(payload.encode_values({}))
 
 
 class Pass:
@@ -216,7 +232,7 @@ class Pass:
         if deaths >= self._max_deaths and guilt == "certain":
             text = (
                 f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "
-                f"its params: {dict(lease.params.values)}"
+                f"its params: {lease.params}"
             )
             self._bad_sample(lease.position, SampleError(text, index=lease.index))
 
@@ -328,8 +344,7 @@ def encoded_params(values: Mapping[str, Any], what: str) -> Drawn:
     except payload.Unsendable as error:
         raise ConfigError(f"params of {what}: {error}") from None
     # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
-    parts = [tree, *(array.tobytes() for array in arrays)]
-    return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
+    return Drawn([tree, *(array.tobytes() for array in arrays)])
 
 
 def own_indices(config: StreamConfig, start: int | None = None) -> range:

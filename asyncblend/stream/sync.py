@@ -1,7 +1,7 @@
 """SyncStream: a fleet in a background thread with its own event loop, for code that is not asynchronous.
 
     consumer's thread                        event-loop thread
-    SyncFrames <- SimpleQueue <------------- feeder <- queue of a Pass <- Dispatcher
+    SyncFrames <- SimpleQueue <------------- queue of a Pass <- Dispatcher
                -> consumed frames, many at a time ---------------------> Dispatcher
 
 A frame keeps its slot until the consumer's thread has taken it, so the bound of a pass holds across the threads. A
@@ -49,7 +49,11 @@ class _Channel:
         self.ended = False  # no more frames are put into `items`
         self.finished = False  # the consumer has met the end of all frames
         self.dropped = False
-        self.feeding: asyncio.Task[None] | None = None
+        self.begun = False
+
+    def put(self, arrival: Arrival) -> None:
+        """From the event-loop thread: here is a frame."""
+        self.items.put(arrival)
 
     def end(self, error: BaseException | None) -> None:
         """From the event-loop thread: there are no more frames. Only the first end counts."""
@@ -359,7 +363,8 @@ class SyncStream(Iterator[Frame]):
     def _took(self, channel: _Channel, arrival: Arrival) -> None:
         """Note, in the consumer's thread, that it has a frame."""
         self._consumed.append((channel, arrival))
-        if not self._scheduled:
+        # The next step of an episode that is stepped notes it: to wake the loop for that would double the step's cost.
+        if not self._scheduled and not channel.source.on_demand:
             self._scheduled = True
             self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
 
@@ -371,7 +376,6 @@ class SyncStream(Iterator[Frame]):
             source.ask(drawn)
             self._run.dispatcher.step(source)
 
-        self._run.check_process()
         self._thread.post(step)
 
     def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
@@ -403,33 +407,19 @@ class SyncStream(Iterator[Frame]):
         finally:
             # That the queues are closed is no end of the passes; `_ended` says why they end.
             for channel in self._channels:
-                if channel.feeding is not None:
-                    channel.feeding.cancel()
+                channel.source.queue.hand_to(None)
             await self._run.aclose()
 
     def _start_feeding(self, channel: _Channel) -> None:
-        if channel.feeding is not None:
+        if channel.begun:
             return  # an earlier call began it, and was interrupted while it waited for that
         self._run.dispatcher.begin(channel.source)
+        channel.begun = True
         self._channels.add(channel)
-        channel.feeding = asyncio.create_task(self._feed(channel), name="asyncblend feeder")  # _stop_feeding ends it
-
-    async def _feed(self, channel: _Channel) -> None:
-        queue = channel.source.queue
-        try:
-            while True:
-                channel.items.put(await queue.get())
-        except EndOfStream:
-            channel.end(None)
-        except asyncio.CancelledError:
-            raise  # who cancels it ends the channel
-        except BaseException as error:
-            channel.end(error)
+        channel.source.queue.hand_to(channel)
 
     def _stop_feeding(self, channel: _Channel, error: BaseException) -> None:
         self._note_consumed()
-        if channel.feeding is not None:
-            channel.feeding.cancel()
         self._channels.discard(channel)
         channel.end(error)
         self._run.dispatcher.end(channel.source, error)
