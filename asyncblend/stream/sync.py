@@ -206,6 +206,8 @@ class SyncStream(Iterator[Frame]):
         self._channels: set[_Channel] = set()
         self._consumed: deque[tuple[_Channel, Arrival]] = deque()
         self._scheduled = False  # whether the loop will look at what was consumed
+        self._asked: deque[tuple[EpisodePass, Drawn]] = deque()
+        self._asking = False  # whether the loop will look at which steps were asked for
 
     # -- from any thread ----------------------------------------------------------------------------------------
 
@@ -370,13 +372,10 @@ class SyncStream(Iterator[Frame]):
 
     def _ask(self, source: EpisodePass, drawn: Drawn) -> None:
         """Make the next step of an episode, after its consumer has taken the one before."""
-
-        def step() -> None:
-            self._note_consumed()
-            source.ask(drawn)
-            self._run.dispatcher.step(source)
-
-        self._thread.post(step)
+        self._asked.append((source, drawn))
+        if not self._asking:
+            self._asking = True
+            self._thread.post(self._make_asked_steps)  # all that are asked for until the loop comes to it
 
     def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more; from any thread, also in a garbage collection."""
@@ -423,6 +422,14 @@ class SyncStream(Iterator[Frame]):
         self._channels.discard(channel)
         channel.end(error)
         self._run.dispatcher.end(channel.source, error)
+
+    def _make_asked_steps(self) -> None:
+        self._asking = False
+        self._note_consumed()
+        while self._asked:
+            source, drawn = self._asked.popleft()
+            source.ask(drawn)
+            self._run.dispatcher.step(source)
 
     def _note_consumed(self) -> None:
         self._scheduled = False
