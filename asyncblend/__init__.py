@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
+    from .stream.clips import Clip as Clip
     from .stream.episode import Episode as Episode
     from .stream.frame import Frame as Frame
     from .stream.frames import Frames as Frames
@@ -50,6 +51,7 @@ __all__ = [
     "BlenderDataset",
     "BlenderNotFound",
     "BlenderStream",
+    "Clip",
     "ConfigError",
     "CrashLoop",
     "Episode",
@@ -89,6 +91,7 @@ __getattr__ = lazy(
         "FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
         "data.mixed": "MixedDataset",
         "data.recorded": "RecordedDataset",
+        "stream.clips": "Clip",
         "stream.episode": "Episode",
         "stream.frame": "Frame",
         "stream.frames": "Frames",

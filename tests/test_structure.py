@@ -51,15 +51,16 @@ BELOW: dict[str, set[str]] = {
 
 PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     "BlenderStream": {
-        *("aclose", "batches", "blender_version", "config", "episode", "flush", "frames", "load_state_dict", "record"),
+        *("aclose", "batches", "blender_version", "clips", "config", "episode", "episodes", "flush", "frames"),
+        *("load_state_dict", "record"),
         *("render", "state_dict", "stats", "sync"),
     },
-    "Frames": {*("aclose", "batches", "flush", "state_dict", "stats")},
+    "Frames": {*("aclose", "batches", "clips", "episodes", "flush", "samples", "state_dict", "stats")},
     "SyncStream": {
         *("begin_episode", "close", "config", "episode", "flush", "frames", "render", "start", "state_dict", "stats"),
         *("usable", "wait_ready"),
     },
-    "SyncFrames": {*("close", "finished", "flush", "get", "poll", "state_dict", "stats")},
+    "SyncFrames": {*("clips", "close", "episodes", "finished", "flush", "get", "poll", "state_dict", "stats")},
     "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
     "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
     "MixedDataset": {*("close", "counts", "set_epoch", "stats")},
@@ -473,7 +474,7 @@ def test_the_public_names_are_as_pinned() -> None:
     """The package has the names that the design pins, and no others."""
     assert set(asyncblend.__all__) == {
         *("AsyncblendError", "BlenderNotFound", "ConfigError", "CrashLoop", "ForkedProcessError", "FrameTimeout"),
-        *("Episode", "EpisodeLost", "EpisodeOver", "SyncEpisode"),
+        *("Clip", "Episode", "EpisodeLost", "EpisodeOver", "SyncEpisode"),
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),

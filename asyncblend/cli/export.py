@@ -93,13 +93,23 @@ def _recorded(samples: Recording) -> Items:
 
 
 def _rendered(config: StreamConfig) -> Items:
-    """Yield samples while they are rendered. Nothing is started before the first one is asked for."""
+    """Yield samples while they are rendered. Nothing is started before the first one is asked for.
+
+    Raises:
+        ConfigError: A sample is an episode.
+    """
+    from ..errors import ConfigError
     from ..stream.stream import BlenderStream
 
     frames = BlenderStream(config).sync()
     line = LiveLine(config, frames.stats)
     with line, frames:
         for frame in frames:
+            if frame.step or not frame.last:
+                raise ConfigError(
+                    f"sample {frame.index} is an episode of several frames, which have no place in an export of single "
+                    f"images; let the script's sample return one frame"
+                )
             line.frame_came()
             yield {**frame, "index": frame.index}
 

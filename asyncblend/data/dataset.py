@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
+from ..stream.clips import Cut
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames, SyncStream
@@ -24,6 +25,9 @@ _ENDLESS_EPOCH = 1 << 32  # indices between the epochs of an endless stream
 
 class _Options(StreamOptions, ItemKeywords, total=False):
     """All keywords of a BlenderDataset."""
+
+    clip: int | None
+    clip_stride: int
 
 
 class _Share(NamedTuple):
@@ -62,6 +66,9 @@ class BlenderDataset(ItemDataset):
         pin_memory: Build batches in page-locked memory, from which copies to a GPU are fast. Without a GPU, and in
             workers, it does nothing.
         device: Where the tensors of batches go, such as "cuda". Not with workers.
+        clip: Frames of an episode in each item: its tensors have time as their first axis, T x H x W x C, after the
+            batch axis if there is one. None: each frame of an episode is an item.
+        clip_stride: Steps of the episode from one frame of a clip to the next. Clips do not overlap.
         options: StreamConfig's fields. They override the config's.
 
     Raises:
@@ -70,7 +77,9 @@ class BlenderDataset(ItemDataset):
 
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
         given: dict[str, Any] = dict(options)
-        check_names("BlenderDataset", given, {*StreamOptions.__annotations__, *ItemKeywords.__annotations__})
+        check_names("BlenderDataset", given, {*_Options.__annotations__})
+        clip, stride = given.pop("clip", None), given.pop("clip_stride", 1)
+        self._cut = None if clip is None else Cut.checked(clip, stride)
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
@@ -84,9 +93,15 @@ class BlenderDataset(ItemDataset):
     def __len__(self) -> int:
         """Return the items of one epoch in this rank; exact without workers, or if ranks times workers divide the length.
 
+        Each sample counts as one item, also where it is an episode of several frames.
+
         Raises:
-            TypeError: The stream is endless.
+            TypeError: The stream is endless, or cut into clips: how many an episode has is known when it is rendered.
         """
+        if self._cut is not None:
+            raise TypeError(
+                "a BlenderDataset of clips has no len(): how many an episode has is known when it is rendered"
+            )
         if self.config.length is None:
             raise TypeError("an endless BlenderDataset has no len(); give it a length")
         rank, ranks = self._shard()
@@ -97,7 +112,7 @@ class BlenderDataset(ItemDataset):
         if frames is None:
             return
         try:
-            yield from self._items_of(frames)
+            yield from self._items_of(frames if self._cut is None else frames.clips(*self._cut))
         finally:
             frames.close()  # a loop that is left early must not keep Blenders rendering for it
 

@@ -141,6 +141,8 @@ def _check_parts(live: object, recorded: object, *, batched: bool) -> None:
             raise ConfigError(f"{name} must be a {kind.__name__}; got {part!r:.100}")
         if part._items.batch_size is not None:
             raise ConfigError(f"{name} has a batch_size: give it to the MixedDataset, which mixes samples")
+        if isinstance(part, BlenderDataset) and part._cut is not None:
+            raise ConfigError(f"{name} gives clips, which cannot be mixed with single frames; leave out its `clip`")
         if batched and part._items.transform is not None:
             raise ConfigError(
                 f"{name} has a transform, whose items cannot be batched here; with batch_size, give the transform to "

@@ -26,6 +26,12 @@ F_co = TypeVar("F_co", covariant=True)
 class _Frames(Protocol[F_co]):
     """A pass over the stream, whose frames are mappings with the attributes `index`, `instance` and `params`."""
 
+    def samples(self) -> _Samples[F_co]: ...
+
+
+class _Samples(Protocol[F_co]):
+    """Its samples: frames, and one for each episode that has all of its frames."""
+
     def __anext__(self) -> Awaitable[F_co]: ...
     async def aclose(self) -> None: ...
 
@@ -81,7 +87,7 @@ class Recorder(AsyncIterator[F]):
         self._shard_size = shard_size
         self._threads = cores()
         self._writer: Writer | None = None
-        self._frames: _Frames[F] | None = None  # none if the folder has all samples
+        self._frames: _Samples[F] | None = None  # none if the folder has all samples
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: set[asyncio.Future[None]] = set()
         self._error: BaseException | None = None  # of a job, until it has been raised
@@ -186,7 +192,7 @@ class Recorder(AsyncIterator[F]):
         watermark = next((i for i, position in enumerate(done) if i != position), len(done))
         described = {"start": indices.start, "stop": indices.stop, "step": indices.step}
         state = {"seed": self._stream.config.seed, "indices": described, "watermark": watermark}
-        self._frames = self._stream.frames(indices, state={**state, "above": done[watermark:]})
+        self._frames = self._stream.frames(indices, state={**state, "above": done[watermark:]}).samples()
 
     def _write(self, frame: Any) -> None:
         """Encode and write a frame, in a thread of the pool."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Collection
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from typing import Any, TypeVar
 
 from ..config import check_whole
 from ..errors import StreamClosed
 from .batch import Batch, check_ragged
+from .clips import Clip, Collector, Cut
 from .dispatcher import Dispatcher
 from .frame import Frame
-from .passes import Pass
+from .passes import Arrival, Pass
 from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats
+
+T = TypeVar("T")
 
 
 class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frames"]):
@@ -48,14 +51,54 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             StreamClosed: The pass or the stream was closed.
             ForkedProcessError: This is a forked copy.
         """
+        return (await self._next()).frame
+
+    async def _next(self, collector: Collector | None = None) -> Arrival:
         self._run.check_process()
         try:
             arrival = await self._source.queue.get()
         except EndOfStream:
             self._dispatcher.end(self._source)
             raise StopAsyncIteration from None
+        if collector is not None:
+            collector.take(arrival)
         self._dispatcher.consume(self._source, arrival)
-        return arrival.frame
+        return arrival
+
+    def episodes(self) -> Collected[list[Frame]]:
+        """Iterate over whole episodes, each the list of its frames from step 0 to the last one.
+
+        They come in the order in which they are complete, or in the order of the pass if it is `ordered`. A sample that
+        is one frame is an episode of one. The frames of episodes that are not complete are kept in memory, besides those
+        in the queue. An episode that is skipped as a bad sample is left out.
+
+        The iterator raises:
+            ConfigError: The pass goes on from a state that was saved in the middle of an episode.
+            AsyncblendError: As iterating over the frames raises.
+        """
+        collector = Collector(self._source)
+        return Collected(self, collector, collector.episodes)
+
+    def clips(self, length: int, stride: int = 1) -> Collected[Clip]:
+        """Iterate over clips of `length` frames, with arrays of T x H x W x C: each value has time as its first axis.
+
+        Clips are cut out of each episode one after another and do not overlap. What is left at its end is too short for
+        a clip, and is left out.
+
+        Args:
+            length: Frames in a clip, T.
+            stride: Steps of the episode from one frame of a clip to the next.
+
+        Raises:
+            ConfigError: An argument is wrong. The iterator raises it too, if an episode is shorter than a clip.
+        """
+        collector, cut = Collector(self._source), Cut.checked(length, stride)
+        return Collected(self, collector, lambda arrival: collector.clips(arrival, cut))
+
+    def samples(self) -> Collected[Frame]:
+        """Iterate over samples: frames, and where a sample is an episode, a Clip of all its frames."""
+        collector = Collector(self._source)
+        return Collected(self, collector, collector.samples)
 
     async def batches(
         self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
@@ -110,6 +153,25 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
+
+
+class Collected(AsyncIterator[T]):
+    """What is put together from the frames of a pass. A call that is cancelled loses nothing."""
+
+    def __init__(self, frames: Frames, collector: Collector, collect: Callable[[Arrival], Iterator[T]]) -> None:
+        self._frames, self._collector, self._collect = frames, collector, collect
+        self._ready: Iterator[T] = iter(())
+
+    async def __anext__(self) -> T:
+        """Return the next one. Raises what the next frame of the pass raises."""
+        while True:
+            for one in self._ready:
+                return one
+            self._ready = self._collect(await self._frames._next(self._collector))
+
+    async def aclose(self) -> None:
+        """End the pass, as its own `aclose` does."""
+        await self._frames.aclose()
 
 
 def _abandon(loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, source: Pass) -> None:

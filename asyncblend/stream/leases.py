@@ -15,7 +15,7 @@ position first: so that, in order or not, the episode that the consumer waits fo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -345,13 +345,21 @@ class LeaseBook(Generic[Params]):
         """Frames that have arrived and are not consumed."""
         return self._queued
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, withheld: Collection[int] = ()) -> dict[str, Any]:
         """Return what was consumed, as plain data: all positions below `watermark`, those in `above`, and some steps.
 
         `steps` has, by position, how many frames of a begun episode were consumed; it is left out if there are none.
+
+        Args:
+            withheld: Positions to leave out, as if nothing of them had been consumed.
         """
-        steps = {str(position): own.consumed for position, own in sorted(self._steps.items()) if own.consumed}
-        return {"watermark": self._watermark, "above": sorted(self._above)} | ({"steps": steps} if steps else {})
+        steps = {
+            str(one): own.consumed for one, own in sorted(self._steps.items()) if own.consumed and one not in withheld
+        }
+        watermark, above = min((self._watermark, *withheld)), self._above
+        if withheld:
+            above = above.union(range(watermark, self._watermark)).difference(withheld)
+        return {"watermark": watermark, "above": sorted(above)} | ({"steps": steps} if steps else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Exclude what was consumed when `state` was saved. Only before the first lease.

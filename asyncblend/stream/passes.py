@@ -125,6 +125,7 @@ class Pass:
             on_demand=self.on_demand,
         )
         self._fingerprints: dict[int, list[Any]] = {}  # by position, of the first frame of an episode
+        self._withheld: dict[int, int] = {}  # by position: consumed, and not given out but for so many clips
         if state is not None:
             self._load(state)
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
@@ -275,6 +276,7 @@ class Pass:
         _log.warning("Skipped a sample: %s", str(error).partition("\n")[0])
         self.book.skip(position)
         self._fingerprints.pop(position, None)
+        self._withheld.pop(position, None)
         self._let_out()
         self._close_if_over()
 
@@ -298,6 +300,25 @@ class Pass:
 
     # -- for its consumer ---------------------------------------------------------------------------------------
 
+    def withhold(self, position: int, *, clips: int | None = None) -> None:
+        """Let the state say that an episode was not delivered, or only so many clips of it. Then nothing changes for it."""
+        if clips is None:
+            self._withheld.setdefault(position, 0)
+        else:
+            self._withheld[position] = clips
+
+    def withholds(self, position: int) -> bool:
+        """Whether `withhold` was called for an episode, and it was neither released nor skipped since."""
+        return position in self._withheld
+
+    def clips_given(self, position: int) -> int:
+        """Return how many clips of an episode were given out."""
+        return self._withheld.get(position, 0)
+
+    def release(self, position: int) -> None:
+        """Let the state say that an episode was delivered."""
+        self._withheld.pop(position, None)
+
     def stats(self) -> PassStats:
         """Return a snapshot of the counters."""
         book = self.book
@@ -310,7 +331,10 @@ class Pass:
 
     def state_dict(self) -> dict[str, Any]:
         """Return which samples have been consumed, as plain data that JSON can hold."""
-        state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict()}
+        withheld = dict(self._withheld)
+        state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict(withheld)}
+        if clips := {str(position): count for position, count in withheld.items() if count}:
+            state["clips"] = clips
         if "steps" in state:
             state["fingerprints"] = {position: self._fingerprints.get(int(position), []) for position in state["steps"]}
         return state
@@ -327,6 +351,10 @@ class Pass:
         if not isinstance(fingerprints, dict) or not all(isinstance(one, list) for one in fingerprints.values()):
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
         self._fingerprints = {int(position): one for position, one in fingerprints.items()}
+        clips = state.get("clips", {})
+        if not isinstance(clips, dict) or not all(type(one) is int and one > 0 for one in clips.values()):
+            raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
+        self._withheld = {int(position): count for position, count in clips.items()}
 
 
 def encoded_params(values: Mapping[str, Any], what: str) -> Drawn:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..aio import finish
 from ..config import Params, StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError, StreamClosed
+from .clips import Clip
 from .episode import MAX_REPLAY, Episode, EpisodePass
 from .frame import Frame
-from .frames import Frames
+from .frames import Collected, Frames
 from .passes import Indices, Pass
 from .run import Run
 from .stats import StreamStats
@@ -194,6 +195,14 @@ class BlenderStream(AsyncIterator[Frame]):
         """Iterate over the stream in batches, as `Frames.batches` does."""
         return self._own().batches(size, drop_last=drop_last, ragged=ragged)
 
+    def episodes(self) -> Collected[list[Frame]]:
+        """Iterate over the stream in whole episodes, as `Frames.episodes` does."""
+        return self._own().episodes()
+
+    def clips(self, length: int, stride: int = 1) -> Collected[Clip]:
+        """Iterate over the stream in clips of `length` frames, as `Frames.clips` does."""
+        return self._own().clips(length, stride)
+
     def record(
         self,
         folder: str | os.PathLike[str],
@@ -211,6 +220,8 @@ class BlenderStream(AsyncIterator[Frame]):
         To train and record at once, iterate: `async for frame in stream.record("cubes")`. When that loop is left
         early, closing the stream makes the last shard whole. A stream that is not entered is entered, and closed at
         the end. Needs `pip install "asyncblend[record]"`.
+
+        An episode is recorded as one sample, a Clip of all its frames.
 
         Samples that the folder has already are not rendered again. A crash of this program costs the samples of the
         unfinished shard, which are rendered again by the next run.

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from ..config import Params, StreamConfig
 from ..errors import ConfigError, ForkedProcessError, SampleError, StreamClosed
+from .clips import Clip, Collector, Cut
 from .episode import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .loop_thread import LoopThread
@@ -92,11 +93,30 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             ForkedProcessError: This is a forked copy.
         """
         try:
-            frame = self._received(None, block=True)
+            arrival = self._received(None, block=True)
         except EndOfStream:
             raise StopIteration from None
-        assert frame is not None, "no limit, no timeout"
-        return frame
+        assert arrival is not None, "no limit, no timeout"
+        return arrival.frame
+
+    def episodes(self) -> Iterator[list[Frame]]:
+        """Yield whole episodes, as `Frames.episodes` does."""
+        collector = Collector(self._channel.source)
+        for arrival in self._arrivals(collector):
+            yield from collector.episodes(arrival)
+
+    def clips(self, length: int, stride: int = 1) -> Iterator[Clip]:
+        """Yield clips of `length` frames, as `Frames.clips` does."""
+        collector, cut = Collector(self._channel.source), Cut.checked(length, stride)
+        for arrival in self._arrivals(collector):
+            yield from collector.clips(arrival, cut)
+
+    def _arrivals(self, collector: Collector) -> Iterator[Arrival]:
+        with contextlib.suppress(EndOfStream):
+            while True:
+                arrival = self._received(None, block=True, collector=collector)
+                assert arrival is not None, "no limit, no timeout"
+                yield arrival
 
     def get(self, timeout: float | None = None) -> Frame:
         """Wait for the next frame, at most `timeout` seconds. None waits forever.
@@ -107,12 +127,12 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             AsyncblendError: Why there are no more frames, after all good ones.
         """
         try:
-            frame = self._received(timeout, block=True)
+            arrival = self._received(timeout, block=True)
         except EndOfStream:
             raise StreamClosed("all frames have been delivered") from None
-        if frame is None:
+        if arrival is None:
             raise TimeoutError(f"no frame came within {timeout:g} s")
-        return frame
+        return arrival.frame
 
     def poll(self) -> Frame | None:
         """Return the next frame if it is here already, else None. `finished` tells whether there will be another.
@@ -121,9 +141,10 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             StreamClosed, AsyncblendError: As `get` does, but for the end of the frames.
         """
         try:
-            return self._received(None, block=False)
+            arrival = self._received(None, block=False)
         except EndOfStream:
             return None
+        return None if arrival is None else arrival.frame
 
     @property
     def finished(self) -> bool:
@@ -152,7 +173,7 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _received(self, timeout: float | None, *, block: bool) -> Frame | None:
+    def _received(self, timeout: float | None, *, block: bool, collector: Collector | None = None) -> Arrival | None:
         """Return the next frame, or None if there is none in time."""
         self._stream._run.check_process()
         channel = self._channel
@@ -172,8 +193,10 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             raise item.error or EndOfStream
         if channel.dropped:
             raise StreamClosed("the stream was closed")  # nobody would count this frame as consumed
+        if collector is not None:
+            collector.take(item)
         self._stream._took(channel, item)
-        return item.frame
+        return item
 
 
 class SyncStream(Iterator[Frame]):
