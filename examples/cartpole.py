@@ -39,7 +39,7 @@ class Stepped(VecEnv):
         self.actions: Any = None
 
     def reset(self) -> Any:
-        seeds = None if self._seeds[0] is None else list(self._seeds)
+        seeds: Any = None if self._seeds[0] is None else list(self._seeds)
         observations, _ = self.envs.reset(seed=seeds)
         self._reset_seeds()
         return observations
@@ -123,7 +123,8 @@ def film(path: Path, policy: PPO, blender: str | None, pictures: int = 60) -> fl
     size = ("--width", "320", "--height", "216", "--samples", "8")
     with contextlib.closing(gymnasium.make(NAME, render_mode="rgb_array", blender=blender, script_args=size)) as env:
         observation, _ = env.reset(seed=1)
-        frames, total, over = [], 0.0, False
+        frames: list[Image.Image] = []
+        total, over = 0.0, False
         while not over:
             action, _ = policy.predict(observation, deterministic=True)
             observation, reward, terminated, truncated, _ = env.step(int(action))

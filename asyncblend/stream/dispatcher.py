@@ -341,8 +341,7 @@ class Dispatcher:
         if dropped or source.ended:
             self._stale += 1
         else:
-            asked = source.params_of_step(step.number)
-            params = lease.params if asked is None else asked
+            params = (source.params_of_step(step.number) or lease.params).values
             frame = Frame(
                 values, index=lease.index, instance=life.instance, params=params, step=step.number, last=step.last
             )

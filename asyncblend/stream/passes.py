@@ -11,6 +11,7 @@ import zlib
 from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,15 +30,22 @@ _log = logging.getLogger("asyncblend")
 Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
-class Drawn(Mapping[str, Any]):
-    """The params of one index, drawn once. As a mapping, they are as Blender sees them."""
+class Drawn(NamedTuple):
+    """The params of one index, drawn once."""
+
+    parts: list[Any]  # As they travel
+    values: Mapping[str, Any]  # As Blender sees them
+
+
+class Decoded(Mapping[str, Any]):
+    """Params as Blender sees them, decoded when somebody looks: hardly anybody looks at those of a step."""
 
     def __init__(self, parts: list[Any]) -> None:
-        self.parts = parts  # As they travel
+        self._parts = parts
 
     @functools.cached_property
     def _values(self) -> dict[str, Any]:
-        return payload.decode_values(self.parts)  # when somebody looks: few do
+        return payload.decode_values(self._parts)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -69,7 +77,7 @@ class Arrival(NamedTuple):
 
 _FLOW = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
 """What params may not raise as itself: the consumer's loop would end in silence, or its task seem cancelled (PEP 479)."""
-_NO_PARAMS = Drawn(payload.encode_values({}))
+_NO_PARAMS = Drawn(payload.encode_values({}), MappingProxyType({}))
 
 
 class Pass:
@@ -233,7 +241,7 @@ class Pass:
         if deaths >= self._max_deaths and guilt == "certain":
             text = (
                 f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "
-                f"its params: {lease.params}"
+                f"its params: {dict(lease.params.values)}"
             )
             self._bad_sample(lease.position, SampleError(text, index=lease.index))
 
@@ -372,7 +380,8 @@ def encoded_params(values: Mapping[str, Any], what: str) -> Drawn:
     except payload.Unsendable as error:
         raise ConfigError(f"params of {what}: {error}") from None
     # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
-    return Drawn([tree, *(array.tobytes() for array in arrays)])
+    parts = [tree, *(array.tobytes() for array in arrays)]
+    return Drawn(parts, Decoded(parts))
 
 
 def own_indices(config: StreamConfig, start: int | None = None) -> range:

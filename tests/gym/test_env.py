@@ -88,10 +88,10 @@ def test_pictures_show_how_things_are(make: Make) -> None:
     over, steps = False, 0
     while not over:
         for _ in range(2):
-            assert np.all(env.render() == steps)  # type: ignore[operator]
+            assert np.all(env.render() == steps)
         _, _, terminated, truncated, _ = env.step(PUSH)
         steps, over = steps + 1, terminated or truncated
-    assert np.all(env.render() == steps)  # type: ignore[operator]
+    assert np.all(env.render() == steps)
 
 
 def test_without_a_mode_nothing_is_rendered(make: Make) -> None:
@@ -246,7 +246,7 @@ def test_a_crash_while_a_picture_is_wanted(make: Make) -> None:
         _, _, _, _, info = env.step(PUSH)
         os.kill(info["pid"], signal.SIGKILL)
         if on_crash == "replay":
-            assert np.all(env.render() == 2)  # type: ignore[operator]
+            assert np.all(env.render() == 2)
             assert not env.step(PUSH)[3]
         else:
             with pytest.raises(ab.EpisodeLost):

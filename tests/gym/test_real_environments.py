@@ -80,11 +80,11 @@ def test_a_pole_that_nobody_balances_falls(make_real: MakeReal) -> None:
     """It falls to the side to which it leans, ever faster, and the cart that holds it is pushed to the other side."""
     env = make_real(BOTH[1])
     observation, _ = env.reset(seed=4)
-    over, angles = False, [observation[2]]
+    over, leaned = False, [observation[2]]
     while not over:
         observation, _, over, _, _ = env.step(np.zeros(1, np.float32))
-        angles.append(observation[2])
-    angles = np.abs(angles)
+        leaned.append(observation[2])
+    angles = np.abs(leaned)
     assert 20 < len(angles) < 200
     assert (np.diff(angles) > 0).all()
     assert angles[-1] > 0.6 > angles[-2]

@@ -27,7 +27,7 @@ AS_DICT = AS_DICT.replace("np.array([self.x, self.steps / 2])", '{"place": [self
 
 def actions(envs: VectorEnv[Any, Any, Any], number: int) -> Any:
     """Return the actions of a step, the same for each vector environment."""
-    return np.random.default_rng(number).uniform(-1, 1, envs.action_space.shape).astype(np.float32)  # type: ignore[arg-type]
+    return np.random.default_rng(number).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
 
 
 def told(infos: dict[str, Any]) -> dict[str, Any]:
