@@ -25,6 +25,9 @@ from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+import asyncblend.gym
+
+gymnasium.register_envs(asyncblend.gym)
 NAME = "asyncblend/CartPole-v0"
 COLOURS = {NAME: "#0072b2", "CartPole-v1": "#d55e00"}
 
