@@ -111,6 +111,11 @@ class Run:
         )  # fmt: skip
 
     @property
+    def ending(self) -> bool:
+        """Whether the fleet has ended or is about to: its consumers may know that before the fleet is gone."""
+        return self.ended or (self._dispatcher is not None and self._dispatcher.end_error is not None)
+
+    @property
     def ended(self) -> bool:
         """Whether the fleet has ended, by itself or because it was closed."""
         return self._serving is not None and self._serving.done()

@@ -185,14 +185,14 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             item = channel.items.get(block, timeout)
         except Empty:
             return None
+        while channel.dropped and not isinstance(item, _End):
+            item = channel.items.get()  # a frame that came meanwhile, which nobody would count as consumed
         if isinstance(item, _End):
             channel.items.put(item)  # for the next call
             channel.finished = item.error is None
             if isinstance(item.error, SampleError):
                 raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
-        if channel.dropped:
-            raise StreamClosed("the stream was closed")  # nobody would count this frame as consumed
         if collector is not None:
             collector.take(item)
         self._stream._took(channel, item)
@@ -340,7 +340,7 @@ class SyncStream(Iterator[Frame]):
     @property
     def usable(self) -> bool:
         """Whether passes can be begun: it is started, of this process, and its fleet has not ended."""
-        return not self._run.forked and self._thread.alive and not self._run.ended
+        return not self._run.forked and self._thread.alive and not self._run.ending
 
     def close(self) -> None:
         """Stop the fleet and the thread. Return when nothing of them is left. From any thread, also twice.
