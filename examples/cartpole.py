@@ -19,6 +19,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from matplotlib.figure import Figure
 from PIL import Image
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--blender", help="its executable, its folder, or bpy")
     args = parser.parse_args()
 
+    torch.set_num_threads(1)  # the network is tiny, and threads that wait for it would take the cores from Blender
     args.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[list[tuple[int, float]]]] = {}
     best: tuple[float, PPO] | None = None
