@@ -62,7 +62,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bpy,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bpy,dev,train]"
 	@touch $@
 
 $(BIN)/python:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from benchmarks.dataloader import dataloader
+from benchmarks.environment import environment
 from benchmarks.fuzz.command import fuzz
 from benchmarks.labels import labels
 from benchmarks.latency import latency
@@ -26,6 +27,7 @@ for _command in (
     latency,
     render,
     passes,
+    environment,
     labels,
     origin,
     dataloader,

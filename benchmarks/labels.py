@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 
-from asyncblend.cli.scripts import script
+from asyncblend.scripts import script
 
 from .machine import blender_name
 from .measuring import Effort, Way, in_turn

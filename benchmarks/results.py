@@ -14,7 +14,21 @@ from rich.console import Console
 
 from asyncblend.fleet.discovery import find_blender
 
-from . import dataloader, labels, latency, memory, origin, passes, record, render, replay, startup, transport, tune
+from . import (
+    dataloader,
+    environment,
+    labels,
+    latency,
+    memory,
+    origin,
+    passes,
+    record,
+    render,
+    replay,
+    startup,
+    transport,
+    tune,
+)
 from .machine import machine
 from .measuring import Effort
 from .options import BlenderOption, JsonOption, QuickOption
@@ -69,6 +83,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("origin", lambda how: origin.measure(how, blender), (3, 1.0)),
         ("render", lambda how: render.measure(how, blender), (3, 0.7)),
         ("passes", lambda how: passes.measure(how, blender), (5, 1.0)),
+        ("environment", environment.measure, (5, 0.3)),
         ("labels", lambda how: labels.measure(how, blender), (7, 1.5)),
         ("dataloader", dataloader.measure, (5, 0.4)),
         ("record", lambda how: record.measure(how, blender), (5, 1.0)),

@@ -57,6 +57,9 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
             marks=exhaustive,
         ),
         ("latency", {"async for", "sync", "async for, 64x64 image", "sync, 64x64 image", "bare echo (limit)"}),
+        pytest.param(
+            "environment", {"BlenderVectorEnv", "BlenderEnv", "pickled REQ/REP", "bare echo (limit)"}, marks=exhaustive
+        ),
         pytest.param("dataloader", {"DataLoader", "own batches", "in memory (limit)"}, marks=exhaustive),
         pytest.param(
             "record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}, marks=exhaustive

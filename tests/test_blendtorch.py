@@ -18,7 +18,7 @@ from torch.utils import data
 
 import asyncblend as ab
 from asyncblend import blendtorch as bt
-from asyncblend.cli.scripts import script
+from asyncblend.scripts import script
 from asyncblend.testing import fake_blender
 
 Write = Callable[..., Path]

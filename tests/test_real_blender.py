@@ -18,8 +18,8 @@ from PIL import Image
 
 import asyncblend as ab
 from asyncblend.cli.link import prepare
-from asyncblend.cli.scripts import script
 from asyncblend.fleet.discovery import find_blender
+from asyncblend.scripts import script
 
 pytestmark = pytest.mark.blender
 

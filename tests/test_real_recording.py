@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
-from asyncblend.cli.scripts import script
 from asyncblend.recording import Recording
+from asyncblend.scripts import script
 
 pytestmark = pytest.mark.blender
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
-from asyncblend.cli.scripts import script
+from asyncblend.scripts import script
 
 SMALL = ("--width", "160", "--height", "120", "--samples", "1")
 SAME = ("depth", "instance", "semantic", "bbox", "visible_fraction", "keypoints", "frame")

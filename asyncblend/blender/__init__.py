@@ -3,7 +3,8 @@
 It needs Python 3.10 and numpy, and in a fleet pyzmq. It imports without bpy, so that scripts can be checked and tested
 anywhere. Names are loaded at their first use, because the code that starts a Blender runs before numpy is known to exist.
 
-- `serving/`: `bl.serve` and `bl.Task`: the Blender end of a fleet, which asks the host for samples and sends frames.
+- `serving/`: `bl.serve`, `bl.Task` and `bl.Environment`: the Blender end of a fleet, which asks the host for samples and
+  sends frames.
 - `capture/`: `bl.render`, `bl.last_render` and `bl.RenderInfo`: the image and the labels of each pixel.
 - `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`.
 - `scene/`: `bl.Camera`, and what places objects and backgrounds.
@@ -24,10 +25,22 @@ if TYPE_CHECKING:
     from .labels.annotate import annotate as annotate
     from .labels.boxes import box_of as box_of
     from .scene.camera import Camera as Camera
+    from .serving.environment import Environment as Environment
     from .serving.serve import serve as serve
     from .serving.task import Task as Task
 
-__all__ = ["Camera", "RenderInfo", "Task", "annotate", "box_of", "last_render", "randomise", "render", "serve"]
+__all__ = [
+    "Camera",
+    "Environment",
+    "RenderInfo",
+    "Task",
+    "annotate",
+    "box_of",
+    "last_render",
+    "randomise",
+    "render",
+    "serve",
+]
 
 __getattr__ = lazy(
     __name__,
@@ -36,6 +49,7 @@ __getattr__ = lazy(
         "labels.boxes": "box_of",
         "scene.camera": "Camera",
         "capture.render": "RenderInfo last_render render",
+        "serving.environment": "Environment",
         "serving.serve": "serve",
         "serving.task": "Task",
     },

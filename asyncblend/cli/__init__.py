@@ -11,7 +11,6 @@ What the commands share:
 - `config_file`: reads the argument CONFIG, a TOML file or a script, into a `StreamConfig`.
 - `outputs`: finds out whether a file can be written, before anything is rendered.
 - `tuning`: measures a config with several numbers of instances and threads, and draws the result, for `bench`.
-- `scripts`: finds the Blender scripts that come with the package.
 - `needs`: which packages are missing, and the line that installs them.
 """
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import StreamConfig
+from ..scripts import script
 from .live import LiveLine
 from .needs import require
 from .options import BlenderOption
 from .outputs import check_file, writing
-from .scripts import script
 
 if TYPE_CHECKING:
     from PIL import Image

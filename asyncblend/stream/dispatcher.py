@@ -116,7 +116,8 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
-        self._grant_steps()
+        for source in self._passes:
+            self._grant_steps(source)
         wanting = [source for source in self._passes if source.may_lease]
         if not wanting:  # before all that costs more: it is so after most frames
             self._suspend_stalled()
@@ -149,17 +150,16 @@ class Dispatcher:
 
     def step(self, source: Pass) -> None:
         """Make the step of an episode that its consumer has asked for. A path shorter than `dispatch`."""
-        self._grant_steps()
+        self._grant_steps(source)
         if source.may_lease:  # the Blender that held it is gone
             self.dispatch()
 
-    def _grant_steps(self) -> None:
-        """Let open episodes go on, as far as their passes have free slots."""
-        for source in self._passes:
-            while (position := source.grant()) is not None:
-                holding, one = self._episodes[source.number, position]
-                self._fleet.goes_on(holding.life)
-                self._send_step(holding.life, one, source.book.granted(one.lease) - 1)
+    def _grant_steps(self, source: Pass) -> None:
+        """Let open episodes of a pass go on, as far as it has free slots."""
+        while (position := source.grant()) is not None:
+            holding, one = self._episodes[source.number, position]
+            self._fleet.goes_on(holding.life)
+            self._send_step(holding.life, one, source.book.granted(one.lease) - 1)
 
     def _suspend_stalled(self, wanting: Sequence[Pass] = ()) -> None:
         """Take back episodes whose consumers have left them no free slot, if they hold up others.
@@ -455,7 +455,8 @@ class Dispatcher:
         holding = self._holding(life)
         if holding.episode is one and not holding.closing and (one.source.ended or one.source.error is not None):
             self._close_episode(holding)
-        self.dispatch()
+        if holding.episode is not one or not one.source.on_demand:  # else nothing is possible until it is asked for
+            self.dispatch()
         if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
             self._fleet.waits(life)
 

@@ -41,6 +41,10 @@ class Frame(Mapping[str, Any]):
         except KeyError:
             raise KeyError(f"{name!r}; this frame has {', '.join(map(repr, self._values)) or 'nothing'}") from None
 
+    def get(self, name: str, default: Any = None) -> Any:  # Mapping's own makes a whole message where there is none
+        """Return the value of that name, or `default` if there is none."""
+        return self._values.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

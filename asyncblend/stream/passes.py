@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import operator
 import sys
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +35,29 @@ class Drawn(NamedTuple):
 
     parts: list[Any]  # As they travel
     values: Mapping[str, Any]  # As Blender sees them
+
+
+class Decoded(Mapping[str, Any]):
+    """Params as Blender sees them, decoded when somebody looks: hardly anybody looks at those of a step."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self._parts = parts
+
+    @functools.cached_property
+    def _values(self) -> dict[str, Any]:
+        return payload.decode_values(self._parts)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 Guilt = Literal["none", "possible", "likely", "certain"]
@@ -357,7 +381,7 @@ def encoded_params(values: Mapping[str, Any], what: str) -> Drawn:
         raise ConfigError(f"params of {what}: {error}") from None
     # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
     parts = [tree, *(array.tobytes() for array in arrays)]
-    return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
+    return Drawn(parts, Decoded(parts))
 
 
 def own_indices(config: StreamConfig, start: int | None = None) -> range:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class EndOfStream(Exception):
     """The queue is closed and empty. Never leaves the package."""
+
+
+class Sink(Protocol[T_contra]):
+    """Takes over what comes into a queue, in the event loop's thread."""
+
+    def put(self, item: T_contra, /) -> None:
+        """Take an item."""
+
+    def end(self, error: BaseException | None, /) -> None:
+        """Learn that the queue was closed, and with which error."""
 
 
 class FrameQueue(Generic[T]):
@@ -27,10 +38,26 @@ class FrameQueue(Generic[T]):
         self._getters: deque[asyncio.Future[None]] = deque()
         self._closed = False
         self._error: BaseException | None = None
+        self._sink: Sink[T] | None = None
+
+    def hand_to(self, sink: Sink[T] | None) -> None:
+        """Give each item, and the end, to a sink as soon as it is there, and nothing to `get`. None: keep them again.
+
+        No task has to wake up for that, which would take longer than all else that is done with a small frame here.
+        """
+        self._sink = sink
+        if sink is not None:
+            while self._items:
+                sink.put(self._items.popleft())
+            if self._closed:
+                sink.end(self._error)
 
     def put(self, item: T) -> None:
         """Append an item. After `close` it is dropped."""
         if self._closed:
+            return
+        if self._sink is not None:
+            self._sink.put(item)
             return
         assert len(self._items) < self._maxsize, "a frame without a slot"
         self._items.append(item)
@@ -70,6 +97,8 @@ class FrameQueue(Generic[T]):
                 if not getter.done():
                     getter.set_result(None)
             self._getters.clear()
+            if self._sink is not None:
+                self._sink.end(error)
 
     def _wake_one(self) -> None:
         while self._getters:

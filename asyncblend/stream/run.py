@@ -22,6 +22,8 @@ from .dispatcher import Dispatcher
 from .hub import Hub
 from .stats import StreamStats
 
+_process = os.getpid()  # kept, because a system call for each frame is slow
+
 
 class Run:
     """The engine under `BlenderStream` and `Bridge`: both begin passes on its dispatcher.
@@ -35,7 +37,7 @@ class Run:
 
     def __init__(self, config: StreamConfig, *, first_instance: int = 0) -> None:
         self._config, self._first = config, first_instance
-        self._pid = os.getpid()
+        self._pid = _process
         self._resources = contextlib.ExitStack()
         self._rings: dict[Life, Ring] = {}
         self._dispatcher: Dispatcher | None = None
@@ -109,6 +111,11 @@ class Run:
         )  # fmt: skip
 
     @property
+    def ending(self) -> bool:
+        """Whether the fleet has ended or is about to: its consumers may know that before the fleet is gone."""
+        return self.ended or (self._dispatcher is not None and self._dispatcher.end_error is not None)
+
+    @property
     def ended(self) -> bool:
         """Whether the fleet has ended, by itself or because it was closed."""
         return self._serving is not None and self._serving.done()
@@ -116,7 +123,7 @@ class Run:
     @property
     def forked(self) -> bool:
         """Whether this process is a forked copy of the one that opened the run. It owns nothing of the run."""
-        return self._pid != os.getpid()
+        return self._pid != _process
 
     def check_process(self) -> None:
         """Check that this is the process that opened the run.
@@ -206,6 +213,8 @@ _open = AtExit(Run._end_at_exit)
 
 
 def _disown_in_forked_child() -> None:
+    global _process
+    _process = os.getpid()
     for run in _open.living():
         run._disown()
 

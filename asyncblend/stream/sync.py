@@ -1,7 +1,7 @@
 """SyncStream: a fleet in a background thread with its own event loop, for code that is not asynchronous.
 
     consumer's thread                        event-loop thread
-    SyncFrames <- SimpleQueue <------------- feeder <- queue of a Pass <- Dispatcher
+    SyncFrames <- SimpleQueue <------------- queue of a Pass <- Dispatcher
                -> consumed frames, many at a time ---------------------> Dispatcher
 
 A frame keeps its slot until the consumer's thread has taken it, so the bound of a pass holds across the threads. A
@@ -50,7 +50,11 @@ class _Channel:
         self.ended = False  # no more frames are put into `items`
         self.finished = False  # the consumer has met the end of all frames
         self.dropped = False
-        self.feeding: asyncio.Task[None] | None = None
+        self.begun = False
+
+    def put(self, arrival: Arrival) -> None:
+        """From the event-loop thread: here is a frame."""
+        self.items.put(arrival)
 
     def end(self, error: BaseException | None) -> None:
         """From the event-loop thread: there are no more frames. Only the first end counts."""
@@ -181,14 +185,14 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             item = channel.items.get(block, timeout)
         except Empty:
             return None
+        while channel.dropped and not isinstance(item, _End):
+            item = channel.items.get()  # a frame that came meanwhile, which nobody would count as consumed
         if isinstance(item, _End):
             channel.items.put(item)  # for the next call
             channel.finished = item.error is None
             if isinstance(item.error, SampleError):
                 raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
-        if channel.dropped:
-            raise StreamClosed("the stream was closed")  # nobody would count this frame as consumed
         if collector is not None:
             collector.take(item)
         self._stream._took(channel, item)
@@ -225,6 +229,8 @@ class SyncStream(Iterator[Frame]):
         self._channels: set[_Channel] = set()
         self._consumed: deque[tuple[_Channel, Arrival]] = deque()
         self._scheduled = False  # whether the loop will look at what was consumed
+        self._asked: deque[tuple[EpisodePass, Drawn]] = deque()
+        self._asking = False  # whether the loop will look at which steps were asked for
 
     # -- from any thread ----------------------------------------------------------------------------------------
 
@@ -334,7 +340,7 @@ class SyncStream(Iterator[Frame]):
     @property
     def usable(self) -> bool:
         """Whether passes can be begun: it is started, of this process, and its fleet has not ended."""
-        return not self._run.forked and self._thread.alive and not self._run.ended
+        return not self._run.forked and self._thread.alive and not self._run.ending
 
     def close(self) -> None:
         """Stop the fleet and the thread. Return when nothing of them is left. From any thread, also twice.
@@ -382,20 +388,17 @@ class SyncStream(Iterator[Frame]):
     def _took(self, channel: _Channel, arrival: Arrival) -> None:
         """Note, in the consumer's thread, that it has a frame."""
         self._consumed.append((channel, arrival))
-        if not self._scheduled:
+        # The next step of an episode that is stepped notes it: to wake the loop for that would double the step's cost.
+        if not self._scheduled and not channel.source.on_demand:
             self._scheduled = True
             self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
 
     def _ask(self, source: EpisodePass, drawn: Drawn) -> None:
         """Make the next step of an episode, after its consumer has taken the one before."""
-
-        def step() -> None:
-            self._note_consumed()
-            source.ask(drawn)
-            self._run.dispatcher.step(source)
-
-        self._run.check_process()
-        self._thread.post(step)
+        self._asked.append((source, drawn))
+        if not self._asking:
+            self._asking = True
+            self._thread.post(self._make_asked_steps)  # all that are asked for until the loop comes to it
 
     def _abandon(self, channel: _Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more; from any thread, also in a garbage collection."""
@@ -426,36 +429,30 @@ class SyncStream(Iterator[Frame]):
         finally:
             # That the queues are closed is no end of the passes; `_ended` says why they end.
             for channel in self._channels:
-                if channel.feeding is not None:
-                    channel.feeding.cancel()
+                channel.source.queue.hand_to(None)
             await self._run.aclose()
 
     def _start_feeding(self, channel: _Channel) -> None:
-        if channel.feeding is not None:
+        if channel.begun:
             return  # an earlier call began it, and was interrupted while it waited for that
         self._run.dispatcher.begin(channel.source)
+        channel.begun = True
         self._channels.add(channel)
-        channel.feeding = asyncio.create_task(self._feed(channel), name="asyncblend feeder")  # _stop_feeding ends it
-
-    async def _feed(self, channel: _Channel) -> None:
-        queue = channel.source.queue
-        try:
-            while True:
-                channel.items.put(await queue.get())
-        except EndOfStream:
-            channel.end(None)
-        except asyncio.CancelledError:
-            raise  # who cancels it ends the channel
-        except BaseException as error:
-            channel.end(error)
+        channel.source.queue.hand_to(channel)
 
     def _stop_feeding(self, channel: _Channel, error: BaseException) -> None:
         self._note_consumed()
-        if channel.feeding is not None:
-            channel.feeding.cancel()
         self._channels.discard(channel)
         channel.end(error)
         self._run.dispatcher.end(channel.source, error)
+
+    def _make_asked_steps(self) -> None:
+        self._asking = False
+        self._note_consumed()
+        while self._asked:
+            source, drawn = self._asked.popleft()
+            source.ask(drawn)
+            self._run.dispatcher.step(source)
 
     def _note_consumed(self) -> None:
         self._scheduled = False

@@ -18,9 +18,9 @@ from PIL import Image
 import asyncblend as ab
 from asyncblend.cli.config_file import load_config
 from asyncblend.cli.demo import figure
-from asyncblend.cli.scripts import script
 from asyncblend.config import Timeouts
 from asyncblend.errors import ConfigError
+from asyncblend.scripts import script
 from asyncblend.testing import fake_blender
 
 VALUES = {"image": ("uint8", (48, 64, 3)), "xy": ("float32", (8, 2))}

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 import asyncblend as ab
-from asyncblend.cli.scripts import script as packaged
+from asyncblend.scripts import script as packaged
 
 pytestmark = [
     # Python 3.12 and up advise against fork in a process with threads; torch against more workers than cores.

@@ -166,7 +166,7 @@ def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_p
 @pytest.mark.blender
 def test_inspect_cube_on_real_blender(real: Any, tmp_path: Path) -> None:
     """The demo's script gives an image and `xy`: four samples are drawn, two by two."""
-    from asyncblend.cli.scripts import script
+    from asyncblend.scripts import script
 
     done = asyncblend(
         "inspect", str(script("cube.py")), "--blender", real.blender, "--instances", "1", "--samples", "4", cwd=tmp_path

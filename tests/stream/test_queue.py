@@ -299,3 +299,49 @@ async def test_no_order_of_events_loses_an_item() -> None:
             assert all(isinstance(end, int | EndOfStream | asyncio.CancelledError) for end in got)
             items = [item for item in got if isinstance(item, int)]
             assert sorted(items + await all_of(queue)) == list(range(1, put + 1))
+
+
+class Noting:
+    """A sink that notes what it gets."""
+
+    def __init__(self) -> None:
+        self.got: list[object] = []
+
+    def put(self, item: str) -> None:
+        self.got.append(item)
+
+    def end(self, error: BaseException | None) -> None:
+        self.got.append(("end", error))
+
+
+def test_a_sink_gets_everything_at_once() -> None:
+    """What is queued, what comes later and the end go to the sink, in order, without a task that waits."""
+    queue, sink, error = FrameQueue[str](1), Noting(), RuntimeError("gone")
+    queue.put("a")
+    queue.hand_to(sink)
+    for item in "bc":  # more than the queue would keep
+        queue.put(item)
+    queue.close(error)
+    queue.put("late")
+    queue.close()
+    assert sink.got == ["a", "b", "c", ("end", error)]
+
+
+def test_a_sink_learns_of_an_end_before_it() -> None:
+    """A queue that was closed already tells its sink so."""
+    queue, sink = FrameQueue[str](1), Noting()
+    queue.put("a")
+    queue.close()
+    queue.hand_to(sink)
+    assert sink.got == ["a", ("end", None)]
+
+
+async def test_without_its_sink_a_queue_keeps_again() -> None:
+    """A sink that is taken away hears of no more items, nor of the end."""
+    queue, sink = FrameQueue[str](2), Noting()
+    queue.hand_to(sink)
+    queue.hand_to(None)
+    queue.put("a")
+    assert await queue.get() == "a"
+    queue.close()
+    assert not sink.got

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from ...errors import ConfigError
+from .environment import Environment, episodes_of, is_environment
 from .task import Task, encode_sample, make_task
 
-Sample = Callable[[Task], Mapping[str, Any]]
+Values = Mapping[str, Any]
+Sample = Callable[[Task], Values | Generator[Values, Any, Any]]
 
 _run: Callable[[Sample], None] | None = None
 """The worker's loop. It is set before the script runs if a host started this Blender."""
@@ -21,8 +23,11 @@ def attach(run: Callable[[Sample], None]) -> None:
     _run = run
 
 
-def serve(sample: Sample) -> None:
+def serve(sample: Sample | Environment | type[Environment]) -> None:
     """Make samples with `sample(task) -> dict` for as long as the host wants them. It is the last line of a script.
+
+    A function that is a generator makes several frames of a sample; an environment, an object with `reset(task)` and
+    `step(action)`, is played by `asyncblend.gym`.
 
     First it looks for what the open scene would render wrongly without a word: missing files, drivers that Blender did
     not execute, File Output nodes. The host's logger "asyncblend" warns of each once; without a host it is printed.
@@ -32,12 +37,14 @@ def serve(sample: Sample) -> None:
     shapes of what `sample` returned, saves the image beside the script, and returns.
 
     Raises:
-        ConfigError: `sample` cannot be called.
+        ConfigError: `sample` cannot be called, and is no environment.
     """
-    if not callable(sample):
+    environment = sample if is_environment(sample) else None
+    function: Any = sample if environment is None else episodes_of(environment)
+    if not callable(function):
         raise ConfigError(f"serve needs a function sample(task) -> dict; got {sample!r}")
     if _run is not None:
-        _run(sample)
+        _run(function)
         raise SystemExit(0)
     from .preview import preview
 
@@ -46,6 +53,7 @@ def serve(sample: Sample) -> None:
 
         for text in scene_warnings():
             print(f"asyncblend: warning: {text}", file=sys.stderr)
-    values = sample(make_task(index=0, seed=0, instance=0, params={}))
+    made = function(make_task(index=0, seed=0, instance=0, params={"render": True} if environment else {}))
+    values = next(made) if isinstance(made, Generator) else made
     encode_sample(values)  # what cannot travel to a host is an error here too
-    preview(dict(values), getattr(sample, "__globals__", {}).get("__file__"))
+    preview(dict(values), getattr(environment.reset if environment else sample, "__globals__", {}).get("__file__"))

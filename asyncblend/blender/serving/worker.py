@@ -68,7 +68,7 @@ class Worker:
         """Make samples until the host says STOP."""
         self._ready = True
         self._send(protocol.READY, **_about_blender())
-        idle = int(1000 * self._launch.beat)
+        self._socket.rcvtimeo = int(1000 * self._launch.beat)
         while True:
             # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
             # effect at once.
@@ -79,14 +79,16 @@ class Worker:
                 self._go_on(self._episode)
             elif self._episode is None and self._pending:
                 self.answer(sample, self._pending.popleft())
-            elif not self._socket.poll(idle):
+            else:
                 # If the connection was lost and came back, the host knows this socket only from a HELLO.
                 self._hello()
 
     def _received(self) -> list[zmq.Frame]:
-        """Return the parts of a message that is here already, or nothing."""
+        """Return the parts of a message that is here already, or nothing. Where there is nothing to do, wait for a beat."""
+        busy = bool(self._pending) if self._episode is None else self._episode.may_go_on
         try:
-            part = self._socket.recv(_DONTWAIT, copy=False)
+            # Without a poll before, which takes longer than the receive.
+            part = self._socket.recv(_DONTWAIT if busy else 0, copy=False)
         except zmq.Again:
             return []
         parts = [part]

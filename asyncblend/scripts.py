@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import ConfigError
+from .errors import ConfigError
 
 # An installed package has them inside, and a checkout has them beside the package.
-_FOLDERS = [folder / "blender_scripts" for folder in Path(__file__).resolve().parents[1:3]]
+_FOLDERS = [folder / "blender_scripts" for folder in Path(__file__).resolve().parents[:2]]
 
 
 def script(name: str) -> Path:
