@@ -20,6 +20,8 @@ TREE: dict[str, tuple[type[BaseException], ...]] = {
     "FrameTimeout": (errors.InstanceError, TimeoutError),
     "CrashLoop": (errors.InstanceError,),
     "SampleError": (errors.AsyncblendError,),
+    "EpisodeOver": (errors.AsyncblendError,),
+    "EpisodeLost": (errors.AsyncblendError,),
     "ProtocolError": (errors.AsyncblendError,),
     "ForkedProcessError": (errors.AsyncblendError,),
     "RecordingError": (errors.AsyncblendError,),
@@ -34,6 +36,7 @@ DATA: dict[str, dict[str, Any]] = {
     "FrameTimeout": INSTANCE,
     "CrashLoop": INSTANCE,
     "SampleError": {"index": 17, "traceback": "Traceback (most recent call last):\n..."},
+    "EpisodeLost": {"step": 12},
     "RecordingError": {"path": "cubes/shard-000003.tar", "offset": 1024, "recorded": 300},
 }
 DEFAULTS = {
@@ -41,6 +44,7 @@ DEFAULTS = {
     "log_tail": "",
     "returncode": None,
     "index": None,
+    "step": None,
     "traceback": "",
     "path": None,
     "offset": None,

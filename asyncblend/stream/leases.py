@@ -100,11 +100,9 @@ class LeaseBook(Generic[Params]):
     @property
     def may_lease(self) -> bool:
         """Whether `lease` would return a lease."""
-        if self._returned:
+        if self.next_returned is not None:
             return True
-        if self.occupied >= self.slots:
-            return False
-        return min(self._hungry) in self._orphans if self._hungry else self._fresh < self._count
+        return not self._hungry and self.occupied < self.slots and self._fresh < self._count
 
     @property
     def has_returned(self) -> bool:
@@ -114,9 +112,12 @@ class LeaseBook(Generic[Params]):
     @property
     def next_returned(self) -> int | None:
         """The position that is leased next, if that was given up before."""
-        if self._returned:
-            return self._returned[0]
-        return min(self._hungry) if self._hungry else None
+        position = self._returned[0] if self._returned else None
+        if self._hungry and self.occupied < self.slots:
+            lowest = min(self._hungry)
+            if lowest in self._orphans and (position is None or lowest < position):
+                return lowest
+        return position
 
     @property
     def next_position(self) -> int:
@@ -128,18 +129,17 @@ class LeaseBook(Generic[Params]):
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:
             return None
-        if self._returned:
-            position = heapq.heappop(self._returned)
-        elif self._hungry:
-            position = min(self._hungry)
-            self._orphans.remove(position)
-            self._grant(position)
-            self._hungry.discard(position)  # until a step of it arrives
-        else:
+        if (returned := self.next_returned) is None:
             position = self._fresh
             self._fresh = self._first_fresh(position + 1)
             self._steps[position] = _Steps()
             self.occupied += 1
+        elif (position := returned) in self._orphans:
+            self._orphans.remove(position)
+            self._grant(position)
+            self._hungry.discard(position)  # until a step of it arrives
+        else:
+            heapq.heappop(self._returned)
         index = self._indices[position]
         self._leased.add(position)  # before `draw`, which is the user's code and may come back here
         try:

@@ -37,7 +37,8 @@ def test_the_keywords_are_the_options_fields() -> None:
     """A type checker sees for the datasets' keywords what ItemOptions and StreamConfig check at run time."""
     assert get_type_hints(ItemKeywords) == get_type_hints(ItemOptions)
     assert list(ItemKeywords.__annotations__) == [field.name for field in dataclasses.fields(ItemOptions)]
-    assert get_type_hints(_Options) == {**get_type_hints(StreamOptions), **get_type_hints(ItemKeywords)}
+    clips = {"clip": int | None, "clip_stride": int}
+    assert get_type_hints(_Options) == {**get_type_hints(StreamOptions), **get_type_hints(ItemKeywords), **clips}
     assert not get_type_hints(StreamOptions).keys() & get_type_hints(ItemKeywords).keys()
 
 

@@ -320,6 +320,7 @@ class World:
         assert not self.consumers, "they wait for ever"
         for _ in range(100):
             for blender in self.blenders.values():
+                self.reconnect(blender)
                 while blender.turn() or self.answer(blender):
                     pass
         assert all(not holding.held for holding in self.dispatcher._holdings.values()), "a lease that nobody answers"
