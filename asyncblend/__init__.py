@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .config import Timeouts as Timeouts
     from .data.collate import collate as collate
     from .data.dataset import BlenderDataset as BlenderDataset
+    from .data.map import BlenderMapDataset as BlenderMapDataset
     from .data.mixed import MixedDataset as MixedDataset
     from .data.recorded import RecordedDataset as RecordedDataset
     from .errors import AsyncblendError as AsyncblendError
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncblendError",
     "BlenderDataset",
+    "BlenderMapDataset",
     "BlenderNotFound",
     "BlenderStream",
     "ConfigError",
@@ -79,6 +81,7 @@ __getattr__ = lazy(
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop ForkedProcessError FrameTimeout InstanceError "
         "InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
+        "data.map": "BlenderMapDataset",
         "data.mixed": "MixedDataset",
         "data.recorded": "RecordedDataset",
         "stream.frame": "Frame",

@@ -61,6 +61,7 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     },
     "SyncFrames": {*("close", "finished", "flush", "get", "poll", "state_dict", "stats")},
     "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
+    "BlenderMapDataset": {*("close", "config", "render", "stats")},
     "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
     "MixedDataset": {*("close", "counts", "set_epoch", "stats")},
 }
@@ -255,7 +256,7 @@ if TYPE_CHECKING:
 def test_who_imports_what_is_heavy() -> None:
     """Only the datasets import torch, only `aio` uvloop, and only the writers webdataset, which imports torch."""
     for module, homes in {
-        "torch": ["data/collate.py", "data/dataset.py", "data/items.py", "data/mixed.py"],
+        "torch": [f"data/{name}.py" for name in ("collate", "dataset", "items", "map", "mixed", "share")],
         "uvloop": ["aio.py"],
         "webdataset": ["recording/writer.py"],
     }.items():
@@ -476,7 +477,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
-        "collate",
+        *("BlenderMapDataset", "collate"),
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 
