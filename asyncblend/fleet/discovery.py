@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import BlenderNotFound
-from .install.embedded import embedded_pythons, pythons_for_it
+from .install.embedded import MODULES, embedded_pythons, pythons_for_it
 
 VARIABLE = "ASYNCBLEND_BLENDER"
 """Environment variable that says which Blender to use when no option does. It takes the same forms."""
 
 _MODULE = "bpy"
-_MODULE_PYTHONS = {(3, 11): "bpy 4.2 to 5.0", (3, 13): "bpy 5.1 and up"}
 _FORMS = (
     f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module, "
     f"or the Python of another environment that has the module."
@@ -154,12 +153,11 @@ def _no_module() -> str:
 
 def _how_to_get_module() -> str:
     python = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
-    wheels = _MODULE_PYTHONS.get(sys.version_info[:2])
-    if wheels is not None:
-        return (
-            f'pip install "asyncblend[bpy]" ({wheels} is for {python}), or in an environment of its own: '
-            f"asyncblend doctor --fix"
-        )
-    others = ", ".join(f"{name} is for Python {a}.{b}" for (a, b), name in _MODULE_PYTHONS.items())
+    if sys.version_info[:2] in MODULES:
+        return 'pip install "asyncblend[bpy]", or in an environment of its own: asyncblend doctor --fix'
+    made_for = " and ".join(f"{a}.{b}" for a, b in MODULES)
     there = next((f"it takes {path}" for _, path in pythons_for_it()), "with one of them on the PATH")
-    return f"There is none for {python}, which runs here: {others}. Or {there}: asyncblend doctor --fix"
+    return (
+        f"There is none for {python}, which runs here; there are some for Python {made_for}. "
+        f"Or {there}: asyncblend doctor --fix"
+    )
