@@ -45,8 +45,9 @@ def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
 
     Args:
         blender: The path of an executable, of a folder that holds one, or of a Python that has the pip module, which
-            may be another version than this one; or of the folder of its environment. Or "bpy" for the module in this
-            Python, else the embedded Blender (see `make_embedded`).
+            may be another version than this one; or of the folder of its environment. A name without a slash is that of
+            a command on the PATH, as in a shell, if there is one. Or "bpy" for the module in this Python, else the
+            embedded Blender (see `make_embedded`).
             None: $ASYNCBLEND_BLENDER in the same forms, else `blender` on the PATH, else as for "bpy".
 
     Raises:
@@ -65,6 +66,11 @@ def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
         f"Install Blender, or give its path as the option blender=... or in ${VARIABLE}, or use the module: "
         f"{_how_to_get_module()}"
     )
+
+
+def is_path(blender: str) -> bool:
+    """Return whether an option is taken for a path: it is neither "bpy" nor the name of a command on the PATH."""
+    return blender != _MODULE and _command(blender) is None
 
 
 def all_blenders() -> list[Blender]:
@@ -94,7 +100,7 @@ def _named(name: str, given: str) -> Blender:
             return module
         why = _no_module()
         raise BlenderNotFound(f"{given}: {why}\n(A file or folder of that name: ./{_MODULE})", details=why)
-    path = os.path.abspath(os.path.expanduser(name))
+    path = os.path.abspath(_command(name) or os.path.expanduser(name))
     if path == sys.executable:
         for module in _module(given):
             return module
@@ -104,13 +110,16 @@ def _named(name: str, given: str) -> Blender:
     if os.path.isdir(path):
         return _in_folder(path, given)
     if not os.path.exists(path):
-        hint = ""
-        if os.path.basename(name) == name and (on_path := shutil.which(name)):
-            hint = f" Did you mean {on_path}, which is on the PATH?"
-        raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_FORMS}")
+        nor = f", and there is no {name} on the PATH" if os.path.basename(name) == name else ""
+        raise BlenderNotFound(f"{given}: {path} does not exist{nor}. {_FORMS}")
     if not shutil.which(path):
         raise BlenderNotFound(f"{given}: {path} is not an executable file. {_FORMS}")
     return Blender("module" if _is_python(path) else "executable", path, given)
+
+
+def _command(name: str) -> str | None:
+    """Return the path of the command on the PATH that has this name, which a path with a slash is not."""
+    return shutil.which(name) if os.path.basename(name) == name else None
 
 
 def _in_folder(folder: str, given: str) -> Blender:
