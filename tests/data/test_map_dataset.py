@@ -227,7 +227,7 @@ def test_samplers_of_torch(make_map: Make) -> None:
     assert [indices(batch) for batch in lists] == [[3, 1], [2]]
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.exhaustive)])
 def test_workers_share_the_blenders(start: str, make_map: Make) -> None:
     """Each has its own, numbered together; they stay warm while the workers live, and the samples are those of here."""
     dataset = make_map(length=12, instances=3, threads=2, script_args=[["a"], ["b"], ["c"]])
