@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .meshes import Mesh
-    from .shown import Shown
+    from .occurrences import Occurrence
 
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.integer[Any]]
@@ -28,7 +28,7 @@ _CORNERS = np.array([*np.ndindex(2, 2, 2)])
 _BATCH = 1 << 16
 
 
-def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown], view: View) -> _Indices:
+def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Occurrence], view: View) -> _Indices:
     """Return for each pixel which of the copies it shows, as an index into them.
 
     What a surface is not exactly where its mesh is, as with displacement and motion blur, is taken for the nearest copy.
@@ -78,7 +78,7 @@ def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown
 class _Box:
     """The box around a copy's mesh, along its own axes."""
 
-    def __init__(self, copy: Shown, view: View) -> None:
+    def __init__(self, copy: Occurrence, view: View) -> None:
         self.mesh = copy.mesh
         self.low, self.high = copy.mesh.points.min(axis=0), copy.mesh.points.max(axis=0)
         self.matrix = view.world_to_camera @ copy.matrix
