@@ -168,6 +168,15 @@ found = bl.annotate([cube], instances=True)
 results["particles"] = plain(found), rays(found)
 settings.display_percentage = 0
 results["all particles"] = plain(bl.annotate([cube], instances=True))
+
+# a handler makes an object when the ids are rendered
+def make(*_):
+    if "Late" not in data.objects:
+        add("Late", cube.data, (0, -3, 0))
+bpy.app.handlers.render_pre.append(make)
+found = bl.annotate([cube, grid], instances=True)
+bpy.app.handlers.render_pre.remove(make)
+results["late"] = [row["name"] for row in found["instances"] if "instancer" not in row]
 """
 
 
@@ -230,6 +239,12 @@ def test_a_given_result_is_told_apart_where_it_has_depth(results: dict[str, Any]
     assert kind == "ConfigError"
     assert "rendered has no 'depth'" in message
     assert 'bl.render((..., "instance", "depth"))' in message
+
+
+def test_a_handler_may_make_an_object_when_the_ids_are_rendered(results: dict[str, Any]) -> None:
+    """It came too late for the table of that render, and is left out like what is linked after it."""
+    assert "Cube" in results["late"]
+    assert "Late" not in results["late"]
 
 
 def test_copies_of_every_kind_have_ids_of_their_own(results: dict[str, Any]) -> None:
