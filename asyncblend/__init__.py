@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .config import Timeouts as Timeouts
     from .data.collate import collate as collate
     from .data.dataset import BlenderDataset as BlenderDataset
+    from .data.map import BlenderMapDataset as BlenderMapDataset
     from .data.mixed import MixedDataset as MixedDataset
     from .data.recorded import RecordedDataset as RecordedDataset
     from .errors import AsyncblendError as AsyncblendError
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncblendError",
     "BlenderDataset",
+    "BlenderMapDataset",
     "BlenderNotFound",
     "BlenderStream",
     "Clip",
@@ -89,6 +91,7 @@ __getattr__ = lazy(
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop EpisodeLost EpisodeOver ForkedProcessError "
         "FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
+        "data.map": "BlenderMapDataset",
         "data.mixed": "MixedDataset",
         "data.recorded": "RecordedDataset",
         "stream.clips": "Clip",

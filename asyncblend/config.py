@@ -168,8 +168,8 @@ class StreamConfig:
     """Blender processes."""
 
     blender: PathLike | None = None
-    """An executable, a folder that holds one, "bpy" for the pip module, or the Python of another environment that has
-    the module. None: $ASYNCBLEND_BLENDER, else `blender` on the PATH, else the bpy module."""
+    """An executable or a command on the PATH, a folder that holds one, "bpy" for the pip module, or the Python of another
+    environment that has the module. None: $ASYNCBLEND_BLENDER, else `blender` on the PATH, else the bpy module."""
 
     seed: int = 0
     """Sample i is a function of (seed, i, params) alone."""

@@ -159,6 +159,7 @@ def test_the_origins_outline(folder: Path, size: tuple[int, int]) -> None:
     assert all(line.startswith(start) for line in lines)
 
 
+@pytest.mark.exhaustive
 def test_the_origins_streaming_dataset(folder: Path, size: tuple[int, int]) -> None:
     """Two workers give sixteen transformed items in batches of four."""
     assert (
@@ -167,6 +168,7 @@ def test_the_origins_streaming_dataset(folder: Path, size: tuple[int, int]) -> N
     )
 
 
+@pytest.mark.exhaustive
 def test_the_origins_file_dataset(folder: Path, size: tuple[int, int]) -> None:
     """Eight samples are recorded, and come in another order."""
     lines = run_block(folder, "def record").splitlines()
@@ -175,6 +177,7 @@ def test_the_origins_file_dataset(folder: Path, size: tuple[int, int]) -> None:
     assert all(line.endswith(f"torch.Size([4, {size[1]}, {size[0]}, 3])") for line in lines)
 
 
+@pytest.mark.exhaustive
 def test_the_origins_duplex_channel_and_animation(folder: Path) -> None:
     """Six episodes of five frames come, the later ones from higher up, and then one that was asked for.
 
@@ -200,6 +203,7 @@ def test_the_origins_duplex_channel_and_animation(folder: Path) -> None:
         assert low[0] < low[2] < low[4]
 
 
+@pytest.mark.exhaustive
 def test_the_origins_environment(folder: Path) -> None:
     """Two episodes end beyond the edge, after some steps."""
     lines = run_block(folder, "# the agent").splitlines()

@@ -64,6 +64,7 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     },
     "SyncFrames": {*("clips", "close", "episodes", "finished", "flush", "get", "poll", "state_dict", "stats")},
     "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
+    "BlenderMapDataset": {*("close", "config", "render", "stats")},
     "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
     "MixedDataset": {*("close", "counts", "set_epoch", "stats")},
 }
@@ -263,7 +264,7 @@ def test_who_imports_what_is_heavy() -> None:
     Only `gym` imports Gymnasium.
     """
     for module, homes in {
-        "torch": ["data/collate.py", "data/dataset.py", "data/items.py", "data/mixed.py"],
+        "torch": [f"data/{name}.py" for name in ("collate", "dataset", "items", "map", "mixed", "share")],
         "gymnasium": [
             "gym/__init__.py",
             "gym/env.py",
@@ -493,7 +494,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
-        "collate",
+        *("BlenderMapDataset", "collate"),
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 

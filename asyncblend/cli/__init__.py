@@ -21,9 +21,10 @@ import io
 import logging
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import AsyncblendError, BlenderNotFound, InstanceError, SampleError
@@ -41,8 +42,20 @@ from .terminal import STDERR, LogHandler, styled
 
 __all__ = ["main"]
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. typer would let Ctrl-C end it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            STDERR.print("Stopped.", style="dim")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="asyncblend",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -105,9 +118,6 @@ def main() -> None:
             raise
         STDERR.print(sentence)
         sys.exit(1)
-    except KeyboardInterrupt:
-        STDERR.print("Stopped.", style="dim")
-        sys.exit(130)
 
 
 def _print_error(error: AsyncblendError) -> None:

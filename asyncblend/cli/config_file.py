@@ -16,7 +16,7 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     """Return the config that a `.toml` file describes, or one for a script.
 
     Args:
-        path: The file. Paths inside a TOML file are relative to its folder.
+        path: The file. Paths inside a TOML file are relative to its folder; a command on the PATH is no path.
         options: Fields of `StreamConfig` that override the file's. One that is None, or an empty list, overrides
             nothing.
 
@@ -26,6 +26,8 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     options = {name: value for name, value in options.items() if value is not None and value != []}
     if path.suffix != ".toml":
         return StreamConfig(script=path, **options)
+    from ..fleet.discovery import is_path  # not above: `--help` needs none of the packages that this needs
+
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -38,7 +40,7 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     except RecursionError:
         raise ConfigError(f"config {str(path)!r} cannot be read: its values are nested too deeply") from None
     for name in _PATHS:
-        if isinstance(value := fields.get(name), str) and value and (name, value) != ("blender", "bpy"):
+        if isinstance(value := fields.get(name), str) and value and (name != "blender" or is_path(value)):
             fields[name] = path.parent / _expanded(path, name, value)
     for name, part in (("timeouts", Timeouts), ("restart", RestartPolicy)):
         if isinstance(fields.get(name), dict):

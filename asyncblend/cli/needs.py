@@ -8,6 +8,8 @@ import shlex
 import shutil
 import sys
 
+from ..fleet.install.installer import installer
+
 _BASE = ("numpy", "zmq", "PIL", "filelock", "platformdirs")
 """The modules that almost every command imports."""
 _PACKAGES = {
@@ -56,6 +58,4 @@ def pip(*packages: str) -> str:
     pip = shutil.which("pip")
     if pip is not None and os.path.dirname(os.path.abspath(pip)) == os.path.dirname(sys.executable):
         return f"pip install {names}"
-    if importlib.util.find_spec("pip") is None and shutil.which("uv") is not None:
-        return f"uv pip install --python {shlex.quote(sys.executable)} {names}"
-    return f"{shlex.quote(sys.executable)} -m pip install {names}"
+    return f"{shlex.join(installer(sys.executable) or [sys.executable, '-m', 'pip', 'install'])} {names}"

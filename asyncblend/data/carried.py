@@ -7,6 +7,7 @@ by value. What arrives in place of the class makes the error itself.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,9 +17,18 @@ from ..errors import AsyncblendError
 
 def carried(iterate: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """Yield the items, in a worker. What goes wrong reaches the training process as itself."""
-    try:
+    with carrying():
         yield from iterate()
+
+
+@contextlib.contextmanager
+def carrying() -> Iterator[None]:
+    """Let what goes wrong in this block, in a worker, reach the training process as itself."""
+    try:
+        yield
     except AsyncblendError as error:
+        if isinstance(type(error), _Carrier):
+            raise
         raise _carrier(error) from error.__cause__
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..stream.clips import Cut
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
-from ..stream.sync import SyncFrames, SyncStream
+from ..stream.sync import SyncFrames
 from .items import ItemDataset, ItemKeywords, ItemOptions
+from .share import OwnStream, Share, share_of
 
 __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
 
@@ -28,14 +27,6 @@ class _Options(StreamOptions, ItemKeywords, total=False):
 
     clip: int | None
     clip_stride: int
-
-
-class _Share(NamedTuple):
-    """What one process renders of a dataset."""
-
-    config: StreamConfig
-    first_instance: int
-    """Instances are numbered through all ranks and workers, which render together."""
 
 
 class BlenderDataset(ItemDataset):
@@ -84,11 +75,9 @@ class BlenderDataset(ItemDataset):
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
         self._resume: tuple[int, Mapping[str, Any]] | None = None  # the epoch, and the state of its pass
-        self._stream: SyncStream | None = None
-        self._share_of_stream: _Share | None = None
+        self._own = OwnStream()
         self._frames: SyncFrames | None = None  # the present or last iteration
         self._frames_epoch = 0
-        self._finalizer: weakref.finalize[Any, BlenderDataset] | None = None
 
     def __len__(self) -> int:
         """Return the items of one epoch in this rank; exact without workers, or if ranks times workers divide the length.
@@ -131,7 +120,7 @@ class BlenderDataset(ItemDataset):
         share = self._share()
         if share is None:
             raise ConfigError("this worker has no Blender to render with; use fewer workers, or more instances")
-        return self._item_of(self._stream_for(share).render(index, params))
+        return self._item_of(self._own.of(share).render(index, params))
 
     def flush(self) -> int:
         """Give up what no Blender has begun of the present iteration, as `BlenderStream.flush` does; not in workers."""
@@ -150,29 +139,15 @@ class BlenderDataset(ItemDataset):
         start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
         state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
         self._resume = None
-        stream = self._stream_for(share, wait=wait)
+        stream = self._own.of(share, wait=wait)
         if self._frames is not None:
             self._frames.close("another iteration over the same dataset has begun")
         self._frames, self._frames_epoch = stream.frames(own_indices(config, start), state=state), epoch
         return self._frames
 
-    def _stream_for(self, share: _Share, *, wait: bool = True) -> SyncStream:
-        """Return this process's fleet if that is usable, else a new one."""
-        if self._stream is not None and self._stream.usable and self._share_of_stream == share:
-            if wait:
-                self._stream.wait_ready()
-            return self._stream
-        self.close()
-        self._frames = None
-        stream = SyncStream(share.config, first_instance=share.first_instance)
-        self._stream, self._share_of_stream = stream, share
-        self._finalizer = weakref.finalize(self, stream.close)
-        stream.start(wait=wait)
-        return stream
-
     def stats(self) -> StreamStats | None:
         """Return the stream's statistics, in the process that iterates; None before the first iteration."""
-        return None if self._stream is None else self._stream.stats()
+        return self._own.stats()
 
     def state_dict(self) -> dict[str, Any]:
         """Return which samples of this epoch have been taken, in the process that iterates.
@@ -199,40 +174,21 @@ class BlenderDataset(ItemDataset):
 
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""
-        if self._stream is not None:
-            self._stream.close()
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        self._own.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_stream": None, "_share_of_stream": None, "_frames": None, "_finalizer": None}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), "_own": OwnStream(), "_frames": None}
 
-    def _share(self) -> _Share | None:
+    def _share(self) -> Share | None:
         """Return what this process renders, or None for nothing."""
-        config = self.config
-        worker = get_worker_info()
-        w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        active = min(workers, config.instances)
-        if w >= active:
+        share = share_of(self.config, self._distributed()[0])
+        if share is None:
             return None
         rank, ranks = self._shard()
-        shard = (rank * active + w, ranks * active)
-        if config.length is not None and shard[0] >= config.length:
+        k, n = rank * share.workers + share.worker, ranks * share.workers
+        if self.config.length is not None and k >= self.config.length:
             return None
-        each, more = divmod(config.instances, active)
-        count, before = each + (w < more), w * each + min(w, more)
-        args = config.script_args
-        if args and not isinstance(args[0], str | os.PathLike):
-            args = args[before : before + count]
-        own = dataclasses.replace(
-            config,
-            instances=count,
-            shard=shard,
-            script_args=args,
-            threads=config.threads_each(),  # the cores are shared out among all workers' instances
-        )
-        return _Share(own, self._distributed()[0] * config.instances + before)
+        return share._replace(config=dataclasses.replace(share.config, shard=(k, n)))
 
     def _shard(self) -> tuple[int, int]:
         return self.config.shard or self._distributed()

@@ -131,12 +131,12 @@ class ItemDataset(IterableDataset[Any]):
 
     def _item_of(self, frame: Frame) -> Any:
         """Return one frame as an item, transformed."""
-        return self._transformed(_item(frame))
+        return self._transformed(as_item(frame))
 
     def _items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
         """Yield frames as items, or as batches; transformed."""
         size = self._items.batch_size
-        for item in map(_item, frames) if size is None else self._batches(frames, size):
+        for item in map(as_item, frames) if size is None else self._batches(frames, size):
             yield self._transformed(item)  # not `map`, which takes a StopIteration of the transform's for the end
 
     def _transformed(self, item: Item) -> Any:
@@ -197,12 +197,18 @@ class ItemDataset(IterableDataset[Any]):
 
     def _distributed(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of ranks."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return self._rank or (0, 1)
+        return distributed() or self._rank or (0, 1)
 
 
-def _item(frame: Frame) -> Item:
+def distributed() -> tuple[int, int] | None:
+    """Return the rank of this process in torch.distributed, and the number of ranks; None where that does not run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return None
+
+
+def as_item(frame: Frame) -> Item:
+    """Return a frame as an item: its values, with arrays as tensors that have memory of their own, and "index"."""
     return {**as_tensors(frame), "index": frame.index}
 
 

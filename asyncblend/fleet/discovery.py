@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import BlenderNotFound
-from .install.embedded import embedded_pythons, pythons_for_it
+from .install.embedded import MODULES, embedded_pythons, pythons_for_it
 
 VARIABLE = "ASYNCBLEND_BLENDER"
 """Environment variable that says which Blender to use when no option does. It takes the same forms."""
 
 _MODULE = "bpy"
-_MODULE_PYTHONS = {(3, 11): "bpy 4.2 to 5.0", (3, 13): "bpy 5.1 and up"}
 _FORMS = (
     f"Give the path of Blender's executable, or of its folder, or {_MODULE!r} for the pip module, "
     f"or the Python of another environment that has the module."
@@ -46,8 +45,9 @@ def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
 
     Args:
         blender: The path of an executable, of a folder that holds one, or of a Python that has the pip module, which
-            may be another version than this one; or of the folder of its environment. Or "bpy" for the module in this
-            Python, else the embedded Blender (see `make_embedded`).
+            may be another version than this one; or of the folder of its environment. A name without a slash is that of
+            a command on the PATH, as in a shell, if there is one. Or "bpy" for the module in this Python, else the
+            embedded Blender (see `make_embedded`).
             None: $ASYNCBLEND_BLENDER in the same forms, else `blender` on the PATH, else as for "bpy".
 
     Raises:
@@ -66,6 +66,11 @@ def find_blender(blender: str | os.PathLike[str] | None = None) -> Blender:
         f"Install Blender, or give its path as the option blender=... or in ${VARIABLE}, or use the module: "
         f"{_how_to_get_module()}"
     )
+
+
+def is_path(blender: str) -> bool:
+    """Return whether an option is taken for a path: it is neither "bpy" nor the name of a command on the PATH."""
+    return blender != _MODULE and _command(blender) is None
 
 
 def all_blenders() -> list[Blender]:
@@ -95,7 +100,7 @@ def _named(name: str, given: str) -> Blender:
             return module
         why = _no_module()
         raise BlenderNotFound(f"{given}: {why}\n(A file or folder of that name: ./{_MODULE})", details=why)
-    path = os.path.abspath(os.path.expanduser(name))
+    path = os.path.abspath(_command(name) or os.path.expanduser(name))
     if path == sys.executable:
         for module in _module(given):
             return module
@@ -105,13 +110,16 @@ def _named(name: str, given: str) -> Blender:
     if os.path.isdir(path):
         return _in_folder(path, given)
     if not os.path.exists(path):
-        hint = ""
-        if os.path.basename(name) == name and (on_path := shutil.which(name)):
-            hint = f" Did you mean {on_path}, which is on the PATH?"
-        raise BlenderNotFound(f"{given}: {path} does not exist.{hint} {_FORMS}")
+        nor = f", and there is no {name} on the PATH" if os.path.basename(name) == name else ""
+        raise BlenderNotFound(f"{given}: {path} does not exist{nor}. {_FORMS}")
     if not shutil.which(path):
         raise BlenderNotFound(f"{given}: {path} is not an executable file. {_FORMS}")
     return Blender("module" if _is_python(path) else "executable", path, given)
+
+
+def _command(name: str) -> str | None:
+    """Return the path of the command on the PATH that has this name, which a path with a slash is not."""
+    return shutil.which(name) if os.path.basename(name) == name else None
 
 
 def _in_folder(folder: str, given: str) -> Blender:
@@ -154,12 +162,11 @@ def _no_module() -> str:
 
 def _how_to_get_module() -> str:
     python = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
-    wheels = _MODULE_PYTHONS.get(sys.version_info[:2])
-    if wheels is not None:
-        return (
-            f'pip install "asyncblend[bpy]" ({wheels} is for {python}), or in an environment of its own: '
-            f"asyncblend doctor --fix"
-        )
-    others = ", ".join(f"{name} is for Python {a}.{b}" for (a, b), name in _MODULE_PYTHONS.items())
+    if sys.version_info[:2] in MODULES:
+        return 'pip install "asyncblend[bpy]", or in an environment of its own: asyncblend doctor --fix'
+    made_for = " and ".join(f"{a}.{b}" for a, b in MODULES)
     there = next((f"it takes {path}" for _, path in pythons_for_it()), "with one of them on the PATH")
-    return f"There is none for {python}, which runs here: {others}. Or {there}: asyncblend doctor --fix"
+    return (
+        f"There is none for {python}, which runs here; there are some for Python {made_for}. "
+        f"Or {there}: asyncblend doctor --fix"
+    )

@@ -82,7 +82,7 @@ class ChildProcess:
         _check_descriptors()
         log = log or Log(folder / "log.txt")
         with log.open() as output:
-            launching = _launch(
+            launch = _launch(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -93,19 +93,19 @@ class ChildProcess:
                 pass_fds=tuple(inherit),
             )
             try:
-                process = await asyncio.shield(launching)
+                process = await asyncio.shield(launch)
             except asyncio.CancelledError:
-                await finish(cls._abandon(launching, folder, log))
+                await finish(cls._abandon(launch, folder, log))
                 raise
         return cls(process, folder, log)
 
     @classmethod
-    async def _abandon(cls, launching: asyncio.Future[Process], folder: Path, log: Log) -> None:
-        while not launching.done():
+    async def _abandon(cls, launch: asyncio.Future[Process], folder: Path, log: Log) -> None:
+        while not launch.done():
             with contextlib.suppress(asyncio.CancelledError):  # the launch ends in a moment
-                await asyncio.wait([launching])
-        if launching.exception() is None:
-            await cls(launching.result(), folder, log).stop(lambda: None, 0)
+                await asyncio.wait([launch])
+        if launch.exception() is None:
+            await cls(launch.result(), folder, log).stop(lambda: None, 0)
 
     @property
     def pid(self) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +13,7 @@ from ..errors import BlenderNotFound
 from ..wire.launch import RUN
 from .discovery import Blender
 from .install.embedded import MODULES
+from .install.installer import installer
 from .process import output_of
 
 _LIMIT = 30.0  # seconds for an answer; a Python takes some 0.05 to start, and on a slow network drive several
@@ -98,14 +97,6 @@ def _has_none(python: str, version: tuple[int, int], *, pip: bool) -> BlenderNot
     if version not in MODULES:
         made_for = " and ".join(f"{a}.{b}" for a, b in MODULES)
         return BlenderNotFound(f"{why} There is none for {name}; there are some for Python {made_for}.")
-    command = shlex.join([*_installer(python, pip=pip), MODULES[version]])
+    own = [python, "-m", "pip", "install"] if pip else installer(python)
+    command = shlex.join([*(own or [sys.executable, "-m", "pip", "--python", python, "install"]), MODULES[version]])
     return BlenderNotFound(f"{why} Type: {command}", command=command)
-
-
-def _installer(python: str, *, pip: bool) -> list[str]:
-    """Return the beginning of the line that installs packages into a Python, which may have no pip."""
-    if pip:
-        return [python, "-m", "pip", "install"]
-    if importlib.util.find_spec("pip") is None and shutil.which("uv") is not None:
-        return ["uv", "pip", "install", "--python", python]
-    return [sys.executable, "-m", "pip", "--python", python, "install"]

@@ -65,6 +65,7 @@ class Spawner:
         workspace: Has the folders of the run.
         address: Where the Blender finds its host.
         rings: Gets the memory that is shared with each life, where there can be any.
+        cwd: The working directory when the run began. Every Blender gets it, also one that starts later.
         first: Number of the first instance.
 
     Raises (the call):
@@ -80,10 +81,11 @@ class Spawner:
         address: Address,
         rings: MutableMapping[Life, Ring],
         *,
+        cwd: str,
         first: int = 0,
     ) -> None:
         self._config, self._blender, self._workspace, self._address = config, blender, workspace, address
-        self._rings, self._first = rings, first
+        self._rings, self._cwd, self._first = rings, cwd, first
 
     async def __call__(self, life: Life) -> BlenderProcess:
         folder = self._workspace.life_folder(*life)
@@ -101,7 +103,7 @@ class Spawner:
                 folder,
                 log=log,
                 inherit=inherited,
-                cwd=self._workspace.cwd,
+                cwd=self._cwd,
             )
         except OSError as error:
             about = error.filename in (None, self._blender.path)  # not the log's, or the working directory's
@@ -167,7 +169,7 @@ class Spawner:
         """Open the instance's file in the user's folder for logs, which has its lives one after another."""
         if self._config.logs is None:
             return None
-        folder = Path(self._workspace.cwd, self._config.logs)
+        folder = Path(self._cwd, self._config.logs)
         folder.mkdir(parents=True, exist_ok=True)
         log = Log(folder / f"instance-{life.instance}.log")
         with log.open() as file:

@@ -11,7 +11,7 @@ import weakref
 from pathlib import Path
 
 from ..wire.launch import Lifeline
-from .preflight import temporary_folder, working_directory
+from .preflight import temporary_folder
 from .process import launching
 from .sweeper import Sweeper
 
@@ -25,13 +25,12 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
     Use it as a context manager in the process that owns the run.
 
     Raises:
-        ConfigError: The working directory is gone, or the folder for temporary files cannot be used.
+        ConfigError: The folder for temporary files cannot be used.
         OSError: The operating system refused. Nothing is left then.
     """
 
     def __init__(self) -> None:
-        self.cwd, temporary = working_directory(), temporary_folder()
-        """The working directory when the run began. Every Blender gets it, also one that starts later."""
+        temporary = temporary_folder()
         self.lifeline: Lifeline | None  # The read end of the pipe, which each Blender inherits. None after the end
         self._held: int | None
         self._sweeper: Sweeper | None = None

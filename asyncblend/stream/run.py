@@ -54,7 +54,7 @@ class Run:
         """
         config = self._config
         check_descriptors(config.instances)
-        working_directory()
+        cwd = working_directory()
         _check_file("script", config.script)
         if config.scene is not None:
             _check_file("scene", config.scene)
@@ -65,7 +65,7 @@ class Run:
             workspace = self._workspace = self._resources.enter_context(Workspace())
             self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
             check_loopback(self._hub.endpoint)
-            spawn = Spawner(config, blender, workspace, self._hub, self._rings, first=self._first)
+            spawn = Spawner(config, blender, workspace, self._hub, self._rings, cwd=cwd, first=self._first)
             self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
             self._dispatcher = Dispatcher(config, self._hub, self._fleet)
             self._serving = asyncio.create_task(self._serve(), name="asyncblend run")  # aclose awaits it

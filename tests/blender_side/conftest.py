@@ -28,6 +28,17 @@ sys.path.append({packages!r})
 import bpy, numpy as np
 OUT = pathlib.Path(__file__).parent
 """
+SEEN_FROM_ABOVE = """
+from asyncblend import blender as bl
+
+scene, data = bpy.context.scene, bpy.data
+scene.render.engine = "CYCLES"
+scene.cycles.samples, scene.cycles.use_denoising = 1, False
+scene.render.resolution_x, scene.render.resolution_y = 96, 64
+camera = scene.camera
+camera.location, camera.rotation_euler, camera.data.type = (0, 0, 20), (0, 0, 0), "ORTHO"
+camera.data.ortho_scale = 12  # 8 pixels are a unit: the image is 12 x 8 units
+"""
 EPILOGUE = """
 sys.exit(0)  # else Blender exits with 1 when its last render failed, however well the script ended
 """
@@ -83,6 +94,17 @@ def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Call
         )
         assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if not line.startswith("Fra:"))
         return out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def seen_from_above(in_blender: Callable[[str], Path]) -> Callable[[str], Any]:
+    """Return run(script), which runs a script on Blender's own scene, seen from above, and returns `results` of it."""
+
+    def run(script: str) -> Any:
+        end = '\n(OUT / "results.json").write_text(json.dumps(results))\n'
+        return json.loads((in_blender(SEEN_FROM_ABOVE + script + end) / "results.json").read_text())
 
     return run
 

@@ -5,7 +5,6 @@ Each case is compared with the same scene after its viewport has been set to wha
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +12,13 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.blender
 
 SCRIPT = """
-from asyncblend import blender as bl
 from asyncblend.blender.labels import as_rendered
 
-scene, data = bpy.context.scene, bpy.data
-scene.render.engine = "CYCLES"
-scene.cycles.samples, scene.cycles.use_denoising = 1, False
-scene.render.resolution_x, scene.render.resolution_y = 96, 64
-cube, camera = data.objects["Cube"], scene.camera
-camera.location, camera.rotation_euler, camera.data.type = (0, 0, 20), (0, 0, 0), "ORTHO"
-camera.data.ortho_scale = 12
+cube = data.objects["Cube"]
 results = {}
 calls = []
 handlers = [bpy.app.handlers.render_pre, bpy.app.handlers.frame_change_post]
@@ -123,7 +114,6 @@ except ZeroDivisionError:
 results["engines"] = hasattr(bpy.types, "ASYNCBLEND_NOTHING")
 for each in handlers:
     each.clear()
-(OUT / "results.json").write_text(json.dumps(results))
 """
 
 CASES = [
@@ -133,8 +123,8 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
-    return dict(json.loads((in_blender(SCRIPT) / "results.json").read_text()))
+def results(seen_from_above: Callable[[str], Any]) -> dict[str, Any]:
+    return dict(seen_from_above(SCRIPT))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -5,7 +5,6 @@ Which object a pixel shows is checked against rays that Blender casts itself, th
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,23 +12,15 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.blender
 
 SCRIPT = """
 from mathutils import Vector
-from asyncblend import blender as bl
 from asyncblend.blender.labels.rendered_ids import render_ids
 from asyncblend.blender.scene.lens import frame_of
 
-scene, data, layer = bpy.context.scene, bpy.data, bpy.context.view_layer
-scene.render.engine = "CYCLES"
-scene.cycles.samples, scene.cycles.use_denoising = 1, False
-scene.render.resolution_x, scene.render.resolution_y = 96, 64
-camera = scene.camera
-camera.location, camera.rotation_euler, camera.data.type = (0, 0, 20), (0, 0, 0), "ORTHO"
-camera.data.ortho_scale = 12
+layer = bpy.context.view_layer
 mesh = data.objects["Cube"].data
 library = str(OUT / "library.blend")
 
@@ -121,13 +112,12 @@ results["by name"] = bl.annotate(["Cube", "Cube [library.blend]"], {"Cube [libra
 local = next(obj for obj in cubes if obj.library is None)
 data.objects.remove(local)
 results["alone"] = [bl.annotate(["Cube"])["bbox"].tolist(), bl.annotate(["Cube"])["name"]]
-(OUT / "results.json").write_text(json.dumps(results))
 """
 
 
 @pytest.fixture(scope="module")
-def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
-    return dict(json.loads((in_blender(SCRIPT) / "results.json").read_text()))
+def results(seen_from_above: Callable[[str], Any]) -> dict[str, Any]:
+    return dict(seen_from_above(SCRIPT))
 
 
 def test_what_is_linked_has_its_own_id_and_class(results: dict[str, Any]) -> None:

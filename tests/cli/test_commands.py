@@ -119,6 +119,23 @@ def test_config_file_reads_paths_beside_itself_and_tables(tmp_path: Path) -> Non
     assert config.timeouts == Timeouts(stop=1)
 
 
+def test_blender_in_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a path beside the file, unless it is "bpy" or a command on the PATH, as for `--blender`."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    fake_blender(tmp_path / "bin").rename(tmp_path / "bin" / "blender")
+    path = tmp_path / "jobs" / "job.toml"
+    path.parent.mkdir()
+    for given, expected in (
+        ("blender", "blender"),
+        ("bpy", "bpy"),
+        ("blender-4", path.parent / "blender-4"),
+        ("./blender", path.parent / "blender"),
+        ("../bin/blender", path.parent / "../bin/blender"),
+    ):
+        path.write_text(f'script = "a.py"\nblender = "{given}"\n')
+        assert load_config(path).blender == expected
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

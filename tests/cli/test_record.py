@@ -62,6 +62,7 @@ def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "Stopped."
     recorded = Recording(tmp_path / "cubes")
     assert f"{len(recorded)} samples are in cubes" in out
     assert "The same command goes on after them." in out

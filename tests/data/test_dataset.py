@@ -236,8 +236,8 @@ def check_shares(items: list[Any], workers: int, instances: int, args: list[list
         (3, 2, "fork"),
         (3, 1, "fork"),
         (2, 3, "spawn"),
-        (3, 2, "spawn"),
-        (3, 2, "forkserver"),
+        pytest.param(3, 2, "spawn", marks=pytest.mark.exhaustive),
+        pytest.param(3, 2, "forkserver", marks=pytest.mark.exhaustive),
     ],
 )
 def test_each_index_comes_once_whatever_the_workers(

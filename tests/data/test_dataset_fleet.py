@@ -318,7 +318,7 @@ if __name__ == "__main__":
     dataset = ab.BlenderDataset(script=script, blender=fake, instances=1, length=40, queue_size=4, restart=policy)
     items = iter(dataset)
     first = next(items)
-    assert isinstance(dataset._stream._thread._loop, uvloop.Loop)
+    assert isinstance(dataset._own._stream._thread._loop, uvloop.Loop)
 
     handler = signal.getsignal(signal.SIGCHLD)
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")

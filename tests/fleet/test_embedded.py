@@ -309,7 +309,7 @@ async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> Non
     ("pip", "uv", "installer"),
     [
         (True, True, [sys.executable, "-m", "pip", "--python", "/E/bin/python"]),
-        (False, True, ["/bin/uv", "pip", "install", "--python", "/E/bin/python"]),
+        (False, True, ["uv", "pip", "install", "--python", "/E/bin/python"]),
         (False, False, ["/E/bin/python", "-m", "pip", "install"]),
     ],
 )

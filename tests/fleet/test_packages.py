@@ -332,7 +332,7 @@ def test_uv_stands_in_for_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     command = packages._command(["alpha"], "3.10", folder)
-    assert command[:3] == ["/bin/uv", "pip", "install"]
+    assert command[:3] == ["uv", "pip", "install"]
     assert command[-1] == "alpha"
 
 

@@ -11,7 +11,7 @@ and the visible ones (`boxes.py`). `keypoints.py` places the keypoints, and tell
 - `rendered_ids.py`: the image of object ids, given or rendered here.
 - `boxes.py`: `box_of`, and the boxes of all ids in an image.
 - `meshes.py`: meshes as arrays.
-- `shown.py`: all that is rendered: objects, and the copies of them by collections, nodes, particles and vertices.
+- `occurrences.py`: all that is rendered: objects, and the copies of them by collections, nodes, particles and vertices.
 - `copies.py` and `copy_ids.py`: an id for each copy, and which pixels show which of them.
 - `views.py`: what of a mesh lies in the image.
 - `silhouette.py`: which pixels a mesh covers.

@@ -140,7 +140,11 @@ def annotate(
     margin = checked_margin(keypoint_margin)
     view = view_of(Camera().obj)
     wanted = ("instance", "depth") if instances else ("instance",)
-    ids = render_ids(view.frame, wanted) if rendered is None else ids_from(rendered, view.frame, wanted)
+    if rendered is not None:
+        ids = ids_from(rendered, view.frame, wanted)
+    else:
+        ids = render_ids(view.frame, wanted)
+        names = unique_names()  # again, because a handler may have made an object, or named one, for that render
     for obj in found:
         if not instances and names[obj] not in ids.entries:
             raise ConfigError(

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from ..capture.object_ids import class_of
 from .copy_ids import told_apart
+from .occurrences import Occurrence, occurrences_in
 from .rendered_ids import Entry, RenderedIds
-from .shown import Shown, shown_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _Ids = npt.NDArray[np.int32]
 class Row(NamedTuple):
     """What is shown, and the id and the class that it has."""
 
-    shown: Shown
+    shown: Occurrence
     entry: Entry
 
 
@@ -68,7 +68,7 @@ def copies_in(depsgraph: Any, ids: RenderedIds, layer: Any, names: Mapping[Any, 
     table = [_table_row(name, entry) for name, entry in ids.entries.items() if name in inside]
     last = max((entry.id for name, entry in ids.entries.items() if name in inside), default=0)
     rows: list[Row] = []
-    for one in shown_in(depsgraph, names):
+    for one in occurrences_in(depsgraph, names):
         known = ids.entries.get(names[one.source])
         if one.instancer is None:
             if known is not None:  # otherwise it was linked after the render
@@ -111,7 +111,7 @@ def _table_row(name: str, entry: Entry) -> dict[str, Any]:
     return {"id": entry.id, "name": name, "class_id": entry.class_id, "class_name": entry.class_name}
 
 
-def _class_of(copy: Shown, source: Entry | None) -> tuple[int, str]:
+def _class_of(copy: Occurrence, source: Entry | None) -> tuple[int, str]:
     """Return the class of a copy: that of an empty that shows a collection, if it has one, and else its source's."""
     if copy.instancer.type == "EMPTY" and (found := class_of(copy.instancer))[0]:
         return found

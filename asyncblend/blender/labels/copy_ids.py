@@ -7,7 +7,7 @@ where boxes overlap, it is the copy with the nearest surface.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .meshes import Mesh
-    from .shown import Shown
+    from .occurrences import Occurrence
 
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.integer[Any]]
@@ -28,7 +28,7 @@ _CORNERS = np.array([*np.ndindex(2, 2, 2)])
 _BATCH = 1 << 16
 
 
-def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown], view: View) -> _Indices:
+def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Occurrence], view: View) -> _Indices:
     """Return for each pixel which of the copies it shows, as an index into them.
 
     What a surface is not exactly where its mesh is, as with displacement and motion blur, is taken for the nearest copy.
@@ -45,13 +45,15 @@ def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown
     slack = _SLACK / view.K[0, 0] * (z if view.perspective else np.ones_like(z))
     where = np.full(depth.shape, -1, np.intp)
     where.ravel()[pixels] = np.arange(len(pixels))
-    boxes = [_Box(copy, view) for copy in copies]
+    boxes = _boxes(copies, view)
 
-    near_pixels, near_copies = [], []
+    near_pixels, near_copies = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
     for number, box in enumerate(boxes):
         rows, columns = box.window
         candidates = where[rows, columns].ravel()
         candidates = candidates[candidates >= 0]
+        if not len(candidates):
+            continue  # most of very many copies cannot be seen
         close = candidates[box.distances(points[candidates]) <= slack[candidates]]
         near_pixels.append(close)
         near_copies.append(np.full(len(close), number))
@@ -75,25 +77,16 @@ def told_apart(pixels: _Indices, depth: npt.NDArray[Any], copies: Sequence[Shown
     return found
 
 
-class _Box:
+class _Box(NamedTuple):
     """The box around a copy's mesh, along its own axes."""
 
-    def __init__(self, copy: Shown, view: View) -> None:
-        self.mesh = copy.mesh
-        self.low, self.high = copy.mesh.points.min(axis=0), copy.mesh.points.max(axis=0)
-        self.matrix = view.world_to_camera @ copy.matrix
-        self.inverse: _Floats = np.linalg.pinv(self.matrix[:3, :3])  # a copy may be flat
-        self.window = self._window(view)
-
-    def _window(self, view: View) -> tuple[slice, slice]:
-        """Return rows and columns of the image that hold the box."""
-        corners = transformed(self.matrix, self.low + (self.high - self.low) * _CORNERS)
-        if view.perspective and (corners[:, 2] <= view.near).any():
-            return slice(None), slice(None)
-        xy = view.pixels(corners)
-        left, top = np.maximum(xy.min(axis=0) - _SLACK, 0).astype(int)
-        right, bottom = np.maximum(xy.max(axis=0) + _SLACK + 1, 0).astype(int)
-        return slice(top, bottom), slice(left, right)
+    mesh: Mesh
+    low: _Floats
+    high: _Floats
+    matrix: _Floats  # 4 x 4, from the mesh's space to the camera's
+    inverse: _Floats  # 3 x 3
+    scale: float  # the largest one of the matrix
+    window: tuple[slice, slice]  # rows and columns of the image that hold the box
 
     def pixels_away(self, rows: _Indices, columns: _Indices) -> _Floats:
         """Return how far pixels are from what holds the box in the image: 0 inside."""
@@ -117,6 +110,35 @@ class _Box:
         return distance
 
 
+def _boxes(copies: Sequence[Occurrence], view: View) -> list[_Box]:
+    """Return the boxes of B copies. The arithmetic is done for all of them at once, as there may be very many."""
+    bounds = {id(copy.mesh): copy.mesh for copy in copies}
+    limits = {key: (mesh.points.min(axis=0), mesh.points.max(axis=0)) for key, mesh in bounds.items()}
+    low, high = (np.array([limits[id(copy.mesh)][side] for copy in copies]) for side in (0, 1))
+    matrices = view.world_to_camera @ np.array([copy.matrix for copy in copies])
+    turned = matrices[:, :3, :3]
+    inverses, scales = np.linalg.pinv(turned), np.linalg.norm(turned, 2, axis=(1, 2))  # a copy may be flat
+
+    corners = low[:, None] + (high - low)[:, None] * _CORNERS  # B x 8 x 3
+    corners = corners @ turned.transpose(0, 2, 1) + matrices[:, None, :3, 3]
+    with np.errstate(invalid="ignore"):  # corners behind the camera are NaN
+        xy = view.pixels(corners.reshape(-1, 3)).reshape(-1, 8, 2)
+        first = np.maximum(xy.min(axis=1) - _SLACK, 0)
+        last = np.maximum(xy.max(axis=1) + _SLACK + 1, 0)
+    # Of a box that reaches behind the camera it is not known where in the image it ends.
+    everywhere = (corners[..., 2] <= view.near).any(axis=1) & bool(view.perspective)
+    first[everywhere] = last[everywhere] = 0
+    windows = [
+        (slice(None), slice(None)) if whole else (slice(top, bottom), slice(left, right))
+        for whole, (left, top), (right, bottom) in zip(
+            everywhere.tolist(), first.astype(int).tolist(), last.astype(int).tolist(), strict=True
+        )
+    ]
+    meshes = [copy.mesh for copy in copies]
+    parts = zip(meshes, low, high, matrices, inverses, scales.tolist(), windows, strict=True)
+    return [_Box(*part) for part in parts]
+
+
 def _gaps(points: _Floats, pixel: _Indices, copy: _Indices, boxes: Sequence[_Box]) -> _Floats:
     """Return how far the points of pixels are from the surfaces of copies."""
     from mathutils.bvhtree import BVHTree
@@ -131,8 +153,7 @@ def _gaps(points: _Floats, pixel: _Indices, copy: _Indices, boxes: Sequence[_Box
             tree = trees[id(box.mesh)] = BVHTree.FromPolygons(*_lists(box.mesh))
         local = box.local(points[pixel[mine]]).tolist()
         # The surface that is seen is at about 0 in any unit, so that one scale for all directions will do.
-        scale = np.linalg.norm(box.matrix[:3, :3], 2)
-        found[mine] = [tree.find_nearest(point)[3] * scale for point in local]
+        found[mine] = [tree.find_nearest(point)[3] * box.scale for point in local]
     return found
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import numbers
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,9 @@ from .as_rendered import Evaluation
 from .meshes import Mesh
 from .rendered_ids import Entry
 from .views import Appearance, rays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _Points = npt.NDArray[np.float64]
 
@@ -174,7 +176,7 @@ class _Rays:
         self._passed = unseen if scene.of_render else unseen | hidden
         # Rays through the whole scene miss what is hidden in viewports. These meshes are asked one by one.
         missed = [obj for obj in objects if obj.type == "MESH" and not obj.visible_get() and obj not in hidden | unseen]
-        self._casts = [self._through_all, *(functools.partial(self._through_one, obj) for obj in missed)]
+        self._casts = [self._through_all, *map(self._through, missed)]
 
     def are_stopped(self, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
         """Whether there is a surface between a point and the camera, on a ray of that length in world space.
@@ -208,13 +210,19 @@ class _Rays:
         hit, place, _, _, obj, matrix = bpy.context.scene.ray_cast(self._scene.depsgraph, at, along, distance=distance)
         return hit, place, obj.original if hit else None, matrix
 
-    def _through_one(self, obj: Any, at: Any, along: Any, distance: float) -> tuple[bool, Any, Any, Any]:
+    def _through(self, obj: Any) -> Callable[[Any, Any, float], tuple[bool, Any, Any, Any]]:
+        """Return the same for rays through one object alone."""
         current = self._scene.evaluated(obj)
         matrix = current.matrix_world
         inverse = matrix.inverted_safe()
-        local = inverse.to_3x3() @ along
-        hit, place, *_ = current.ray_cast(inverse @ at, local, distance=distance * local.length)
-        return hit, matrix @ place, obj, matrix
+        turned = inverse.to_3x3()
+
+        def cast(at: Any, along: Any, distance: float) -> tuple[bool, Any, Any, Any]:
+            local = turned @ along
+            hit, place, *_ = current.ray_cast(inverse @ at, local, distance=distance * local.length)
+            return hit, matrix @ place, obj, matrix
+
+        return cast
 
     def _passes(self, source: Any, matrix: Any) -> bool:
         """Whether what was hit is an object that is not rendered, and not a copy of it."""

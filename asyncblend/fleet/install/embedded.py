@@ -6,7 +6,6 @@ The module pins numpy below 2 and exists for few versions of Python, so it does 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import secrets
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from ...errors import InstanceError
 from ...wire.ownership import why_untrusted
 from ..process import output_of
+from .installer import installer
 from .packages import PRIVATE, cache_folder, locked, run_installer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("asyncblend")
 
 MODULES = {(3, 11): "bpy>=4.5,<4.6", (3, 13): "bpy>=5.1"}
-"""By version of Python, what is installed for it; the same as the extra `bpy` installs."""
+"""By each version of Python that the module is made for, what is installed; the same as the extra `bpy` installs."""
 
 _BESIDE = ("numpy", "pyzmq")
 _CURRENT = "current"
@@ -167,18 +167,13 @@ def _remove_others(environment: Path) -> None:
 
 
 def _commands(base: str, version: tuple[int, int], environment: Path) -> Iterator[list[str]]:
-    """Yield the command lines: with the host's pip, or uv, or a pip in the environment, which not every Python has."""
-    wanted = [MODULES[version], *_BESIDE]
+    """Yield the command lines: with the host's installer, or a pip in the environment, which not every Python has."""
     python = _python_in(environment)
-    quiet = ["--no-input", "--disable-pip-version-check", "--only-binary=:all:"]
-    pip, uv = importlib.util.find_spec("pip") is not None, shutil.which("uv")
-    yield [base, "-m", "venv", *(["--without-pip"] if pip or uv else []), str(environment)]
-    if pip:
-        yield [sys.executable, "-m", "pip", "--python", python, "install", *quiet, *wanted]
-    elif uv:
-        yield [uv, "pip", "install", "--python", python, "--only-binary=:all:", *wanted]
-    else:
-        yield [python, "-m", "pip", "install", *quiet, *wanted]
+    quiet = ["--no-input", "--disable-pip-version-check"]
+    command = installer(python, of_pip=quiet)
+    yield [base, "-m", "venv", *(["--without-pip"] if command else []), str(environment)]
+    command = command or [python, "-m", "pip", "install", *quiet]
+    yield [*command, "--only-binary=:all:", MODULES[version], *_BESIDE]
 
 
 def _by_hand(base: str, version: tuple[int, int], home: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import secrets
@@ -25,6 +24,7 @@ from filelock import FileLock, Timeout
 from ...errors import ConfigError, InstanceError
 from ...wire.ownership import why_untrusted
 from ..process import output_of
+from .installer import installer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -105,18 +105,16 @@ async def _install(packages: Sequence[str], python: str, folder: Path) -> None:
 
 
 def _command(packages: Sequence[str], python: str, target: Path) -> list[str]:
-    """Return the command line of the host's pip, or else of uv, which makes environments without pip.
+    """Return the command line of the host's installer.
 
     Raises:
-        InstanceError: There is neither.
+        InstanceError: It has none.
     """
-    where = ["--target", str(target), "--python-version", python, "--only-binary=:all:", "--no-deps"]
-    if importlib.util.find_spec("pip") is not None:
-        # Byte code would be that of the host's Python, not of Blender's.
-        quiet = ["--no-compile", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
-        return [sys.executable, "-m", "pip", "install", *where, "--implementation", "cp", *quiet, *packages]
-    if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--python", sys.executable, *where, *packages]
+    # Byte code would be that of the host's Python, not of Blender's.
+    quiet = ["--no-compile", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
+    if command := installer(sys.executable, of_pip=["--implementation", "cp", *quiet]):
+        where = ["--target", str(target), "--python-version", python, "--only-binary=:all:", "--no-deps"]
+        return [*command, *where, *packages]
     raise InstanceError(
         f"Blender's Python {python} has no {' and no '.join(packages)}, and {sys.executable} has no pip to "
         f"install with, nor is uv on the PATH. Type `{shlex.quote(sys.executable)} -m ensurepip`, and start again.",

@@ -18,7 +18,7 @@ _UNUSED = 2**31 - 1  # what Blender fills a persistent id with
 _ONE_LEVEL = (_UNUSED,) * 7
 
 
-class Shown(NamedTuple):
+class Occurrence(NamedTuple):
     """An object, or a copy of one, as it is rendered."""
 
     source: Any  # the object whose mesh it has, or, for a mesh that only nodes have made, the object with the nodes
@@ -28,7 +28,7 @@ class Shown(NamedTuple):
     mesh: Mesh
 
 
-def shown_in(depsgraph: Any, names: Mapping[Any, str]) -> list[Shown]:
+def occurrences_in(depsgraph: Any, names: Mapping[Any, str]) -> list[Occurrence]:
     """Return all that has a mesh: objects first, then copies in order of instancer, source and id.
 
     The order is the same in each process. `names` are unique names of objects.
@@ -52,7 +52,7 @@ def shown_in(depsgraph: Any, names: Mapping[Any, str]) -> list[Shown]:
             instancer = None  # the mesh of a curve or text itself
         if instancer is None:
             persistent_id = (_UNUSED, *_ONE_LEVEL)
-        found.append(Shown(source, instancer, persistent_id, np.array(item.matrix_world, dtype=np.float64), mesh))
+        found.append(Occurrence(source, instancer, persistent_id, np.array(item.matrix_world, dtype=np.float64), mesh))
     return sorted(found, key=lambda one: (*_order(one.instancer, names), names[one.source], one.persistent_id[::-1]))
 
 
