@@ -7,18 +7,24 @@ by value. What arrives in place of the class makes the error itself.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from torch.utils.data import get_worker_info
 
 from ..errors import AsyncblendError
 
 
-def carried(iterate: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """Yield the items, in a worker. What goes wrong reaches the training process as itself."""
+@contextlib.contextmanager
+def carried() -> Iterator[None]:
+    """Let what goes wrong in a worker reach the training process as itself."""
     try:
-        yield from iterate()
+        yield
     except AsyncblendError as error:
+        if get_worker_info() is None:
+            raise
         raise _carrier(error) from error.__cause__
 
 

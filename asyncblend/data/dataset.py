@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
-from ..stream.passes import own_indices
+from ..recording.about import source
+from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames, SyncStream
 from .items import ItemDataset, ItemKeywords, ItemOptions
+from .iteration import Iteration
 
 __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
 
@@ -74,11 +76,10 @@ class BlenderDataset(ItemDataset):
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
-        self._resume: tuple[int, Mapping[str, Any]] | None = None  # the epoch, and the state of its pass
         self._stream: SyncStream | None = None
         self._share_of_stream: _Share | None = None
         self._frames: SyncFrames | None = None  # the present or last iteration
-        self._frames_epoch = 0
+        self._source: dict[str, Any] | None = None  # what the fleet's samples are a function of
         self._finalizer: weakref.finalize[Any, BlenderDataset] | None = None
 
     def __len__(self) -> int:
@@ -92,8 +93,9 @@ class BlenderDataset(ItemDataset):
         rank, ranks = self._shard()
         return self._length(len(range(rank, self.config.length, ranks)))
 
-    def _iterate(self) -> Iterator[Any]:
-        frames = self._begin()
+    def _iterate(self, iteration: Iteration) -> Iterator[Any]:
+        frames = self._begin(iteration.epoch, iteration.state and iteration.state["stream"])
+        iteration.progress = lambda: {"stream": frames and frames.state_dict()}
         if frames is None:
             return
         try:
@@ -122,23 +124,22 @@ class BlenderDataset(ItemDataset):
         """Give up what no Blender has begun of the present iteration, as `BlenderStream.flush` does; not in workers."""
         return 0 if self._frames is None else self._frames.flush()
 
-    def _begin(self, *, wait: bool = True) -> SyncFrames | None:
+    def _begin(self, epoch: int, state: Mapping[str, Any] | None, *, wait: bool = True) -> SyncFrames | None:
         """Begin an iteration, and return its frames; None if this process renders nothing.
 
         Args:
+            epoch: Its epoch.
+            state: Of the pass that it goes on with, or None.
             wait: Whether to wait for the first Blender. Otherwise what goes wrong at the start is raised by the frames.
         """
         share = self._share()
         if share is None:
             return None
-        epoch, config = self._begun(), share.config
-        start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
-        state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
-        self._resume = None
         stream = self._stream_for(share, wait=wait)
         if self._frames is not None:
             self._frames.close("another iteration over the same dataset has begun")
-        self._frames, self._frames_epoch = stream.frames(own_indices(config, start), state=state), epoch
+        self._frames = stream.frames(_indices(share.config, epoch), state=state)
+        self._source = self._source or source(self.config)  # the files as the Blenders have read them, for the states
         return self._frames
 
     def _stream_for(self, share: _Share, *, wait: bool = True) -> SyncStream:
@@ -159,39 +160,36 @@ class BlenderDataset(ItemDataset):
         """Return the stream's statistics, in the process that iterates; None before the first iteration."""
         return None if self._stream is None else self._stream.stats()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return which samples of this epoch have been taken, in the process that iterates.
-
-        Raises:
-            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
-        """
-        epoch = self._own_epoch()
-        if self._resume is not None and self._resume[0] == epoch:
-            return {"epoch": epoch, "stream": self._resume[1]}
-        begun = self._frames is not None and self._frames_epoch == epoch
-        return {"epoch": epoch, "stream": self._frames.state_dict() if self._frames and begun else {}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where `state` was saved, in the process that iterates.
-
-        Raises:
-            ConfigError: It is no state. If it is one of another stream, the iteration raises.
-        """
-        if not isinstance(state, Mapping) or state.keys() != {"epoch", "stream"}:
-            raise ConfigError(f"not a saved state of a BlenderDataset: {state!r:.200}")
-        self.set_epoch(state["epoch"])
-        self._resume = (state["epoch"], state["stream"]) if state["stream"] else None
-
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""
         if self._stream is not None:
             self._stream.close()
         if self._finalizer is not None:
             self._finalizer.detach()
+        self._source = None
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_stream": None, "_share_of_stream": None, "_frames": None, "_finalizer": None}
-        return {**super().__getstate__(), **own}
+        own = ("_stream", "_share_of_stream", "_frames", "_finalizer", "_source")
+        return {**super().__getstate__(), **dict.fromkeys(own)}
+
+    _kind = "BlenderDataset"
+
+    def _same(self) -> dict[str, Any]:
+        same = super()._same()
+        rank, ranks = self._shard()
+        return {
+            **same,
+            "ranks": ranks,
+            "rank": rank,
+            "workers_with_blenders": min(max(same["workers"], 1), self.config.instances),
+            "start": self.config.start,
+            "length": self.config.length,
+            **(self._source or source(self.config)),
+        }
+
+    def _untouched(self, epoch: int) -> dict[str, Any]:
+        share = self._share()
+        return {"stream": share and Pass(share.config, _indices(share.config, epoch)).state_dict()}
 
     def _share(self) -> _Share | None:
         """Return what this process renders, or None for nothing."""
@@ -221,3 +219,8 @@ class BlenderDataset(ItemDataset):
 
     def _shard(self) -> tuple[int, int]:
         return self.config.shard or self._distributed()
+
+
+def _indices(config: StreamConfig, epoch: int) -> range:
+    """Return the indices of an epoch."""
+    return own_indices(config, config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length))
