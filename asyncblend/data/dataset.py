@@ -176,11 +176,8 @@ class BlenderDataset(ItemDataset):
 
     def _same(self) -> dict[str, Any]:
         same = super()._same()
-        rank, ranks = self._shard()
         return {
             **same,
-            "ranks": ranks,
-            "rank": rank,
             "workers_with_blenders": min(max(same["workers"], 1), self.config.instances),
             "start": self.config.start,
             "length": self.config.length,

@@ -15,6 +15,7 @@ from ..config import check_whole, options_checked
 from ..errors import ConfigError
 from ..stream.batch import Batch, Memory, check_ragged, mapped
 from ..stream.frame import Frame
+from .accelerated import check_not_shared_again
 from .carried import carried
 from .iteration import Epoch, Iteration
 from .states import check_same, check_state, saved, warn_of_changes
@@ -119,10 +120,12 @@ class ItemDataset(IterableDataset[Any]):
         RecordedDataset with `shuffle` has another order.
 
         Raises:
-            ConfigError: It is not a whole number from 0 on.
+            ConfigError: It is not a whole number from 0 on; or the loader is one that accelerate has prepared for
+                several ranks in a way that would lose samples.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
+        check_not_shared_again(self, sharded=self._shard()[1] > 1)
         self._epoch.set(epoch)
         if self._loaded is not None and self._loaded["epoch"] != epoch:
             self._loaded = None
@@ -174,7 +177,7 @@ class ItemDataset(IterableDataset[Any]):
         """Return what must be the same where a state is loaded, as data that JSON can hold."""
         worker = get_worker_info()
         w, workers = (0, 0) if worker is None else (worker.id, worker.num_workers)
-        rank, ranks = self._distributed()
+        rank, ranks = self._shard()
         return {"workers": workers, "worker": w, "ranks": ranks, "rank": rank}
 
     def _untouched(self, epoch: int) -> dict[str, Any]:
@@ -250,6 +253,10 @@ class ItemDataset(IterableDataset[Any]):
         w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rank, ranks = self._distributed()
         return rank + ranks * w, ranks * workers
+
+    def _shard(self) -> tuple[int, int]:
+        """Return (r, R): this process and its workers take the samples of rank r of R."""
+        return self._distributed()
 
     def _distributed(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of ranks."""

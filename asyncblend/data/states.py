@@ -27,7 +27,7 @@ _EACH_LOADER = (
     "a DataLoader with workers is resumed by torchdata's StatefulDataLoader alone, whose own state_dict() has the states "
     "of its workers"
 )
-_EACH_RANK = "resume with as many ranks, each with the state that it saved itself"
+_EACH_RANK = "resume with as many ranks, or the same `shard`, and give each rank the state that it saved itself"
 _ADVICE = {
     "workers": f"resume with the num_workers that was saved; {_EACH_LOADER}",
     "worker": _EACH_LOADER,
