@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 import asyncblend as ab
+from asyncblend.cli.scripts import script as packaged
 from asyncblend.testing import fake_blender
 
 torchdata = pytest.importorskip(
@@ -32,6 +32,7 @@ Make = Callable[..., Any]
 Samples = list[tuple[int, Any]]  # index and content
 LIMIT = 60.0  # seconds; the bound of failure of every wait here
 LENGTH = 14
+SPAWN = {"multiprocessing_context": "spawn"}
 SAMPLE = """
 def sample(task):
     return {"noise": task.rng.random(3), "level": task.params.get("level", -1.0)}
@@ -139,6 +140,22 @@ def run_and_resume(
             yield stop, before, [one for samples, _ in training.run(steps[stop][1]) for one in samples], whole
 
 
+def check(
+    make: Make, kind: str, options: dict[str, Any], loader: dict[str, Any], stops: Any, *, sets_epoch: bool = True
+) -> None:
+    """Check for each of some stops that each sample comes once, before or after it, with its content."""
+
+    def training() -> Training:
+        return Training(make(transform=paired, **options), sets_epoch=sets_epoch, **loader)
+
+    for stop, before, after, whole in run_and_resume(training, stops):
+        if kind == "mixed":  # recorded samples come as they are needed
+            before, after, whole = ([one for one in samples if one[1][1] >= 0] for samples in (before, after, whole))
+        assert sorted(before + after) == sorted(whole), f"stopped at step {stop}"
+        second = 0 if kind == "recorded" or not sets_epoch else LENGTH
+        assert sorted(index for index, _ in whole) == sorted([*range(LENGTH), *range(second, second + LENGTH)])
+
+
 def some(steps: int) -> list[int]:
     """Stop in the first epoch, with its last batch, after it, and in the second one."""
     return [1, steps // 2 - 2, steps // 2 - 1, steps - 3]
@@ -149,40 +166,19 @@ def each(steps: int) -> list[int]:
     return list(range(steps))
 
 
-FORK = {"multiprocessing_context": "fork"}
-SPAWN = {"multiprocessing_context": "spawn"}
-
-
-def cases(name: str) -> list[Any]:
-    """Return kinds of datasets, their options and the loader's: a few for each run, and all combinations."""
-    few: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+@pytest.mark.parametrize(
+    ("kind", "options", "loader"),
+    [
         ("live", {"batch_size": 4}, {"batch_size": None}),
         ("live", {}, {"batch_size": 4, "num_workers": 2}),
         ("mixed", {}, {"batch_size": 4, "num_workers": 1}),
-    ]
-    return [pytest.param(*case, id=f"{name}-{number}") for number, case in enumerate(few)]
-
-
-@pytest.mark.parametrize(("kind", "options", "loader"), cases("few"))
+    ],
+)
 def test_each_sample_comes_once(
     kind: str, options: dict[str, Any], loader: dict[str, Any], makers: dict[str, Make]
 ) -> None:
     """What came before a stop and what came after it are the samples of both epochs, each with its content."""
     check(makers[kind], kind, options, loader, some)
-
-
-def check(
-    make: Make, kind: str, options: dict[str, Any], loader: dict[str, Any], stops: Any, sets_epoch: bool = True
-) -> None:
-    def training() -> Training:
-        return Training(make(transform=paired, **options), sets_epoch=sets_epoch, **loader)
-
-    for stop, before, after, whole in run_and_resume(training, stops):
-        if kind == "mixed":
-            before, after, whole = ([one for one in samples if one[1][1] >= 0] for samples in (before, after, whole))
-        assert sorted(before + after) == sorted(whole), f"stopped at step {stop}"
-        second = 0 if kind == "recorded" or not sets_epoch else LENGTH
-        assert sorted(index for index, _ in whole) == sorted([*range(LENGTH), *range(second, second + LENGTH)])
 
 
 @pytest.mark.exhaustive
@@ -199,4 +195,109 @@ def test_each_sample_comes_once_wherever_it_stops(
     loader = {"batch_size": None if batched else 4, "num_workers": workers}
     if workers:
         loader["persistent_workers"] = persistent
-    check(makers[kind], kind, options, loader, each, sets_epoch)
+    check(makers[kind], kind, options, loader, each, sets_epoch=sets_epoch)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("workers", [1, 2])
+def test_spawned_workers(workers: int, makers: dict[str, Make]) -> None:
+    """They get what is saved by pickle, and not by being copies of this process."""
+    check(makers["live"], "live", {}, {"batch_size": 4, "num_workers": workers, **SPAWN}, some)
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("recorded", 2), ("live", 2)])
+def test_snapshots_every_few_steps(kind: str, workers: int, makers: dict[str, Make]) -> None:
+    """Torchdata then repeats the steps since the last snapshot, so the order must be the same: live ones are ordered."""
+    options = {"ordered": True} if kind == "live" else {}
+    loader = {"batch_size": 2, "num_workers": workers, "snapshot_every_n_steps": 3}
+    check(makers[kind], kind, options, loader, each if kind == "recorded" else some)
+
+
+@pytest.mark.parametrize("kind", ["live", "recorded", "mixed"])
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1)])
+def test_another_number_of_workers_is_refused(before: int, now: int, kind: str, makers: dict[str, Make]) -> None:
+    """The error has both numbers, and is the dataset's own, with no traceback of the worker in it."""
+    with contextlib.closing(Training(makers[kind](transform=paired), batch_size=4, num_workers=before)) as training:
+        _, checkpoint = next(training.run())
+    with contextlib.closing(Training(makers[kind](transform=paired), batch_size=4, num_workers=now)) as training:
+        message = (
+            rf"^the saved state has workers={before}, and this \w+ has {now}; resume with the num_workers that was"
+        )
+        with pytest.raises(ab.ConfigError, match=message) as caught:
+            next(training.run(checkpoint))
+        caught.value.__traceback__ = None  # it holds torchdata's iterator, which would take seconds to end its workers
+
+
+@pytest.mark.parametrize(("before", "now", "missing"), [(0, 1, "_snapshot"), (1, 0, "_num_yielded")])
+def test_workers_or_none_is_told_by_torchdata(before: int, now: int, missing: str, makers: dict[str, Make]) -> None:
+    """It asks no dataset before, so the error is its own, as the README says."""
+    with contextlib.closing(Training(makers["recorded"](transform=paired), num_workers=before)) as training:
+        _, checkpoint = next(training.run())
+    with (
+        contextlib.closing(Training(makers["recorded"](transform=paired), num_workers=now)) as training,
+        pytest.raises(AssertionError, match=f"State doesn't contain key '{missing}'"),
+    ):
+        next(training.run(checkpoint))
+
+
+TRAINER = """
+import hashlib, json, os, signal, sys
+from pathlib import Path
+from torchdata.stateful_dataloader import StatefulDataLoader
+import asyncblend as ab
+
+if __name__ == "__main__":
+    script, blender, workers, file = sys.argv[1:]
+    dataset = ab.BlenderDataset(
+        script=script, script_args=["--width", "48", "--height", "32", "--samples", "1"], blender=blender, instances=2,
+        length=6,
+    )
+    loader = StatefulDataLoader(dataset, batch_size=2, num_workers=int(workers))
+    epoch, seen, steps = 0, [], 0
+    if os.path.exists(file):
+        saved = json.loads(Path(file).read_text())
+        epoch, seen = saved["epoch"], saved["seen"]
+        loader.load_state_dict(saved["loader"])
+    for epoch in range(epoch, 2):
+        dataset.set_epoch(epoch)
+        for batch in loader:
+            images = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch["image"]]
+            seen += zip(batch["index"].tolist(), images)
+            saved = {"epoch": epoch, "seen": seen, "loader": loader.state_dict()}
+            Path(file).write_text(json.dumps(saved))
+            steps += 1
+            if steps == int(os.environ.get("STEPS", -1)):
+                os.kill(os.getpid(), signal.SIGKILL)
+    dataset.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
+def test_a_killed_training_goes_on_in_another_process(
+    workers: int, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With Blender: after two SIGKILLs the pixels are those of a training that nobody killed."""
+    trainer = tmp_path / "trainer.py"
+    trainer.write_text(TRAINER)
+
+    def run(file: str, steps: int | None = None) -> int:
+        monkeypatch.setenv("STEPS", str(steps or -1))
+        arguments = [packaged("cube.py"), real.blender, workers, tmp_path / file]
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", trainer, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=4 * LIMIT,
+            check=False,
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode
+
+    def seen(file: str) -> Any:
+        return sorted(json.loads((tmp_path / file).read_text())["seen"])
+
+    assert [run("killed", 2), run("killed", 2), run("killed")] == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert run("whole") == 0
+    assert seen("killed") == seen("whole")
+    assert [index for index, _ in seen("whole")] == list(range(12))
