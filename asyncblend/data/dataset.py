@@ -18,6 +18,7 @@ from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames, SyncStream
 from .items import ItemDataset, ItemKeywords, ItemOptions
 from .iteration import Iteration
+from .states import check_state
 
 __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
 
@@ -69,6 +70,8 @@ class BlenderDataset(ItemDataset):
     Raises:
         ConfigError: An option is wrong.
     """
+
+    _kind = "BlenderDataset"
 
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
         given: dict[str, Any] = dict(options)
@@ -172,8 +175,6 @@ class BlenderDataset(ItemDataset):
         own = ("_stream", "_share_of_stream", "_frames", "_finalizer", "_source")
         return {**super().__getstate__(), **dict.fromkeys(own)}
 
-    _kind = "BlenderDataset"
-
     def _same(self) -> dict[str, Any]:
         same = super()._same()
         return {
@@ -187,6 +188,9 @@ class BlenderDataset(ItemDataset):
     def _untouched(self, epoch: int) -> dict[str, Any]:
         share = self._share()
         return {"stream": share and Pass(share.config, _indices(share.config, epoch)).state_dict()}
+
+    def _check_state(self, state: Any) -> None:
+        check_state(state, self._kind, {"stream"})
 
     def _share(self) -> _Share | None:
         """Return what this process renders, or None for nothing."""

@@ -47,6 +47,8 @@ class MixedDataset(ItemDataset):
         ConfigError: An option is wrong.
     """
 
+    _kind = "MixedDataset"
+
     def __init__(
         self,
         live: BlenderDataset,
@@ -144,8 +146,6 @@ class MixedDataset(ItemDataset):
         finally:
             if live is not None:
                 live.close()
-
-    _kind = "MixedDataset"
 
     def _same(self) -> dict[str, Any]:
         parts = {"live": self._live._same(), "recorded": self._recorded._same()}

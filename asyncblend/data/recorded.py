@@ -40,6 +40,8 @@ class RecordedDataset(ItemDataset):
         RecordingError: There is no recording, or a shard is missing or damaged.
     """
 
+    _kind = "RecordedDataset"
+
     def __init__(
         self, folder: str | os.PathLike[str], *, shuffle: bool = False, seed: int = 0, **items: Unpack[ItemKeywords]
     ) -> None:
@@ -112,8 +114,6 @@ class RecordedDataset(ItemDataset):
         turn = rng.permutation(shards.max() + 1)[shards] // _SHUFFLED_TOGETHER
         order: np.ndarray[Any, np.dtype[np.int64]] = np.lexsort((rng.random(len(shards)), turn))
         return order
-
-    _kind = "RecordedDataset"
 
     def _same(self) -> dict[str, Any]:
         about = {name: self.about.get(name) for name in ("script", "seed")}
