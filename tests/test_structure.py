@@ -66,7 +66,7 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
     "BlenderMapDataset": {*("close", "config", "render", "stats")},
     "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
-    "MixedDataset": {*("close", "counts", "set_epoch", "stats")},
+    "MixedDataset": {*("close", "counts", "load_state_dict", "set_epoch", "state_dict", "stats")},
 }
 """Every attribute without an underscore that our own code gives these classes: their whole public surface."""
 

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from torch.utils.data import get_worker_info
 
 from ..errors import AsyncblendError
 
 
-def carried(iterate: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """Yield the items, in a worker. What goes wrong reaches the training process as itself."""
-    with carrying():
-        yield from iterate()
-
-
 @contextlib.contextmanager
-def carrying() -> Iterator[None]:
-    """Let what goes wrong in this block, in a worker, reach the training process as itself."""
+def carried() -> Iterator[None]:
+    """Let what goes wrong in a worker reach the training process as itself."""
     try:
         yield
     except AsyncblendError as error:
-        if isinstance(type(error), _Carrier):
+        if get_worker_info() is None or isinstance(type(error), _Carrier):
             raise
         raise _carrier(error) from error.__cause__
 

@@ -10,12 +10,15 @@ from torch.utils.data import DataLoader
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
+from ..recording.about import source
 from ..stream.clips import Cut
-from ..stream.passes import own_indices
+from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames
 from .items import ItemDataset, ItemKeywords, ItemOptions
+from .iteration import Iteration
 from .share import OwnStream, Share, share_of
+from .states import check_state
 
 __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
 
@@ -66,6 +69,8 @@ class BlenderDataset(ItemDataset):
         ConfigError: An option is wrong.
     """
 
+    _kind = "BlenderDataset"
+
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
         given: dict[str, Any] = dict(options)
         check_names("BlenderDataset", given, {*_Options.__annotations__})
@@ -74,10 +79,9 @@ class BlenderDataset(ItemDataset):
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
-        self._resume: tuple[int, Mapping[str, Any]] | None = None  # the epoch, and the state of its pass
         self._own = OwnStream()
         self._frames: SyncFrames | None = None  # the present or last iteration
-        self._frames_epoch = 0
+        self._source: dict[str, Any] | None = None  # what the fleet's samples are a function of
 
     def __len__(self) -> int:
         """Return the items of one epoch in this rank; exact without workers, or if ranks times workers divide the length.
@@ -96,8 +100,9 @@ class BlenderDataset(ItemDataset):
         rank, ranks = self._shard()
         return self._length(len(range(rank, self.config.length, ranks)))
 
-    def _iterate(self) -> Iterator[Any]:
-        frames = self._begin()
+    def _iterate(self, iteration: Iteration) -> Iterator[Any]:
+        frames = self._begin(iteration.epoch, iteration.state and iteration.state["stream"])
+        iteration.progress = lambda: {"stream": frames and frames.state_dict()}
         if frames is None:
             return
         try:
@@ -126,58 +131,52 @@ class BlenderDataset(ItemDataset):
         """Give up what no Blender has begun of the present iteration, as `BlenderStream.flush` does; not in workers."""
         return 0 if self._frames is None else self._frames.flush()
 
-    def _begin(self, *, wait: bool = True) -> SyncFrames | None:
+    def _begin(self, epoch: int, state: Mapping[str, Any] | None, *, wait: bool = True) -> SyncFrames | None:
         """Begin an iteration, and return its frames; None if this process renders nothing.
 
         Args:
+            epoch: Its epoch.
+            state: Of the pass that it goes on with, or None.
             wait: Whether to wait for the first Blender. Otherwise what goes wrong at the start is raised by the frames.
         """
         share = self._share()
         if share is None:
             return None
-        epoch, config = self._begun(), share.config
-        start = config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length)
-        state = self._resume[1] if self._resume is not None and self._resume[0] == epoch else None
-        self._resume = None
         stream = self._own.of(share, wait=wait)
         if self._frames is not None:
             self._frames.close("another iteration over the same dataset has begun")
-        self._frames, self._frames_epoch = stream.frames(own_indices(config, start), state=state), epoch
+        self._frames = stream.frames(_indices(share.config, epoch), state=state)
+        self._source = self._source or source(self.config)  # the files as the Blenders have read them, for the states
         return self._frames
 
     def stats(self) -> StreamStats | None:
         """Return the stream's statistics, in the process that iterates; None before the first iteration."""
         return self._own.stats()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return which samples of this epoch have been taken, in the process that iterates.
-
-        Raises:
-            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
-        """
-        epoch = self._own_epoch()
-        if self._resume is not None and self._resume[0] == epoch:
-            return {"epoch": epoch, "stream": self._resume[1]}
-        begun = self._frames is not None and self._frames_epoch == epoch
-        return {"epoch": epoch, "stream": self._frames.state_dict() if self._frames and begun else {}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where `state` was saved, in the process that iterates.
-
-        Raises:
-            ConfigError: It is no state. If it is one of another stream, the iteration raises.
-        """
-        if not isinstance(state, Mapping) or state.keys() != {"epoch", "stream"}:
-            raise ConfigError(f"not a saved state of a BlenderDataset: {state!r:.200}")
-        self.set_epoch(state["epoch"])
-        self._resume = (state["epoch"], state["stream"]) if state["stream"] else None
-
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""
         self._own.close()
+        self._source = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_own": OwnStream(), "_frames": None}
+        return {**super().__getstate__(), "_own": OwnStream(), "_frames": None, "_source": None}
+
+    def _same(self) -> dict[str, Any]:
+        same = super()._same()
+        return {
+            **same,
+            "workers_with_blenders": min(max(same["workers"], 1), self.config.instances),
+            "start": self.config.start,
+            "length": self.config.length,
+            **(self._source or source(self.config)),
+        }
+
+    def _untouched(self, epoch: int) -> dict[str, Any]:
+        share = self._share()
+        return {"stream": share and Pass(share.config, _indices(share.config, epoch)).state_dict()}
+
+    def _check_state(self, state: Any) -> None:
+        check_state(state, self._kind, {"stream"})
 
     def _share(self) -> Share | None:
         """Return what this process renders, or None for nothing."""
@@ -192,3 +191,8 @@ class BlenderDataset(ItemDataset):
 
     def _shard(self) -> tuple[int, int]:
         return self.config.shard or self._distributed()
+
+
+def _indices(config: StreamConfig, epoch: int) -> range:
+    """Return the indices of an epoch."""
+    return own_indices(config, config.start + epoch * (_ENDLESS_EPOCH if config.length is None else config.length))

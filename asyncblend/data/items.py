@@ -1,10 +1,10 @@
-"""Items: what the datasets have in common. Frames as items or batches of tensors; epochs, ranks and workers."""
+"""Items: what the datasets have in common. Frames as items or batches of tensors; states, ranks and workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from ..config import check_whole, options_checked
 from ..errors import ConfigError
 from ..stream.batch import Batch, Memory, check_ragged, mapped
 from ..stream.frame import Frame
+from .accelerated import check_not_shared_again
 from .carried import carried
+from .iteration import Epoch, Iteration
+from .states import check_same, saved, warn_of_changes
 
 Item = dict[str, Any]
 
@@ -76,24 +79,41 @@ class ItemOptions:
 
 
 class ItemDataset(IterableDataset[Any]):
-    """A dataset that yields frames as items, or in whole batches."""
+    """A dataset that yields frames as items, or in whole batches, and goes on from a saved state.
+
+    A kind of dataset has `_iterate`, and for its states `_kind`, `_same`, `_untouched` and `_check_state`.
+    """
+
+    _kind: ClassVar[str]
+    """What a state calls this kind of dataset."""
 
     def __init__(self, options: ItemOptions) -> None:
         super().__init__()
         self._items = options
         self._device = None if options.device is None else torch.device(options.device)
         self._pinned = (options.pin_memory or self._device is not None) and torch.cuda.is_available()
-        # In shared memory, so that set_epoch reaches workers that live on between epochs.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._workers_epoch = torch.full((), -1).share_memory_()  # type: ignore[no-untyped-call]  # as they say
+        self._epoch = Epoch()
+        self._loaded: Mapping[str, Any] | None = None  # a state that the next iterator goes on from
+        self._present: Iteration | None = None  # of the iterator that was made last
         self._rank: tuple[int, int] | None = None
         self._copying: torch.cuda.Stream | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        return self._iterate() if get_worker_info() is None else carried(self._iterate)
+        # A loaded state belongs to the iterator that is made next, also if nobody takes anything from it: that is how
+        # a StatefulDataLoader passes over the end of an epoch.
+        iteration = self._present = Iteration(self._loaded)
+        self._loaded = None
+        return self._from(iteration)
 
-    def _iterate(self) -> Iterator[Any]:
-        """Begin an iteration in this process."""
+    def _from(self, iteration: Iteration) -> Iterator[Any]:
+        with carried():
+            if iteration.state is not None:  # it was loaded before the DataLoader made workers of this process
+                check_same(iteration.state["of"], self._same(), self._kind)
+            iteration.begin(self._epoch)
+            yield from self._iterate(iteration)
+
+    def _iterate(self, iteration: Iteration) -> Iterator[Any]:
+        """Yield the items of an iteration that has just begun, and set its `progress`."""
         raise NotImplementedError
 
     def set_epoch(self, epoch: int) -> None:
@@ -103,31 +123,68 @@ class ItemDataset(IterableDataset[Any]):
         RecordedDataset with `shuffle` has another order.
 
         Raises:
-            ConfigError: It is not a whole number from 0 on.
+            ConfigError: It is not a whole number from 0 on; or the loader is one that accelerate has prepared for
+                several ranks in a way that would lose samples.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
-        self._epoch.fill_(epoch)
+        check_not_shared_again(self, sharded=self._shard()[1] > 1)
+        self._epoch.set(epoch)
+        if self._loaded is not None and self._loaded["epoch"] != epoch:
+            self._loaded = None
 
-    def _begun(self) -> int:
-        """Note that an iteration begins in this process, and return its epoch."""
-        epoch = int(self._epoch)
-        self._workers_epoch.fill_(-1 if get_worker_info() is None else epoch)
-        return epoch
-
-    def _own_epoch(self) -> int:
-        """Return the present epoch, of which this process knows what was taken.
+    def state_dict(self) -> dict[str, Any]:
+        """Return which samples of this epoch have been taken, in the process that iterates, as data that JSON can hold.
 
         Raises:
-            ConfigError: Workers iterate over it.
+            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
         """
-        epoch = int(self._epoch)
-        if get_worker_info() is None and epoch == int(self._workers_epoch):
+        if self._epoch.is_workers:
             raise ConfigError(
                 "the workers of a DataLoader iterate over this epoch, and only they know what they have delivered; "
                 "let torchdata's StatefulDataLoader save the state, or iterate with num_workers=0"
             )
-        return epoch
+        if self._loaded is not None:
+            return dict(self._loaded)
+        present = self._present
+        if present is not None and present.progress is None and present.state is not None:
+            return dict(present.state)
+        if present is None or present.progress is None or present.is_over(self._epoch):
+            epoch = self._epoch.number
+            return saved(self._kind, self._same(), epoch, self._untouched(epoch))
+        return saved(self._kind, self._same(), present.epoch, present.progress())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where `state` was saved, in the process that iterates.
+
+        That iteration is of the state's epoch. `set_epoch` to another one, after this, gives the state up.
+
+        Raises:
+            ConfigError: It is no state of this kind of dataset, or it was saved of something else (options, rank or
+                number of workers differ). What the state says of the stream is checked by the iteration.
+        """
+        with carried():
+            self._check_state(state)
+            same = self._same()
+            check_same(state["of"], same, self._kind)
+            warn_of_changes(state["of"], same)
+            self._epoch.load(state["epoch"])
+            self._loaded = dict(state)
+
+    def _same(self) -> dict[str, Any]:
+        """Return what must be the same where a state is loaded, as data that JSON can hold."""
+        worker = get_worker_info()
+        w, workers = (0, 0) if worker is None else (worker.id, worker.num_workers)
+        rank, ranks = self._shard()
+        return {"workers": workers, "worker": w, "ranks": ranks, "rank": rank}
+
+    def _untouched(self, epoch: int) -> dict[str, Any]:
+        """Return what a state says of an iteration of which nothing has been taken."""
+        raise NotImplementedError
+
+    def _check_state(self, state: Any) -> None:
+        """Check that something is a state of this kind of dataset, by its form alone."""
+        raise NotImplementedError
 
     def _item_of(self, frame: Frame) -> Any:
         """Return one frame as an item, transformed."""
@@ -186,7 +243,7 @@ class ItemDataset(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker is not part of torch.distributed: it takes the rank along.
-        return {**self.__dict__, "_copying": None, "_rank": self._distributed()}
+        return {**self.__dict__, "_present": None, "_copying": None, "_rank": self._distributed()}
 
     def _place(self) -> tuple[int, int]:
         """Return (k, n): this process takes the samples k, k + n, k + 2n, ... of a recording. Ranks have equally many."""
@@ -194,6 +251,10 @@ class ItemDataset(IterableDataset[Any]):
         w, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rank, ranks = self._distributed()
         return rank + ranks * w, ranks * workers
+
+    def _shard(self) -> tuple[int, int]:
+        """Return (r, R): this process and its workers take the samples of rank r of R."""
+        return self._distributed()
 
     def _distributed(self) -> tuple[int, int]:
         """Return the rank of this process, and the number of ranks."""

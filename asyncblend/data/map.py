@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, Unpack
 
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
@@ -15,7 +15,7 @@ from ..stream.frame import Frame
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncStream
-from .carried import carrying
+from .carried import carried
 from .items import Item, ItemOptions, as_item, distributed
 from .share import OwnStream, share_of
 
@@ -160,7 +160,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     @contextlib.contextmanager
     def _rendering(self) -> Iterator[SyncStream]:
         """Give the stream to render with. What goes wrong in the block leaves a worker as itself."""
-        with contextlib.nullcontext() if get_worker_info() is None else carrying():
+        with carried():
             share = share_of(self.config, self._present_rank())
             if share is None:
                 raise ConfigError("this worker has no Blender to render with; use fewer workers, or more instances")

@@ -14,7 +14,9 @@ from ..stream.frame import Frame
 from ..stream.stats import StreamStats
 from .dataset import BlenderDataset
 from .items import ItemDataset, ItemKeywords, ItemOptions
+from .iteration import Iteration
 from .recorded import RecordedDataset
+from .states import check_state
 
 _WORKERS = 1024  # that have a row of counts of their own
 
@@ -44,6 +46,8 @@ class MixedDataset(ItemDataset):
     Raises:
         ConfigError: An option is wrong.
     """
+
+    _kind = "MixedDataset"
 
     def __init__(
         self,
@@ -82,10 +86,10 @@ class MixedDataset(ItemDataset):
         rank, ranks = self._distributed()
         return self._length(len(range(rank, self._samples, ranks)))
 
-    def _iterate(self) -> Iterator[Any]:
+    def _iterate(self, iteration: Iteration) -> Iterator[Any]:
         if self._items.batch_size is not None:
-            return self._items_of(frame for _, frame in self._mixed())
-        return (self._transformed(part._item_of(frame)) for part, frame in self._mixed())
+            return self._items_of(frame for _, frame in self._mixed(iteration))
+        return (self._transformed(part._item_of(frame)) for part, frame in self._mixed(iteration))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of both parts, from the next iteration on.
@@ -105,15 +109,22 @@ class MixedDataset(ItemDataset):
         """Stop the fleet, if this process has one. Iterating again starts another."""
         self._live.close()
 
-    def _mixed(self) -> Iterator[tuple[ItemDataset, Frame]]:
+    def _mixed(self, iteration: Iteration) -> Iterator[tuple[ItemDataset, Frame]]:
         """Yield each frame and the part that it is of."""
         k, n = self._place()
-        left = None if self._samples is None else len(range(k, self._samples, n))
+        saved = self._untouched(iteration.epoch) if iteration.state is None else iteration.state
+        given, of_recorded, due = saved["given"], saved["recorded"], saved["due"]
+        left = None if self._samples is None else len(range(k, self._samples, n)) - given
         worker = get_worker_info()
         counts = self._counts[0 if worker is None else worker.id % _WORKERS]
-        live = self._live._begin(wait=False) if left != 0 else None
-        recorded = self._recorded._cycle(int(self._epoch), (k, n))
-        due = 0.0  # live samples that should have come by now
+        frames = live = self._live._begin(iteration.epoch, saved["stream"], wait=False) if left != 0 else None
+        recorded = self._recorded._cycle(iteration.epoch, (k, n), of_recorded)
+        iteration.progress = lambda: {
+            "stream": saved["stream"] if frames is None else frames.state_dict(),
+            "given": given,
+            "recorded": of_recorded,
+            "due": due,
+        }
         try:
             while left != 0 and (live is not None or left is not None):
                 due = min(due, 1.0) + self._ratio  # carry over at most one live sample that was due but not ready
@@ -125,14 +136,30 @@ class MixedDataset(ItemDataset):
                 if frame is None:
                     frame = next(recorded)
                     counts[1] += 1
+                    of_recorded += 1
                 else:
                     due, part = due - 1.0, self._live
                     counts[0] += 1
+                given += 1
                 left = None if left is None else left - 1
                 yield part, frame
         finally:
             if live is not None:
                 live.close()
+
+    def _same(self) -> dict[str, Any]:
+        parts = {"live": self._live._same(), "recorded": self._recorded._same()}
+        return {**super()._same(), "ratio": self._ratio, "length": self._samples, **parts}
+
+    def _untouched(self, epoch: int) -> dict[str, Any]:
+        return {**self._live._untouched(epoch), "given": 0, "recorded": 0, "due": 0.0}
+
+    def _check_state(self, state: Any) -> None:
+        check_state(state, self._kind, {"stream", "given", "recorded", "due"})
+        for name in ("given", "recorded"):
+            check_whole(f"the saved number {name}", state[name], 0)
+        if not isinstance(state["due"], float):
+            raise ConfigError(f"not a saved state of a MixedDataset: {state!r:.200}")
 
 
 def _check_parts(live: object, recorded: object, *, batched: bool) -> None:

@@ -14,6 +14,8 @@ from ..errors import ConfigError
 from ..recording import Recording
 from ..stream.frame import Frame
 from .items import ItemDataset, ItemKeywords, ItemOptions
+from .iteration import Iteration
+from .states import check_state
 
 _SHUFFLED_TOGETHER = 8  # shards
 
@@ -38,6 +40,8 @@ class RecordedDataset(ItemDataset):
         RecordingError: There is no recording, or a shard is missing or damaged.
     """
 
+    _kind = "RecordedDataset"
+
     def __init__(
         self, folder: str | os.PathLike[str], *, shuffle: bool = False, seed: int = 0, **items: Unpack[ItemKeywords]
     ) -> None:
@@ -48,8 +52,6 @@ class RecordedDataset(ItemDataset):
         check_whole("seed", seed, 0)
         self._shuffle, self._seed = shuffle, seed
         self._recording = Recording(folder)
-        self._resume: Mapping[str, Any] | None = None  # a state that the next iteration goes on from
-        self._progress = (0, 0)  # the epoch, and how many of its samples were given
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -68,62 +70,34 @@ class RecordedDataset(ItemDataset):
             f"first one, `next(iter(recorded))`"
         )
 
-    def _iterate(self) -> Iterator[Any]:
-        epoch = self._begun()
-        resume, self._resume = self._resume, None
-        done = 0
-        if resume is not None and resume["epoch"] == epoch:
-            done = resume["given"]
-            if done and resume["share"] != (own := list(self._place())):
-                raise ConfigError(
-                    f"the saved state is of the share {resume['share']} of the recording, this process has {own}; "
-                    f"resume with as many ranks and workers as before, where the state was saved"
-                )
-        return self._items_of(self._share(epoch, done))
+    def _iterate(self, iteration: Iteration) -> Iterator[Any]:
+        return self._items_of(self._share(iteration))
 
     def stats(self) -> None:
         """Return None: there is no stream. For scripts that ask a BlenderDataset."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many samples of this epoch have been given, in the process that iterates.
-
-        Raises:
-            ConfigError: That is not this process: a DataLoader's workers iterate over this epoch.
-        """
-        epoch = self._own_epoch()
-        if self._resume is not None and self._resume["epoch"] == epoch:
-            return dict(self._resume)
-        given = self._progress[1] if self._resume is None and self._progress[0] == epoch else 0
-        return {"epoch": epoch, "given": given, "share": list(self._place())}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration go on where `state` was saved, in the process that iterates.
-
-        Raises:
-            ConfigError: It is no state. If it is one of another number of ranks or workers, the iteration raises.
-        """
-        if not isinstance(state, Mapping) or state.keys() != {"epoch", "given", "share"}:
-            raise ConfigError(f"not a saved state of a RecordedDataset: {state!r:.200}")
-        check_whole("given", state["given"], 0)
-        self.set_epoch(state["epoch"])
-        self._resume = dict(state)
-
     def close(self) -> None:
         """Do nothing: nothing is open. For scripts that close a BlenderDataset."""
 
-    def _cycle(self, epoch: int, share: tuple[int, int]) -> Iterator[Frame]:
-        """Yield the samples of a share again and again. A share without samples gives those of another one."""
-        k, n = share
-        for repetition in itertools.count():
-            yield from self._samples(epoch, (k % min(n, len(self._recording)), n), repetition)
-
-    def _share(self, epoch: int, done: int) -> Iterator[Frame]:
-        """Yield what this process gives of an epoch, without the first `done` samples."""
+    def _share(self, iteration: Iteration) -> Iterator[Frame]:
+        """Yield what this process gives of an epoch, from the state of the iteration on."""
         k, n = self._place()
-        self._progress = (epoch, done)
-        for frame in self._samples(epoch, (k + done * n, n)):
-            self._progress = (epoch, self._progress[1] + 1)
+        given = 0 if iteration.state is None else iteration.state["given"]
+        iteration.progress = lambda: {"given": given}
+        for frame in self._samples(iteration.epoch, (k + given * n, n)):
+            given += 1
             yield frame
+
+    def _cycle(self, epoch: int, share: tuple[int, int], given: int) -> Iterator[Frame]:
+        """Yield the samples of a share again and again, without the first `given`.
+
+        A share without samples gives those of another one.
+        """
+        k, n = share[0] % min(share[1], len(self._recording)), share[1]
+        whole, given = divmod(given, len(range(k, len(self._recording), n)))
+        for repetition in itertools.count(whole):
+            yield from self._samples(epoch, (k + given * n, n), repetition)
+            given = 0
 
     def _samples(self, epoch: int, share: tuple[int, int], repetition: int = 0) -> Iterator[Frame]:
         """Yield the samples k, k + n, k + 2n, ... of an epoch, as the stream gave them."""
@@ -140,3 +114,15 @@ class RecordedDataset(ItemDataset):
         turn = rng.permutation(shards.max() + 1)[shards] // _SHUFFLED_TOGETHER
         order: np.ndarray[Any, np.dtype[np.int64]] = np.lexsort((rng.random(len(shards)), turn))
         return order
+
+    def _same(self) -> dict[str, Any]:
+        about = {name: self.about.get(name) for name in ("script", "seed")}
+        recording = {"samples": len(self._recording), **about, "checksum": self._recording.checksum}
+        return {**super()._same(), "recording": recording, "shuffle": self._shuffle, "seed": self._seed}
+
+    def _untouched(self, epoch: int) -> dict[str, Any]:
+        return {"given": 0}
+
+    def _check_state(self, state: Any) -> None:
+        check_state(state, self._kind, {"given"})
+        check_whole("what was given", state["given"], 0)

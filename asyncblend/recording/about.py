@@ -21,9 +21,27 @@ _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "qu
 
 
 def about(config: StreamConfig, images: Images) -> dict[str, Any]:
-    """Return what the samples of a stream are a function of, as JSON values.
+    """Return what the samples of a stream are a function of, and how they are recorded, as JSON values.
 
     Raises ConfigError if the script or the scene cannot be read, or params cannot be sent to Blender.
+    """
+    return {
+        **source(config),
+        "params": _params(config.params),
+        "image_format": images.format,
+        "quality": images.quality,
+        "versions": {
+            "asyncblend": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("numpy", "pillow", "webdataset")},
+        },
+    }
+
+
+def source(config: StreamConfig) -> dict[str, Any]:
+    """Return what the samples of a stream are a function of, but for params, as JSON values.
+
+    Raises ConfigError if the script or the scene cannot be read.
     """
     return {
         "seed": config.seed,
@@ -36,14 +54,6 @@ def about(config: StreamConfig, images: Images) -> dict[str, Any]:
             os.fspath(given) if isinstance(given, str | os.PathLike) else [os.fspath(one) for one in given]
             for given in config.script_args
         ],
-        "params": _params(config.params),
-        "image_format": images.format,
-        "quality": images.quality,
-        "versions": {
-            "asyncblend": __version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("numpy", "pillow", "webdataset")},
-        },
     }
 
 

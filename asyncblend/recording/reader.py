@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,11 @@ class Recording:
     def shards(self) -> np.ndarray[Any, np.dtype[np.int32]]:
         """For each sample, in order of index, the shard that it is in, counted from 0."""
         return self._table["shard"]
+
+    @functools.cached_property
+    def checksum(self) -> int:
+        """Tells recordings apart, wherever they lie: of what made the samples, and of each one's index and place."""
+        return zlib.crc32(self._table.tobytes(), zlib.crc32(json.dumps(dict(self.about), sort_keys=True).encode()))
 
     def __len__(self) -> int:
         return len(self._table)

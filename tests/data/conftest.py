@@ -37,7 +37,8 @@ def make(tmp_path: Path, write_script: Callable[..., Path]) -> Iterator[Callable
 
     def make(body: str = ABOUT, faults: dict[str, Any] | None = None, **options: Any) -> ab.BlenderDataset:
         fake = fake_blender(tmp_path / f"fake{len(made)}", **(faults or {}))
-        script = write_script(body, name=f"script{len(made)}.py")
+        # All have one name, because a state belongs to the name of its script.
+        script = write_script(body, name=f"fake{len(made)}/script.py")
         made.append(ab.BlenderDataset(**{"script": script, "blender": fake, "instances": 2, **options}))
         return made[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +116,9 @@ class Ready:
         self._late -= 1
         return None if self._late >= 0 else ab.Frame({"live": True}, index=0, instance=0)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
     def close(self) -> None:
         pass
 
@@ -123,10 +127,10 @@ class Ready:
 def test_the_ratio_is_exact(ratio: float, live: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds at each item; of the live samples that were due but not ready, at most one is carried over."""
     own = live()
-    monkeypatch.setattr(own, "_begin", lambda wait: Ready())
+    monkeypatch.setattr(own, "_begin", lambda epoch, state, wait: Ready())
     mixed = kinds(itertools.islice(ab.MixedDataset(own, recorded(), ratio), 1000))
     assert [sum(mixed[:n]) for n in range(1001)] == [int(n * ratio + 1e-6) for n in range(1001)]
-    monkeypatch.setattr(own, "_begin", lambda wait: Ready(late=30))
+    monkeypatch.setattr(own, "_begin", lambda epoch, state, wait: Ready(late=30))
     mixed = kinds(itertools.islice(ab.MixedDataset(own, recorded(), ratio), 1000))
     late = mixed[mixed.index(True) :]
     assert abs(sum(late) - len(late) * ratio) <= 1 + 1e-6
@@ -309,6 +313,55 @@ def test_an_iteration_begun_again_while_the_fleet_starts(live: Any, recorded: An
     for _ in range(3):
         next(iter(dataset))
     assert sorted(item["index"] for item in dataset if item["live"]) == list(range(10))
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("ready", [True, False])
+def test_it_goes_on_from_a_state(ready: bool, batch_size: int | None, live: Any, recorded: Any) -> None:
+    """Each live sample comes once, the recorded ones go on in their order, and the ratio counts on."""
+
+    def make() -> tuple[ab.BlenderDataset, ab.MixedDataset]:
+        own = live(length=20, queue_size=32)
+        return own, ab.MixedDataset(own, recorded(transform=None), 0.3, batch_size=batch_size)
+
+    def samples(items: Any) -> list[tuple[bool, int]]:
+        if batch_size is None:
+            return [(item["live"], item["index"]) for item in items]
+        return [pair for item in items for pair in zip(item["live"].tolist(), item["index"].tolist(), strict=True)]
+
+    for taken in (0, 1, 5, 20):
+        own, first = make()
+        iterator = iter(first)
+        before = samples(itertools.islice(iterator, min(taken, 1)))
+        if taken and ready:
+            while (stats := own.stats()) is None or stats.queued + stats.delivered < 20:
+                threading.Event().wait(0.002)
+        before += samples(itertools.islice(iterator, max(taken - 1, 0)))
+        state = json.loads(json.dumps(first.state_dict()))
+        assert state["given"] == len(before) == taken * (batch_size or 1)
+        iterator.close()
+        own, resumed = make()
+        resumed.load_state_dict(state)
+        after = samples(resumed)
+        assert sorted(index for is_live, index in before + after if is_live) == list(range(20))
+        of_recording = [index for is_live, index in before + after if not is_live]
+        assert of_recording == [index % 10 for index in range(len(of_recording))]
+        for dataset in (first, resumed):
+            dataset.close()
+
+
+def test_the_ratio_goes_on_from_a_state(live: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed mix is the mix that it would have been."""
+    own = live(length=1000)
+    monkeypatch.setattr(own, "_begin", lambda epoch, state, wait: Ready())
+    for taken in range(1, 25):
+        first = ab.MixedDataset(own, recorded(), 0.3, length=50)
+        iterator = iter(first)
+        before = kinds(itertools.islice(iterator, taken))
+        second = ab.MixedDataset(own, recorded(), 0.3, length=50)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        mixed = before + kinds(second)
+        assert [sum(mixed[:n]) for n in range(51)] == [int(n * 0.3 + 1e-6) for n in range(51)]
 
 
 def test_wrong_parts_are_told(live: Any, recorded: Any) -> None:

@@ -247,16 +247,14 @@ def test_an_iteration_can_be_gone_on_with(recording: Any) -> None:
         state = pickle.loads(pickle.dumps(first.state_dict()))
         second = ab.RecordedDataset(folder, shuffle=shuffle)
         second.load_state_dict(state)
-        assert second.state_dict() == state == {"epoch": 2, "given": 4, "share": [0, 1]}
+        assert second.state_dict() == state
+        assert (state["epoch"], state["given"]) == (2, 4)
         rest = indices(second)
         assert sorted(begun + rest) == list(range(10))
         assert indices(second) == begun + rest  # the next iteration is whole again
-        assert second.state_dict() == {"epoch": 2, "given": 10, "share": [0, 1]}
+        assert second.state_dict() == {**state, "given": 10}
         second.set_epoch(3)
-        assert second.state_dict() == {"epoch": 3, "given": 0, "share": [0, 1]}
-    for wrong in ({}, {"epoch": 0, "stream": {}}, None, {"epoch": 0, "given": -1, "share": [0, 1]}):
-        with pytest.raises(ab.ConfigError):
-            ab.RecordedDataset(folder).load_state_dict(wrong)  # type: ignore[arg-type]
+        assert second.state_dict() == {**state, "epoch": 3, "given": 0}
 
 
 def test_a_state_of_another_share_is_refused(recording: Any, load: Any) -> None:
@@ -266,7 +264,7 @@ def test_a_state_of_another_share_is_refused(recording: Any, load: Any) -> None:
     next(iterator)
     second = ab.RecordedDataset(recording(10))
     second.load_state_dict(first.state_dict())
-    refused = r"share \[0, 1\] of the recording, this process has \[0, 2\]"
+    refused = r"workers=0, and this RecordedDataset has 2; .* StatefulDataLoader alone"
     with load(second, 2) as loading, pytest.raises(ab.ConfigError, match=refused):
         list(loading)
 
@@ -278,7 +276,7 @@ def test_only_workers_know_what_they_gave(recording: Any) -> None:
         with pytest.raises(ab.ConfigError, match="only they know what they have delivered"):
             dataset.state_dict()
     dataset.set_epoch(1)
-    assert dataset.state_dict() == {"epoch": 1, "given": 0, "share": [0, 1]}
+    assert (dataset.state_dict()["epoch"], dataset.state_dict()["given"]) == (1, 0)
     dataset.set_epoch(0)
     next(iter(dataset))
     assert dataset.state_dict()["given"] == 1
