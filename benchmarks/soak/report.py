@@ -112,7 +112,7 @@ def markdown(f: dict[str, Any]) -> list[str]:
 
 
 def _both(times: dict[str, float] | None) -> str:
-    return f"{times['median']:.1f} s, {times['worst']:.1f} s" if times else "none"
+    return f"{times['median']:.2f} s, {times['worst']:.2f} s" if times else "none"
 
 
 def table(f: dict[str, Any], title: str) -> Table:
