@@ -4,9 +4,9 @@ Three consumers share one warm fleet, each with one finite pass after another. T
 and the third is cancelled at random moments and begins anew, so that frames of one pass meet the next one. Each pass
 must deliver each of its indices exactly once, with content that this process computes again from (seed, index,
 consumer). Every second pass of the first two repeats the one before, so that the images of real Blenders are compared
-too, across instances and their lives. Meanwhile a task kills and stops Blenders, has them close their descriptors,
-redirect their output and send what cannot be read, sends garbage to the host, delays the consumers, kills other hosts,
-and starts some that have too few descriptors.
+too, across instances and their lives. Meanwhile a task kills and stops Blenders, has them hang, close their
+descriptors, redirect their output and send what cannot be read, sends garbage to the host, delays the consumers, kills
+other hosts, and starts some that have too few descriptors.
 
 Each file imports only files above it:
 

@@ -21,10 +21,25 @@ from asyncblend.aio import end_context
 from asyncblend.wire.gate import show_token
 from asyncblend.wire.launch import Launch
 
-from .faults import CLOSE, ENDING, FEW, GARBAGE, GARBLE, HOST, KILL, KINDS, PAUSE, REDIRECT, SLOW, STOP, Recoveries
+from .faults import (
+    CLOSE,
+    ENDING,
+    FEW,
+    GARBAGE,
+    GARBLE,
+    HANG,
+    HOST,
+    KILL,
+    KINDS,
+    PAUSE,
+    REDIRECT,
+    SLOW,
+    STOP,
+    Recoveries,
+)
 from .garbage import message
 from .hosts import Hosts
-from .orders import CLOSES, GARBLES, REDIRECTS, give
+from .orders import CLOSES, GARBLES, HANGS, REDIRECTS, give
 from .processes import BlenderProcess, blenders, launch
 
 __all__ = ["Chaos"]
@@ -77,6 +92,7 @@ class Chaos:
         inject: dict[str, Callable[[], bool]] = {
             KILL: self._kill,
             STOP: self._stop,
+            HANG: functools.partial(self._order, HANG, HANGS),
             CLOSE: functools.partial(self._order, CLOSE, CLOSES),
             GARBLE: functools.partial(self._order, GARBLE, GARBLES),
             PAUSE: functools.partial(self._suspend, tasks),

@@ -45,7 +45,7 @@ def soak(
 ) -> None:
     """Run a fleet for minutes under random faults, each kind of them at least once.
 
-    Blenders are killed, stopped, close their descriptors, send what cannot be read. Strangers send garbage, consumers
+    Blenders are killed, stopped, hang, close their descriptors, send what cannot be read. Strangers send garbage, consumers
     are slow. Another program is killed while one of its own Blenders is stopped, and one has too few descriptors.
 
     The exit status is 1 if anything was lost, came twice or had wrong content, if an instance did not come back, if

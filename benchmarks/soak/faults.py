@@ -11,6 +11,7 @@ __all__ = [
     "FEW",
     "GARBAGE",
     "GARBLE",
+    "HANG",
     "HOST",
     "KILL",
     "KINDS",
@@ -21,12 +22,12 @@ __all__ = [
     "Recoveries",
 ]
 
-KILL, STOP, CLOSE, GARBLE = "SIGKILL", "SIGSTOP", "closed descriptors", "unreadable frames"
+KILL, STOP, HANG, CLOSE, GARBLE = "SIGKILL", "SIGSTOP", "stuck sample", "closed descriptors", "unreadable frames"
 PAUSE, REDIRECT = "SIGSTOP, then SIGCONT", "redirected output"
 GARBAGE, SLOW = "garbage", "slow consumer"
 HOST, FEW = "killed host", "few descriptors"
 
-ENDING = (KILL, STOP, CLOSE, GARBLE)
+ENDING = (KILL, STOP, HANG, CLOSE, GARBLE)
 """The kinds that end the life of a Blender of the stream."""
 KINDS = (*ENDING, PAUSE, REDIRECT, GARBAGE, SLOW, HOST, FEW)
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["CLOSES", "GARBLES", "OBEY", "REDIRECTS", "give"]
+__all__ = ["CLOSES", "GARBLES", "HANGS", "OBEY", "REDIRECTS", "give"]
+
+HANGS = ("hang for-ever",)
+"""Orders to stand still while the heartbeats go on."""
 
 CLOSES = ("close nothing-else", "close and-reopen")
 """Orders to close all descriptors but the first three, as a careless script does. ZeroMQ aborts the process then."""
@@ -23,6 +26,7 @@ import itertools
 import os
 import pathlib
 import signal
+import threading
 
 from asyncblend.blender.serving import worker
 
@@ -35,6 +39,10 @@ UNREADABLE = itertools.cycle([
     [b'{"arrays":[],"values":{}}', b"nothing describes this"],
     [b'{"arrays":[],"values":[]}'],
 ])
+
+
+def hang(how_long):
+    threading.Event().wait()
 
 
 def close(then):
