@@ -13,9 +13,10 @@ import pytest
 from asyncblend.cli.tuning import Setting, Trial, best, settings
 from asyncblend.errors import ConfigError
 from asyncblend.testing import fake_blender
+from benchmarks.__main__ import app
 from benchmarks.measuring import Effort, Timed, in_turn
 from benchmarks.report import Metric, Report, Row
-from benchmarks.results import write
+from benchmarks.results import _questions, write
 
 _ROOT = Path(__file__).parents[1]
 exhaustive = pytest.mark.exhaustive
@@ -175,6 +176,13 @@ def test_results_have_every_report(tmp_path: Path) -> None:
     assert "`python -m benchmarks again`. How." in text
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"report.png", "again-and-again.png"}
     assert len(json.loads((tmp_path / "all.json").read_text())["reports"]) == 2
+
+
+def test_all_answers_every_question() -> None:
+    """RESULTS.md has a section for each command, but for those that look for faults and take many minutes."""
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    answered = {name.partition("-")[0] for name, _, _ in _questions(None)}
+    assert answered == commands - {"all", "soak", "fuzz"}
 
 
 def a_report(less: bool = False, name: str = "report") -> Report:

@@ -4,15 +4,19 @@ Three consumers share one warm fleet, each with one finite pass after another. T
 and the third is cancelled at random moments and begins anew, so that frames of one pass meet the next one. Each pass
 must deliver each of its indices exactly once, with content that this process computes again from (seed, index,
 consumer). Every second pass of the first two repeats the one before, so that the images of real Blenders are compared
-too, across instances and their lives. Meanwhile a task kills and stops Blenders, sends garbage to the host and delays
-the consumers.
+too, across instances and their lives. Meanwhile a task kills and stops Blenders, has them hang, close their
+descriptors, redirect their output and send what cannot be read, sends garbage to the host, delays the consumers, kills
+other hosts, and starts some that have too few descriptors.
 
 Each file imports only files above it:
 
+- `orders`: what a Blender does to itself when it is ordered to.
 - `scene`: what a Blender makes of an index, and the same computed here.
 - `ledger`: compares each frame with what it must be.
+- `program`: another program with a stream of its own.
 - `faults`: the kinds of faults, and how long a Blender takes to come back.
-- `processes`: the fleet's processes, as the operating system shows them.
+- `processes`: a fleet's processes, as the operating system shows them.
+- `hosts`: starts other programs, kills one and gives few descriptors to another.
 - `garbage`: messages that no Blender sends.
 - `chaos`: injects the faults.
 - `memory`: the memory of the host and of the Blenders over time.

@@ -43,10 +43,13 @@ def soak(
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="A file to write the figures to.")] = None,
 ) -> None:
-    """Run a fleet for minutes under random SIGKILL, SIGSTOP, garbage and slow consumers.
+    """Run a fleet for minutes under random faults, each kind of them at least once.
+
+    Blenders are killed, stopped, hang, close their descriptors, send what cannot be read. Strangers send garbage, consumers
+    are slow. Another program is killed while one of its own Blenders is stopped, and one has too few descriptors.
 
     The exit status is 1 if anything was lost, came twice or had wrong content, if an instance did not come back, if
-    memory grew, or if a process, file, thread or descriptor was left.
+    memory grew, if another program did not end as it must, or if a process, file, thread or descriptor was left.
     """
     console = Console()
     if blender is not None and not real:
@@ -59,7 +62,7 @@ def soak(
             before = Own()
             with live(run, console), asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(run.run())
-            left = before.left_by(run.names)
+            left = before.left_by(run.names, run.hosts.folder)
     from .plot import plot  # imports matplotlib, which would weigh on the host's memory
 
     title, figures, problems = report.title(run), report.figures(run, left), report.problems(run, left)

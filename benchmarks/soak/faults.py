@@ -5,10 +5,31 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-__all__ = ["GARBAGE", "KILL", "KINDS", "SLOW", "STOP", "Recoveries"]
+__all__ = [
+    "CLOSE",
+    "ENDING",
+    "FEW",
+    "GARBAGE",
+    "GARBLE",
+    "HANG",
+    "HOST",
+    "KILL",
+    "KINDS",
+    "PAUSE",
+    "REDIRECT",
+    "SLOW",
+    "STOP",
+    "Recoveries",
+]
 
-KILL, STOP, GARBAGE, SLOW = "SIGKILL", "SIGSTOP", "garbage", "slow consumer"
-KINDS = (KILL, STOP, GARBAGE, SLOW)
+KILL, STOP, HANG, CLOSE, GARBLE = "SIGKILL", "SIGSTOP", "stuck sample", "closed descriptors", "unreadable frames"
+PAUSE, REDIRECT = "SIGSTOP, then SIGCONT", "redirected output"
+GARBAGE, SLOW = "garbage", "slow consumer"
+HOST, FEW = "killed host", "few descriptors"
+
+ENDING = (KILL, STOP, HANG, CLOSE, GARBLE)
+"""The kinds that end the life of a Blender of the stream."""
+KINDS = (*ENDING, PAUSE, REDIRECT, GARBAGE, SLOW, HOST, FEW)
 
 
 class _Hit(NamedTuple):
@@ -24,7 +45,9 @@ class Recoveries:
 
     def __init__(self) -> None:
         self._open: dict[int, list[_Hit]] = {}  # by instance, oldest first
-        self.seconds: dict[str, list[float]] = {KILL: [], STOP: []}
+        self.seconds: dict[str, list[float]] = {kind: [] for kind in ENDING}
+        self.hits = 0
+        """Faults that ended a life."""
         self.hit_again = 0
         """Faults that were followed by another one before the instance came back. They are not timed."""
 
@@ -35,6 +58,7 @@ class Recoveries:
 
     def hit(self, instance: int, kind: str, pid: int) -> None:
         """Note that a fault was injected."""
+        self.hits += 1
         self._open.setdefault(instance, []).append(_Hit(time.monotonic(), kind, pid))
 
     def was_hit(self, instance: int, pid: int) -> bool:

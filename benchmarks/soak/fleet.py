@@ -63,7 +63,7 @@ def fakes(folder: Path) -> Fleet:
         rate=1000.0,
         between=0.6,
         patience=30.0,
-        timeouts=ab.Timeouts(start=20.0, beat=1.5, frame=10.0),
+        timeouts=ab.Timeouts(start=20.0, beat=1.5, frame=4.0),
     )
 
 
@@ -81,5 +81,5 @@ def real(blender: str | None) -> Fleet:
         rate=100.0,
         between=2.0,
         patience=120.0,
-        timeouts=ab.Timeouts(start=90.0, beat=3.0, frame=60.0),
+        timeouts=ab.Timeouts(start=90.0, beat=3.0, frame=15.0),
     )

@@ -16,7 +16,7 @@ import psutil
 
 from asyncblend.aio import loop_factory
 
-from .processes import run_of
+from .processes import run_of, uses
 
 __all__ = ["Own"]
 
@@ -29,18 +29,25 @@ class Own:
             pass  # the first loop opens files that stay open as long as the process lives
         self._threads, self._files = _threads(), _files()
 
-    def left_by(self, names: set[str]) -> list[str]:
-        """Return what the runs of these names left behind. What was just killed has a few seconds to end."""
+    def left_by(self, names: set[str], hosts: Path) -> list[str]:
+        """Return what was left behind by the runs of these names, and by other hosts with their folders in `hosts`.
+
+        What was just killed has a few seconds to end.
+        """
         end = time.monotonic() + 5.0
-        while (left := self._left(names)) and time.monotonic() < end:
+        while (left := self._left(names, hosts)) and time.monotonic() < end:
             threading.Event().wait(0.05)
         return left
 
-    def _left(self, names: set[str]) -> list[str]:
+    def _left(self, names: set[str], hosts: Path) -> list[str]:
         gc.collect()
-        left = [f"process {process.pid}" for process in psutil.process_iter() if run_of(process) in names]
+        left = [
+            f"process {process.pid}"
+            for process in psutil.process_iter()
+            if run_of(process) in names or uses(process, hosts)
+        ]
         folders = [Path(tempfile.gettempdir()) / name for name in names]
-        left += [f"folder {folder}" for folder in folders if folder.exists()]
+        left += [f"folder {folder}" for folder in [*folders, *hosts.glob("*/tmp/*")] if folder.exists()]
         left += [f"thread {name}" for name in (_threads() - self._threads).elements()]
         left += [f"open file {name}" for name in (_files() - self._files).elements()]
         return left

@@ -44,8 +44,9 @@ def _frames(run: Run) -> Text:
 
 
 def _faults(run: Run) -> Text:
-    line = Text("faults")
-    for kind, count in run.chaos.counts.items():
-        line.append(f"  {kind} {count}", style="yellow")
+    times = run.chaos.times
+    line = Text(f"{len(times)} faults", style="yellow")
+    if times:
+        line.append(f", the last one: {times[-1][1]}")
     line.append(f"  recovering {run.recoveries.open}")
     return line

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..charts import OURS, draw_curve, name_axis, new_figure, save, strip
-from .faults import GARBAGE, KILL, KINDS, SLOW, STOP
+from .faults import CLOSE, FEW, GARBAGE, GARBLE, HANG, HOST, KILL, KINDS, PAUSE, REDIRECT, SLOW, STOP
 from .run import Run
 
 __all__ = ["plot"]
 
-_COLOURS = {KILL: "#d55e00", STOP: "#cc79a7", GARBAGE: "#e69f00", SLOW: "#56b4e9"}
+_COLOURS = {
+    **dict.fromkeys((KILL, STOP, HANG, CLOSE, GARBLE), "#d55e00"),  # they end the life of a Blender
+    **dict.fromkeys((PAUSE, REDIRECT), "#cc79a7"),  # a Blender goes on
+    **dict.fromkeys((GARBAGE, SLOW), "#56b4e9"),  # they meet the host
+    **dict.fromkeys((HOST, FEW), "#009e73"),  # they meet other hosts
+}
 
 
 def plot(path: Path, run: Run, title: str) -> None:
@@ -22,8 +27,8 @@ def plot(path: Path, run: Run, title: str) -> None:
         f"{total.frames:,} frames, {total.lost} lost, {total.duplicates} duplicates, "
         f"{len(faults)} faults, {run.stream.stats().restarts} restarts"
     )
-    figure = new_figure(11, 7, title, below)
-    host, fleet, lanes = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 2])
+    figure = new_figure(11, 8.6, title, below)
+    host, fleet, lanes = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 4])
     draw_curve(host, "Host: resident MiB", [(sample.at / seconds, sample.host) for sample in samples], OURS)
     draw_curve(fleet, "All Blenders: resident MiB", [(s.at / seconds, s.fleet) for s in samples], "#57606a")
     strip(lanes, "bottom")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from .faults import GARBAGE, KILL, STOP
+from .faults import ENDING, FEW, GARBAGE, HOST
 from .run import Run
 
 __all__ = ["figures", "markdown", "problems", "table", "title"]
@@ -46,7 +46,7 @@ def problems(run: Run, left: list[str]) -> list[str]:
     for name, trend in run.memory.trends().items():
         if not trend.flat:
             found.append(f"the memory of {name} grew from {trend.early:.0f} to {trend.late:.0f} MiB")
-    return found + [f"left behind: {what}" for what in left]
+    return found + run.hosts.problems + [f"left behind: {what}" for what in left]
 
 
 def figures(run: Run, left: list[str]) -> dict[str, Any]:
@@ -66,15 +66,10 @@ def figures(run: Run, left: list[str]) -> dict[str, Any]:
         "consumers": {name: ledger.counts._asdict() for name, ledger in run.ledgers.items()},
         "faults": run.chaos.counts,
         "garbage_messages": run.chaos.messages,
-        "recovery_seconds": {
-            kind: {
-                "count": len(seconds),
-                "median": round(statistics.median(seconds), 2),
-                "worst": round(max(seconds), 2),
-            }
-            for kind, seconds in run.recoveries.seconds.items()
-            if seconds
-        },
+        "few_descriptors": {"refused": run.hosts.refused, "served": run.hosts.served},
+        "recovery_seconds": {kind: _times(seconds) for kind, seconds in run.recoveries.seconds.items() if seconds},
+        "gone_seconds": _times(run.hosts.gone) if run.hosts.gone else None,
+        "lives_ended": run.recoveries.hits,
         "hit_again": run.recoveries.hit_again,
         "not_recovered": run.recoveries.open,
         "restarts": stats.restarts,
@@ -94,24 +89,30 @@ def figures(run: Run, left: list[str]) -> dict[str, Any]:
     }
 
 
+def _times(seconds: list[float]) -> dict[str, float]:
+    return {"count": len(seconds), "median": round(statistics.median(seconds), 2), "worst": round(max(seconds), 2)}
+
+
 def markdown(f: dict[str, Any]) -> list[str]:
-    """Return the three lines of a Markdown table with one row. `f` has the figures."""
+    """Return the lines of a Markdown table with one column. `f` has the figures."""
     host = f["memory_mib"]["the host"]
     cells = {
         "fleet": f["fleet"],
         "minutes": f"{f['minutes']:g}",
         "frames": f"{f['frames']:,}",
-        **{kind: str(count) for kind, count in f["faults"].items()},
-        **{name: str(f[name]) for name in ("lost", "duplicates", "wrong")},
-        **{f"recovery after {kind}: median, worst": _recovery(f, kind) for kind in (KILL, STOP)},
+        **{f"faults: {kind}": str(count) for kind, count in f["faults"].items()},
+        **{name: f"**{f[name]}**" for name in ("lost", "duplicates", "wrong")},
+        "left behind": f"**{len(f['left'])}**",
+        **{f"recovery after {kind}: median, worst": _both(f["recovery_seconds"].get(kind)) for kind in ENDING},
+        f"Blenders of a {HOST} gone after: median, worst": _both(f["gone_seconds"]),
         "host memory, second and last quarter": f"{host['second_quarter']:.0f} → {host['last_quarter']:.0f} MiB",
     }
-    return [f"| {' | '.join(cells)} |", f"|{'---|' * len(cells)}", f"| {' | '.join(cells.values())} |"]
+    heading, *lines = (f"| {name} | {cell} |" for name, cell in cells.items())
+    return [heading, "|---|---|", *lines]
 
 
-def _recovery(f: dict[str, Any], kind: str) -> str:
-    own = f["recovery_seconds"].get(kind)
-    return f"{own['median']:.1f} s, {own['worst']:.1f} s" if own else "none"
+def _both(times: dict[str, float] | None) -> str:
+    return f"{times['median']:.2f} s, {times['worst']:.2f} s" if times else "none"
 
 
 def table(f: dict[str, Any], title: str) -> Table:
@@ -127,18 +128,23 @@ def table(f: dict[str, Any], title: str) -> Table:
     for name in ("lost", "duplicates", "wrong"):
         label = "wrong content" if name == "wrong" else name
         table.add_row(label, str(f[name]), style="bold red" if f[name] else "bold green")
+    few = f["few_descriptors"]
+    more = {
+        GARBAGE: f" ({f['garbage_messages']} messages)",
+        FEW: f" ({few['refused']} hosts refused to begin, {few['served']} got all frames)",
+    }
     for kind, count in f["faults"].items():
-        more = f" ({f['garbage_messages']} messages)" if kind == GARBAGE else ""
-        table.add_row(f"faults: {kind}", f"{count}{more}")
-    for kind, own in f["recovery_seconds"].items():
-        table.add_row(
-            f"recovery after {kind}", f"median {own['median']:.2f} s, worst {own['worst']:.2f} s of {own['count']}"
-        )
+        table.add_row(f"faults: {kind}", f"{count}{more.get(kind, '')}")
+    times = {f"recovery after {kind}": own for kind, own in f["recovery_seconds"].items()}
+    if f["gone_seconds"]:
+        times[f"Blenders of a {HOST} gone after"] = f["gone_seconds"]
+    for name, own in times.items():
+        table.add_row(name, f"median {own['median']:.2f} s, worst {own['worst']:.2f} s of {own['count']}")
     if f["hit_again"]:
         table.add_row("hit again before", str(f["hit_again"]))
     table.add_row("not recovered", str(f["not_recovered"]))
-    more = f["restarts"] - f["faults"][KILL] - f["faults"][STOP]
-    table.add_row("restarts", f"{f['restarts']}{f', {more} without a fault' if more > 0 else ''}")
+    others = f["restarts"] - f["lives_ended"]
+    table.add_row("restarts", f"{f['restarts']}{f', {others} without such a fault' if others > 0 else ''}")
     table.add_row("stale frames dropped", str(f["stale"]))
     table.add_row("bad messages dropped", str(f["bad_messages"]))
     table.add_row("connections refused", str(f["refused"]))

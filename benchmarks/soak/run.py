@@ -6,6 +6,7 @@ import asyncio
 import functools
 import random
 import time
+from pathlib import Path
 
 import asyncblend as ab
 from asyncblend.aio import the_one_error
@@ -14,6 +15,7 @@ from . import scene
 from .chaos import Chaos
 from .faults import Recoveries
 from .fleet import Fleet
+from .hosts import Hosts
 from .ledger import Counts, Ledger
 from .memory import Memory
 from .processes import blenders, run_of
@@ -31,7 +33,8 @@ class Run:
         self.ledgers = {name: Ledger(config.seed, number) for number, name in enumerate(("quick", "slow", "cancelled"))}
         """By the consumer's name. All three consume at once."""
         self.recoveries = Recoveries()
-        self.chaos = Chaos(random.Random(config.seed + 1), fleet.between, self.stream, self.recoveries)
+        self.hosts = Hosts(config, Path(config.script).parent / "hosts", fleet.patience)
+        self.chaos = Chaos(random.Random(config.seed + 1), fleet.between, self.stream, self.recoveries, self.hosts)
         self.memory = Memory()
         self.version: str | None = None
         """Blender's version; None for fakes."""
@@ -73,7 +76,7 @@ class Run:
                 async with asyncio.TaskGroup() as group:
                     watching = group.create_task(self._watch(), name="soak memory")
                     if self.with_chaos:
-                        group.create_task(self.chaos.run(self.seconds), name="soak chaos")
+                        group.create_task(self.chaos.run(self.seconds, self.fleet.patience), name="soak chaos")
                     async with asyncio.TaskGroup() as consumers:
                         consumers.create_task(self._consume_quickly(), name="soak quick")
                         consumers.create_task(self._consume_slowly(), name="soak slow")
@@ -85,10 +88,9 @@ class Run:
 
     @property
     def _goes_on(self) -> bool:
-        # The last faults have time to recover.
-        return self.passed < self.seconds or (
-            self.recoveries.open > 0 and self.passed < self.seconds + self.fleet.patience
-        )
+        # Each kind of fault has its turn, and there is time to recover from the last ones.
+        waits = self.with_chaos and (not self.chaos.over or self.recoveries.open > 0)
+        return self.passed < self.seconds or (waits and self.passed < self.seconds + 3 * self.fleet.patience)
 
     async def _consume_quickly(self) -> None:
         while self._goes_on:

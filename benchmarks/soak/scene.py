@@ -6,6 +6,8 @@ import numpy as np
 
 import asyncblend as ab
 
+from .orders import OBEY
+
 __all__ = ["FAKE", "IMAGE", "REAL", "is_right", "params"]
 
 _NOISE = 100_000  # bytes in a frame, so many that a leak would show
@@ -14,7 +16,7 @@ IMAGE = (24, 32, 3)
 """Shape of the image that a real Blender renders."""
 
 _CHECKED = f"""\
-import os
+{OBEY}
 
 import numpy as np
 
