@@ -34,7 +34,7 @@ scene.view_settings.view_transform = "Standard"
 # in where in its pixel a ray starts, so the picture has no noise, at one sample a pixel too.
 scene.cycles.max_bounces, scene.world.cycles.sampling_method = 0, "NONE"
 scene.world.cycles_visibility.diffuse = scene.world.cycles_visibility.glossy = False
-scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.665, 0.686, 0.745, 1)
+scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.7305, 0.738, 0.7835, 1)
 sun = bpy.data.objects["Light"]
 sun.data = bpy.data.lights.new("Sun", "SUN")
 sun.data.energy, sun.data.color, sun.data.angle, sun.rotation_euler = 2.6, (1, 0.92, 0.8), 0, (0.8, 0.1, 0.9)

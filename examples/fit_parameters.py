@@ -38,9 +38,9 @@ Array = npt.NDArray[np.float64]
 SCRIPT = Path(__file__).parents[1] / "blender_scripts" / "supershape.py"
 SMALL = ("--width", "64", "--height", "64", "--samples", "2", "--columns", "64", "--labels", "none")
 LARGE = ("--width", "192", "--height", "192", "--samples", "16", "--labels", "none")
-STAR = ((6, 1.1, 0.85, 1.0, 1.5, 1.2), (7, 1.1, 0.75, 1.6, 1.7, 1.5))
+STAR = ((8, 1.15, 0.85, 1.0, 1.4, 1.2), (6, 1.1, 0.75, 2.0, 1.8, 1.6))
 BALL = ((5, 1.0, 1.0, 2.0, 2.0, 2.0), (5, 1.0, 1.0, 2.0, 2.0, 2.0))
-VIEW = (0.6, 0.45)
+VIEW = (0.6, 0.4)
 OURS, GOAL = "#0072b2", "#d55e00"
 AIMS = 10**9
 """The first index of the target pictures. No fit comes so far: the rays of no two pictures are the same."""
@@ -141,7 +141,7 @@ def colour() -> Problem:
         batch=32,
         memory=2,
         rates=(0.4, 0.15),
-        steps=100,
+        steps=60,
         targets=64,
         varies=True,
     )
@@ -150,32 +150,38 @@ def colour() -> Problem:
 def supershape() -> Problem:
     """Return the problem of the twelve numbers of one shape.
 
-    Many values of a, b, n1, n2 and n3 give nearly the same shape, so what is normally distributed are five others, one
-    to one with these: the logarithms of the radius at a tip, a ** (n2 / n1), of that in a valley, b ** (n3 / n1), of n1,
-    which blends the two, and of n2 / n1 and n3 / n1, the flanks. Negative m is the same as positive.
+    Many values of a, b, n1, n2 and n3 give nearly the same shape, and some give none that fits into the picture. So five
+    others are drawn, one to one with these: the radius of the tips, a ** (n2 / n1), that of the valleys, b ** (n3 / n1),
+    n1, which blends the two, and n2 / n1 and n3 / n1, how steep they are. The logarithm of each is between two bounds,
+    by a sigmoid. For m, which may be negative with the same effect, it is the number itself.
     """
+    low, high = np.log([0.4, 0.4, 0.4, 0.3, 0.3]), np.log([1.8, 1.8, 8, 3, 3])
 
     def values(vectors: Array) -> Array:
-        m, tip, valley, n1, flank, other = np.moveaxis(vectors.reshape(-1, 2, 6), -1, 0)
-        n1, flank, other = (np.exp(np.clip(log, -3, 3)) for log in (n1, flank, other))
-        rows = (np.abs(3 * m), np.exp(tip / flank), np.exp(valley / other), n1, flank * n1, other * n1)
+        share = 1 / (1 + np.exp(-vectors.reshape(-1, 2, 6)))
+        m = 2 + 8 * share[..., 0]
+        tip, valley, n1, steep, other = np.moveaxis(np.exp(low + (high - low) * share[..., 1:]), -1, 0)
+        rows = (m, tip ** (1 / steep), valley ** (1 / other), n1, steep * n1, other * n1)
         return np.asarray(np.stack(rows, axis=-1).reshape(-1, 12))
 
     def vector(shape: Any) -> Array:
         m, a, b, n1, n2, n3 = np.array(shape).T
-        logs = (n2 / n1 * np.log(a), n3 / n1 * np.log(b), np.log(n1), np.log(n2 / n1), np.log(n3 / n1))
-        return np.asarray(np.stack((m / 3, *logs), axis=-1).ravel())
+        logs = np.stack(
+            (n2 / n1 * np.log(a), n3 / n1 * np.log(b), np.log(n1), np.log(n2 / n1), np.log(n3 / n1)), axis=-1
+        )
+        share = np.concatenate(((m[:, None] - 2) / 8, (logs - low) / (high - low)), axis=-1).ravel()
+        return np.asarray(np.log(share / (1 - share)))
 
     return Problem(
         names=[f"{name} {where}" for where in ("round", "up") for name in ("m", "a", "b", "n1", "n2", "n3")],
         values=values,
-        scene=lambda row: {"shape": row.reshape(2, 6), "size": 1.0, "hue": 0.9, "view": VIEW},
-        start=Normal(vector(BALL), np.diag([0.8, 0.2, 0.2, 0.4, 0.4, 0.4] * 2)),
+        scene=lambda row: {"shape": row.reshape(2, 6), "size": 1.25, "hue": 0.5, "view": VIEW},
+        start=Normal(vector(BALL), np.diag([1.2, 0.7, 0.7, 0.7, 0.7, 0.7] * 2)),
         target=Normal(vector(STAR), np.zeros((12, 12))),
         advantages=ranked,
-        batch=24,
+        batch=32,
         memory=3,
-        rates=(1.0, 0.25),
+        rates=(1.0, 0.2),
         steps=250,
         targets=16,
         varies=False,
@@ -296,9 +302,9 @@ def moments(run: Run) -> list[int]:
 
 
 async def portraits(problem: Problem, run: Run, blender: str | None) -> list[list[npt.NDArray[np.uint8]]]:
-    """Return rows of large pictures, the mean and two draws: at some moments of a run, and last of the target."""
-    draws = np.random.default_rng(3).standard_normal((3, len(problem.start.mean)))
-    draws[0] = 0
+    """Return rows of large pictures, the mean and two draws on both sides of it: at some moments of a run, and last of the target."""
+    signs = np.sign(np.random.default_rng(1).standard_normal(len(problem.start.mean)))
+    draws = (0 * signs, signs, -signs)
     normals = [*(run.path[moment] for moment in moments(run)), problem.target]
     scenes = [problem.scene(row) for z in draws for row in problem.values(np.array([each.at(z) for each in normals]))]
     options: dict[str, Any] = {"script_args": LARGE, "instances": 1, "length": len(scenes), "ordered": True}
@@ -310,11 +316,11 @@ async def portraits(problem: Problem, run: Run, blender: str | None) -> list[lis
 def chart(path: Path, problem: Problem, runs: Sequence[Run], pictures: Sequence[Sequence[Any]]) -> None:
     """Write a picture: how the renders of the first run became like the targets, and the parameters of all runs."""
     rows, columns = math.ceil(len(problem.names) / 6), min(len(problem.names), 6) + 1
-    figure = Figure(figsize=(13, 5.6 + 2.1 * rows), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[5.6, 2.1 * rows], squeeze=False).ravel()
-    cells = above.subplots(len(pictures), len(pictures[0]), gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    figure = Figure(figsize=(13, 5.1 + 2.1 * rows), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[5.1, 2.1 * rows], squeeze=False).ravel()
+    cells = above.subplots(len(pictures), len(pictures[0]), gridspec_kw={"wspace": 0, "hspace": 0})
     heads = [f"{moment * problem.batch:,} renders" if moment else "start" for moment in moments(runs[0])]
-    for row, (name, images) in enumerate(zip(("mean", "a draw", "another"), pictures, strict=True)):
+    for row, (name, images) in enumerate(zip(("mean", "a draw", "its opposite"), pictures, strict=True)):
         for cell, image, head in zip(cells[row], images, [*heads, "target"], strict=True):
             cell.imshow(image)
             cell.set(xticks=[], yticks=[], title=head if row == 0 else "")
