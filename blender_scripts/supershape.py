@@ -111,7 +111,8 @@ def radius(angle: np.ndarray, formula: np.ndarray) -> np.ndarray:
     """Return the superformula's distance from the centre at these angles."""
     m, a, b, n1, n2, n3 = formula
     quarter = m * angle / 4
-    return (np.abs(np.cos(quarter) / a) ** n2 + np.abs(np.sin(quarter) / b) ** n3) ** (-1 / n1)
+    distance: np.ndarray = (np.abs(np.cos(quarter) / a) ** n2 + np.abs(np.sin(quarter) / b) ** n3) ** (-1 / n1)
+    return distance
 
 
 def points(shape: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import asyncblend as ab
@@ -36,9 +36,9 @@ import asyncblend as ab
 Array = npt.NDArray[np.float64]
 
 SCRIPT = Path(__file__).parents[1] / "blender_scripts" / "supershape.py"
-SMALL = ("--width", "64", "--height", "64", "--samples", "2", "--columns", "64", "--labels", "none")
+SMALL = ("--width", "64", "--height", "64", "--samples", "1", "--columns", "64", "--labels", "none")
 LARGE = ("--width", "192", "--height", "192", "--samples", "16", "--labels", "none")
-STAR = ((8, 1.15, 0.85, 1.0, 1.4, 1.2), (6, 1.1, 0.75, 2.0, 1.8, 1.6))
+STAR = ((7, 1.15, 0.85, 1.0, 1.4, 1.2), (8, 1.05, 0.7, 2.0, 2.0, 1.8))
 BALL = ((5, 1.0, 1.0, 2.0, 2.0, 2.0), (5, 1.0, 1.0, 2.0, 2.0, 2.0))
 VIEW = (0.6, 0.4)
 OURS, GOAL = "#0072b2", "#d55e00"
@@ -140,7 +140,7 @@ def colour() -> Problem:
         advantages=centred,
         batch=32,
         memory=2,
-        rates=(0.4, 0.15),
+        rates=(0.3, 0.15),
         steps=60,
         targets=64,
         varies=True,
@@ -241,12 +241,13 @@ async def fit(
     def params(index: int) -> dict[str, Any]:
         normal = run.path[-1]
         z = np.random.default_rng((seed, index // 2)).standard_normal(size)
-        vector = normal.at(z if index % 2 else -z)  # pairs on both sides of the mean halve the noise of its step
+        vector = normal.at(z if index % 2 else -z)  # pairs on both sides steady the mean
         extra = {"vector": vector, "log_density": float(normal.log_density(vector))}  # for us: the script ignores them
         return {**problem.scene(problem.values(vector[None])[0]), **extra}
 
     began, kept, images = time.perf_counter(), [], []
-    async with stream.frames(range(steps * problem.batch), params=params) as frames:
+    ahead = 3 * stream.config.instances  # enough that no Blender waits, and few are drawn before a step that counts
+    async with stream.frames(range(steps * problem.batch), params=params, queue_size=ahead) as frames:
         async for frame in frames:
             images.append(frame["image"].astype(float))
             kept.append((frame.params["vector"], frame.params["log_density"], features(frame["image"])))
@@ -360,30 +361,31 @@ async def main(name: str, arguments: argparse.Namespace) -> None:
     """Run the fits, and show what they found."""
     problem, console, runs = PROBLEMS[name](), Console(), list[Run]()
     steps = arguments.steps or problem.steps
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
     options: dict[str, Any] = {"blender": arguments.blender, "instances": arguments.instances, "script_args": SMALL}
     async with ab.BlenderStream(script=SCRIPT, **options) as stream:
-        with Progress(*columns, console=console) as progress:
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             for number in range(arguments.runs):
-                task = progress.add_task(f"{name}, run {number + 1} of {arguments.runs}", total=steps, said="")
+                title = f"{name} {number + 1}/{arguments.runs}" if arguments.runs > 1 else name
+                task = progress.add_task(title, total=steps, said="")
 
-                def told(run: Run, samples: float, task: Any = task) -> None:
-                    rate = problem.batch * len(run.errors) / run.seconds
-                    said = f"pixel error {run.errors[-1]:5.2f}  spread {run.path[-1].spread.max():.3f}"
-                    said += f"  {samples:3.0f} effective samples  {rate:.0f} renders/s"
-                    progress.update(task, advance=1, said=said)
-                    if not console.is_terminal and len(run.errors) % 10 == 0:
-                        console.print(f"step {len(run.errors)}: {said}")
+                def told(run: Run, samples: float, task: Any = task, title: str = title) -> None:
+                    done = len(run.errors)
+                    said = f"error {run.errors[-1]:5.2f}  spread {run.path[-1].spread.max():.3f}"
+                    said += f"  {problem.batch * done / run.seconds:.0f}/s"
+                    progress.update(task, completed=done, said=said)
+                    if not console.is_terminal and done % 10 == 0:
+                        console.print(f"{title} {done}/{steps}  {said}  {samples:.0f} effective samples")
 
                 runs.append(await fit(stream, problem, arguments.seed + number, steps, told))
                 progress.update(task, total=len(runs[-1].errors))
     console.print(table(problem, runs))
     seconds, renders = sum(run.seconds for run in runs), sum(len(run.errors) for run in runs) * problem.batch
-    console.print(f"{renders:,} renders in {seconds:.0f} s, by {arguments.instances} Blenders")
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        chart(arguments.out / f"{name}.png", problem, runs, await portraits(problem, runs[0], arguments.blender))
-        console.print(f"{arguments.out / name}.png")
+    of = f"{arguments.instances} Blenders, at a load of {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    console.print(f"{renders:,} renders in {seconds:.0f} s by {of}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    chart(arguments.out / f"{name}.png", problem, runs, await portraits(problem, runs[0], arguments.blender))
+    console.print(f"{arguments.out / name}.png")
 
 
 PROBLEMS = {"colour": colour, "supershape": supershape}
