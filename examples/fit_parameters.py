@@ -346,7 +346,7 @@ def chart(path: Path, problem: Problem, runs: Sequence[Run], pictures: Sequence[
         panel.axhspan(mean - std, mean + std, color=GOAL, alpha=0.15, linewidth=0)
         panel.axhline(mean, color=GOAL, linestyle="--")
         panel.set_title(name)
-    grid[0, -1].set(title="pixel error, of 255", ylim=(0, None))
+    grid[0, -1].set(title="pixel error", ylim=(0, None))
     for panel in grid.ravel():
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
