@@ -33,7 +33,7 @@ async def frames(name: str, real: Any, instances: int, **options: Any) -> list[a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["shapes.py", "falling_cubes.py"])
+@pytest.mark.parametrize("name", ["shapes.py", "falling_cubes.py", "supershape.py"])
 async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None:
     """A sample is the same whichever instance makes it, and whatever that instance rendered or simulated before."""
     one, two = await frames(name, real, 1), await frames(name, real, 2)
@@ -87,3 +87,35 @@ async def test_cubes_fall(real: Any) -> None:
                 assert y > loose[1] - 1.5
                 assert x + width < loose[0] + loose[2] + 1.5
                 assert y + height < loose[1] + loose[3] + 1.5
+
+
+@pytest.mark.slow
+async def test_supershapes_follow_their_params(real: Any) -> None:
+    """The shape, its size, its hue and the view are as the params say, whatever was rendered before."""
+    ball: dict[str, Any] = {"shape": ((4, 1, 1, 2, 2, 2),) * 2, "size": 1.0, "hue": 0.0, "view": (0.0, 0.4)}
+    others: dict[str, dict[str, Any]] = {
+        "wide": {"shape": ((4, 1.5, 1.5, 2, 2, 2), (4, 1, 1, 2, 2, 2))},
+        "small": {"size": 0.5},
+        "green": {"hue": 1 / 3},
+        "behind": {"view": (3.0, 0.4)},
+    }
+    config = ab.StreamConfig(
+        script=script("supershape.py"), script_args=SMALL, blender=real.blender, instances=1, seed=3
+    )
+    async with asyncio.timeout(110), ab.BlenderStream(config) as stream:
+        first = await stream.render(0, ball)
+        found = {name: await stream.render(0, {**ball, **change}) for name, change in others.items()}
+        again = await stream.render(0, ball)
+
+    def extent(frame: ab.Frame) -> Any:
+        return np.ptp(frame["bbox3d"][0], axis=0)
+
+    assert extent(first) == pytest.approx(2, abs=1e-2)
+    assert extent(found["wide"]) == pytest.approx([3, 3, 2], abs=2e-2)
+    assert extent(found["small"]) == pytest.approx(1, abs=1e-2)
+    assert np.array_equal(first["image"], again["image"])
+    assert np.array_equal(first["instance"], found["green"]["instance"])
+    for hue, frame in ((0, first), (1, found["green"])):
+        assert frame["image"][frame["instance"] == frame["id"][0]].mean(axis=0).argmax() == hue
+    assert not np.array_equal(first["image"], found["behind"]["image"])
+    assert first["class_name"] == ["supershape"]
