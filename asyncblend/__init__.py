@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
+    from .errors import WindowClosed as WindowClosed
     from .stream.frame import Frame as Frame
     from .stream.frames import Frames as Frames
     from .stream.stats import PassStats as PassStats
@@ -68,6 +69,7 @@ __all__ = [
     "SyncFrames",
     "SyncStream",
     "Timeouts",
+    "WindowClosed",
     "collate",
 ]
 
@@ -78,7 +80,8 @@ __getattr__ = lazy(
         "data.collate": "collate",
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop ForkedProcessError FrameTimeout InstanceError "
-        "InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
+        "InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed "
+        "WindowClosed",
         "data.mixed": "MixedDataset",
         "data.recorded": "RecordedDataset",
         "stream.frame": "Frame",

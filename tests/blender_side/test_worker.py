@@ -157,8 +157,8 @@ class Host:
 def _launch(endpoint: str, folder: str) -> Launch:
     return Launch(
         endpoint=endpoint, token=TOKEN, instance=0, epoch=0, beat=0.5, kind="fake", script="", script_args=[],
-        scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, lifeline=None, ring=None,
-        packages=folder, report=f"{folder}/report.json",
+        scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, show=False, lifeline=None,
+        ring=None, packages=folder, report=f"{folder}/report.json",
     )  # fmt: skip
 
 

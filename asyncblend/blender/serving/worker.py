@@ -56,25 +56,46 @@ class Worker:
         self._socket.sndhwm = self._socket.rcvhwm = 0
         self._socket.linger = _LINGER
         self._socket.connect(self._launch.endpoint)
-        self._hello()
+        self.hello()
         self._heartbeat.start()
 
     def run(self, sample: Sample) -> None:
         """Make samples until the host says STOP."""
+        self.begin()
+        idle = int(1000 * self._launch.beat)
+        while self.hear():
+            if not self.answer_next(sample) and not self._socket.poll(idle):
+                self.hello()
+
+    def begin(self) -> None:
+        """Tell the host that samples can be made."""
         self._ready = True
         self._send(protocol.READY, **_about_blender())
-        idle = int(1000 * self._launch.beat)
-        while True:
-            # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
-            # effect at once.
-            if parts := self._received():
-                if not self._receive(protocol.decode(parts)):
-                    return
-            elif self._pending:
-                self.answer(sample, self._pending.popleft())
-            elif not self._socket.poll(idle):
-                # If the connection was lost and came back, the host knows this socket only from a HELLO.
-                self._hello()
+
+    def hear(self) -> bool:
+        """Take in all messages that have come. Return False if the host said STOP.
+
+        It comes before each sample, so that STOP, REVOKE and urgent leases take effect at once.
+        """
+        while parts := self._received():
+            if not self._receive(protocol.decode(parts)):
+                return False
+        return True
+
+    def answer_next(self, sample: Sample) -> bool:
+        """Make the next sample that is leased. Return False if there is none."""
+        if self._pending:
+            self.answer(sample, self._pending.popleft())
+            return True
+        return False
+
+    def hello(self) -> None:
+        """Say HELLO: at first, and after each while in which nothing was to be done.
+
+        If the connection was lost and came back, the host knows this socket only from a HELLO.
+        """
+        holding = [_name_of(lease) for lease in self._pending]
+        self._send(protocol.HELLO, ready=self._ready, holding=holding, **self._identity)
 
     def _received(self) -> list[zmq.Frame]:
         """Return the parts of a message that is here already, or nothing."""
@@ -130,7 +151,7 @@ class Worker:
             protocol.check_version(fields, "the host")
             self._seed = fields["seed"]
         elif kind == protocol.HELLO:
-            self._hello()
+            self.hello()
         elif kind == protocol.STOP:
             if fields["reason"]:
                 print(f"asyncblend: stopped by the host: {fields['reason']}", flush=True)
@@ -138,10 +159,6 @@ class Worker:
         else:
             raise ProtocolError(f"the host sent a {kind}, which only Blender's side sends")
         return True
-
-    def _hello(self) -> None:
-        holding = [_name_of(lease) for lease in self._pending]
-        self._send(protocol.HELLO, ready=self._ready, holding=holding, **self._identity)
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart(protocol.encode(kind, fields))
