@@ -109,7 +109,8 @@ class Timeouts:
 class RestartPolicy:
     """When a Blender that crashed is started again. Delays double: `backoff`, `2 * backoff`, ... up to `max_backoff`.
 
-    A script that does not load, a Blender that cannot be executed, or another protocol version is never retried.
+    A script that does not load, a Blender that cannot be executed, or another protocol version is never retried. Nor is
+    one whose window the user closed.
     """
 
     max_restarts: int = 5
