@@ -230,6 +230,28 @@ def sample(task):
 
 
 @pytest.mark.exhaustive
+async def test_samples_wait_while_the_user_renders(screen: Screen, executable: Any, write_script: Write) -> None:
+    """Blender cannot render twice at once: it would crash. So the user's own render is finished first."""
+    script = write_script(f"""{SPINNING}
+renders = []
+def render():
+    scene.cycles.samples = 4000
+    bpy.ops.render.render("INVOKE_DEFAULT")  # as F12 does: the scene is copied, and then rendered by a thread
+    scene.cycles.samples = 1
+    renders.append("begun")
+if not bpy.app.background:
+    bpy.app.timers.register(render, first_interval=0.1)
+bpy.app.handlers.render_complete.append(lambda *_: renders.append("done") if "begun" in renders else None)
+spin = sample
+def sample(task): return {{**spin(task), "renders": list(renders), "both": bpy.app.is_job_running("RENDER")}}
+""")
+    async with asyncio.timeout(LIMIT), stream_of(script, executable, queue_size=1) as stream:
+        while len((frame := await anext(stream))["renders"]) < 2:
+            assert not frame["both"]
+        assert stream.stats().restarts == 0
+
+
+@pytest.mark.exhaustive
 async def test_every_kind_of_request(screen: Screen, executable: Any, write_script: Write) -> None:
     """A pass beside the stream, an urgent sample, and a flush are served as in the background; idling does no harm."""
     script = write_script(f"{SCENE}\ndef sample(task): return {{'level': task.params['level']}}")

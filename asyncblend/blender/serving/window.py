@@ -52,8 +52,9 @@ class Window:
             sys.modules["__main__"] = self._script  # Blender has put a module of its own there
             if not self._worker.hear():
                 raise SystemExit(0)
-            # Blender can make one render at a time. What the user renders comes first.
-            if not bpy.app.is_job_running("RENDER") and self._worker.answer_next(self._sample):
+            # Blender crashes if it renders twice at once. What the user renders comes first.
+            busy = any(bpy.app.is_job_running(job) for job in ("RENDER", "OBJECT_BAKE"))
+            if not busy and self._worker.answer_next(self._sample):
                 self._rested = time.monotonic()
                 _redraw()
                 return 0.0
