@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import SampleError as SampleError
     from .errors import StartTimeout as StartTimeout
     from .errors import StreamClosed as StreamClosed
+    from .errors import WindowClosed as WindowClosed
     from .stream.clips import Clip as Clip
     from .stream.episode import Episode as Episode
     from .stream.frame import Frame as Frame
@@ -80,6 +81,7 @@ __all__ = [
     "SyncFrames",
     "SyncStream",
     "Timeouts",
+    "WindowClosed",
     "collate",
 ]
 
@@ -90,7 +92,8 @@ __getattr__ = lazy(
         "data.collate": "collate",
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop EpisodeLost EpisodeOver ForkedProcessError "
-        "FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed",
+        "FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed "
+        "WindowClosed",
         "data.map": "BlenderMapDataset",
         "data.mixed": "MixedDataset",
         "data.recorded": "RecordedDataset",

@@ -109,7 +109,8 @@ class Timeouts:
 class RestartPolicy:
     """When a Blender that crashed is started again. Delays double: `backoff`, `2 * backoff`, ... up to `max_backoff`.
 
-    A script that does not load, a Blender that cannot be executed, or another protocol version is never retried.
+    A script that does not load, a Blender that cannot be executed, or another protocol version is never retried. Nor is
+    one whose window the user closed.
     """
 
     max_restarts: int = 5
@@ -220,6 +221,11 @@ class StreamConfig:
     """Threads that each Blender renders with. "auto": the cores that this process may use, shared out among the
     instances. None: as the scene has it."""
 
+    show: bool = False
+    """Open Blender's own window, in which the scene can be watched and edited while it streams. It needs `instances=1`,
+    a screen, and a Blender executable, as the bpy module has no window. Closing the window ends the stream with
+    `WindowClosed`."""
+
     gpus: Sequence[int | str] | None = None
     """Devices to render on with Cycles, as CUDA_VISIBLE_DEVICES numbers them. Instances get them in turns.
     None: the CPU, or what the scene and the user's preferences say."""
@@ -259,10 +265,12 @@ class StreamConfig:
         self._check_shard()
         if self.params is not None:
             check_params(self.params)
-        flags = dict.fromkeys(("ordered", "factory_startup", "autoexec", "shared_memory"), bool)
+        flags = dict.fromkeys(("ordered", "factory_startup", "autoexec", "shared_memory", "show"), bool)
         for name, kind in {**flags, "restart": RestartPolicy, "timeouts": Timeouts}.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name} must be a {kind.__name__}; got {getattr(self, name)!r}")
+        if self.show and self.instances != 1:
+            raise ConfigError(f"show opens the window of one Blender: set instances=1; got instances={self.instances}")
 
     def _check_gpus(self) -> None:
         gpus = self.gpus
@@ -340,6 +348,7 @@ class StreamOptions(TypedDict, total=False):
     max_frames_per_instance: int | None
     max_rss: int | None
     threads: int | Literal["auto"] | None
+    show: bool
     gpus: Sequence[int | str] | None
     logs: PathLike | None
     factory_startup: bool

@@ -5,6 +5,7 @@ AsyncblendError
 ├── BlenderNotFound (FileNotFoundError)   there is no Blender where we looked
 ├── InstanceError                         one Blender process failed: .instance, .log_tail
 │   ├── InstanceExited                    it ended before it was asked to: .returncode
+│   │   └── WindowClosed                  its user closed its window
 │   ├── StartTimeout (TimeoutError)       it was not ready in time
 │   ├── FrameTimeout (TimeoutError)       it sent no frame, or no heartbeat, in time
 │   └── CrashLoop                         it crashed too often; __cause__ is the last crash
@@ -87,6 +88,10 @@ class InstanceExited(InstanceError):
         super().__init__(message, instance=instance, log_tail=log_tail)
         self.returncode = returncode
         """Its exit status. A negative one is the signal that killed it."""
+
+
+class WindowClosed(InstanceExited):
+    """The user closed the window of the Blender that `StreamConfig.show` asked for. It is not started again."""
 
 
 class StartTimeout(InstanceError, TimeoutError):

@@ -16,6 +16,7 @@ TREE: dict[str, tuple[type[BaseException], ...]] = {
     "BlenderNotFound": (errors.AsyncblendError, FileNotFoundError),
     "InstanceError": (errors.AsyncblendError,),
     "InstanceExited": (errors.InstanceError,),
+    "WindowClosed": (errors.InstanceExited,),
     "StartTimeout": (errors.InstanceError, TimeoutError),
     "FrameTimeout": (errors.InstanceError, TimeoutError),
     "CrashLoop": (errors.InstanceError,),
@@ -32,6 +33,7 @@ INSTANCE = {"instance": 3, "log_tail": "Fra:1 Mem:8M\nError: out of memory"}
 DATA: dict[str, dict[str, Any]] = {
     "InstanceError": INSTANCE,
     "InstanceExited": {**INSTANCE, "returncode": -11},
+    "WindowClosed": {**INSTANCE, "returncode": 0},
     "StartTimeout": INSTANCE,
     "FrameTimeout": INSTANCE,
     "CrashLoop": INSTANCE,

@@ -494,7 +494,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
-        *("BlenderMapDataset", "collate"),
+        *("BlenderMapDataset", "WindowClosed", "collate"),
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from ..errors import WindowClosed
 from .config_file import load_config
 from .live import watch
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SceneOption, SeedOption
+from .terminal import STDERR
 
 
 def stream(
@@ -17,15 +21,26 @@ def stream(
     instances: InstancesOption = None,
     blender: BlenderOption = None,
     seed: SeedOption = None,
+    show: Annotated[
+        bool | None,
+        typer.Option(
+            "--show/--no-show", help="Open the window of one Blender, which needs an executable and a screen."
+        ),
+    ] = None,
 ) -> None:
     """Render frames and drop them.
 
     This shows what a script returns and how fast it is. The first frame is printed, and a summary at the end. Without
     a length the stream is endless: end it with Ctrl-C.
 
+    With --show one Blender renders, in its own window. There the scene can be watched and edited while it streams: each
+    sample renders it as it is then. Closing the window ends the stream. So does Ctrl-C here, without asking: save in
+    the window first what is to be kept.
+
     Examples:
 
         asyncblend stream scene.py --length 16
+        asyncblend stream scene.py --show
         asyncblend stream scene.py --scene room.blend -- --level 3
 
     For everything else there is a TOML file with the fields of StreamConfig, and tables for `timeouts`, `restart` and
@@ -37,6 +52,11 @@ def stream(
         [timeouts]
         frame = 60
     """
-    options = {"length": length, "instances": instances, "blender": blender, "seed": seed}
+    if show and instances is None:
+        instances = 1
+    options = {"length": length, "instances": instances, "blender": blender, "seed": seed, "show": show}
     chosen = load_config(config, scene=scene, script_args=context.args, **options)
-    watch(chosen)
+    try:
+        watch(chosen)
+    except WindowClosed:
+        STDERR.print("The window was closed.", style="dim")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..config import Timeouts
-from ..errors import FrameTimeout, InstanceError, InstanceExited, StartTimeout
+from ..errors import FrameTimeout, InstanceError, InstanceExited, StartTimeout, WindowClosed
 from ..wire.launch import Report
 from .instance import Cause, Instance
 
@@ -23,6 +23,10 @@ def why_it_ended(instance: Instance, status: int, log_tail: str, report: Report,
     cause: Cause = "crash"
     if report.packages is not None:
         cause = "needs_packages"
+    elif report.window_closed and instance.condemned is None:
+        text = f"the user closed the window of Blender {instance.number}, which ends the stream"
+        closed = WindowClosed(text, instance=instance.number, log_tail=log_tail, returncode=status)
+        return Ending("fatal", closed, report)
     elif report.script_failed and instance.condemned is None:
         cause = "fatal"
     return Ending(cause, _error(instance, status, log_tail, timeouts), report)

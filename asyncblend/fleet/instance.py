@@ -22,7 +22,8 @@ from .restart import RestartHistory
 State = Literal["new", "starting", "ready", "idle", "backoff", "stopping", "stopped", "failed"]
 
 Cause = Literal["crash", "fatal", "needs_packages"]
-"""Why a life ended: a crash, which may not happen again; something that will; or packages that are being installed."""
+"""Why a life ended: a crash, which may not happen again; something that will, or that the user wanted; or packages that
+are being installed."""
 
 _PATIENCE = 2  # stop timeouts that a replaced Blender has: nobody waits for it
 _MOST_LOST = 1 << 28  # bytes; a quarter of what it shares with the host

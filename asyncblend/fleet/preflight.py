@@ -7,9 +7,11 @@ import errno
 import os
 import resource
 import socket
+import sys
 import tempfile
 
 from ..errors import ConfigError
+from .discovery import VARIABLE, Blender
 
 _EACH = (
     6  # descriptors of one Blender: two connections, pidfd and shared memory; two more for a connection that returns
@@ -94,6 +96,25 @@ def check_loopback(endpoint: str) -> None:
                 f"the path of the temporary folder is too long for a Unix socket, and the loopback interface cannot be "
                 f"used ({error}): set $TMPDIR to a folder with a shorter path, such as /tmp"
             ) from error
+
+
+def check_window(blender: Blender) -> None:
+    """Check that a Blender can open a window here, as far as can be known before it starts.
+
+    Raises:
+        ConfigError: It is the bpy module, or this program has no screen.
+    """
+    if blender.kind != "executable":
+        raise ConfigError(
+            f"show needs a Blender executable, but {blender.path} is the Python of the bpy module, which has no window: "
+            f"install Blender, and give its path as the option blender=... or in ${VARIABLE}"
+        )
+    screens = ("WAYLAND_DISPLAY", "DISPLAY")
+    if sys.platform not in ("darwin", "win32") and not any(os.environ.get(name) for name in screens):
+        raise ConfigError(
+            "show opens Blender's window, but neither $DISPLAY nor $WAYLAND_DISPLAY names a screen: start it from a "
+            "desktop, over `ssh -X`, or with a virtual screen (`xvfb-run -a COMMAND`, from Debian's package xvfb)"
+        )
 
 
 def _open_files(limit: int) -> int:

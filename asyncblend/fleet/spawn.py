@@ -124,9 +124,11 @@ class Spawner:
         startup.append("--enable-autoexec" if self._config.autoexec else "--disable-autoexec")
         if (threads := self._config.threads_each()) is not None:
             startup += ["--threads", str(threads)]
+        if not self._config.show:
+            startup.append("--background")
         # The exit code must come before --python to have an effect.
         return [
-            self._blender.path, "--background", *startup,
+            self._blender.path, *startup,
             "--python-exit-code", "1", "--python", str(BOOTSTRAP), *about,
         ]  # fmt: skip
 
@@ -158,6 +160,7 @@ class Spawner:
             autoexec=config.autoexec,
             threads=config.threads_each(),
             gpu=gpu is not None,
+            show=config.show,
             lifeline=workspace.lifeline,
             ring=shared,
             packages=str(packages.cache_folder()),

@@ -12,7 +12,7 @@ from ..config import StreamConfig
 from ..errors import ConfigError, ForkedProcessError, StreamClosed
 from ..fleet.discovery import find_blender
 from ..fleet.fleet import Fleet
-from ..fleet.preflight import check_descriptors, check_loopback, working_directory
+from ..fleet.preflight import check_descriptors, check_loopback, check_window, working_directory
 from ..fleet.pythons import check
 from ..fleet.spawn import Spawner
 from ..fleet.workspace import Workspace
@@ -49,7 +49,7 @@ class Run:
 
         Raises:
             ConfigError: Script or scene do not exist, or this process may not open enough files, or has no usable
-                working directory or folder for temporary files.
+                working directory or folder for temporary files; or Blender cannot open the window that is wanted.
             BlenderNotFound: There is no Blender.
         """
         config = self._config
@@ -59,6 +59,8 @@ class Run:
         if config.scene is not None:
             _check_file("scene", config.scene)
         blender = self._blender = find_blender(config.blender)
+        if config.show:
+            check_window(blender)
         self.loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self.loop.create_future()
         try:

@@ -76,6 +76,8 @@ class Launch:
     """Number of threads to render with. None: as the scene has it."""
     gpu: bool
     """Whether to render on the GPU. The process can see only one."""
+    show: bool
+    """Whether Blender has a window, and serves it between two samples."""
     lifeline: Lifeline | None
     """A pipe that reads as ended when the host is gone. None: there is none."""
     ring: int | None
@@ -101,10 +103,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class Report:
-    """Why a Blender ended before it served. It leaves this in a file for its host."""
+    """Why a Blender ended by itself. It leaves this in a file for its host."""
 
     script_failed: bool = False
     """Whether the scene could not be opened, or the script raised, exited, or ended without calling serve."""
+    window_closed: bool = False
+    """Whether the user closed its window."""
     packages: Sequence[str] | None = None
     """Names of the packages that its Python lacks. None: it lacks nothing."""
     python: str = ""

@@ -39,12 +39,12 @@ class PatientWorker(Worker):
         with self._lock:
             self._unread += 1
 
-    def _received(self) -> list[zmq.Frame]:
+    def _received(self, *, wait: bool = False) -> list[zmq.Frame]:
         with self._lock:
-            wait = self._unread > 0
-        if wait:
+            expected = self._unread > 0
+        if expected:
             assert self._socket.poll(1000 * LIMIT), "the host's message did not come"
-        parts = super()._received()
+        parts = super()._received(wait=wait)
         with self._lock:
             self._unread -= bool(parts)
         return parts
@@ -157,8 +157,8 @@ class Host:
 def _launch(endpoint: str, folder: str) -> Launch:
     return Launch(
         endpoint=endpoint, token=TOKEN, instance=0, epoch=0, beat=0.5, kind="fake", script="", script_args=[],
-        scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, lifeline=None, ring=None,
-        packages=folder, report=f"{folder}/report.json",
+        scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, show=False, lifeline=None,
+        ring=None, packages=folder, report=f"{folder}/report.json",
     )  # fmt: skip
 
 

@@ -331,7 +331,7 @@ def test_it_goes_on_from_a_state(ready: bool, batch_size: int | None, live: Any,
 
     for taken in (0, 1, 5, 20):
         own, first = make()
-        iterator = iter(first)
+        iterator: Any = iter(first)
         before = samples(itertools.islice(iterator, min(taken, 1)))
         if taken and ready:
             while (stats := own.stats()) is None or stats.queued + stats.delivered < 20:

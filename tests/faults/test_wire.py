@@ -53,7 +53,7 @@ async def test_a_blender_that_reconnects_while_it_is_stopped_is_told(
     script = write_script(
         f"""{WORKER}
 go, gone, ended = (pathlib.Path(name) for name in {[str(path) for path in (go, gone, ended)]})
-hello = worker._hello
+hello = worker.hello
 def lose_the_connection():
     if go.exists() and not gone.exists():
         worker._socket.disconnect(worker._launch.endpoint)
@@ -61,7 +61,7 @@ def lose_the_connection():
         gone.touch()
     else:
         hello()
-worker._hello = lose_the_connection
+worker.hello = lose_the_connection
 def sample(task): return {{}}
 try:
     bl.serve(sample)

@@ -258,7 +258,7 @@ class World:
         if blender.connected:
             return
         blender.outbox.clear()
-        blender.worker._hello()
+        blender.worker.hello()
         hello = blender.outbox.pop().fields
         blender.connected = True
         self.dispatcher.reconnected(blender.life, hello["holding"], hello["open"])

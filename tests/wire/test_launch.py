@@ -24,6 +24,7 @@ TOLD: dict[str, Any] = {
     "autoexec": True,
     "threads": 2,
     "gpu": False,
+    "show": False,
     "lifeline": Lifeline(7, 13, 4711),
     "ring": None,
     "packages": "/cache",

@@ -6,7 +6,8 @@
 - `autoexec.py`: whether the Python in .blend files is executed. `scene_check.py`: warns of what is wrong in a scene.
 - `devices.py`: the threads and GPUs to render on. `worker.py`: takes leases and sends frames. `heartbeat.py`: its beats.
 - `serve.py`: `bl.serve`. `task.py`: `bl.Task`, one sample to be made. `seeding.py`: its randomness.
-- `preview.py`: shows one sample where there is no host. `probe.py`: the script that `asyncblend doctor` runs.
+- `window.py`: makes the samples from a timer where Blender has a window. `preview.py`: shows one sample where there is
+  no host. `probe.py`: the script that `asyncblend doctor` runs.
 
 The script ends in `bl.serve(sample)`, which enters the worker's loop. For each lease the worker seeds all randomness,
 calls `sample(task)` and sends what it returns as a frame, with the large arrays in shared memory. STOP ends the loop.

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ...wire.launch import Launch, Report
 from . import lifeline, requirements
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
     """Connect to the host, open the scene, run the user's script, and end the process. Does not return.
+
+    In a Blender with a window it returns when the script serves. Then Blender's main loop begins, and makes the samples.
 
     Args:
         worker_type: Makes the worker in place of `Worker`; for `asyncblend.testing`.
@@ -36,8 +38,13 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
     worker = (worker_type or Worker)(launch)
     worker.connect()
     attach(worker.run)
-    code = 1
+    with_window = launch.show and launch.kind == "executable"
+    reason: BaseException = SystemExit(0)
     try:
+        if with_window:
+            from .window import Window  # needs bpy
+
+            attach(Window(launch, worker, lambda error: _end(launch, worker, error)).run)
         _open_scene(launch)
         # From here on as `python script.py args` would.
         sys.argv = [launch.script, *launch.script_args]
@@ -46,12 +53,24 @@ def main(worker_type: Callable[[Launch], Worker] | None = None) -> None:
         if not worker.served:
             text = "ended without serving: call asyncblend.blender.serve(sample) as its last line"
             print(f"asyncblend: {launch.script} {text}", file=sys.stderr)
-    except SystemExit as end:  # Python itself would exit with the same status and message
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if not isinstance(end.code, (int, type(None))):
-            print(end.code, file=sys.stderr)
+            reason = SystemExit(1)
     except BaseException as error:
-        traceback.print_exception(type(error), error, _from_script(error.__traceback__))
+        reason = error
+    if with_window and worker.served and isinstance(reason, SystemExit) and reason.code == 0:
+        return  # into Blender's main loop, which calls the window's timer
+    _end(launch, worker, reason)
+
+
+def _end(launch: Launch, worker: Worker, reason: BaseException) -> NoReturn:
+    """End this process as Python would because of that exception, and say goodbye to the host."""
+    code = 1
+    try:
+        if isinstance(reason, SystemExit):
+            code = reason.code if isinstance(reason.code, int) else int(reason.code is not None)
+            if not isinstance(reason.code, (int, type(None))):
+                print(reason.code, file=sys.stderr)
+        else:
+            traceback.print_exception(type(reason), reason, _from_script(reason.__traceback__))
     finally:
         if not worker.served:
             Report(script_failed=True).write(launch.report)

@@ -33,6 +33,8 @@ def serve(sample: Sample | Environment | type[Environment]) -> None:
     not execute, File Output nodes. The host's logger "asyncblend" warns of each once; without a host it is printed.
 
     In a Blender that a host started it does not return, but ends the process (by SystemExit, so `finally` blocks run).
+    With a window (`StreamConfig.show`) it ends only the script, in the same way: its `finally` blocks run at once, and
+    then Blender's main loop makes the samples.
     Without a host, for instance in Blender's text editor, it makes sample 0 with seed 0, prints the names, dtypes and
     shapes of what `sample` returned, saves the image beside the script, and returns.
 

@@ -61,34 +61,60 @@ class Worker:
         self._socket.sndhwm = self._socket.rcvhwm = 0
         self._socket.linger = _LINGER
         self._socket.connect(self._launch.endpoint)
-        self._hello()
+        self.hello()
         self._heartbeat.start()
 
     def run(self, sample: Sample) -> None:
         """Make samples until the host says STOP."""
+        self.begin()
+        self._socket.rcvtimeo = int(1000 * self._launch.beat)
+        while self.hear():
+            if self.answer_next(sample):
+                continue
+            if not (parts := self._received(wait=True)):
+                self.hello()
+            elif not self._receive(protocol.decode(parts)):
+                return
+
+    def begin(self) -> None:
+        """Tell the host that samples can be made."""
         self._ready = True
         self._send(protocol.READY, **_about_blender())
-        self._socket.rcvtimeo = int(1000 * self._launch.beat)
-        while True:
-            # Everything that has come is read before the next sample, so that STOP, REVOKE and urgent leases take
-            # effect at once.
-            if parts := self._received():
-                if not self._receive(protocol.decode(parts)):
-                    return
-            elif self._episode is not None and self._episode.may_go_on:
-                self._go_on(self._episode)
-            elif self._episode is None and self._pending:
-                self.answer(sample, self._pending.popleft())
-            else:
-                # If the connection was lost and came back, the host knows this socket only from a HELLO.
-                self._hello()
 
-    def _received(self) -> list[zmq.Frame]:
-        """Return the parts of a message that is here already, or nothing. Where there is nothing to do, wait for a beat."""
-        busy = bool(self._pending) if self._episode is None else self._episode.may_go_on
+    def hear(self) -> bool:
+        """Take in all messages that have come. Return False if the host said STOP.
+
+        It comes before each sample, so that STOP, REVOKE and urgent leases take effect at once.
+        """
+        while parts := self._received():
+            if not self._receive(protocol.decode(parts)):
+                return False
+        return True
+
+    def answer_next(self, sample: Sample) -> bool:
+        """Make the next sample that is leased, or the next frame of the open episode. Return False if there is none."""
+        if self._episode is not None and self._episode.may_go_on:
+            self._go_on(self._episode)
+            return True
+        if self._episode is None and self._pending:
+            self.answer(sample, self._pending.popleft())
+            return True
+        return False
+
+    def hello(self) -> None:
+        """Say HELLO: at first, and after each while in which nothing was to be done.
+
+        If the connection was lost and came back, the host knows this socket only from a HELLO.
+        """
+        holding = [_name_of(lease) for lease in self._pending]
+        opened = [] if self._episode is None else [_name_of(self._episode.lease)]
+        self._send(protocol.HELLO, ready=self._ready, holding=holding, open=opened, **self._identity)
+
+    def _received(self, *, wait: bool = False) -> list[zmq.Frame]:
+        """Return the parts of a message that is here already, or nothing. `wait`: wait for one, as long as a beat."""
         try:
             # Without a poll before, which takes longer than the receive.
-            part = self._socket.recv(_DONTWAIT if busy else 0, copy=False)
+            part = self._socket.recv(0 if wait else _DONTWAIT, copy=False)
         except zmq.Again:
             return []
         parts = [part]
@@ -215,7 +241,7 @@ class Worker:
             protocol.check_version(fields, "the host")
             self._seed = fields["seed"]
         elif kind == protocol.HELLO:
-            self._hello()
+            self.hello()
         elif kind == protocol.STOP:
             if fields["reason"]:
                 print(f"asyncblend: stopped by the host: {fields['reason']}", flush=True)
@@ -223,11 +249,6 @@ class Worker:
         else:
             raise ProtocolError(f"the host sent a {kind}, which only Blender's side sends")
         return True
-
-    def _hello(self) -> None:
-        holding = [_name_of(lease) for lease in self._pending]
-        opened = [] if self._episode is None else [_name_of(self._episode.lease)]
-        self._send(protocol.HELLO, ready=self._ready, holding=holding, open=opened, **self._identity)
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart(protocol.encode(kind, fields))
