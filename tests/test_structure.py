@@ -264,7 +264,10 @@ def test_who_imports_what_is_heavy() -> None:
     Only `gym` imports Gymnasium.
     """
     for module, homes in {
-        "torch": [f"data/{name}.py" for name in ("collate", "dataset", "items", "map", "mixed", "share")],
+        "torch": [
+            f"data/{name}.py"
+            for name in (*("carried", "collate", "dataset", "items"), *("iteration", "map", "mixed", "share", "states"))
+        ],
         "gymnasium": [
             "gym/__init__.py",
             "gym/env.py",
