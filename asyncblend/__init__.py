@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import RestartPolicy as RestartPolicy
     from .config import StreamConfig as StreamConfig
     from .config import Timeouts as Timeouts
+    from .curriculum import Curriculum as Curriculum
     from .data.collate import collate as collate
     from .data.dataset import BlenderDataset as BlenderDataset
     from .data.mixed import MixedDataset as MixedDataset
@@ -48,6 +49,7 @@ __all__ = [
     "BlenderStream",
     "ConfigError",
     "CrashLoop",
+    "Curriculum",
     "ForkedProcessError",
     "Frame",
     "FrameTimeout",
@@ -75,6 +77,7 @@ __getattr__ = lazy(
     __name__,
     {
         "config": "RestartPolicy StreamConfig Timeouts",
+        "curriculum": "Curriculum",
         "data.collate": "collate",
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop ForkedProcessError FrameTimeout InstanceError "

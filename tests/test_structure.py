@@ -39,6 +39,7 @@ BELOW: dict[str, set[str]] = {
     "pictures": {"errors"},
     "export": {"errors", "pictures"},
     "stream": {"errors", "config", "aio", "wire", "fleet", "recording"},
+    "curriculum": {"errors", "config"},
     "data": {"errors", "config", "recording", "stream"},
     "blendtorch": {"errors", "config", "stream"},
     "testing": {"errors", "wire", "blender"},
@@ -60,8 +61,11 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
         *("usable", "wait_ready"),
     },
     "SyncFrames": {*("close", "finished", "flush", "get", "poll", "state_dict", "stats")},
-    "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
+    "BlenderDataset": {
+        *("close", "config", "feedback", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")
+    },
     "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
+    "Curriculum": {*("feedback", "load_state_dict", "state_dict", "weights")},
     "MixedDataset": {*("close", "counts", "set_epoch", "stats")},
 }
 """Every attribute without an underscore that our own code gives these classes: their whole public surface."""
@@ -476,7 +480,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
-        "collate",
+        *("Curriculum", "collate"),
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 

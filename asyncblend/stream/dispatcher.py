@@ -14,7 +14,8 @@ from ..wire.launch import Life
 from .frame import Frame
 from .hub import Hub
 from .leases import Lease
-from .passes import Arrival, Drawn, Guilt, Pass
+from .params import Drawn, Feeds
+from .passes import Arrival, Guilt, Pass
 from .stats import StreamStats
 
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
@@ -84,6 +85,7 @@ class Dispatcher:
     def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet) -> None:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, fleet
+        self.feeds = Feeds(self.dispatch, config.params)
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
         self._numbers = itertools.count()
@@ -101,6 +103,7 @@ class Dispatcher:
         source.number = next(self._numbers)
         self._passes.append(source)
         self._served[source.number] = -1
+        source.params.begin(self.feeds)
         if self.end_error is not None:
             source.fail(self.end_error)
         self.dispatch()
@@ -118,6 +121,7 @@ class Dispatcher:
         """
         if source not in self._passes:  # it is not begun, or has ended
             return 0
+        source.params.flush()
         count = self._give_up(source)
         self.dispatch()
         return count
@@ -211,6 +215,9 @@ class Dispatcher:
                 continue
             if (holding.urgent if source.urgent else len(holding.held)) >= self._config.prefetch:
                 break
+            if not source.has_params:  # they are awaited, and dispatch is called when they have come
+                wanting.remove(source)
+                continue
             try:
                 lease = source.book.lease()
             except BaseException as error:  # the user's params raised: whatever it is, it is the consumer's
@@ -292,7 +299,13 @@ class Dispatcher:
         one = self._answer(life, number, serial)
         if one is not None:
             self._frames[life.instance] += 1
-            frame = Frame(values, index=one.lease.index, instance=life.instance, params=one.lease.params.values)
+            frame = Frame(
+                values,
+                index=one.lease.index,
+                instance=life.instance,
+                params=one.lease.params.values,
+                params_age=one.source.age(one.lease),
+            )
             self._stale += not one.source.arrive(one.lease, frame)
             self.dispatch()
 

@@ -11,10 +11,16 @@ import numpy as np
 class Frame(Mapping[str, Any]):
     """A mapping with what the script's `sample` returned, by name. Arrays are numpy's and read-only; copy one to write."""
 
-    __slots__ = ("_values", "index", "instance", "params")
+    __slots__ = ("_values", "index", "instance", "params", "params_age")
 
     def __init__(
-        self, values: Mapping[str, Any], *, index: int, instance: int, params: Mapping[str, Any] | None = None
+        self,
+        values: Mapping[str, Any],
+        *,
+        index: int,
+        instance: int,
+        params: Mapping[str, Any] | None = None,
+        params_age: int = 0,
     ) -> None:
         self._values = values
         self.index = index
@@ -23,6 +29,10 @@ class Frame(Mapping[str, Any]):
         """Number of the Blender that made it."""
         self.params: Mapping[str, Any] = {} if params is None else params
         """The params that it was made with; {} for none."""
+        self.params_age = params_age
+        """How many other samples were leased after its params were drawn and before it arrived, in its pass. Where the
+        training loop changes params, such as a curriculum does, it tells how late a change takes hold. A sample that is
+        leased again after a crash counts once more; 0 for recorded samples."""
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -48,11 +58,16 @@ class Frame(Mapping[str, Any]):
         return f"<Frame {self.index} from instance {self.instance}: {values}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (dict(self._values), self.index, self.instance, dict(self.params))
+        return _remake, (dict(self._values), self.index, self.instance, dict(self.params), self.params_age)
 
 
-def _remake(values: dict[str, Any], index: int, instance: int, params: dict[str, Any]) -> Frame:
-    return Frame(values, index=index, instance=instance, params=params)
+def with_params(frame: Frame) -> Mapping[str, Any]:
+    """Return the values by name, and "params" if there are any."""
+    return {"params": frame.params, **frame} if frame.params else frame
+
+
+def _remake(values: dict[str, Any], index: int, instance: int, params: dict[str, Any], age: int) -> Frame:
+    return Frame(values, index=index, instance=instance, params=params, params_age=age)
 
 
 def _brief(value: object) -> str:

@@ -52,7 +52,8 @@ class LeaseBook(Generic[Params]):
         self._next_serial = 0
         self._fresh = 0  # the next position that was never leased
         self._returned: list[int] = []  # a heap of positions
-        self._params: dict[int, Params] = {}  # of returned positions that keep their first params
+        self._params: dict[int, Params] = {}  # of every position that was drawn and is not settled
+        self._undrawn: set[int] = set()  # positions that are passed over, as there are no params for them
         self._leased: set[int] = set()
         self._arrived: set[int] = set()
         self._failed: set[int] = set()
@@ -77,6 +78,16 @@ class LeaseBook(Generic[Params]):
         """The position that is leased next, if that was given up before."""
         return self._returned[0] if self._returned else None
 
+    @property
+    def next_is_drawn(self) -> bool:
+        """Whether the position that is leased next has its params already."""
+        return (self._returned[0] if self._returned else self._fresh) in self._params
+
+    @property
+    def granted(self) -> int:
+        """The number of leases so far."""
+        return self._next_serial
+
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:
@@ -90,35 +101,48 @@ class LeaseBook(Generic[Params]):
         index = self._indices[position]
         self._leased.add(position)  # before `draw`, which is the user's code and may come back here
         try:
-            params = self._params.pop(position) if position in self._params else self._draw(index)
+            if position not in self._params:
+                self._params[position] = self._draw(index)
         except BaseException:
             self._return(position)
             raise
-        lease = Lease(self._next_serial, position, index, params)
+        lease = Lease(self._next_serial, position, index, self._params[position])
         self._next_serial += 1
         return lease
 
     def give_back(self, lease: Lease[Params]) -> None:
         """Take back a lease whose Blender crashed: its index is leased again first, with the same params."""
         self._return(lease.position)
-        self._params[lease.position] = lease.params
 
     def flush(self, leases: Sequence[Lease[Params]]) -> int:
-        """Take back these leases and draw new params for them, and for all that were given back before.
+        """Take back these leases and draw new params for them, and for all that were given back or restored before.
 
         Returns:
             The number of samples that will get new params.
         """
         for lease in leases:
             self._return(lease.position)
-        self._params.clear()
+        for position in (*self._returned, *(drawn for drawn in self._params if drawn >= self._fresh)):
+            self._params.pop(position, None)
         return len(self._returned)
 
-    def stop_drawing(self) -> None:
-        """Lease only what was given back with its params. The other samples that were begun count as failed."""
-        self._failed.update(position for position in self._returned if position not in self._params)
-        self._returned = sorted(self._params)  # a sorted list is a heap
-        self._count = self._fresh
+    def stop_drawing(self, *, failed: bool = True) -> None:
+        """Lease only what has params already.
+
+        Args:
+            failed: Whether the other samples that were begun count as failed. Otherwise they are passed over, as if the
+                sequence had ended before them.
+        """
+        undrawn = {position for position in self._returned if position not in self._params}
+        self._returned = sorted(set(self._returned) - undrawn)  # a sorted list is a heap
+        if failed:
+            self._failed |= undrawn
+        else:
+            self._undrawn |= undrawn
+            self.occupied -= len(undrawn)
+        self._count = max(self._fresh, max(self._params, default=-1) + 1)  # what was restored has params
+        self._undrawn.update(one for one in range(self._fresh, self._count) if one not in self._params)
+        self._fresh = self._first_unconsumed(self._fresh)
 
     def _return(self, position: int) -> None:
         self._leased.remove(position)
@@ -139,7 +163,6 @@ class LeaseBook(Generic[Params]):
     def skip(self, position: int) -> None:
         """Give up a position that was given back or has failed."""
         self._failed.discard(position)
-        self._params.pop(position, None)
         if position in self._returned:
             self._returned.remove(position)
             heapq.heapify(self._returned)
@@ -164,6 +187,7 @@ class LeaseBook(Generic[Params]):
 
     def _settle(self, position: int) -> None:
         self.occupied -= 1
+        self._params.pop(position, None)
         self._above.add(position)
         while self._watermark in self._above:
             self._above.remove(self._watermark)
@@ -171,7 +195,7 @@ class LeaseBook(Generic[Params]):
 
     def _first_unconsumed(self, position: int) -> int:
         position = max(position, self._watermark)
-        while position in self._above:
+        while position in self._above or position in self._undrawn:
             position += 1
         return position
 
@@ -196,6 +220,22 @@ class LeaseBook(Generic[Params]):
     def queued(self) -> int:
         """Positions that have arrived and are not consumed."""
         return len(self._arrived)
+
+    @property
+    def drawn(self) -> Mapping[int, Params]:
+        """The params of every position that was drawn and is neither consumed nor skipped."""
+        return self._params
+
+    def restore(self, drawn: Mapping[int, Params]) -> None:
+        """Let these positions be leased with params that were drawn before `state_dict`. After `load_state_dict`.
+
+        Raises:
+            ConfigError: One is no position of these indices, or is consumed.
+        """
+        for position in drawn:
+            if not self._watermark <= position < self._count or position in self._above:
+                raise ConfigError(f"the saved state has params of position {position}, which is not among the rest")
+        self._params.update(drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the consumed positions as plain data: all below `watermark`, and those in `above`."""

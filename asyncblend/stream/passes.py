@@ -9,16 +9,15 @@ import sys
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..config import Params, StreamConfig, check_params, check_whole
 from ..errors import ConfigError, SampleError
-from ..wire import payload
 from .frame import Frame
 from .leases import Lease, LeaseBook
+from .params import Drawn, EndOfParams, ParamsSource
 from .queue import FrameQueue
 from .stats import PassStats
 
@@ -26,13 +25,6 @@ _log = logging.getLogger("asyncblend")
 
 
 Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
-
-
-class Drawn(NamedTuple):
-    """The params of one index, drawn once."""
-
-    parts: list[Any]  # As they travel
-    values: Mapping[str, Any]  # As Blender sees them
 
 
 Guilt = Literal["none", "possible", "likely", "certain"]
@@ -52,7 +44,6 @@ class Arrival(NamedTuple):
 
 _FLOW = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
 """What params may not raise as itself: the consumer's loop would end in silence, or its task seem cancelled (PEP 479)."""
-_NO_PARAMS = Drawn(payload.encode_values({}), MappingProxyType({}))
 
 
 class Pass:
@@ -68,7 +59,8 @@ class Pass:
         queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
         urgent: Whether its samples are rendered before those of other passes, also on a Blender that holds some.
         on_bad_sample: As in StreamConfig. None: the config's.
-        state: From `state_dict` of a pass over the same indices; the samples consumed then are excluded.
+        state: From `state_dict` of a pass over the same indices; the samples consumed then are excluded, and those that
+            had params then get the same ones.
 
     Raises:
         ConfigError: An argument is wrong, or the state does not fit.
@@ -88,7 +80,7 @@ class Pass:
     ) -> None:
         self._seed = config.seed
         self._indices = own_indices(config) if indices is None else checked_indices(indices)
-        self._params = config.params if params is None else check_params(params)
+        self.params = ParamsSource(config.params if params is None else check_params(params))
         self._skips = (on_bad_sample or config.on_bad_sample) == "skip"
         self._max_deaths = config.restart.max_sample_deaths
         if ordered is not None and not isinstance(ordered, bool):
@@ -127,6 +119,15 @@ class Pass:
     def may_lease(self) -> bool:
         """Whether a sample may be leased now."""
         return self.error is None and not self._ended and self.book.may_lease
+
+    @property
+    def has_params(self) -> bool:
+        """Whether the next sample has its params, or can get them now. If not, they are awaited from now on."""
+        return self.book.next_is_drawn or self.params.ready()
+
+    def age(self, lease: Lease[Drawn]) -> int:
+        """Return how many other leases were granted since the params of this one were drawn."""
+        return self.book.granted - lease.params.granted - 1
 
     @property
     def free(self) -> float:
@@ -182,7 +183,14 @@ class Pass:
             self.queue.close(None if self.book.complete else error)
 
     def finish(self, error: BaseException) -> None:
-        """Draw no more params, because they raised. The consumer gets all frames leased before, then the error."""
+        """Draw no more params, because they raised or have ended. The consumer gets all frames leased before."""
+        if isinstance(error, EndOfParams) and not self.urgent:
+            self.book.stop_drawing(failed=False)
+            self._let_out()
+            self._close_if_over()
+            return
+        if isinstance(error, EndOfParams):
+            error = ConfigError("the iterator that gives the params has ended; give this sample its own: params={...}")
         if isinstance(error, _FLOW):
             told = RuntimeError(f"params raised {type(error).__name__}")
             told.__cause__ = error
@@ -195,6 +203,7 @@ class Pass:
     def end(self, error: BaseException | None = None) -> None:
         """Give up everything: what is queued, and what will still arrive. A waiting consumer gets the error."""
         self._ended = True
+        self.params.end()
         self.queue.close(error)
         self.queue.clear()
         self._early.clear()
@@ -225,16 +234,7 @@ class Pass:
             self.queue.put(Arrival(position, self._early.pop(position)))
 
     def _draw(self, index: int) -> Drawn:
-        if self._params is None:
-            return _NO_PARAMS
-        values = self._params(index) if callable(self._params) else self._params
-        try:
-            tree, *arrays = payload.encode_values(values)
-        except payload.Unsendable as error:
-            raise ConfigError(f"params of index {index}: {error}") from None
-        # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
-        parts = [tree, *(array.tobytes() for array in arrays)]
-        return Drawn(parts, MappingProxyType(payload.decode_values(parts)))
+        return self.params.draw(index, self.book.granted)
 
     # -- for its consumer ---------------------------------------------------------------------------------------
 
@@ -249,8 +249,17 @@ class Pass:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples have been consumed, as plain data that JSON can hold."""
-        return {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict()}
+        """Return which samples have been consumed, as plain data that JSON can hold.
+
+        Where there are params, they are part of it: their own state, if they have `state_dict`, and what was drawn for
+        samples that are not consumed.
+
+        Raises:
+            ConfigError: JSON cannot hold the params' own state.
+        """
+        state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict()}
+        params = self.params.state_dict(self.book.drawn, self.book.granted)
+        return state if params is None else {**state, "params": params}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if not isinstance(state, Mapping) or "indices" not in state:
@@ -260,6 +269,8 @@ class Pass:
             if state.get(name) != value:
                 raise ConfigError(f"the saved state has {name}={state.get(name)!r}, this stream has {value!r}")
         self.book.load_state_dict(state)
+        if "params" in state:
+            self.book.restore(self.params.load_state_dict(state["params"]))
 
 
 def own_indices(config: StreamConfig, start: int | None = None) -> range:
