@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import RestartPolicy as RestartPolicy
     from .config import StreamConfig as StreamConfig
     from .config import Timeouts as Timeouts
+    from .curriculum import Curriculum as Curriculum
     from .data.collate import collate as collate
     from .data.dataset import BlenderDataset as BlenderDataset
     from .data.map import BlenderMapDataset as BlenderMapDataset
@@ -57,6 +58,7 @@ __all__ = [
     "Clip",
     "ConfigError",
     "CrashLoop",
+    "Curriculum",
     "Episode",
     "EpisodeLost",
     "EpisodeOver",
@@ -89,6 +91,7 @@ __getattr__ = lazy(
     __name__,
     {
         "config": "RestartPolicy StreamConfig Timeouts",
+        "curriculum": "Curriculum",
         "data.collate": "collate",
         "data.dataset": "BlenderDataset",
         "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop EpisodeLost EpisodeOver ForkedProcessError "

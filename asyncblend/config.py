@@ -8,12 +8,17 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from .errors import ConfigError
 
-Params = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
+Params = (
+    Mapping[str, Any]
+    | Callable[[int], Mapping[str, Any]]
+    | Iterator[Mapping[str, Any]]
+    | AsyncIterator[Mapping[str, Any]]
+)
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
 _MOST_PREFETCHED = 1000  # the leases of a Blender must fit into the header of one message
@@ -64,11 +69,15 @@ def check_params(params: Params) -> Params:
     """Check the option `params`, and return it.
 
     Raises:
-        ConfigError: It is neither a mapping nor callable.
+        ConfigError: It is nothing that params can be drawn from.
     """
-    if not (isinstance(params, Mapping) or callable(params)):
-        raise ConfigError(f"params must be a mapping or a callable(index) -> mapping; got {params!r}")
-    return params
+    if isinstance(params, Mapping) or callable(params) or any(hasattr(params, n) for n in ("__next__", "__anext__")):
+        return params
+    makes = {name: f"; {name}() makes one of it" for name in ("iter", "aiter") if hasattr(params, f"__{name}__")}
+    raise ConfigError(
+        f"params must be a mapping, a callable(index) -> mapping, or an iterator or asynchronous iterator of mappings; "
+        f"got {params!r:.100}{'' if isinstance(params, str | bytes) else ''.join(makes.values())}"
+    )
 
 
 def _seconds(name: str, value: object, *, zero: bool = False) -> None:
@@ -189,8 +198,22 @@ class StreamConfig:
     None: all of them; in a BlenderDataset, the share of the rank in `torch.distributed`."""
 
     params: Params | None = None
-    """Mapping, or callable(index) -> mapping, evaluated when the index is leased; `task.params` in the script.
-    The callable runs in the thread of the event loop: it must be quick, and thread-safe if the bridge is used."""
+    """What a script gets as `task.params`. They are drawn when an index is leased:
+
+    - a mapping: the same for all samples, as it is at that moment;
+    - a callable(index) -> mapping;
+    - an iterator of mappings, whose `next` is called at each lease, in the order of the leases;
+    - an asynchronous iterator of mappings: awaited in the event loop when a Blender has room, one mapping at a time.
+      Leases wait for it, nothing else does. Closing the stream cancels what is awaited.
+
+    A sample that is rendered again after a crash keeps its params. A pass whose iterator ends before its indices ends
+    after the samples that were drawn. What the user's code raises is raised to the consumer, after the frames of all
+    samples that were leased before. Callables and iterators run in the thread of the event loop: they must be quick,
+    and thread-safe if a SyncStream or a dataset is used. Passes without params of their own share those of the config.
+
+    Params with `state_dict()` and `load_state_dict()`, such as a Curriculum, become part of the state of a stream or
+    dataset. `state_dict()` must return what JSON can hold, and is called between two draws, or while one is awaited. A
+    state saved with an iterator without these methods cannot be loaded: that is a ConfigError."""
 
     queue_size: int = 16
     """Slots: frames rendering, in flight and queued never exceed it. It bounds the host's memory."""

@@ -39,6 +39,7 @@ BELOW: dict[str, set[str]] = {
     "pictures": {"errors"},
     "export": {"errors", "pictures"},
     "stream": {"errors", "config", "aio", "wire", "fleet", "recording"},
+    "curriculum": {"errors", "config"},
     "data": {"errors", "config", "recording", "stream"},
     "scripts": {"errors"},
     "gym": {"errors", "config", "stream", "scripts"},
@@ -63,7 +64,10 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
         *("usable", "wait_ready"),
     },
     "SyncFrames": {*("clips", "close", "episodes", "finished", "flush", "get", "poll", "state_dict", "stats")},
-    "BlenderDataset": {*("close", "config", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")},
+    "BlenderDataset": {
+        *("close", "config", "feedback", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")
+    },
+    "Curriculum": {*("feedback", "load_state_dict", "state_dict", "weights")},
     "BlenderMapDataset": {*("close", "config", "render", "stats")},
     "RecordedDataset": {*("about", "close", "load_state_dict", "set_epoch", "state_dict", "stats")},
     "MixedDataset": {*("close", "counts", "load_state_dict", "set_epoch", "state_dict", "stats")},
@@ -497,7 +501,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
-        *("BlenderMapDataset", "WindowClosed", "collate"),
+        *("BlenderMapDataset", "Curriculum", "WindowClosed", "collate"),
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 

@@ -24,6 +24,8 @@ def collate(samples: Sequence[Any], *, ragged: Collection[str] = ()) -> Any:
     - Dicts are batched key by key, and tuples position by position.
     - Lists come as a list of them, because their lengths may vary. (PyTorch's own function turns them on their side.)
     - Strings and None come as a list of them.
+    - "params", if they are a dict, are batched as one. If the forms of the items' params differ, they come as a list of
+      dicts, with {} for an item without.
     - What `ragged` names always comes as a list, also in a batch where all shapes happen to agree. A dict that it names
       comes as a list of dicts, as torchvision's detectors take their targets:
 

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut
+from ..stream.params import is_iterator
 from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames
@@ -37,13 +38,16 @@ class BlenderDataset(ItemDataset):
 
         loader = DataLoader(BlenderDataset(script="cube.py", length=1000), batch_size=8, num_workers=2)
 
-    Items are dicts: what the script returned, with arrays as writable tensors that you own, and "index" (int).
-    Nothing is started before the first iteration. Without workers the fleet stays warm between iterations, until
+    Items are dicts: what the script returned, with arrays as writable tensors that you own, "index" (int) and, where
+    there are any, "params". Nothing is started before the first iteration. Without workers the fleet stays warm between iterations, until
     `close`, garbage collection or exit; with `persistent_workers=True` each worker's share does.
 
     Worker w of W in rank r of R has shard r * W + w of R * W, so ranks have equally many samples if R * W divides the
     length. The instances of a rank are shared out among its workers, and a worker without an instance gets no indices.
     A `shard` in the config stands for (r, R).
+
+    Params that the training loop changes, `flush` and `feedback` are for `num_workers=0`: each worker has a copy of the
+    params. A callable may read memory that is shared with the workers, such as `torch.zeros(3).share_memory_()`.
 
     With `batch_size`, items are whole batches, for a DataLoader that makes none. Each array is copied once, from the
     memory that Blender wrote it to into the batch's tensor:
@@ -128,8 +132,52 @@ class BlenderDataset(ItemDataset):
         return self._item_of(self._own.of(share).render(index, params))
 
     def flush(self) -> int:
-        """Give up what no Blender has begun of the present iteration, as `BlenderStream.flush` does; not in workers."""
+        """Give up what no Blender has begun of the present iteration, and draw its params anew. From any thread.
+
+        Returns:
+            The number of samples given up. Each of them is rendered later, with its new params.
+
+        Raises:
+            ConfigError: Workers iterate, and have copies of the params.
+        """
+        self._check_steerable("flush")
         return 0 if self._frames is None else self._frames.flush()
+
+    def feedback(self, indices: Any, losses: Any) -> None:
+        """Tell the params how hard samples were, so that they change what is rendered next. From any thread.
+
+        Args:
+            indices, losses: As `Curriculum.feedback` has them, or the `feedback` of your own params.
+
+        Raises:
+            ConfigError: The params have no `feedback`, or it finds an argument wrong; or workers iterate, and have
+                copies of the params.
+        """
+        self._check_steerable("feedback")
+        feedback = getattr(self.config.params, "feedback", None)
+        if not callable(feedback):
+            raise ConfigError(
+                f"feedback needs params that have feedback(indices, losses), such as ab.Curriculum; these are "
+                f"{self.config.params!r:.100}"
+            )
+        feedback(indices, losses)
+
+    def _check_steerable(self, what: str) -> None:
+        """Raise ConfigError if other processes draw the params."""
+        if get_worker_info() is not None or self._epoch.has_workers:
+            raise ConfigError(
+                f"{what} is for num_workers=0: each worker of the DataLoader has a copy of the params, which cannot be "
+                f"reached from here. Iterate with num_workers=0; or let params be a callable that reads shared memory, "
+                f"such as torch.zeros(3).share_memory_(), and change that"
+            )
+
+    def _check_not_copied(self) -> None:
+        """Raise ConfigError if a copy of the params would give the same again."""
+        if is_iterator(self.config.params):
+            raise ConfigError(
+                "params are an iterator, of which each worker of the DataLoader would have a copy, and would render with "
+                "the same params as the others; iterate with num_workers=0, or give a callable(index)"
+            )
 
     def _begin(self, epoch: int, state: Mapping[str, Any] | None, *, wait: bool = True) -> SyncFrames | None:
         """Begin an iteration, and return its frames; None if this process renders nothing.
@@ -139,6 +187,8 @@ class BlenderDataset(ItemDataset):
             state: Of the pass that it goes on with, or None.
             wait: Whether to wait for the first Blender. Otherwise what goes wrong at the start is raised by the frames.
         """
+        if get_worker_info() is not None:
+            self._check_not_copied()
         share = self._share()
         if share is None:
             return None
@@ -159,6 +209,7 @@ class BlenderDataset(ItemDataset):
         self._source = None
 
     def __getstate__(self) -> dict[str, Any]:
+        self._check_not_copied()
         return {**super().__getstate__(), "_own": OwnStream(), "_frames": None, "_source": None}
 
     def _same(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..config import check_whole, options_checked
 from ..errors import ConfigError
 from ..stream.batch import Batch, Memory, check_ragged, mapped
-from ..stream.frame import Frame
+from ..stream.frame import Frame, with_params
 from .accelerated import check_not_shared_again
 from .carried import carried
 from .iteration import Epoch, Iteration
@@ -213,7 +213,7 @@ class ItemDataset(IterableDataset[Any]):
         empty = _pinned if self._pinned and get_worker_info() is None else in_torch
         batch = Batch(size, empty, ragged=self._items.ragged)
         for frame in frames:
-            batch.add(frame, frame.index)
+            batch.add(with_params(frame), frame.index)
             if batch.full:
                 yield self._moved(batch.finish())
                 batch = Batch(size, empty, ragged=self._items.ragged)
@@ -270,7 +270,7 @@ def distributed() -> tuple[int, int] | None:
 
 def as_item(frame: Frame) -> Item:
     """Return a frame as an item: its values, with arrays as tensors that have memory of their own, and "index"."""
-    return {**as_tensors(frame), "index": frame.index}
+    return {**as_tensors(with_params(frame)), "index": frame.index}
 
 
 def as_tensors(value: Any) -> Any:

@@ -41,6 +41,11 @@ class Epoch:
         self._shared[2] = -1 if get_worker_info() is None else self._shared[0]
 
     @property
+    def has_workers(self) -> bool:
+        """Whether workers have iterated last."""
+        return bool(self._shared[2] >= 0)
+
+    @property
     def is_workers(self) -> bool:
         """Whether this is the training process, and workers iterate over this epoch."""
         return get_worker_info() is None and bool(self._shared[2] == self._shared[0])

@@ -33,7 +33,8 @@ class MixedDataset(ItemDataset):
     An iteration ends with the last live sample; how many recorded ones came with them depends on how fast they were.
     With `length` it ends after that many, live or not: then `len()` is known, and ranks have equally many. Ranks and
     workers share both parts as each would by itself. A worker without a Blender gives recorded samples only, and
-    without `length` none at all.
+    without `length` none at all. Items have "params" only if both parts were given some, because PyTorch's own collate
+    function needs the same names in all items of a batch.
 
     Args:
         live: What is rendered. It stays yours, but `close` closes it.
@@ -65,6 +66,7 @@ class MixedDataset(ItemDataset):
             raise ConfigError(f"ratio must be a number over 0 and at most 1; got {ratio!r}")
         if length is not None:
             check_whole("length", length, 0)
+        self._has_params = live.config.params is not None and recorded.about.get("params") is not None
         self._live, self._recorded, self._ratio, self._samples = live, recorded, float(ratio), length
         # A row for each worker, in shared memory: the training process sees what they count.
         self._counts = torch.zeros((_WORKERS, 2), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -142,6 +144,8 @@ class MixedDataset(ItemDataset):
                     counts[0] += 1
                 given += 1
                 left = None if left is None else left - 1
+                if not self._has_params:
+                    frame.params = {}
                 yield part, frame
         finally:
             if live is not None:

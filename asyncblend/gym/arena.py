@@ -74,7 +74,10 @@ class Arena:
     def params(self, index: int, **own: Any) -> dict[str, Any]:
         """Return the params of an episode's beginning: the config's, and those of the environment's own."""
         drawn = self._config.params
-        return {**(drawn(index) if callable(drawn) else drawn or {}), **own}
+        values = drawn(index) if callable(drawn) else drawn or {}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"params of an environment must be a mapping, or a callable(index); got {drawn!r:.100}")
+        return {**values, **own}
 
     def close(self) -> None:
         """Stop the fleet. Return when nothing of it is left. Also twice."""

@@ -77,12 +77,13 @@ def check_same(recorded: Mapping[str, Any], config: Mapping[str, Any], folder: P
 
 
 def _params(params: Params | None) -> Any:
-    """Describe params: a mapping by its content, a function only by its name."""
+    """Describe params: a mapping by its content, a function or an iterator only by its name."""
     if params is None:
         return None
-    if callable(params):
+    if not isinstance(params, Mapping):
         name = getattr(params, "__qualname__", type(params).__qualname__)
-        return {"function": f"{getattr(params, '__module__', '?')}.{name}"}
+        kind = "function" if callable(params) else "iterator"
+        return {kind: f"{getattr(params, '__module__', '?')}.{name}"}
     try:
         tree, *arrays = payload.encode_values(params)
     except payload.Unsendable as error:

@@ -8,12 +8,14 @@ One rule holds for `batches`, for `batch_size` and for `collate`, and what it gi
     lists              a list of them, because their lengths may vary
     strings, None      a list of them, and so are numbers among them
     `ragged` names     a list of them, whatever they are
+    `params`           a dict, if the samples of this batch have params of one form; otherwise a list of dicts
 
 So `batch[name][i]` is always what sample `i` of the batch has, whether `batch[name]` is stacked or a list.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -80,6 +82,7 @@ class Batch:
     ) -> None:
         self._size, self._empty, self._ragged, self._arrays = size, empty, frozenset(ragged), arrays
         self._indices: list[int] = []
+        self._params: list[Mapping[str, Any] | None] = []  # "params" of each sample, if they are a dict
         self._columns: Any = None  # The first sample with each leaf replaced by the column of its values
 
     def __len__(self) -> int:
@@ -97,6 +100,10 @@ class Batch:
             SampleError: The sample has another form than the first one. The batch cannot be used any more.
             ConfigError: A name in `ragged` is not among the values.
         """
+        params = values.get("params") if isinstance(values, Mapping) else None
+        if isinstance(params, Mapping):
+            values = {name: value for name, value in values.items() if name != "params"}
+        self._params.append(params if isinstance(params, Mapping) else None)
         try:
             if not self._indices:
                 self._columns = self._begun(values)
@@ -116,7 +123,19 @@ class Batch:
 
     def values(self) -> Any:
         """Return the batched values, in the form of a sample."""
-        return self._batched(self._columns or {})
+        values = self._batched(self._columns or {})
+        return {**values, "params": self._batched_params()} if any(one is not None for one in self._params) else values
+
+    def _batched_params(self) -> Any:
+        """Return the params of the samples: batched as all else, or, if their forms differ, a list of them."""
+        each = [one or {} for one in self._params]
+        if "params" not in self._ragged:
+            batch = Batch(self._size, self._empty, arrays=self._arrays)
+            with contextlib.suppress(SampleError):
+                for index, params in zip(self._indices, each, strict=True):
+                    batch.add(params, index)
+                return batch.values()
+        return [mapped(one, self._arrays, self._copied) for one in each]
 
     def _begun(self, values: Any) -> Any:
         """Return the columns for samples like this one, still empty."""
@@ -124,7 +143,7 @@ class Batch:
             if self._ragged:
                 raise ConfigError(f"ragged names values of dicts; the samples are {type(values).__name__}s")
             return self._column(values)
-        if missing := sorted(self._ragged - values.keys()):
+        if missing := sorted(self._ragged - values.keys() - {"params"}):
             raise ConfigError(f"ragged has {missing}, which the samples have not; they have {sorted(values)}")
         return {name: _Each() if name in self._ragged else self._column(value) for name, value in values.items()}
 

@@ -15,7 +15,8 @@ from .frame import Frame
 from .holding import Held, Holding, Name, load, urgent_load
 from .hub import Hub
 from .leases import Lease
-from .passes import Arrival, Drawn, Pass
+from .params import Drawn, Feeds
+from .passes import Arrival, Pass
 from .stats import StreamStats
 
 
@@ -30,6 +31,7 @@ class Dispatcher:
     def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet) -> None:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, fleet
+        self.feeds = Feeds(self.dispatch, config.params)
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
         self._episodes: dict[Name, tuple[Holding, Held]] = {}  # by pass and position: those that have begun
@@ -48,6 +50,7 @@ class Dispatcher:
         source.number = next(self._numbers)
         self._passes.append(source)
         self._served[source.number] = -1
+        source.params.begin(self.feeds)
         if self.end_error is not None:
             source.fail(self.end_error)
         self.dispatch()
@@ -65,6 +68,7 @@ class Dispatcher:
         """
         if source not in self._passes:  # it is not begun, or has ended
             return 0
+        source.params.flush()
         count = self._give_up(source)
         self.dispatch()
         return count
@@ -159,7 +163,7 @@ class Dispatcher:
         while (position := source.grant()) is not None:
             holding, one = self._episodes[source.number, position]
             self._fleet.goes_on(holding.life)
-            self._send_step(holding.life, one, source.book.granted(one.lease) - 1)
+            self._send_step(holding.life, one, source.book.allowed(one.lease) - 1)
 
     def _suspend_stalled(self, wanting: Sequence[Pass] = ()) -> None:
         """Take back episodes whose consumers have left them no free slot, if they hold up others.
@@ -196,6 +200,9 @@ class Dispatcher:
                 continue
             if (holding.urgent if source.urgent else len(holding.held)) >= self._config.prefetch:
                 break
+            if not source.has_params:  # they are awaited, and dispatch is called when they have come
+                wanting.remove(source)
+                continue
             try:
                 lease = source.book.lease()
             except BaseException as error:  # the user's params raised: whatever it is, it is the consumer's
@@ -355,7 +362,13 @@ class Dispatcher:
         else:
             params = (source.params_of_step(step.number) or lease.params).values
             frame = Frame(
-                values, index=lease.index, instance=life.instance, params=params, step=step.number, last=step.last
+                values,
+                index=lease.index,
+                instance=life.instance,
+                params=params,
+                params_age=source.age(lease),
+                step=step.number,
+                last=step.last,
             )
             source.arrive(lease, frame, step.fingerprint)
         self._after_step(life, one)
@@ -430,7 +443,7 @@ class Dispatcher:
         one = self._holding(life).find((number, serial))
         if one is None or one.source.ended:
             return True  # `_answer` says what comes of it
-        first, granted = one.source.book.first_step(one.lease), one.source.book.granted(one.lease)
+        first, granted = one.source.book.first_step(one.lease), one.source.book.allowed(one.lease)
         if step > first or step >= granted:
             raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
         return step == first
@@ -471,4 +484,4 @@ class Dispatcher:
 def _steps_beside(one: Held) -> range:
     """Return the steps that a life may make of a lease besides those that the LEASE itself allows."""
     book = one.source.book
-    return range(1 if one.source.on_demand else book.first_step(one.lease) + 1, book.granted(one.lease))
+    return range(1 if one.source.on_demand else book.first_step(one.lease) + 1, book.allowed(one.lease))

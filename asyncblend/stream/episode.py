@@ -11,7 +11,8 @@ from ..errors import ConfigError, EpisodeLost, EpisodeOver
 from .frame import Frame
 from .frames import Frames
 from .leases import Lease
-from .passes import Drawn, Guilt, Pass, encoded_params
+from .params import Drawn, snapshot
+from .passes import Guilt, Pass
 from .run import Run
 
 MAX_REPLAY = 10_000
@@ -44,7 +45,7 @@ class EpisodePass(Pass):
         Raises:
             ConfigError: They cannot travel.
         """
-        return encoded_params({} if params is None else params, f"step {self.steps + 1} of index {self._index}")
+        return snapshot({} if params is None else params, f" of step {self.steps + 1} of index {self._index}")
 
     def ask(self, drawn: Drawn) -> None:
         """Want the next step."""

@@ -11,7 +11,7 @@ import numpy as np
 class Frame(Mapping[str, Any]):
     """A mapping with what the script's `sample` returned, by name. Arrays are numpy's and read-only; copy one to write."""
 
-    __slots__ = ("_values", "index", "instance", "last", "params", "step")
+    __slots__ = ("_values", "index", "instance", "last", "params", "params_age", "step")
 
     def __init__(
         self,
@@ -20,6 +20,7 @@ class Frame(Mapping[str, Any]):
         index: int,
         instance: int,
         params: Mapping[str, Any] | None = None,
+        params_age: int = 0,
         step: int = 0,
         last: bool = True,
     ) -> None:
@@ -30,6 +31,10 @@ class Frame(Mapping[str, Any]):
         """Number of the Blender that made it."""
         self.params: Mapping[str, Any] = {} if params is None else params
         """The params that it was made with; {} for none."""
+        self.params_age = params_age
+        """How many other samples were leased after its params were drawn and before it arrived, in its pass. Where the
+        training loop changes params, such as a curriculum does, it tells how late a change takes hold. A sample that is
+        leased again after a crash counts once more; 0 for recorded samples."""
         self.step = step
         """Number of the frame in its episode, from 0; 0 where a sample is one frame."""
         self.last = last
@@ -64,11 +69,17 @@ class Frame(Mapping[str, Any]):
         return f"<Frame {self.index}{step} from instance {self.instance}: {values}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (dict(self._values), self.index, self.instance, dict(self.params), self.step, self.last)
+        own = {name: getattr(self, name) for name in Frame.__slots__ if name != "_values"}
+        return _remake, (dict(self._values), {**own, "params": dict(self.params)})
 
 
-def _remake(values: dict[str, Any], index: int, instance: int, params: dict[str, Any], step: int, last: bool) -> Frame:
-    return Frame(values, index=index, instance=instance, params=params, step=step, last=last)
+def with_params(frame: Frame) -> Mapping[str, Any]:
+    """Return the values by name, and "params" if there are any."""
+    return {"params": frame.params, **frame} if frame.params else frame
+
+
+def _remake(values: dict[str, Any], own: dict[str, Any]) -> Frame:
+    return Frame(values, **own)
 
 
 def _brief(value: object) -> str:

@@ -13,7 +13,7 @@ from ..errors import StreamClosed
 from .batch import Batch, check_ragged
 from .clips import Clip, Collector, Cut
 from .dispatcher import Dispatcher
-from .frame import Frame
+from .frame import Frame, with_params
 from .passes import Arrival, Pass
 from .queue import EndOfStream
 from .run import Run
@@ -106,7 +106,8 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         """Yield the frames in batches: dicts of what `collate` makes of them, with numpy's arrays, and "index" (int64).
 
         Arrays of one shape are stacked along a new first axis. Each is copied once, into memory that belongs to its
-        batch and is writable.
+        batch and is writable. Where there are params, "params" has them, batched in the same way; a list of dicts, if
+        their forms differ within a batch.
 
         Args:
             size: Samples in a batch. The last batch may have fewer.
@@ -122,7 +123,7 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         names = check_ragged(ragged)
         batch = Batch(size, ragged=names)
         async for frame in self:
-            batch.add(frame, frame.index)
+            batch.add(with_params(frame), frame.index)
             if batch.full:
                 yield batch.finish()
                 batch = Batch(size, ragged=names)
@@ -143,7 +144,10 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         return self._source.stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples have been delivered, as plain data that JSON can hold."""
+        """Return which samples have been delivered, as plain data that JSON can hold.
+
+        The params that other samples have already are part of it, and the params' own state, as StreamConfig says.
+        """
         return self._source.state_dict()
 
     async def aclose(self) -> None:

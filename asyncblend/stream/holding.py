@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ..wire.launch import Life
 from .leases import Lease
-from .passes import Drawn, Guilt, Pass
+from .params import Drawn
+from .passes import Guilt, Pass
 
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
 

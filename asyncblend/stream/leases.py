@@ -89,7 +89,8 @@ class LeaseBook(Generic[Params]):
         self._orphans: set[int] = set()  # begun episodes that nobody holds and that have no slot
         self._hungry: set[int] = set()  # begun episodes that want a slot
         self._failed: set[int] = set()
-        self._params: dict[int, Params] = {}  # of returned positions and orphans that keep their first params
+        self._params: dict[int, Params] = {}  # of every position that was drawn and is not settled
+        self._undrawn: set[int] = set()  # positions that are passed over, as there are no params for them
         self._queued = 0
         self._release = 0  # the next position to release, when ordered
         self._watermark = 0  # every position below it is consumed
@@ -125,6 +126,16 @@ class LeaseBook(Generic[Params]):
         returned = self.next_returned
         return self._fresh if returned is None else returned
 
+    @property
+    def next_is_drawn(self) -> bool:
+        """Whether the position that is leased next has its params already."""
+        return self.next_position in self._params
+
+    @property
+    def granted(self) -> int:
+        """The number of leases so far."""
+        return self._next_serial
+
     def lease(self) -> Lease[Params] | None:
         """Lease the lowest returned position, else the next fresh one. Return None without a slot or a position."""
         if not self.may_lease:
@@ -143,11 +154,12 @@ class LeaseBook(Generic[Params]):
         index = self._indices[position]
         self._leased.add(position)  # before `draw`, which is the user's code and may come back here
         try:
-            params = self._params.pop(position) if position in self._params else self._draw(index)
+            if position not in self._params:
+                self._params[position] = self._draw(index)
         except BaseException:
             self._return(position)
             raise
-        lease = Lease(self._next_serial, position, index, params)
+        lease = Lease(self._next_serial, position, index, self._params[position])
         self._next_serial += 1
         return lease
 
@@ -155,7 +167,7 @@ class LeaseBook(Generic[Params]):
         """Return the first step of a lease that has not arrived. The ones before it need not be sent again."""
         return self._steps[lease.position].arrived
 
-    def granted(self, lease: Lease[Params]) -> int:
+    def allowed(self, lease: Lease[Params]) -> int:
         """Return how many steps of a lease may be made, those before `first_step` included."""
         return self._steps[lease.position].granted
 
@@ -183,11 +195,10 @@ class LeaseBook(Generic[Params]):
 
     def give_back(self, lease: Lease[Params]) -> None:
         """Take back a lease whose Blender crashed: its index is leased again first, with the same params."""
-        self._params[lease.position] = lease.params
         self._return(lease.position)
 
     def flush(self, leases: Sequence[Lease[Params]]) -> int:
-        """Take back these leases and draw new params for them, and for all that were given back before.
+        """Take back these leases and draw new params for them, and for all that were given back or restored before.
 
         Episodes of which a frame has arrived keep theirs.
 
@@ -197,18 +208,32 @@ class LeaseBook(Generic[Params]):
         for lease in leases:
             self._return(lease.position)
         unbegun = [position for position in self._returned if not self._steps[position].arrived]
-        for position in unbegun:
+        for position in (*unbegun, *(drawn for drawn in self._params if drawn >= self._fresh)):
             self._params.pop(position, None)
         return len(unbegun)
 
-    def stop_drawing(self) -> None:
-        """Lease only what was given back with its params. The other samples that were begun count as failed."""
+    def stop_drawing(self, *, failed: bool = True) -> None:
+        """Lease only what has params already.
+
+        Args:
+            failed: Whether the other samples that were begun count as failed. Otherwise they are passed over, as if the
+                sequence had ended before them.
+        """
         undrawn = {position for position in (*self._returned, *self._orphans) if position not in self._params}
-        self._failed |= undrawn
         self._returned = sorted(set(self._returned) - undrawn)  # a sorted list is a heap
         self._orphans -= undrawn
         self._hungry -= undrawn
-        self._count = self._fresh
+        if failed:
+            self._failed |= undrawn
+        else:
+            self._undrawn |= undrawn
+            for position in undrawn:
+                self._keep_slots(self._steps.pop(position), 0)
+        self._count = max(self._fresh, max(self._params, default=-1) + 1)  # what was restored has params
+        self._undrawn.update(
+            one for one in range(self._fresh, self._count) if one not in self._params and one not in self._steps
+        )
+        self._fresh = self._first_fresh(self._fresh)
 
     def _grant(self, position: int) -> None:
         steps = self._steps[position]
@@ -258,7 +283,6 @@ class LeaseBook(Generic[Params]):
         """Give up a position that was given back or has failed. What has arrived of it stays."""
         self._failed.discard(position)
         self._orphans.discard(position)
-        self._params.pop(position, None)
         if position in self._returned:
             self._returned.remove(position)
             heapq.heapify(self._returned)
@@ -305,6 +329,7 @@ class LeaseBook(Generic[Params]):
         if not steps.over or steps.consumed < steps.arrived:
             return
         del self._steps[position]
+        self._params.pop(position, None)
         self._above.add(position)
         while self._watermark in self._above:
             self._above.remove(self._watermark)
@@ -312,13 +337,13 @@ class LeaseBook(Generic[Params]):
 
     def _first_fresh(self, position: int) -> int:
         position = max(position, self._watermark)
-        while position in self._above or position in self._steps:
+        while position in self._above or position in self._undrawn or position in self._steps:
             position += 1
         return position
 
     def _first_unreleased(self, position: int) -> int:
         position = max(position, self._watermark)
-        while position in self._above or (
+        while (position in self._above or position in self._undrawn) or (
             (steps := self._steps.get(position)) is not None and steps.over and steps.released == steps.arrived
         ):
             position += 1
@@ -350,6 +375,22 @@ class LeaseBook(Generic[Params]):
     def queued(self) -> int:
         """Frames that have arrived and are not consumed."""
         return self._queued
+
+    @property
+    def drawn(self) -> Mapping[int, Params]:
+        """The params of every position that was drawn and is neither consumed nor skipped."""
+        return self._params
+
+    def restore(self, drawn: Mapping[int, Params]) -> None:
+        """Let these positions be leased with params that were drawn before `state_dict`. After `load_state_dict`.
+
+        Raises:
+            ConfigError: One is no position of these indices, or is consumed.
+        """
+        for position in drawn:
+            if not self._watermark <= position < self._count or position in self._above:
+                raise ConfigError(f"the saved state has params of position {position}, which is not among the rest")
+        self._params.update(drawn)
 
     def state_dict(self, withheld: Collection[int] = ()) -> dict[str, Any]:
         """Return what was consumed, as plain data: all positions below `watermark`, those in `above`, and some steps.

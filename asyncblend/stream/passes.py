@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import operator
 import sys
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..config import Params, StreamConfig, check_params, check_whole
 from ..errors import ConfigError, SampleError
-from ..wire import payload
 from .frame import Frame
 from .leases import Lease, LeaseBook
+from .params import Drawn, EndOfParams, ParamsSource
 from .queue import FrameQueue
 from .stats import PassStats
 
@@ -28,36 +26,6 @@ _log = logging.getLogger("asyncblend")
 
 
 Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
-
-
-class Drawn(NamedTuple):
-    """The params of one index, drawn once."""
-
-    parts: list[Any]  # As they travel
-    values: Mapping[str, Any]  # As Blender sees them
-
-
-class Decoded(Mapping[str, Any]):
-    """Params as Blender sees them, decoded when somebody looks: hardly anybody looks at those of a step."""
-
-    def __init__(self, parts: list[Any]) -> None:
-        self._parts = parts
-
-    @functools.cached_property
-    def _values(self) -> dict[str, Any]:
-        return payload.decode_values(self._parts)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return repr(self._values)
 
 
 Guilt = Literal["none", "possible", "likely", "certain"]
@@ -77,7 +45,6 @@ class Arrival(NamedTuple):
 
 _FLOW = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
 """What params may not raise as itself: the consumer's loop would end in silence, or its task seem cancelled (PEP 479)."""
-_NO_PARAMS = Drawn(payload.encode_values({}), MappingProxyType({}))
 
 
 class Pass:
@@ -93,7 +60,8 @@ class Pass:
         queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
         urgent: Whether its samples are rendered before those of other passes, also on a Blender that holds some.
         on_bad_sample: As in StreamConfig. None: the config's.
-        state: From `state_dict` of a pass over the same indices; the samples consumed then are excluded.
+        state: From `state_dict` of a pass over the same indices; the samples consumed then are excluded, and those that
+            had params then get the same ones.
 
     Raises:
         ConfigError: An argument is wrong, or the state does not fit.
@@ -116,7 +84,7 @@ class Pass:
     ) -> None:
         self._seed = config.seed
         self._indices = own_indices(config) if indices is None else checked_indices(indices)
-        self._params = config.params if params is None else check_params(params)
+        self.params = ParamsSource(config.params if params is None else check_params(params))
         self._skips = (on_bad_sample or config.on_bad_sample) == "skip"
         self._max_deaths = config.restart.max_sample_deaths
         if ordered is not None and not isinstance(ordered, bool):
@@ -133,6 +101,7 @@ class Pass:
             on_demand=self.on_demand,
         )
         self._fingerprints: dict[int, list[Any]] = {}  # by position, of the first frame of an episode
+        self._withheld_params: dict[int, Drawn] = {}  # by position
         self._withheld: dict[int, int] = {}  # by position: consumed, and not given out but for so many clips
         if state is not None:
             self._load(state)
@@ -158,6 +127,15 @@ class Pass:
     def may_lease(self) -> bool:
         """Whether a sample may be leased now."""
         return self.error is None and not self._ended and self.book.may_lease
+
+    @property
+    def has_params(self) -> bool:
+        """Whether the next sample has its params, or can get them now. If not, they are awaited from now on."""
+        return self.book.next_is_drawn or self.params.ready()
+
+    def age(self, lease: Lease[Drawn]) -> int:
+        """Return how many other leases were granted since the params of this one were drawn."""
+        return self.book.granted - lease.params.granted - 1
 
     @property
     def ended(self) -> bool:
@@ -252,7 +230,14 @@ class Pass:
             self.queue.close(None if self.book.complete else error)
 
     def finish(self, error: BaseException) -> None:
-        """Draw no more params, because they raised. The consumer gets all frames leased before, then the error."""
+        """Draw no more params, because they raised or have ended. The consumer gets all frames leased before."""
+        if isinstance(error, EndOfParams) and not self.urgent:
+            self.book.stop_drawing(failed=False)
+            self._let_out()
+            self._close_if_over()
+            return
+        if isinstance(error, EndOfParams):
+            error = ConfigError("the iterator that gives the params has ended; give this sample its own: params={...}")
         if isinstance(error, _FLOW):
             told = RuntimeError(f"params raised {type(error).__name__}")
             told.__cause__ = error
@@ -265,6 +250,7 @@ class Pass:
     def end(self, error: BaseException | None = None) -> None:
         """Give up everything: what is queued, and what will still arrive. A waiting consumer gets the error."""
         self._ended = True
+        self.params.end()
         self.queue.close(error)
         self.queue.clear()
         self._early.clear()
@@ -285,6 +271,7 @@ class Pass:
         self.book.skip(position)
         self._fingerprints.pop(position, None)
         self._withheld.pop(position, None)
+        self._withheld_params.pop(position, None)
         self._let_out()
         self._close_if_over()
 
@@ -302,9 +289,7 @@ class Pass:
                 del self._early[position]
 
     def _draw(self, index: int) -> Drawn:
-        if self._params is None:
-            return _NO_PARAMS
-        return encoded_params(self._params(index) if callable(self._params) else self._params, f"index {index}")
+        return self.params.draw(index, self.book.granted)
 
     # -- for its consumer ---------------------------------------------------------------------------------------
 
@@ -312,6 +297,7 @@ class Pass:
         """Let the state say that an episode was not delivered, or only so many clips of it. Then nothing changes for it."""
         if clips is None:
             self._withheld.setdefault(position, 0)
+            self._withheld_params[position] = self.book.drawn[position]
         else:
             self._withheld[position] = clips
 
@@ -326,6 +312,7 @@ class Pass:
     def release(self, position: int) -> None:
         """Let the state say that an episode was delivered."""
         self._withheld.pop(position, None)
+        self._withheld_params.pop(position, None)
 
     def stats(self) -> PassStats:
         """Return a snapshot of the counters."""
@@ -338,14 +325,22 @@ class Pass:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples have been consumed, as plain data that JSON can hold."""
+        """Return which samples have been consumed, as plain data that JSON can hold.
+
+        Where there are params, they are part of it: their own state, if they have `state_dict`, and what was drawn for
+        samples that are not consumed.
+
+        Raises:
+            ConfigError: JSON cannot hold the params' own state.
+        """
         withheld = dict(self._withheld)
         state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict(withheld)}
         if clips := {str(position): count for position, count in withheld.items() if count}:
             state["clips"] = clips
         if "steps" in state:
             state["fingerprints"] = {position: self._fingerprints.get(int(position), []) for position in state["steps"]}
-        return state
+        params = self.params.state_dict({**self.book.drawn, **self._withheld_params}, self.book.granted)
+        return state if params is None else {**state, "params": params}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if not isinstance(state, Mapping) or "indices" not in state:
@@ -363,25 +358,8 @@ class Pass:
         if not isinstance(clips, dict) or not all(type(one) is int and one > 0 for one in clips.values()):
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
         self._withheld = {int(position): count for position, count in clips.items()}
-
-
-def encoded_params(values: Mapping[str, Any], what: str) -> Drawn:
-    """Return params as they travel.
-
-    Args:
-        values: The params.
-        what: What they are of, for the error.
-
-    Raises:
-        ConfigError: They cannot travel.
-    """
-    try:
-        tree, *arrays = payload.encode_values(values)
-    except payload.Unsendable as error:
-        raise ConfigError(f"params of {what}: {error}") from None
-    # A snapshot: the training loop may change its arrays, while a lease after a crash has its first params.
-    parts = [tree, *(array.tobytes() for array in arrays)]
-    return Drawn(parts, Decoded(parts))
+        if "params" in state:
+            self.book.restore(self.params.load_state_dict(state["params"]))
 
 
 def own_indices(config: StreamConfig, start: int | None = None) -> range:

@@ -156,6 +156,7 @@ class Run:
             self._ready.set_exception(closed)
         self._ready.exception()  # whoever waits has it; nobody else needs it
         self.dispatcher.close(closed)  # also frees the memory of frames that nobody can take any more
+        await self.dispatcher.feeds.aclose(self._config.timeouts.stop)
         self._free()
 
     async def _serve(self) -> None:

@@ -116,10 +116,11 @@ class BlenderStream(AsyncIterator[Frame]):
         Args:
             indices: The samples to render: a range, or any other sequence or array of whole numbers from 0 on. An index
                 that occurs twice is rendered twice. None: the config's own indices.
-            params: A mapping, or a callable(index) that returns one, as in StreamConfig. None: the config's.
+            params: As in StreamConfig. None: the config's. An iterator of this pass alone ends with it.
             ordered: Whether frames come in the order of `indices` instead of by arrival. None: as the config says.
             queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
-            state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded.
+            state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded, and those
+                that had params then get the same ones.
 
         Returns:
             An iterator with `stats()`, `state_dict()`, `flush()` and `aclose()`. It ends when all frames have been
@@ -271,15 +272,18 @@ class BlenderStream(AsyncIterator[Frame]):
         return self._run.stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples of the stream's own pass have been delivered, as plain data that JSON can hold."""
+        """Return which samples of the stream's own pass have been delivered, as plain data that JSON can hold.
+
+        The params that other samples have already are part of it, and the params' own state, as StreamConfig says.
+        """
         return self._source.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was saved. Call it before the stream is entered.
 
         Raises:
-            ConfigError: It is no state, or one of another stream (seed, start, length or shard differ); or the stream
-                was entered already.
+            ConfigError: It is no state, or one of another stream (seed, start, length or shard differ), or the params
+                cannot go on from it; or the stream was entered already.
         """
         if self._entered():
             raise ConfigError("load_state_dict comes before the stream is entered")

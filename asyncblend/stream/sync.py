@@ -26,7 +26,8 @@ from .clips import Clip, Collector, Cut
 from .episode import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .loop_thread import LoopThread
-from .passes import Arrival, Drawn, Indices, Pass
+from .params import Drawn
+from .passes import Arrival, Indices, Pass
 from .queue import EndOfStream
 from .run import Run
 from .stats import PassStats, StreamStats

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ..errors import ConfigError, EpisodeOver, StreamClosed
 from .episode import EpisodePass
 from .frame import Frame
-from .passes import Drawn
+from .params import Drawn
 
 
 class _Frames(Protocol):

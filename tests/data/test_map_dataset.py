@@ -17,10 +17,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from asyncblend.cli.scripts import script as packaged
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset, WeightedRandomSampler
 
 import asyncblend as ab
+from asyncblend.scripts import script as packaged
 
 pytestmark = [
     # Python 3.12 and up advise against fork in a process with threads; torch against more workers than cores.

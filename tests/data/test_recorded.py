@@ -286,7 +286,7 @@ def test_a_script_that_knows_the_live_one_changes_one_line(recording: Any) -> No
     """A RecordedDataset has all that a BlenderDataset has, but for what needs a Blender."""
     dataset = ab.RecordedDataset(recording(3))
     public = {name for name in dir(ab.BlenderDataset) if not name.startswith("_")}
-    assert public - {name for name in dir(dataset) if not name.startswith("_")} == {"render", "flush"}
+    assert public - {name for name in dir(dataset) if not name.startswith("_")} == {"feedback", "flush", "render"}
     assert dataset.stats() is None  # type: ignore[func-returns-value]
     assert dataset.about["seed"] == 0
     dataset.close()

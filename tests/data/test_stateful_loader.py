@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncblend.cli.scripts import script as packaged
 
 import asyncblend as ab
+from asyncblend.scripts import script as packaged
 from asyncblend.testing import fake_blender
 
 torchdata = pytest.importorskip(

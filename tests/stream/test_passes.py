@@ -14,7 +14,8 @@ from asyncblend.config import RestartPolicy, StreamConfig
 from asyncblend.errors import AsyncblendError, ConfigError, InstanceError, SampleError, StreamClosed
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.leases import Lease
-from asyncblend.stream.passes import Drawn, Guilt, Pass, own_indices
+from asyncblend.stream.params import Drawn
+from asyncblend.stream.passes import Guilt, Pass, own_indices
 from asyncblend.stream.queue import EndOfStream
 
 
@@ -78,7 +79,8 @@ def test_wrong_arguments_are_named() -> None:
         ({"indices": range(3, -3, -1)}, r"indices must be from 0 to 2\*\*63 - 2; got -2"),
         ({"indices": [2**63 - 1]}, rf"indices must be from 0 to 2\*\*63 - 2; got {2**63 - 1}"),
         ({"indices": range(2**70)}, r"indices must be from 0 to 2\*\*63 - 2"),
-        ({"params": 3}, r"params must be a mapping or a callable\(index\) -> mapping; got 3"),
+        ({"params": 3}, r"params must be a mapping, a callable\(index\) -> mapping, or an iterator .*; got 3$"),
+        ({"params": [{}]}, r"got \[{}\]; iter\(\) makes one of it$"),
         ({"ordered": 1}, "ordered must be a bool; got 1"),
         ({"queue_size": 0}, "queue_size must be a whole number, at least 1; got 0"),
         ({"queue_size": True}, "queue_size must be a whole number, at least 1; got True"),

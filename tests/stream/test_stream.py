@@ -206,7 +206,7 @@ async def test_a_wrong_argument_is_named(make: Make) -> None:
         ({"indices": range(5, -2, -1)}, "indices must be from 0 .*got -1"),
         ({"indices": [2**63 - 1]}, f"indices must be from 0 .*got {2**63 - 1}"),
         ({"indices": range(2**63, 2**63 + 1)}, f"indices must be from 0 .*got {2**63}"),
-        ({"params": 3}, "params must be a mapping or a callable.*got 3"),
+        ({"params": 3}, "params must be a mapping, .*got 3"),
         ({"params": "level"}, "params must be .*got 'level'"),
         ({"ordered": 1}, "ordered must be a bool; got 1"),
         ({"ordered": "yes"}, "ordered must be a bool; got 'yes'"),

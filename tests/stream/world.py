@@ -15,7 +15,8 @@ from asyncblend.errors import AsyncblendError, SampleError, StreamClosed
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.leases import Lease
-from asyncblend.stream.passes import Drawn, Guilt, Pass
+from asyncblend.stream.params import Drawn
+from asyncblend.stream.passes import Guilt, Pass
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
 from asyncblend.wire.launch import Life

@@ -45,6 +45,9 @@ def encode_sample(values: Any, shared: Shared | None = None) -> list[Any]:
     Raises:
         Unsendable: It is no dict, or a value cannot travel. The message names its key.
     """
-    if isinstance(values, Mapping) and "index" in values:
-        raise Unsendable("value 'index' is reserved: the frame's own index travels under this name")
+    for name in ("index", "params") if isinstance(values, Mapping) else ():
+        if name in values:
+            raise Unsendable(
+                f"value {name!r} is reserved: the frame's own {name} has this name in items and batches; take another"
+            )
     return encode_values(values, shared)

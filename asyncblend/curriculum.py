@@ -1,0 +1,248 @@
+"""Curriculum: params that follow the training's losses. What is hard is rendered more often."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import weakref
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .config import check_whole
+from .errors import ConfigError
+
+
+class Curriculum:
+    """Params that are drawn from bins, and more often from those in which the losses are high:
+
+        curriculum = ab.Curriculum({"distance": [(2, 4), (4, 8), (8, 16)], "occluders": [0, 3, 6]})
+        dataset = ab.BlenderDataset(script="scene.py", params=curriculum)
+        for batch in DataLoader(dataset, batch_size=8):
+            losses = ...  # one for each sample
+            dataset.feedback(batch["index"], losses)
+
+    Each sample gets one bin of each name as it stands here, but tuples as lists: `task.params["distance"]` is [2, 4].
+    The script draws within it: `task.rng.uniform(*task.params["distance"])`.
+
+    For each name, the weights of the bins are a softmax of their mean losses, mixed with a floor: no bin is drawn less
+    often than `floor` divided by the number of bins. A bin without a loss counts as if it had the highest mean, and
+    without any feedback all weights are equal. The mean of a bin is that of its first losses, then a running one.
+
+    Bins are a function of `seed`, the index and the weights at the moment of the lease, so the same feedback at the same
+    moments gives the same params. It is part of the `state_dict()` of a stream or dataset, and may be used from any
+    thread. With workers of a DataLoader each has a copy, which `feedback` does not reach: use `num_workers=0`.
+
+    Args:
+        bins: By name, the bins: whatever JSON can hold.
+        floor: The share of samples that is spread evenly over all bins, from 0 to 1.
+        temperature: The difference of two mean losses that makes one bin e = 2.7 times as likely as the other, before
+            the floor is mixed in. Small where losses are small.
+        rate: The weight of a new loss in a bin's running mean, over 0 and at most 1.
+        memory: How many of the latest samples are remembered, for the feedback on them. They are part of the state.
+        seed: Of the drawing.
+
+    Raises:
+        ConfigError: An argument is wrong.
+    """
+
+    def __init__(
+        self,
+        bins: Mapping[str, Sequence[Any]],
+        *,
+        floor: float = 0.1,
+        temperature: float = 1.0,
+        rate: float = 0.05,
+        memory: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        self._bins = _checked(bins)
+        _check_number("floor", floor, 0 <= floor <= 1 if _is_number(floor) else False, "from 0 to 1")
+        _check_number("temperature", temperature, _is_number(temperature) and temperature > 0, "over 0")
+        _check_number("rate", rate, _is_number(rate) and 0 < rate <= 1, "over 0 and at most 1")
+        check_whole("memory", memory, 1)
+        check_whole("seed", seed, 0)
+        self._floor, self._temperature, self._rate = float(floor), float(temperature), float(rate)
+        self._memory, self._seed = memory, seed
+        self._means = {name: [0.0] * len(each) for name, each in self._bins.items()}
+        self._counts = {name: [0] * len(each) for name, each in self._bins.items()}
+        self._drawn: dict[int, list[int]] = {}  # by index: the number of its bin of each name; the latest one last
+        self._renew_lock()
+
+    def __call__(self, index: int) -> dict[str, Any]:
+        """Draw the bins of a sample, and remember them. What streams call at a lease."""
+        with self._lock:
+            chosen = []
+            for name, each in self._bins.items():
+                rng = np.random.default_rng([self._seed, index, zlib.crc32(name.encode())])
+                place = float(rng.random()) - np.cumsum(self._weights(name))
+                chosen.append(min(int((place >= 0).sum()), len(each) - 1))
+            self._drawn.pop(index, None)
+            self._drawn[index] = chosen
+            if len(self._drawn) > self._memory:
+                del self._drawn[next(iter(self._drawn))]
+            return {name: each[k] for k, (name, each) in zip(chosen, self._bins.items(), strict=True)}
+
+    def feedback(self, indices: Any, losses: Any) -> None:
+        """Take in the losses of samples. What is drawn from now on has the new weights.
+
+        Args:
+            indices: The samples: an int, or a list, array or tensor of ints.
+            losses: The loss of each of them: a number, or a list, array or tensor of as many, on any device.
+
+        Raises:
+            ConfigError: The lengths differ, a loss is not a finite number, or an index was not drawn here, or too long
+                ago. Then nothing is taken in.
+        """
+        which, values = _listed(indices), _listed(losses)
+        if len(which) != len(values):
+            raise ConfigError(
+                f"feedback needs one loss for each index; got {len(which)} indices and {len(values)} losses"
+                f"{' (a mean? ask the loss function for reduction=none)' if len(values) == 1 else ''}"
+            )
+        with self._lock:
+            for index, loss in zip(which, values, strict=True):
+                self._check(index, loss)
+            for index, loss in zip(which, values, strict=True):
+                for name, k in zip(self._bins, self._drawn[index], strict=True):
+                    self._counts[name][k] += 1
+                    share = max(self._rate, 1 / self._counts[name][k])
+                    self._means[name][k] += share * (loss - self._means[name][k])
+
+    def weights(self) -> dict[str, list[float]]:
+        """Return the probability of each bin, by name, as it is now."""
+        with self._lock:
+            return {name: self._weights(name) for name in self._bins}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the losses so far and the samples that are remembered, as plain data that JSON can hold."""
+        with self._lock:
+            return {
+                "bins": self._bins,
+                "means": {name: list(each) for name, each in self._means.items()},
+                "counts": {name: list(each) for name, each in self._counts.items()},
+                "drawn": [[index, *chosen] for index, chosen in self._drawn.items()],
+            }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was saved.
+
+        Raises:
+            ConfigError: It is no state, or one of other bins.
+        """
+        try:
+            bins, means, counts = (dict(state[name]) for name in ("bins", "means", "counts"))
+            drawn = {int(index): [int(k) for k in chosen] for index, *chosen in state["drawn"]}
+            sizes = {name: len(each) for name, each in self._bins.items()}
+            good = all({name: len(each) for name, each in one.items()} == sizes for one in (means, counts))
+            good &= all(_fits(chosen, list(sizes.values())) for chosen in drawn.values())
+            means = {name: [float(mean) for mean in means[name]] for name in sizes}
+            counts = {name: [int(count) for count in counts[name]] for name in sizes}
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise ConfigError(f"not a saved state of a Curriculum: {state!r:.200}") from None
+        if bins != self._bins:
+            raise ConfigError(
+                f"the saved state is of a Curriculum with the bins {bins!r:.200}, not {self._bins!r:.200}"
+            )
+        if not good:
+            raise ConfigError(f"not a saved state of a Curriculum: {state!r:.200}")
+        with self._lock:
+            self._means, self._counts = means, counts
+            self._drawn = dict(list(drawn.items())[-self._memory :])
+
+    def __repr__(self) -> str:
+        return f"Curriculum({self._bins!r:.200})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {**self.__dict__, "_drawn": dict(self._drawn), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew_lock()
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+        _living.add(self)
+
+    def _weights(self, name: str) -> list[float]:
+        counts = self._counts[name]
+        highest = max((mean for mean, count in zip(self._means[name], counts, strict=True) if count), default=0.0)
+        # Relative to the highest, so that no exponential overflows.
+        rises = [
+            math.exp((mean - highest) / self._temperature) if count else 1.0
+            for mean, count in zip(self._means[name], counts, strict=True)
+        ]
+        total = sum(rises)
+        return [(1 - self._floor) * rise / total + self._floor / len(rises) for rise in rises]
+
+    def _check(self, index: Any, loss: Any) -> None:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise ConfigError(f"feedback needs whole numbers as indices; got {index!r:.100}")
+        if not _is_number(loss) or not math.isfinite(loss):
+            raise ConfigError(
+                f"the loss of sample {index} is {loss!r:.100}; a loss must be a finite number. Leave the sample out of "
+                f"the feedback, or find out why the training diverges"
+            )
+        if index not in self._drawn:
+            raise ConfigError(
+                f"sample {index} was not drawn from this Curriculum, or is not among its latest {self._memory} (memory=); "
+                f"give feedback soon after the sample comes, on samples that it has rendered. The workers of a DataLoader "
+                f"have copies of the Curriculum: use num_workers=0"
+            )
+
+
+def _renew_locks() -> None:
+    for curriculum in list(_living):  # another thread of the parent may have held one
+        curriculum._lock = threading.Lock()
+
+
+_living: weakref.WeakSet[Curriculum] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _checked(bins: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return the bins as they come out of JSON.
+
+    Raises:
+        ConfigError: They are not lists of JSON values by name.
+    """
+    if not isinstance(bins, Mapping) or not bins:
+        raise ConfigError(f"bins must be lists by name, such as {{'distance': [(2, 4), (4, 8)]}}; got {bins!r:.100}")
+    checked = {}
+    for name, each in bins.items():
+        if not isinstance(name, str) or isinstance(each, str | Mapping) or not isinstance(each, Iterable):
+            raise ConfigError(f"bins must be lists by name; got {each!r:.100} for {name!r:.100}")
+        try:
+            checked[name] = json.loads(json.dumps(list(each), allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"the bins of {name!r} must be what JSON can hold ({error}); got {each!r:.100}") from None
+        if not checked[name]:
+            raise ConfigError(f"{name!r} has no bins")
+    return checked
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_number(name: str, value: object, good: bool, what: str) -> None:
+    if not good:
+        raise ConfigError(f"{name} must be a number {what}; got {value!r}")
+
+
+def _fits(chosen: list[int], sizes: list[int]) -> bool:
+    return len(chosen) == len(sizes) and all(0 <= k < size for k, size in zip(chosen, sizes, strict=True))
+
+
+def _listed(values: Any) -> list[Any]:
+    """Return a number, list, array or tensor as a list."""
+    if hasattr(values, "tolist"):  # of numpy and torch: Python's own numbers, also from a GPU or with a gradient
+        values = values.tolist()
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+        return [value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value for value in values]
+    return [values]
