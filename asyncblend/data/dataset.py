@@ -12,7 +12,7 @@ from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut
-from ..stream.params import is_iterator
+from ..stream.params import is_iterator, load_own_state
 from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncFrames
@@ -192,12 +192,29 @@ class BlenderDataset(ItemDataset):
         share = self._share()
         if share is None:
             return None
+        if state is not None and "params" in state:  # `load_state_dict` has given the params their own state
+            state = {**state, "params": {**state["params"], "state": None}}
         stream = self._own.of(share, wait=wait)
         if self._frames is not None:
             self._frames.close("another iteration over the same dataset has begun")
         self._frames = stream.frames(_indices(share.config, epoch), state=state)
         self._source = self._source or source(self.config)  # the files as the Blenders have read them, for the states
         return self._frames
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where `state` was saved, in the process that iterates.
+
+        That iteration is of the state's epoch. `set_epoch` to another one, after this, gives the state up. Params with
+        `load_state_dict` get their own state at once.
+
+        Raises:
+            ConfigError: It is no state of a BlenderDataset, or it was saved of something else (options, script, rank or
+                number of workers differ), or the params cannot go on from it.
+        """
+        super().load_state_dict(state)
+        own = ((state["stream"] or {}).get("params") or {}).get("state")
+        if own is not None:
+            load_own_state(self.config.params, own)
 
     def stats(self) -> StreamStats | None:
         """Return the stream's statistics, in the process that iterates; None before the first iteration."""

@@ -240,7 +240,7 @@ def test_a_resumed_dataset_goes_on_with_its_curriculum(make: Make) -> None:
 
     other, resumed = begin()
     resumed.load_state_dict(state)
-    assert other.state_dict() == state["params"]
+    assert other.state_dict() == state["stream"]["params"]["state"]
     assert resumed.state_dict() == state  # also before it is iterated
     assert train(resumed, iter(resumed), len(leased)) == rest == [leased[position] for position in sorted(leased)]
     assert other.weights() == curriculum.weights()
