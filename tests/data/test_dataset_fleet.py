@@ -154,7 +154,7 @@ CRASHES = """
 import os, threading
 def sample(task):
     if task.index == 2:
-        while not os.path.exists(os.path.join(os.path.dirname(__file__), "gate")): threading.Event().wait(0.005)
+        while not os.path.exists(os.path.join(os.path.dirname(__file__), os.pardir, "gate")): threading.Event().wait(0.005)
         os._exit(4)
     return {}
 """
