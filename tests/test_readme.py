@@ -6,6 +6,7 @@ Only with `--all` are the pictures as large as in the README; else they are a hu
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -38,12 +39,14 @@ SCRIPTS = {
     "scene.py": "camera.project",
     "labelled.py": "bl.annotate",
     "animated.py": "# pre_animation",
-    "environment.py": "# _env_reset",
+    "rising.py": "speed * step",
+    "reach.py": "class Reach",
 }
 """The blocks that run inside Blender, each with a word that only it has."""
 PROGRAMS = (
     *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
-    *("def item_transform", "def record", "# one question", "# the agent"),
+    *("def item_transform", "def record", "# one question", "ab.Curriculum", "clip=4", "BlenderVectorEnv"),
+    *("WeightedRandomSampler", "StatefulDataLoader"),
 )
 """The other blocks."""
 
@@ -203,15 +206,39 @@ def test_the_origins_duplex_channel_and_animation(folder: Path) -> None:
         assert low[0] < low[2] < low[4]
 
 
-@pytest.mark.exhaustive
-def test_the_origins_environment(folder: Path) -> None:
-    """Two episodes end beyond the edge, after some steps."""
-    lines = run_block(folder, "# the agent").splitlines()
-    assert [line.split()[0] for line in lines] == ["0", "1"]
-    for line in lines:
-        _, steps, reward = line.split()
-        assert 4 <= int(steps) <= 7
-        assert float(reward) < -3
+def test_a_curriculum(folder: Path) -> None:
+    """What is called hard is drawn more often in the end."""
+    weights = json.loads(run_block(folder, "ab.Curriculum").replace("'", '"'))["distance"]
+    assert weights == sorted(weights)
+    assert sum(weights) == pytest.approx(1)
+
+
+def test_clips_of_episodes(folder: Path) -> None:
+    """Three episodes of eight frames give six clips of four."""
+    lines = run_block(folder, "clip=4").splitlines()
+    assert sorted(int(line.split()[0]) for line in lines) == [0, 0, 1, 1, 2, 2]
+    assert all(line.endswith("torch.Size([4, 48, 64, 3]) tensor(True)") for line in lines)
+
+
+def test_environments(folder: Path) -> None:
+    """A step has its reward, and two environments begin at once."""
+    pytest.importorskip("gymnasium", reason='pip install ".[gym]"')
+    step, shape = run_block(folder, "BlenderVectorEnv").splitlines()
+    assert step.endswith(" False")
+    assert shape == "(2, 1)"
+
+
+def test_random_access(folder: Path) -> None:
+    """Sample 17 is the same twice, and a sampler gets two batches of four."""
+    same, *batches = run_block(folder, "WeightedRandomSampler").splitlines()
+    assert same == "tensor(True)"
+    assert [len(re.findall(r"\d+", batch)) for batch in batches] == [4, 4]
+
+
+def test_resuming(folder: Path) -> None:
+    """Each index comes once, before the stop or after it."""
+    pytest.importorskip("torchdata", reason='pip install ".[stateful]"')
+    assert run_block(folder, "StatefulDataLoader").splitlines() == ["True"]
 
 
 def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:
