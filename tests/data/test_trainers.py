@@ -235,7 +235,9 @@ if __name__ == "__main__":
                 self.save(trainer, module)
 
         def on_train_epoch_end(self, trainer, module):
-            self.save(trainer, module)
+            # Lightning starts the workers of the next epoch before any hook could tell them which one it is.
+            if rest[0] == "0":
+                self.save(trainer, module)
 
     def train(*callbacks, checkpoint=None):
         module = Module()

@@ -99,5 +99,5 @@ def test_the_whole_program(name: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    (start, floor, end) = map(float, re.findall(r"^pixel error +(\S+) +(\S+) +(\S+)", done.stdout, re.MULTILINE)[0])
+    start, floor, end = map(float, re.findall(r"^ *pixel error +(\S+) +(\S+) +(\S+)", done.stdout, re.MULTILINE)[0])
     assert end - floor < 0.2 * (start - floor), done.stdout
