@@ -1,9 +1,10 @@
-"""Cubes fall onto a floor and are seen at a random moment, with depth, object ids, optical flow and boxes.
+"""Cubes fall onto a floor: each sample is an episode whose frames have depth, object ids, optical flow and boxes.
 
 Each sample throws the cubes anew and simulates from the first frame on, so it is a function of its index alone.
 """
 
 import argparse
+from collections.abc import Iterator
 
 import bpy
 
@@ -14,7 +15,7 @@ parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
 parser.add_argument("--samples", type=int, default=4, help="Cycles' samples a pixel")
 parser.add_argument("--cubes", type=int, default=10)
-parser.add_argument("--frames", type=int, default=30, help="the latest moment, in frames at 24 a second")
+parser.add_argument("--frames", type=int, default=24, help="frames of an episode, 24 a second")
 args, _ = parser.parse_known_args()
 
 scene = bpy.context.scene
@@ -49,32 +50,33 @@ scene.camera.location = (7.0, -6.5, 4.5)
 camera.look_at((0, 0, 1.3))
 
 
-def sample(task: bl.Task) -> dict:
+def sample(task: bl.Task) -> Iterator[dict]:
     for cube in cubes:
         cube.animation_data_clear()
         cube.location = task.rng.uniform((-1.6, -1.6, 1.0), (1.6, 1.6, 3.4))
         cube.rotation_quaternion = task.rng.normal(size=4)
         bl.randomise.material(cube, task.rng)
-    moment = int(task.rng.integers(2, args.frames + 1))
-    fall(moment)
-    labels = bl.render(("depth", "instance", "flow_forward", "flow_backward"))
-    return {**labels, **bl.annotate(cubes, rendered=labels), "frame": moment}
+    first, last = 2, args.frames + 1  # between two frames on each side, which the flow needs
+    fall(first - 1, last + 1)
+    for number in range(first, last + 1):
+        scene.frame_set(number)
+        labels = bl.render(("depth", "instance", "flow_forward", "flow_backward"))
+        yield {**labels, **bl.annotate(cubes, rendered=labels), "frame": number}
 
 
-def fall(moment: int) -> None:
+def fall(first: int, last: int) -> None:
     """Simulate, and then give the cubes keyframes: a render evaluates other frames too, which upsets a simulation."""
     simulation.enabled = True
     poses = {}
-    for frame in range(1, moment + 2):  # the first frame discards the simulation of the sample before
-        scene.frame_set(frame)
-        poses[frame] = [cube.matrix_world.copy() for cube in cubes]
+    for number in range(first, last + 1):  # the first frame discards the simulation of the sample before
+        scene.frame_set(number)
+        poses[number] = [cube.matrix_world.copy() for cube in cubes]
     simulation.enabled = False
-    for frame in (moment - 1, moment, moment + 1):
-        for cube, pose in zip(cubes, poses[frame], strict=True):
+    for number, own in poses.items():
+        for cube, pose in zip(cubes, own, strict=True):
             cube.location, cube.rotation_quaternion = pose.to_translation(), pose.to_quaternion()
-            cube.keyframe_insert("location", frame=frame)
-            cube.keyframe_insert("rotation_quaternion", frame=frame)
-    scene.frame_set(moment)
+            cube.keyframe_insert("location", frame=number)
+            cube.keyframe_insert("rotation_quaternion", frame=number)
 
 
 bl.serve(sample)

@@ -85,16 +85,17 @@ class Scale(NamedTuple):
         if not self.far > self.near:
             return np.zeros(lengths.shape, np.float32)
         if self.logarithmic:
-            ratio = np.log(np.maximum(lengths, self.near) / self.near) / math.log(self.far / self.near)
+            near, far, along = math.log(self.near), math.log(self.far), np.log(np.maximum(lengths, self.near))
         else:
-            ratio = (lengths - self.near) / (self.far - self.near)
-        return np.asarray(np.clip(ratio, 0, 1))
+            size = max(abs(self.near), abs(self.far))  # by which all are divided, as a difference may be past float64
+            near, far, along = self.near / size, self.far / size, lengths / size
+        return np.asarray(np.clip((along - near) / (far - near), 0, 1))
 
     def at(self, position: float) -> float:
         """Return the length at a position."""
         if self.logarithmic:
-            return float(self.near * (self.far / self.near) ** position)
-        return self.near + position * (self.far - self.near)
+            return math.exp((1 - position) * math.log(self.near) + position * math.log(self.far))
+        return (1 - position) * self.near + position * self.far
 
 
 def depth_scale(depth: Array) -> Scale | None:

@@ -162,7 +162,7 @@ async def test_other_process_groups_of_a_script_end_with_it(kind: Any, write_scr
         group = (await anext(stream))["group"]
         await until(lambda: len(running(SLEEP)) == 2)
         assert group not in map(os.getpgid, running(SLEEP))
-    assert not running(SLEEP)
+    await until(lambda: not running(SLEEP))  # they are killed by then, and die in a moment
 
 
 @pytest.mark.skipif(not shutil.which("timeout"), reason="needs the command timeout")

@@ -67,6 +67,18 @@ def test_a_wide_range_of_depths_has_a_logarithmic_scale() -> None:
     np.testing.assert_array_equal(depth_picture(depth)[0], colours.ramp())
 
 
+@pytest.mark.parametrize(
+    ("near", "far", "middle"),
+    [(-1.7e308, 1.7e308, 0), (5e-324, 1.7e308, 3e-8), (0, 1.7e308, 8.5e307), (0, 1e-323, 5e-324)],
+)
+def test_the_extremes_of_floats_have_a_scale(near: float, far: float, middle: float) -> None:
+    """Neither a difference nor a ratio past the range of float64 spoils the picture, or warns."""
+    scale = colours.depth_scale(np.array([near, far]))
+    assert scale is not None
+    assert scale.at(0.5) == pytest.approx(middle, rel=0.1)
+    assert scale.position(np.array([near, middle, far])) == pytest.approx([0, 0.5, 1], abs=0.01)
+
+
 @pytest.mark.parametrize("value", [np.inf, 3.0, 0.0, -1.0])
 def test_depth_of_one_value(value: float) -> None:
     """A depth of one value has no scale to divide by."""
