@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,8 +22,20 @@ _NOT_THE_SAME = (
 )
 
 
-NOTHING: Any = object()
-"""What a generator yields that yields nothing."""
+_NOTHING: Any = object()
+
+
+def first_frame(generator: Iterator[Values]) -> Values:
+    """Run a generator until it yields its first frame.
+
+    Raises:
+        SampleError: It yields none.
+        Exception: What the user's code raised.
+    """
+    values = next(generator, _NOTHING)
+    if values is _NOTHING:
+        raise SampleError("the sample is a generator that yielded nothing; it must yield a dict for each frame")
+    return values
 
 
 class Step(NamedTuple):
@@ -50,10 +62,13 @@ class Episode:
         lease: The LEASE that it answers.
         params: Those of the lease.
         generator: What the sample function returned.
+        values: Its first frame.
         call: Calls the user's code.
     """
 
-    def __init__(self, lease: Message, params: Values, generator: Generator[Values, Any, Any], call: Call) -> None:
+    def __init__(
+        self, lease: Message, params: Values, generator: Generator[Values, Any, Any], values: Values, call: Call
+    ) -> None:
         self.lease = lease
         self._generator, self._call = generator, call
         self._lease_params = params
@@ -63,19 +78,9 @@ class Episode:
         self._granted = self._first  # the number of the last step that may be made
         self._params: dict[int, Values] = {}  # by step, on demand
         self._number = 0  # of the latest frame
-        self._values: Values = NOTHING  # the latest frame, until `go_on` has returned it
+        self._values = values  # the latest frame, until `go_on` has returned it
         self._over = False
         self._error: Exception | None = None  # of the frame after the latest one
-
-    def begin(self, values: Values) -> None:
-        """Take the generator's first frame, or NOTHING.
-
-        Raises:
-            SampleError: There is none.
-        """
-        if values is NOTHING:
-            raise SampleError("the sample is a generator that yielded nothing; it must yield a dict for each frame")
-        self._values = values
 
     def grant(self, message: Message) -> None:
         """Take in a STEP."""
@@ -89,7 +94,7 @@ class Episode:
         """Whether `go_on` may be called now."""
         if self._error is not None:
             return True
-        return self._number + 1 in self._params if self._values is NOTHING else self._number <= self._granted
+        return self._number + 1 in self._params if self._values is _NOTHING else self._number <= self._granted
 
     def go_on(self, shared: Shared | None) -> Step | None:
         """Return the next frame. None: on demand, the generator has ended instead.
@@ -100,12 +105,12 @@ class Episode:
         """
         if self._error is not None:
             raise self._error
-        if self._values is NOTHING:
+        if self._values is _NOTHING:
             self._resume(self._params.pop(self._number + 1))
-            if self._values is NOTHING:
+            if self._values is _NOTHING:
                 self._check_length()
                 return None
-        number, values, self._values = self._number, self._values, NOTHING
+        number, values, self._values = self._number, self._values, _NOTHING
         fingerprint = fingerprint_of(values) if number == 0 else None
         if fingerprint and self._expected and not same(fingerprint, self._expected):
             raise SampleError(_NOT_THE_SAME.format("its first frame is not the one that was sent before"))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from ...errors import ConfigError
 from .environment import Environment, episodes_of, is_environment
+from .episode import first_frame
 from .task import Task, encode_sample, make_task
 
 Values = Mapping[str, Any]
-Sample = Callable[[Task], Values | Generator[Values, Any, Any]]
+Sample = Callable[[Task], Values | Iterator[Values]]
+"""The iterators are generators. A generator function may be annotated with either."""
 
 _run: Callable[[Sample], None] | None = None
 """The worker's loop. It is set before the script runs if a host started this Blender."""
@@ -56,6 +58,6 @@ def serve(sample: Sample | Environment | type[Environment]) -> None:
         for text in scene_warnings():
             print(f"asyncblend: warning: {text}", file=sys.stderr)
     made = function(make_task(index=0, seed=0, instance=0, params={"render": True} if environment else {}))
-    values = next(made) if isinstance(made, Generator) else made
+    values = first_frame(made) if isinstance(made, Generator) else made
     encode_sample(values)  # what cannot travel to a host is an error here too
     preview(dict(values), getattr(environment.reset if environment else sample, "__globals__", {}).get("__file__"))

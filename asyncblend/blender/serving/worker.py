@@ -20,7 +20,7 @@ from ...wire.gate import show_token
 from ...wire.launch import Launch
 from ...wire.protocol import Message
 from ...wire.ring import Slots
-from .episode import NOTHING, Episode
+from .episode import Episode, first_frame
 from .heartbeat import Heartbeat
 from .serve import Sample
 from .task import encode_sample, make_task
@@ -137,15 +137,13 @@ class Worker:
 
         def begin() -> tuple[Any, Any]:
             made = sample(task)
-            return made, next(made, NOTHING) if isinstance(made, Generator) else made
+            return made, first_frame(made) if isinstance(made, Generator) else made
 
         try:
             task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
             made, values = self._call(begin)
             if isinstance(made, Generator):
-                episode = Episode(lease, task.params, made, self._call)
-                episode.begin(values)
-                self._open(episode)
+                self._open(Episode(lease, task.params, made, values, self._call))
                 return
             parts = encode_sample(values, self._shared)
         except Exception as error:
