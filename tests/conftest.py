@@ -10,6 +10,7 @@ import importlib.util
 import multiprocessing.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: Any) -> None:
     """Choose the Hypothesis profile, and collect from the processes of pytest-xdist what they tested."""
     hypothesis.settings.load_profile("many" if config.getoption("all") else "few")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_FromOthers())
 
