@@ -134,20 +134,22 @@ class Curriculum:
         Raises:
             ConfigError: It is no state, or one of other bins.
         """
+        bins = state.get("bins") if isinstance(state, Mapping) else None
+        if isinstance(bins, Mapping) and bins != self._bins:
+            raise ConfigError(
+                f"the saved state is of a Curriculum with the bins {bins!r:.200}, not {self._bins!r:.200}"
+            )
+        good = bins is not None
         try:
-            bins, means, counts = (dict(state[name]) for name in ("bins", "means", "counts"))
+            means, counts = (dict(state[name]) for name in ("means", "counts"))
             drawn = {int(index): [int(k) for k in chosen] for index, *chosen in state["drawn"]}
             sizes = {name: len(each) for name, each in self._bins.items()}
-            good = all({name: len(each) for name, each in one.items()} == sizes for one in (means, counts))
+            good &= all({name: len(each) for name, each in one.items()} == sizes for one in (means, counts))
             good &= all(_fits(chosen, list(sizes.values())) for chosen in drawn.values())
             means = {name: [float(mean) for mean in means[name]] for name in sizes}
             counts = {name: [int(count) for count in counts[name]] for name in sizes}
         except (LookupError, TypeError, ValueError, AttributeError):
             raise ConfigError(f"not a saved state of a Curriculum: {state!r:.200}") from None
-        if bins != self._bins:
-            raise ConfigError(
-                f"the saved state is of a Curriculum with the bins {bins!r:.200}, not {self._bins!r:.200}"
-            )
         if not good:
             raise ConfigError(f"not a saved state of a Curriculum: {state!r:.200}")
         with self._lock:

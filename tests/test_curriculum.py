@@ -178,11 +178,13 @@ def test_a_state_goes_on_where_it_was_saved() -> None:
     drawn(curriculum, 5, 60)
     other = ab.Curriculum(BINS)
     other.load_state_dict(json.loads(json.dumps(curriculum.state_dict())))
-    for one in (curriculum, other, pickle.loads(pickle.dumps(curriculum))):
+    each = (curriculum, other, pickle.loads(pickle.dumps(curriculum)))
+    for one in each:
         one.feedback([60, 61], [4.0, 5.0])
-        assert one.state_dict() == curriculum.state_dict()
-        assert one.weights() == curriculum.weights()
-        assert drawn(one, 20, 100) == drawn(curriculum, 20, 100)
+    assert other.state_dict() == each[2].state_dict() == curriculum.state_dict()
+    assert other.weights() == each[2].weights() == curriculum.weights()
+    first, *others = [drawn(one, 20, 100) for one in each]
+    assert others == [first, first]
     assert repr(other).startswith("Curriculum({'distance': [[2, 4]")
 
 

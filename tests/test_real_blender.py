@@ -307,8 +307,8 @@ runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
 async def test_threads_are_set_for_every_scene(threads: Any, real: Any, write_script: Write, tmp_path: Path) -> None:
     """Each scene gets the instance's share of threads, also one from a file that the script opens itself."""
     script = write_script(f"""
-import bpy
-path = {str(tmp_path / "other.blend")!r}
+import bpy, os
+path = os.path.join({str(tmp_path)!r}, f"{{os.getpid()}}.blend")
 def threads(): return [[s.render.threads_mode, s.render.threads] for s in bpy.data.scenes]
 bpy.data.scenes.new("The other")
 first = threads()
