@@ -88,14 +88,19 @@ def answer(values):
                       [0, ratio * fx * frame.full_width, cy * frame.height], [0, 0, 1]])
     pixels = np.array([(0.2, 0.3), (0.8, 0.4), (0.45, 0.8)]) * (frame.width, frame.height)
     depths = np.array(values["depths"][:3])
-    # They are small, as a sphere far from the axis is drawn as an ellipse around another centre.
-    radii = 1.2 * (depths if data.type == "PERSP" else np.ones(3)) / camera.K[[0, 1], [0, 1]].min()
+    K, perspective = camera.K, data.type == "PERSP"
+    radii = 1.2 * (depths if perspective else np.ones(3)) / K[[0, 1], [0, 1]].min()
     for marker, point, radius in zip(markers, camera.unproject(pixels, depths), radii):
         marker.location, marker.scale = point, [radius] * 3
     image = bl.render()["image"].astype(float)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
     drawn = [[float((axis * image[..., c]).sum() / image[..., c].sum()) for axis in (x, y)] for c in range(3)]
-    return {"projected": camera.project([m.location for m in markers]).tolist(), "drawn": drawn, "pixels": pixels.tolist(),
+    projected = camera.project([m.location for m in markers])
+    # In perspective a sphere is drawn as an ellipse, whose centre is farther from the principal point than the sphere's
+    # centre: X Z / (Z^2 - r^2) instead of X / Z, from the two tangents in the plane of X and Z.
+    away = 1 / (1 - (radii / depths) ** 2) if perspective else np.ones(3)
+    centres = K[:2, 2] + away[:, None] * (projected - K[:2, 2])
+    return {"projected": projected.tolist(), "drawn": drawn, "centres": centres.tolist(), "pixels": pixels.tolist(),
             "shape": image.shape[:2], "size": [frame.height, frame.width]}
 """
 
@@ -197,4 +202,4 @@ def test_markers_are_drawn_where_they_are_projected(ask_for_markers: Ask, values
     np.testing.assert_allclose(
         found["projected"], found["pixels"], atol=0.02, rtol=0
     )  # an object's location is float32
-    np.testing.assert_allclose(found["drawn"], found["projected"], atol=0.5, rtol=0)
+    np.testing.assert_allclose(found["drawn"], found["centres"], atol=0.5, rtol=0)
