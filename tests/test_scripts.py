@@ -36,7 +36,7 @@ async def frames(name: str, real: Any, instances: int, **options: Any) -> list[a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["shapes.py", "supershape.py"])
+@pytest.mark.parametrize("name", ["shapes.py", "supershape.py", "pointer.py"])
 async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None:
     """A sample is the same whichever instance makes it, and whatever that instance rendered or simulated before."""
     one, two = await frames(name, real, 1), await frames(name, real, 2)
