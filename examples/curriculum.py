@@ -165,6 +165,8 @@ def main(arguments: argparse.Namespace) -> None:
                 progress.update(task, completed=look.samples, said=f"loss {look.loss:.3f}")
             dataset.close()
             progress.update(task, completed=arguments.samples)
+            if not console.is_terminal:
+                console.print(f"{name} {seed + 1}/{arguments.runs}: held-out loss {found[name][-1][-1].loss:.3f}")
     goal = float(mean_loss(found["all ranges alike"])[-1])
     console.print(table(found, goal))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -166,6 +166,25 @@ def sample(task): return {{**spin(task), "rounds": rounds}}
 
 
 @pytest.mark.slow
+async def test_an_episode_in_a_window(screen: Screen, executable: Any, write_script: Write) -> None:
+    """Each step comes once and in order, while Blender's main loop goes round; also the steps that are asked for."""
+    script = write_script(f"""{SCENE}
+def sample(task):
+    params = task.params
+    for step in range(4):
+        cube.location.x = params.get("x", step)
+        params = yield {{**bl.render(), "x": cube.location.x}}
+""")
+    async with asyncio.timeout(LIMIT), stream_of(script, executable, show=True, length=2, ordered=True) as stream:
+        frames = [(frame.index, frame.step, frame["x"]) async for frame in stream]
+        assert frames == [(index, step, step) for index in range(2) for step in range(4)]
+        async with await stream.episode(7, {"x": 5.0}) as episode:
+            assert episode.frame["x"] == 5.0
+            assert [(await episode.step({"x": x}))["x"] for x in (1.5, 2.5)] == [1.5, 2.5]
+        assert stream.stats().restarts == stream.stats().stale == 0
+
+
+@pytest.mark.slow
 async def test_the_user_watches_edits_and_closes(screen: Screen, executable: Any, write_script: Write) -> None:
     """The window shows the scene of each sample, and what its user moves there is in the frames that follow.
 
