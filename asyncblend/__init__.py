@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from .stream.stats import PassStats as PassStats
     from .stream.stats import StreamStats as StreamStats
     from .stream.stream import BlenderStream as BlenderStream
-    from .stream.sync import SyncFrames as SyncFrames
     from .stream.sync import SyncStream as SyncStream
     from .stream.sync_episode import SyncEpisode as SyncEpisode
+    from .stream.sync_frames import SyncFrames as SyncFrames
 
 __version__ = "0.1.0"
 
@@ -106,7 +106,8 @@ __getattr__ = lazy(
         "stream.frames": "Frames",
         "stream.stats": "PassStats StreamStats",
         "stream.stream": "BlenderStream",
-        "stream.sync": "SyncFrames SyncStream",
+        "stream.sync": "SyncStream",
+        "stream.sync_frames": "SyncFrames",
         "stream.sync_episode": "SyncEpisode",
     },
 )

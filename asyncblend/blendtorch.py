@@ -21,7 +21,8 @@ import numpy as np
 
 from .config import StreamConfig
 from .errors import ConfigError
-from .stream.sync import SyncFrames, SyncStream
+from .stream.sync import SyncStream
+from .stream.sync_frames import SyncFrames
 
 __all__ = ["BlenderLauncher", "Receiver"]
 

@@ -15,7 +15,7 @@ from ..stream.clips import Cut
 from ..stream.params import is_iterator, load_own_state
 from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
-from ..stream.sync import SyncFrames
+from ..stream.sync_frames import SyncFrames
 from .items import ItemDataset, ItemKeywords, ItemOptions
 from .iteration import Iteration
 from .share import OwnStream, Share, share_of

@@ -1,17 +1,24 @@
 """From a fleet's Blenders to the consumers of their frames, in one event loop.
 
-stream      BlenderStream, the public way in an asyncio program
-sync        SyncStream, the same in a background thread, for programs without asyncio and for PyTorch
-loop_thread a background thread with an event loop of its own
-frames      Frames, the consumer's end of one pass
-run         one running fleet with its hub and dispatcher; the engine under stream and sync
-dispatcher  which index is leased to which Blender, for which pass; which frame goes to which pass
-passes      one consumer's leases, queue, order, crashes, error and counters
-leases      the book of one pass: which positions of its indices are leased, arrived, consumed (pure)
-queue       arrived frames of one pass
-hub         the ROUTER socket, and who is connected to it
+stream       BlenderStream, the public way in an asyncio program
+sync         SyncStream, the same in a background thread, for programs without asyncio and for PyTorch
+bridge       what crosses between that thread and those of the consumers: frames one way, and back what they took
+loop_thread  a background thread with an event loop of its own
+frames, sync_frames
+             the consumer's end of one pass: Frames with asyncio, SyncFrames without
+episode, sync_episode
+             an episode that its consumer goes through step by step, likewise
+clips        whole episodes and clips, collected from the frames of a pass
+run          one running fleet with its hub and dispatcher; the engine under stream and sync
+dispatcher   which index is leased to which Blender, for which pass; which frame goes to which pass
+holding      what one Blender holds: its leases, and the episode that it is at
+passes       one consumer's leases, queue, order, crashes, error and counters
+params       where the params of a lease come from, and how they are drawn and saved
+leases       the book of one pass: which positions of its indices are leased, arrived, consumed (pure)
+queue        arrived frames of one pass
+hub          the ROUTER socket, and who is connected to it
 frame, batch, stats
-            what is delivered: a sample, samples stacked, counters
+             what is delivered: a sample, samples stacked, counters
 
 The way of a frame: a consumer frees a slot of its pass; the dispatcher leases the next index to a Blender through the
 hub; Blender's answer comes through the hub to the dispatcher, which checks that its sender holds that lease, and to the

@@ -288,7 +288,7 @@ def test_an_interrupted_beginning_of_another_pass_ends_it(
             begin()
     gc.collect()
     stream.stats()
-    assert not stream._channels
+    assert not stream._bridge.channels
     assert sorted(frame.index for frame in stream) == [0, 1, 2]
 
 

@@ -1,0 +1,144 @@
+"""SyncFrames: the consumer's end of one pass, for programs without asyncio. What `SyncStream.frames` returns."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from queue import Empty
+from typing import Any
+
+from ..errors import SampleError, StreamClosed
+from .bridge import Bridge, Channel, End
+from .clips import Clip, Collector, Cut
+from .frame import Frame
+from .passes import Arrival
+from .queue import EndOfStream
+from .stats import PassStats
+
+
+class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"]):
+    """One pass, consumed by one thread: an iterator over its frames. What `SyncStream.frames` returns.
+
+    Closing it, `with`, garbage collection and closing the stream end the pass.
+    """
+
+    def __init__(self, bridge: Bridge, channel: Channel) -> None:
+        self._bridge, self._channel = bridge, channel
+        self._finalizer = weakref.finalize(self, bridge.abandon, channel)
+        self._finalizer.atexit = False
+
+    def __next__(self) -> Frame:
+        """Wait for the next frame.
+
+        Raises:
+            StopIteration: All frames have been delivered.
+            AsyncblendError: Why there are no more frames, after all good ones.
+            StreamClosed: This iteration or the stream was closed.
+            ForkedProcessError: This is a forked copy.
+        """
+        try:
+            arrival = self._received(None, block=True)
+        except EndOfStream:
+            raise StopIteration from None
+        assert arrival is not None, "no limit, no timeout"
+        return arrival.frame
+
+    def episodes(self) -> Iterator[list[Frame]]:
+        """Yield whole episodes, as `Frames.episodes` does."""
+        collector = Collector(self._channel.source)
+        for arrival in self._arrivals(collector):
+            yield from collector.episodes(arrival)
+
+    def clips(self, length: int, stride: int = 1) -> Iterator[Clip]:
+        """Yield clips of `length` frames, as `Frames.clips` does."""
+        collector, cut = Collector(self._channel.source), Cut.checked(length, stride)
+        for arrival in self._arrivals(collector):
+            yield from collector.clips(arrival, cut)
+
+    def _arrivals(self, collector: Collector) -> Iterator[Arrival]:
+        with contextlib.suppress(EndOfStream):
+            while True:
+                arrival = self._received(None, block=True, collector=collector)
+                assert arrival is not None, "no limit, no timeout"
+                yield arrival
+
+    def get(self, timeout: float | None = None) -> Frame:
+        """Wait for the next frame, at most `timeout` seconds. None waits forever.
+
+        Raises:
+            TimeoutError: No frame came in time.
+            StreamClosed: All frames have been delivered; or this iteration or the stream was closed.
+            AsyncblendError: Why there are no more frames, after all good ones.
+        """
+        try:
+            arrival = self._received(timeout, block=True)
+        except EndOfStream:
+            raise StreamClosed("all frames have been delivered") from None
+        if arrival is None:
+            raise TimeoutError(f"no frame came within {timeout:g} s")
+        return arrival.frame
+
+    def poll(self) -> Frame | None:
+        """Return the next frame if it is here already, else None. `finished` tells whether there will be another.
+
+        Raises:
+            StreamClosed, AsyncblendError: As `get` does, but for the end of the frames.
+        """
+        try:
+            arrival = self._received(None, block=False)
+        except EndOfStream:
+            return None
+        return None if arrival is None else arrival.frame
+
+    @property
+    def finished(self) -> bool:
+        """Whether all frames have been delivered and the end was met."""
+        return self._channel.finished
+
+    def flush(self) -> int:
+        """Give up the samples that no Blender has begun, and draw their params anew. Return their number."""
+        with contextlib.suppress(StreamClosed):
+            return self._bridge.call(lambda: self._bridge.run.dispatcher.flush(self._channel.source))
+        return 0
+
+    def stats(self) -> PassStats:
+        """Return a snapshot of the counters, also after the end."""
+        return self._bridge.call_or_now(self._channel.source.stats)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which samples this thread has taken, as plain data that JSON can hold."""
+        return self._bridge.call_or_now(self._channel.source.state_dict)
+
+    def close(self, reason: str = "this iteration was closed") -> None:
+        """End the pass. What is rendering or queued of it is dropped. May be called from any thread, also twice."""
+        if self._finalizer.detach() is not None:
+            self._bridge.abandon(self._channel, reason)
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _received(self, timeout: float | None, *, block: bool, collector: Collector | None = None) -> Arrival | None:
+        """Return the next frame, or None if there is none in time."""
+        self._bridge.run.check_process()
+        channel = self._channel
+        if channel.dropped:  # its end is on its way
+            block, timeout = True, None
+        if block:
+            self._bridge.check_thread()
+        try:
+            item = channel.items.get(block, timeout)
+        except Empty:
+            return None
+        while channel.dropped and not isinstance(item, End):
+            item = channel.items.get()  # a frame that came meanwhile, which nobody would count as consumed
+        if isinstance(item, End):
+            channel.items.put(item)  # for the next call
+            channel.finished = item.error is None
+            if isinstance(item.error, SampleError):
+                raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
+            raise item.error or EndOfStream
+        if collector is not None:
+            collector.take(item)
+        self._bridge.took(channel, item)
+        return item
