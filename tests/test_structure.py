@@ -63,7 +63,9 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
         *("begin_episode", "close", "config", "episode", "flush", "frames", "render", "start", "state_dict", "stats"),
         *("usable", "wait_ready"),
     },
-    "SyncFrames": {*("clips", "close", "episodes", "finished", "flush", "get", "poll", "state_dict", "stats")},
+    "SyncFrames": {
+        *("clips", "close", "episodes", "finished", "flush", "get", "hold", "poll", "samples", "state_dict", "stats")
+    },
     "BlenderDataset": {
         *("close", "config", "feedback", "flush", "load_state_dict", "render", "set_epoch", "state_dict", "stats")
     },

@@ -12,14 +12,14 @@ from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut
-from ..stream.params import is_iterator, load_own_state
+from ..stream.params import is_iterator, load_own_state, own_state
 from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync_frames import SyncFrames
 from .items import ItemDataset, ItemKeywords, ItemOptions
 from .iteration import Iteration
 from .share import OwnStream, Share, share_of
-from .states import check_state
+from .states import check_state, check_stream
 
 __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
 
@@ -109,8 +109,9 @@ class BlenderDataset(ItemDataset):
         iteration.progress = lambda: {"stream": frames and frames.state_dict()}
         if frames is None:
             return
+        iteration.deliver = frames.hold()
         try:
-            yield from self._items_of(frames if self._cut is None else frames.clips(*self._cut))
+            yield from self._items_of(frames if self._cut is None else frames.clips(*self._cut), iteration)
         finally:
             frames.close()  # a loop that is left early must not keep Blenders rendering for it
 
@@ -212,9 +213,23 @@ class BlenderDataset(ItemDataset):
                 number of workers differ), or the params cannot go on from it.
         """
         super().load_state_dict(state)
-        own = ((state["stream"] or {}).get("params") or {}).get("state")
-        if own is not None:
-            load_own_state(self.config.params, own)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Let the params go on from their own state; also for a MixedDataset that this is a part of."""
+        if (own := _params_of(state).get("state")) is None:
+            return
+        if self._frames is not None:
+            self._frames.close("a state was loaded")
+            self._frames.stats()  # returns when the pass has ended, which would draw from these params
+        load_own_state(self.config.params, own)
+
+    def _refreshed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a loaded state with the own state of the params as it is now, after feedback perhaps."""
+        params = _params_of(state)
+        if params.get("state") is None:
+            return dict(state)
+        own = own_state(self.config.params)
+        return {**state, "stream": {**state["stream"], "params": {**params, "state": own}}}
 
     def stats(self) -> StreamStats | None:
         """Return the stream's statistics, in the process that iterates; None before the first iteration."""
@@ -245,6 +260,7 @@ class BlenderDataset(ItemDataset):
 
     def _check_state(self, state: Any) -> None:
         check_state(state, self._kind, {"stream"})
+        check_stream(state)
 
     def _share(self) -> Share | None:
         """Return what this process renders, or None for nothing."""
@@ -259,6 +275,12 @@ class BlenderDataset(ItemDataset):
 
     def _shard(self) -> tuple[int, int]:
         return self.config.shard or self._distributed()
+
+
+def _params_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a state says of the params, or nothing."""
+    found: Mapping[str, Any] = (state["stream"] or {}).get("params", {})
+    return found
 
 
 def _indices(config: StreamConfig, epoch: int) -> range:

@@ -113,7 +113,7 @@ class ItemDataset(IterableDataset[Any]):
             yield from self._iterate(iteration)
 
     def _iterate(self, iteration: Iteration) -> Iterator[Any]:
-        """Yield the items of an iteration that has just begun, and set its `progress`."""
+        """Yield the items of an iteration that has just begun, and set its `progress` and `deliver`."""
         raise NotImplementedError
 
     def set_epoch(self, epoch: int) -> None:
@@ -145,10 +145,10 @@ class ItemDataset(IterableDataset[Any]):
                 "let torchdata's StatefulDataLoader save the state, or iterate with num_workers=0"
             )
         if self._loaded is not None:
-            return dict(self._loaded)
+            return self._refreshed(self._loaded)
         present = self._present
         if present is not None and present.progress is None and present.state is not None:
-            return dict(present.state)
+            return self._refreshed(present.state)
         if present is None or present.progress is None or present.is_over(self._epoch):
             epoch = self._epoch.number
             return saved(self._kind, self._same(), epoch, self._untouched(epoch))
@@ -168,6 +168,7 @@ class ItemDataset(IterableDataset[Any]):
             same = self._same()
             check_same(state["of"], same, self._kind)
             warn_of_changes(state["of"], same)
+            self._restore(state)
             self._epoch.load(state["epoch"])
             self._loaded = dict(state)
 
@@ -186,15 +187,25 @@ class ItemDataset(IterableDataset[Any]):
         """Check that something is a state of this kind of dataset, by its form alone."""
         raise NotImplementedError
 
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Set back what a loaded state sets back at once. It raises ConfigError, and changes nothing, if it cannot."""
+
+    def _refreshed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state that was loaded, with what has changed since though nothing has been taken."""
+        return dict(state)
+
     def _item_of(self, frame: Frame) -> Any:
         """Return one frame as an item, transformed."""
         return self._transformed(as_item(frame))
 
-    def _items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
-        """Yield frames as items, or as batches; transformed."""
+    def _items_of(self, frames: Iterable[Frame], iteration: Iteration) -> Iterator[Any]:
+        """Yield the frames of an iteration as items, or as batches; transformed."""
         size = self._items.batch_size
         for item in map(as_item, frames) if size is None else self._batches(frames, size):
-            yield self._transformed(item)  # not `map`, which takes a StopIteration of the transform's for the end
+            item = self._transformed(item)  # not by `map`, which takes a StopIteration of the transform's for the end
+            iteration.deliver()  # an error before it, or a Ctrl-C, loses no sample of a half-built batch
+            yield item
+        iteration.deliver()  # what `drop_last` leaves out
 
     def _transformed(self, item: Item) -> Any:
         return item if self._items.transform is None else self._items.transform(item)

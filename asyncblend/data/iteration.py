@@ -67,7 +67,9 @@ class Iteration:
         self.state = state
         self.epoch = 0
         self.progress: Callable[[], dict[str, Any]] | None = None
-        """Returns what has been taken, once something may have been."""
+        """Returns what has been delivered, once something may have been."""
+        self.deliver: Callable[[], object] = lambda: None
+        """Lets what was taken count as delivered: its item is about to be yielded."""
         self._epoch_set = 0
 
     def begin(self, epoch: Epoch) -> None:

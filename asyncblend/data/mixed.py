@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
 import torch
@@ -16,7 +16,7 @@ from .dataset import BlenderDataset
 from .items import ItemDataset, ItemKeywords, ItemOptions
 from .iteration import Iteration
 from .recorded import RecordedDataset
-from .states import check_state
+from .states import check_state, check_stream
 
 _WORKERS = 1024  # that have a row of counts of their own
 
@@ -90,8 +90,8 @@ class MixedDataset(ItemDataset):
 
     def _iterate(self, iteration: Iteration) -> Iterator[Any]:
         if self._items.batch_size is not None:
-            return self._items_of(frame for _, frame in self._mixed(iteration))
-        return (self._transformed(part._item_of(frame)) for part, frame in self._mixed(iteration))
+            return self._items_of((frame for _, frame in self._mixed(iteration)), iteration)
+        return self._single(iteration)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of both parts, from the next iteration on.
@@ -111,11 +111,18 @@ class MixedDataset(ItemDataset):
         """Stop the fleet, if this process has one. Iterating again starts another."""
         self._live.close()
 
+    def _single(self, iteration: Iteration) -> Iterator[Any]:
+        """Yield items, each transformed as its part says, and then as this dataset does."""
+        for part, frame in self._mixed(iteration):
+            item = self._transformed(part._item_of(frame))
+            iteration.deliver()
+            yield item
+
     def _mixed(self, iteration: Iteration) -> Iterator[tuple[ItemDataset, Frame]]:
         """Yield each frame and the part that it is of."""
         k, n = self._place()
         saved = self._untouched(iteration.epoch) if iteration.state is None else iteration.state
-        given, of_recorded, due = saved["given"], saved["recorded"], saved["due"]
+        given, of_recorded, due = delivered = saved["given"], saved["recorded"], saved["due"]
         left = None if self._samples is None else len(range(k, self._samples, n)) - given
         worker = get_worker_info()
         counts = self._counts[0 if worker is None else worker.id % _WORKERS]
@@ -123,10 +130,16 @@ class MixedDataset(ItemDataset):
         recorded = self._recorded._cycle(iteration.epoch, (k, n), of_recorded)
         iteration.progress = lambda: {
             "stream": saved["stream"] if frames is None else frames.state_dict(),
-            "given": given,
-            "recorded": of_recorded,
-            "due": due,
+            **dict(zip(("given", "recorded", "due"), delivered, strict=True)),
         }
+        of_live = iteration.deliver if frames is None else frames.hold()
+
+        def deliver() -> None:
+            nonlocal delivered
+            delivered = given, of_recorded, due
+            of_live()
+
+        iteration.deliver = deliver
         try:
             while left != 0 and (live is not None or left is not None):
                 due = min(due, 1.0) + self._ratio  # carry over at most one live sample that was due but not ready
@@ -155,11 +168,18 @@ class MixedDataset(ItemDataset):
         parts = {"live": self._live._same(), "recorded": self._recorded._same()}
         return {**super()._same(), "ratio": self._ratio, "length": self._samples, **parts}
 
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._live._restore(state)
+
+    def _refreshed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return self._live._refreshed(state)
+
     def _untouched(self, epoch: int) -> dict[str, Any]:
         return {**self._live._untouched(epoch), "given": 0, "recorded": 0, "due": 0.0}
 
     def _check_state(self, state: Any) -> None:
         check_state(state, self._kind, {"stream", "given", "recorded", "due"})
+        check_stream(state)
         for name in ("given", "recorded"):
             check_whole(f"the saved number {name}", state[name], 0)
         if not isinstance(state["due"], float):

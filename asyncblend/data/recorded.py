@@ -71,7 +71,7 @@ class RecordedDataset(ItemDataset):
         )
 
     def _iterate(self, iteration: Iteration) -> Iterator[Any]:
-        return self._items_of(self._share(iteration))
+        return self._items_of(self._share(iteration), iteration)
 
     def stats(self) -> None:
         """Return None: there is no stream. For scripts that ask a BlenderDataset."""
@@ -82,10 +82,15 @@ class RecordedDataset(ItemDataset):
     def _share(self, iteration: Iteration) -> Iterator[Frame]:
         """Yield what this process gives of an epoch, from the state of the iteration on."""
         k, n = self._place()
-        given = 0 if iteration.state is None else iteration.state["given"]
-        iteration.progress = lambda: {"given": given}
+        taken = given = 0 if iteration.state is None else iteration.state["given"]
+
+        def deliver() -> None:
+            nonlocal given
+            given = taken
+
+        iteration.progress, iteration.deliver = lambda: {"given": given}, deliver
         for frame in self._samples(iteration.epoch, (k + given * n, n)):
-            given += 1
+            taken += 1
             yield frame
 
     def _cycle(self, epoch: int, share: tuple[int, int], given: int) -> Iterator[Frame]:

@@ -67,6 +67,18 @@ def check_state(state: Any, dataset: str, names: set[str]) -> None:
     check_whole("the saved epoch", state["epoch"], 0)
 
 
+def check_stream(state: Mapping[str, Any]) -> None:
+    """Check the form of what a state says of a stream. What it says is checked by the pass that goes on from it.
+
+    Raises:
+        ConfigError: It says nothing that a pass has saved.
+    """
+    stream = state["stream"]
+    good = stream is None or (isinstance(stream, Mapping) and isinstance(stream.get("params", {}), Mapping))
+    if not good:
+        raise ConfigError(f"not a saved state of a {state['dataset']}: {state!r:.200}")
+
+
 def check_same(saved: Mapping[str, Any], own: Mapping[str, Any], dataset: str, *, prefix: str = "") -> None:
     """Check that a state was saved of the same that a dataset is now.
 

@@ -7,7 +7,9 @@ is half collected when a program ends is rendered again from its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..config import check_whole
@@ -21,7 +23,7 @@ class Clip(Frame):
     """Frames of one episode side by side: a Frame whose arrays have time as their first axis, T x H x W x C.
 
     Its values are what `collate` makes of the frames' values, in writable arrays of its own. `index`, `instance`,
-    `params` and `step` are those of its first frame; `last` tells whether it ends its episode.
+    `params`, `params_age` and `step` are those of its first frame; `last` tells whether it ends its episode.
     """
 
     __slots__ = ("length", "stride")
@@ -30,14 +32,13 @@ class Clip(Frame):
         batch = Batch(len(frames))
         for frame in frames:
             batch.add(frame, frame.index)
-        values = batch.finish()
-        del values["index"]
         first = frames[0]
         super().__init__(
-            values,
+            batch.values(),
             index=first.index,
             instance=first.instance,
             params=first.params,
+            params_age=first.params_age,
             step=first.step,
             last=frames[-1].last,
         )
@@ -79,75 +80,121 @@ class Cut(NamedTuple):
         """The number of steps from the first frame of a clip to its last one, both included."""
         return (self.length - 1) * self.stride + 1
 
-    def count(self, frames: Sequence[Frame]) -> int:
-        """Return how many clips an episode has.
+    def check(self, frames: Sequence[Frame]) -> None:
+        """Raise ConfigError if an episode is shorter than a clip.
 
-        Raises:
-            ConfigError: It is shorter than a clip.
+        Args:
+            frames: The last ones of the episode.
         """
-        if len(frames) < self.span:
+        steps = frames[-1].step + 1
+        if steps < self.span:
             raise ConfigError(
                 f"a clip of {self.length} frames with stride {self.stride} spans {self.span} steps, but episode "
-                f"{frames[0].index} has only {len(frames)}; ask for shorter clips, or let the script yield more frames"
+                f"{frames[0].index} has only {steps}; ask for shorter clips, or let the script yield more frames"
             )
-        return len(frames) // self.span
 
-    def clip(self, frames: Sequence[Frame], number: int) -> Clip:
-        """Return a clip of an episode."""
-        start = number * self.span
-        return Clip(frames[start : start + self.span : self.stride], self.stride)
+
+class Pending:
+    """Frames that a consumer has taken, and that count as delivered when it says so.
+
+    Args:
+        source: Their pass.
+        at_once: Whether they count when they are taken.
+    """
+
+    def __init__(self, source: Pass, *, at_once: bool = True) -> None:
+        self._source, self._at_once = source, at_once
+        self._due: list[Callable[[], None]] = []  # what lets the state say that they were delivered
+
+    def take(self, arrival: Arrival) -> None:
+        """Note, before it is consumed, that a frame was taken to be delivered by itself."""
+        if not self._at_once:
+            self._source.withhold(arrival.position, arrival.frame.step)
+            self.settle(partial(self._source.release, arrival.position))
+
+    def settle(self, action: Callable[[], None]) -> None:
+        """Let the state say something when all that was taken is delivered."""
+        if self._at_once:
+            action()
+        else:
+            self._due.append(action)
+
+    def deliver(self) -> None:
+        """Let all that was taken count as delivered."""
+        due, self._due = self._due, []
+        for action in due:
+            action()
 
 
 class Collector:
-    """Puts the frames of a pass together to episodes. One consumer has it."""
+    """Puts the frames of a pass together to episodes, and cuts these into clips. A pass has one.
 
-    def __init__(self, source: Pass) -> None:
-        self._source = source
+    Args:
+        source: The pass.
+        pending: What it gives out becomes part of this.
+    """
+
+    def __init__(self, source: Pass, pending: Pending) -> None:
+        self._source, self._pending = source, pending
         self._begun: dict[int, list[Frame]] = {}  # by position
+        self._whole: deque[tuple[int, list[Frame]]] = (
+            deque()
+        )  # episodes that are complete, or what clips have left of them
 
     def take(self, arrival: Arrival) -> None:
         """Note, before it is consumed, that a frame is going to be collected."""
-        self._source.withhold(arrival.position)
+        self._source.withhold(arrival.position, arrival.frame.step)
 
-    def add(self, arrival: Arrival) -> tuple[int, list[Frame]] | None:
-        """Add a frame. Return the position and the frames of its episode if that is whole now.
-
-        Raises:
-            ConfigError: The first frames of the episode were delivered before a state was saved that this pass began
-                with.
-        """
+    def add(self, arrival: Arrival) -> None:
+        """Add a frame that was taken."""
         position, frame = arrival
         for given_up in [one for one in self._begun if not self._source.withholds(one)]:
             del self._begun[given_up]  # a bad sample that was skipped
+        if not self._source.withholds(position):
+            return  # what had arrived of it before it was skipped
         frames = self._begun.setdefault(position, [])
-        if frame.step != len(frames):
-            raise ConfigError(
-                f"episode {frame.index} begins at step {frame.step}, because the ones before were delivered one by one "
-                f"before the state was saved; go on frame by frame, or begin anew"
-            )
         frames.append(frame)
-        return (position, self._begun.pop(position)) if frame.last else None
+        if frame.last:
+            self._whole.append((position, self._begun.pop(position)))
 
-    def episodes(self, arrival: Arrival) -> Iterator[list[Frame]]:
-        """Add a frame, and yield its episode if that is whole now."""
-        if (whole := self.add(arrival)) is not None:
-            self._source.release(whole[0])
-            yield whole[1]
+    def episode(self) -> list[Frame] | None:
+        """Return the next episode that is whole, or None if there is none yet.
 
-    def samples(self, arrival: Arrival) -> Iterator[Frame]:
-        """Add a frame, and yield its sample if that is whole now: the frame, or a clip of all its frames."""
-        for frames in self.episodes(arrival):
-            yield frames[0] if len(frames) == 1 else Clip(frames, 1)
+        Raises:
+            ConfigError: Its first frames were delivered before, one by one or in clips.
+        """
+        if not self._whole:
+            return None
+        position, frames = self._whole.popleft()
+        if frames[0].step > 0:
+            raise ConfigError(
+                f"episode {frames[0].index} begins at step {frames[0].step}, because the ones before were delivered one "
+                f"by one or in clips, perhaps before the state was saved; go on in the same way, or begin anew"
+            )
+        self._pending.settle(partial(self._source.release, position))
+        return frames
 
-    def clips(self, arrival: Arrival, cut: Cut) -> Iterator[Clip]:
-        """Add a frame, and yield the clips of its episode if that is whole now."""
-        if (whole := self.add(arrival)) is not None:
-            position, frames = whole
-            count = cut.count(frames)
-            for number in range(self._source.clips_given(position), count):
-                clip = cut.clip(frames, number)
-                if number + 1 == count:
-                    self._source.release(position)
-                else:
-                    self._source.withhold(position, clips=number + 1)
-                yield clip
+    def sample(self) -> Frame | None:
+        """Return the next sample that is whole: a frame, or a clip of all its frames. Raises as `episode` does."""
+        if (frames := self.episode()) is None:
+            return None
+        return frames[0] if len(frames) == 1 else Clip(frames, 1)
+
+    def clip(self, cut: Cut) -> Clip | None:
+        """Return the next clip of the episodes that are whole, or None if there is none yet.
+
+        Raises:
+            ConfigError: The next episode is shorter than a clip.
+        """
+        while self._whole:
+            position, frames = self._whole.popleft()
+            cut.check(frames)
+            now, left = frames[: cut.span], frames[cut.span :]
+            if len(left) >= cut.span:
+                self._whole.appendleft((position, left))
+                self._pending.settle(partial(self._source.withhold_from, position, left[0].step))
+            else:
+                self._pending.settle(partial(self._source.release, position))
+            if len(now) == cut.span:
+                return Clip(now[:: cut.stride], cut.stride)
+        return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, TypeVar
 
 from ..config import check_whole
 from ..errors import StreamClosed
 from .batch import Batch, check_ragged
-from .clips import Clip, Collector, Cut
+from .clips import Clip, Collector, Cut, Pending
 from .dispatcher import Dispatcher
 from .frame import Frame, with_params
 from .passes import Arrival, Pass
@@ -37,6 +37,7 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
     def __init__(self, run: Run, source: Pass) -> None:
         run.check_process()
         self._run, self._dispatcher, self._source = run, run.dispatcher, source
+        self._collector = Collector(source, Pending(source))
         self._dispatcher.begin(source)
         # The pass of an iterator that nobody has any more must not keep its slots and its Blenders.
         self._finalizer = weakref.finalize(self, _abandon, run.loop, self._dispatcher, source)
@@ -51,19 +52,25 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             StreamClosed: The pass or the stream was closed.
             ForkedProcessError: This is a forked copy.
         """
-        return (await self._next()).frame
+        arrival = await self._next()
+        self._dispatcher.consume(self._source, arrival)
+        return arrival.frame
 
-    async def _next(self, collector: Collector | None = None) -> Arrival:
+    async def _next(self) -> Arrival:
         self._run.check_process()
         try:
             arrival = await self._source.queue.get()
         except EndOfStream:
             self._dispatcher.end(self._source)
             raise StopAsyncIteration from None
-        if collector is not None:
-            collector.take(arrival)
-        self._dispatcher.consume(self._source, arrival)
         return arrival
+
+    async def _collect(self) -> None:
+        """Wait for a frame, and add it to what is collected."""
+        arrival = await self._next()
+        self._collector.take(arrival)
+        self._dispatcher.consume(self._source, arrival)
+        self._collector.add(arrival)
 
     def episodes(self) -> Collected[list[Frame]]:
         """Iterate over whole episodes, each the list of its frames from step 0 to the last one.
@@ -73,11 +80,11 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         in the queue. An episode that is skipped as a bad sample is left out.
 
         The iterator raises:
-            ConfigError: The pass goes on from a state that was saved in the middle of an episode.
+            ConfigError: The first frames of an episode were delivered otherwise, perhaps before a state was saved that
+                this pass goes on from.
             AsyncblendError: As iterating over the frames raises.
         """
-        collector = Collector(self._source)
-        return Collected(self, collector, collector.episodes)
+        return Collected(self, self._collector.episode)
 
     def clips(self, length: int, stride: int = 1) -> Collected[Clip]:
         """Iterate over clips of `length` frames, with arrays of T x H x W x C: each value has time as its first axis.
@@ -92,13 +99,15 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         Raises:
             ConfigError: An argument is wrong. The iterator raises it too, if an episode is shorter than a clip.
         """
-        collector, cut = Collector(self._source), Cut.checked(length, stride)
-        return Collected(self, collector, lambda arrival: collector.clips(arrival, cut))
+        cut = Cut.checked(length, stride)
+        return Collected(self, lambda: self._collector.clip(cut))
 
     def samples(self) -> Collected[Frame]:
-        """Iterate over samples: frames, and where a sample is an episode, a Clip of all its frames."""
-        collector = Collector(self._source)
-        return Collected(self, collector, collector.samples)
+        """Iterate over samples: frames, and where a sample is an episode, a Clip of all its frames.
+
+        The iterator raises what that of `episodes` does.
+        """
+        return Collected(self, self._collector.sample)
 
     async def batches(
         self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
@@ -160,18 +169,21 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
 
 
 class Collected(AsyncIterator[T]):
-    """What is put together from the frames of a pass. A call that is cancelled loses nothing."""
+    """What is put together from the frames of a pass. A call that is cancelled loses nothing.
 
-    def __init__(self, frames: Frames, collector: Collector, collect: Callable[[Arrival], Iterator[T]]) -> None:
-        self._frames, self._collector, self._collect = frames, collector, collect
-        self._ready: Iterator[T] = iter(())
+    Args:
+        frames: The pass.
+        collected: Returns the next one of what was collected, or None if there is none yet.
+    """
+
+    def __init__(self, frames: Frames, collected: Callable[[], T | None]) -> None:
+        self._frames, self._collected = frames, collected
 
     async def __anext__(self) -> T:
         """Return the next one. Raises what the next frame of the pass raises."""
-        while True:
-            for one in self._ready:
-                return one
-            self._ready = self._collect(await self._frames._next(self._collector))
+        while (one := self._collected()) is None:
+            await self._frames._collect()
+        return one
 
     async def aclose(self) -> None:
         """End the pass, as its own `aclose` does."""

@@ -15,7 +15,7 @@ position first: so that, in order or not, the episode that the consumer waits fo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -392,17 +392,17 @@ class LeaseBook(Generic[Params]):
                 raise ConfigError(f"the saved state has params of position {position}, which is not among the rest")
         self._params.update(drawn)
 
-    def state_dict(self, withheld: Collection[int] = ()) -> dict[str, Any]:
+    def state_dict(self, withheld: Mapping[int, int] | None = None) -> dict[str, Any]:
         """Return what was consumed, as plain data: all positions below `watermark`, those in `above`, and some steps.
 
         `steps` has, by position, how many frames of a begun episode were consumed; it is left out if there are none.
 
         Args:
-            withheld: Positions to leave out, as if nothing of them had been consumed.
+            withheld: Positions of which only so many steps are to count as consumed.
         """
-        steps = {
-            str(one): own.consumed for one, own in sorted(self._steps.items()) if own.consumed and one not in withheld
-        }
+        withheld = withheld or {}
+        consumed = {**{one: own.consumed for one, own in self._steps.items()}, **withheld}
+        steps = {str(one): count for one, count in sorted(consumed.items()) if count}
         watermark, above = min((self._watermark, *withheld)), self._above
         if withheld:
             above = above.union(range(watermark, self._watermark)).difference(withheld)

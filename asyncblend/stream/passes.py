@@ -102,7 +102,8 @@ class Pass:
         )
         self._fingerprints: dict[int, list[Any]] = {}  # by position, of the first frame of an episode
         self._withheld_params: dict[int, Drawn] = {}  # by position
-        self._withheld: dict[int, int] = {}  # by position: consumed, and not given out but for so many clips
+        self._withheld: dict[int, int] = {}  # by position: the first step that counts as not delivered
+        self._skipped: set[int] = set()  # positions of bad samples of which frames are still to be consumed
         if state is not None:
             self._load(state)
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
@@ -258,9 +259,14 @@ class Pass:
     def consume(self, arrival: Arrival) -> None:
         """Note that the consumer has this frame, and close the queue after the last one."""
         if not self._ended:
-            self.book.consume(arrival.position)
-            if arrival.frame.last:
-                self._fingerprints.pop(arrival.position, None)
+            position = arrival.position
+            self.book.consume(position)
+            if position in self._skipped:
+                self.release(position)  # the consumer's thread may have begun to withhold it at the same time
+            if position not in self.book.drawn:  # no more of it will come
+                self._skipped.discard(position)
+                if position not in self._withheld:
+                    self._fingerprints.pop(position, None)
             self._close_if_over()
 
     def _bad_sample(self, position: int, error: SampleError) -> None:
@@ -268,10 +274,11 @@ class Pass:
             self.fail(error)
             return
         _log.warning("Skipped a sample: %s", str(error).partition("\n")[0])
+        self._skipped.add(position)
         self.book.skip(position)
-        self._fingerprints.pop(position, None)
-        self._withheld.pop(position, None)
-        self._withheld_params.pop(position, None)
+        self.release(position)
+        if position not in self.book.drawn:
+            self._skipped.discard(position)
         self._let_out()
         self._close_if_over()
 
@@ -293,26 +300,29 @@ class Pass:
 
     # -- for its consumer ---------------------------------------------------------------------------------------
 
-    def withhold(self, position: int, *, clips: int | None = None) -> None:
-        """Let the state say that an episode was not delivered, or only so many clips of it. Then nothing changes for it."""
-        if clips is None:
-            self._withheld.setdefault(position, 0)
+    def withhold(self, position: int, step: int) -> None:
+        """Let the state say that of a sample only the steps before this one were delivered, until `release`.
+
+        Call it before the frame of that step is consumed. Only the first call for a sample counts.
+        """
+        if position not in self._skipped:
+            self._withheld.setdefault(position, step)
             self._withheld_params[position] = self.book.drawn[position]
-        else:
-            self._withheld[position] = clips
+
+    def withhold_from(self, position: int, step: int) -> None:
+        """Let the state say so of another step, of a sample that is withheld."""
+        self._withheld[position] = step
 
     def withholds(self, position: int) -> bool:
-        """Whether `withhold` was called for an episode, and it was neither released nor skipped since."""
+        """Whether `withhold` was called for a sample, and it was neither released nor skipped since."""
         return position in self._withheld
 
-    def clips_given(self, position: int) -> int:
-        """Return how many clips of an episode were given out."""
-        return self._withheld.get(position, 0)
-
     def release(self, position: int) -> None:
-        """Let the state say that an episode was delivered."""
+        """Let the state say of a sample what was consumed."""
         self._withheld.pop(position, None)
         self._withheld_params.pop(position, None)
+        if position not in self.book.drawn:
+            self._fingerprints.pop(position, None)
 
     def stats(self) -> PassStats:
         """Return a snapshot of the counters."""
@@ -335,8 +345,6 @@ class Pass:
         """
         withheld = dict(self._withheld)
         state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict(withheld)}
-        if clips := {str(position): count for position, count in withheld.items() if count}:
-            state["clips"] = clips
         if "steps" in state:
             state["fingerprints"] = {position: self._fingerprints.get(int(position), []) for position in state["steps"]}
         params = self.params.state_dict({**self.book.drawn, **self._withheld_params}, self.book.granted)
@@ -351,13 +359,10 @@ class Pass:
                 raise ConfigError(f"the saved state has {name}={state.get(name)!r}, this stream has {value!r}")
         self.book.load_state_dict(state)
         fingerprints = state.get("fingerprints", {})
-        if not isinstance(fingerprints, dict) or not all(isinstance(one, list) for one in fingerprints.values()):
+        good = isinstance(fingerprints, dict) and fingerprints.keys() <= state.get("steps", {}).keys()
+        if not good or not all(isinstance(one, list) for one in fingerprints.values()):
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
         self._fingerprints = {int(position): one for position, one in fingerprints.items()}
-        clips = state.get("clips", {})
-        if not isinstance(clips, dict) or not all(type(one) is int and one > 0 for one in clips.values()):
-            raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
-        self._withheld = {int(position): count for position, count in clips.items()}
         if "params" in state:
             self.book.restore(self.params.load_state_dict(state["params"]))
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SampleError, StreamClosed
 from .bridge import Bridge, Channel, End
-from .clips import Clip, Collector, Cut
+from .clips import Clip, Collector, Cut, Pending
 from .frame import Frame
 from .passes import Arrival
 from .queue import EndOfStream
 from .stats import PassStats
+
+T = TypeVar("T")
 
 
 class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"]):
@@ -27,6 +29,7 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
         self._bridge, self._channel = bridge, channel
         self._finalizer = weakref.finalize(self, bridge.abandon, channel)
         self._finalizer.atexit = False
+        self._begin_collecting(at_once=True)
 
     def __next__(self) -> Frame:
         """Wait for the next frame.
@@ -45,23 +48,38 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
         return arrival.frame
 
     def episodes(self) -> Iterator[list[Frame]]:
-        """Yield whole episodes, as `Frames.episodes` does."""
-        collector = Collector(self._channel.source)
-        for arrival in self._arrivals(collector):
-            yield from collector.episodes(arrival)
+        """Iterate over whole episodes, as `Frames.episodes` does."""
+        return self._collected(self._collector.episode)
 
     def clips(self, length: int, stride: int = 1) -> Iterator[Clip]:
-        """Yield clips of `length` frames, as `Frames.clips` does."""
-        collector, cut = Collector(self._channel.source), Cut.checked(length, stride)
-        for arrival in self._arrivals(collector):
-            yield from collector.clips(arrival, cut)
+        """Iterate over clips of `length` frames, as `Frames.clips` does."""
+        cut = Cut.checked(length, stride)
+        return self._collected(lambda: self._collector.clip(cut))
 
-    def _arrivals(self, collector: Collector) -> Iterator[Arrival]:
+    def samples(self) -> Iterator[Frame]:
+        """Iterate over samples: frames, and where a sample is an episode, a Clip of all its frames."""
+        return self._collected(self._collector.sample)
+
+    def _collected(self, collected: Callable[[], T | None]) -> Iterator[T]:
         with contextlib.suppress(EndOfStream):
             while True:
-                arrival = self._received(None, block=True, collector=collector)
+                while (one := collected()) is not None:
+                    yield one
+                arrival = self._received(None, block=True, taking=self._collector)
                 assert arrival is not None, "no limit, no timeout"
-                yield arrival
+                self._collector.add(arrival)
+
+    def hold(self) -> Callable[[], None]:
+        """Let what is taken count as delivered, for `state_dict`, when the returned function is called.
+
+        Without it, it counts when it is taken. Call it before anything is.
+        """
+        self._begin_collecting(at_once=False)
+        return self._pending.deliver
+
+    def _begin_collecting(self, *, at_once: bool) -> None:
+        self._pending = Pending(self._channel.source, at_once=at_once)
+        self._collector = Collector(self._channel.source, self._pending)
 
     def get(self, timeout: float | None = None) -> Frame:
         """Wait for the next frame, at most `timeout` seconds. None waits forever.
@@ -118,8 +136,10 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _received(self, timeout: float | None, *, block: bool, collector: Collector | None = None) -> Arrival | None:
-        """Return the next frame, or None if there is none in time."""
+    def _received(
+        self, timeout: float | None, *, block: bool, taking: Pending | Collector | None = None
+    ) -> Arrival | None:
+        """Return the next frame, or None if there is none in time. Who takes it is told before it is consumed."""
         self._bridge.run.check_process()
         channel = self._channel
         if channel.dropped:  # its end is on its way
@@ -138,7 +158,6 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             if isinstance(item.error, SampleError):
                 raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
-        if collector is not None:
-            collector.take(item)
+        (taking or self._pending).take(item)
         self._bridge.took(channel, item)
         return item

@@ -149,3 +149,127 @@ def test_without_asyncio(make_sync: Any) -> None:
     assert {clip["image"].shape for clip in clips} == {(2, 6, 5, 3)}
     with pytest.raises(ab.ConfigError, match="spans 9 steps"):
         next(stream.frames([0]).clips(9))
+    with pytest.raises(ab.ConfigError, match="length must be a whole number"):
+        stream.frames([0]).clips(0)  # at once, and not when it is iterated
+
+
+BAD = """
+import numpy as np
+def sample(task):
+    for t in range(3):
+        yield {"t": t}
+    if task.index % 4 == 1:
+        raise ValueError("a bad sample")
+"""
+
+
+async def test_a_skipped_episode_leaves_nothing(make: Make) -> None:
+    """Frames of it that are queued already are dropped, no other episode suffers, and the state goes on."""
+    async with asyncio.timeout(LIMIT), make(BAD, length=8, on_bad_sample="skip", queue_size=24, instances=1) as stream:
+        frames = stream.frames()
+        while frames.stats().skipped < 2:
+            await asyncio.sleep(0.01)
+        episodes = [[frame["t"] for frame in episode] async for episode in frames.episodes()]
+        state = frames.state_dict()
+    assert episodes == [[0, 1, 2]] * 6
+    assert (state["watermark"], state["above"]) == (8, [])
+    assert "steps" not in state
+
+
+def test_a_skipped_episode_leaves_nothing_without_asyncio(make_sync: Any) -> None:
+    """The same, where frames cross a thread."""
+    stream = make_sync(BAD, on_bad_sample="skip", queue_size=6, instances=2)
+    frames = stream.frames(range(40))
+    assert len(list(frames.clips(3))) == 30
+    state = frames.state_dict()
+    assert (state["watermark"], state["above"], state.get("steps")) == (40, [], None)
+
+
+async def test_several_tasks_share_the_clips(make: Make) -> None:
+    """Each clip goes to one of them."""
+    async with asyncio.timeout(LIMIT), make(COUNT, length=6) as stream:
+        clips, found = stream.clips(2), list[tuple[int, int]]()
+
+        async def take() -> None:
+            async for clip in clips:
+                found.append((clip.index, clip.step))
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(take() for _ in range(3)))
+        state = stream.state_dict()
+    assert sorted(found) == [(index, step) for index in range(6) for step in range(0, frames_of(index) - 1, 2)]
+    assert (state["watermark"], state.get("steps")) == (6, None)
+
+
+async def test_leaving_the_loop_loses_no_clip(make: Make) -> None:
+    """Iterating again goes on, also with clips of another length."""
+    async with asyncio.timeout(LIMIT), make(COUNT, length=6, queue_size=6) as stream:
+        found = []
+        for _ in range(40):
+            async for clip in stream.clips(2):
+                found.append((clip.index, clip.step))
+                break
+        assert sorted(found) == [(index, step) for index in range(6) for step in range(0, frames_of(index) - 1, 2)]
+        frames = stream.frames([2])  # of six frames
+        assert [(await anext(frames.clips(2))).step, (await anext(frames.clips(4))).step] == [0, 2]
+
+
+def test_leaving_the_loop_loses_no_clip_without_asyncio(make_sync: Any) -> None:
+    """The same through a thread."""
+    stream, found = make_sync(COUNT), []
+    frames = stream.frames(range(6))
+    for _ in range(40):
+        for clip in frames.clips(2):
+            found.append((clip.index, clip.step))
+            break
+    assert sorted(found) == [(index, step) for index in range(6) for step in range(0, frames_of(index) - 1, 2)]
+
+
+async def test_a_state_of_clips_goes_on_in_any_way(make: Make) -> None:
+    """After two clips of two frames, what is left of the episode comes frame by frame, or in clips of another length."""
+    async with asyncio.timeout(LIMIT), make(COUNT, length=3, ordered=True) as stream:
+        clips = stream.clips(2)
+        assert [(clip.index, clip.step) for clip in [await anext(clips) for _ in range(3)]] == [(0, 0), (0, 2), (1, 0)]
+        state = json.loads(json.dumps(stream.state_dict()))
+    assert state["steps"] == {"1": 2}
+    for length, starts in (
+        (None, [(1, 2), (1, 3), (1, 4), *((2, t) for t in range(6))]),
+        (3, [(1, 2), (2, 0), (2, 3)]),
+    ):
+        stream = make(COUNT, length=3, ordered=True)
+        stream.load_state_dict(state)
+        async with asyncio.timeout(LIMIT), stream:
+            parts = stream if length is None else stream.clips(length)
+            assert [(part.index, part.step) async for part in parts] == starts
+            end = stream.state_dict()
+        assert (end["watermark"], end.get("steps")) == (3, None)
+
+
+async def test_a_clip_has_the_age_of_its_params(make: Make) -> None:
+    """It is that of its first frame."""
+    params = iter([{"level": k} for k in range(9)])
+    async with asyncio.timeout(LIMIT), make(COUNT, length=3, params=params, queue_size=12, instances=1) as stream:
+        ages = {}
+        async for episode in stream.frames(range(3)).episodes():
+            ages[episode[0].index] = episode[0].params_age
+    params = iter([{"level": k} for k in range(9)])
+    async with asyncio.timeout(LIMIT), make(COUNT, length=3, params=params, queue_size=12, instances=1) as stream:
+        assert {clip.index: clip.params_age async for clip in stream.frames(range(3)).clips(4)} == ages
+    assert set(ages.values()) != {0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fingerprints": {"x": []}},
+        {"fingerprints": {"1": 5}},
+        {"fingerprints": 3},
+        {"steps": {"-5": 1}},
+        {"steps": {"x": 1}},
+    ],
+)
+async def test_a_state_that_none_has_saved(wrong: dict[str, Any], make: Make) -> None:
+    """It is a ConfigError, and no other one."""
+    state = {**make(COUNT, length=3).state_dict(), **wrong}
+    with pytest.raises(ab.ConfigError, match="not a saved state"):
+        make(COUNT, length=3).load_state_dict(state)
