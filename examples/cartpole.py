@@ -131,7 +131,7 @@ def film(path: Path, policy: PPO, blender: str | None, pictures: int = 60) -> fl
         total, over = 0.0, False
         while not over:
             action, _ = policy.predict(observation, deterministic=True)
-            observation, reward, terminated, truncated, _ = env.step(int(action))
+            observation, reward, terminated, truncated, _ = env.step(action)
             total, over = total + float(reward), terminated or truncated
             if int(total) % 4 == 1 and len(frames) < pictures:
                 frames.append(Image.fromarray(env.render()))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..config import StreamConfig, check_whole
-from ..errors import ConfigError
+from ..errors import ConfigError, StreamClosed
 from ..stream.sync import SyncStream
 from .spaces import Space, reader, space_of
 
@@ -78,6 +78,11 @@ class Arena:
         if not isinstance(values, Mapping):
             raise ConfigError(f"params of an environment must be a mapping, or a callable(index); got {drawn!r:.100}")
         return {**values, **own}
+
+    def check_open(self) -> None:
+        """Raise StreamClosed after `close`."""
+        if not self._finalizer.alive:
+            raise StreamClosed("the environment was closed; make another one")
 
     def close(self) -> None:
         """Stop the fleet. Return when nothing of it is left. Also twice."""

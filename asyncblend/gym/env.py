@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..config import StreamConfig, StreamOptions, resolve
 from .arena import Arena, OnCrash
-from .player import Player
+from .player import Player, checked_options, checked_seed
 from .spaces import Space
 
 
@@ -31,16 +31,16 @@ class BlenderEnv(gymnasium.Env[Any, Any]):
     each episode, from which `task.rng` is seeded, is drawn from `np_random`. `reset(options=)` becomes
     `task.params["options"]`. What an observation has of arrays is the caller's own.
 
-    A Blender that dies is replaced, and its episode is played again from the actions that were sent, up to
-    `max_replay_steps` of them; the agent notices a delay. A longer episode, or each with on_crash="truncate", ends with
-    `truncated`, the last observation, a reward of 0 and `info["blender_died"]`. A fleet that dies again and again raises
-    CrashLoop, as `restart` in the config says.
+    A Blender that dies is replaced, and its episode is played again from the actions that were sent and the pictures
+    that were rendered, up to `max_replay_steps` of both together; the agent notices a delay. A longer episode, or each
+    with on_crash="truncate", ends with `truncated`, the last observation, a reward of 0 and `info["blender_died"]`. A
+    fleet that dies again and again raises CrashLoop, as `restart` in the config says.
 
     Args:
         config: The options of the stream. `params` are passed to each episode too; what speaks of indices has no effect.
         render_mode: None, or "rgb_array". A picture is rendered only when `render` is called.
         on_crash: "replay" or "truncate".
-        max_replay_steps: The most steps that are played again.
+        max_replay_steps: The most steps that are played again. Each picture that was rendered counts as a step.
         observation_space, action_space: Spaces of Gymnasium's. None: those that the script says.
         options: StreamConfig's fields. They override the config's.
 
@@ -77,28 +77,30 @@ class BlenderEnv(gymnasium.Env[Any, Any]):
         self.metadata = {**self.metadata, "render_fps": self._arena.render_fps}
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin another episode, and return its first observation and info.
+        """Begin another episode, and return its first observation, in `observation_space`, and info.
 
         Args:
-            seed: Draws this episode and those after it. None: go on drawing from the last one.
+            seed: A whole number, at least 0: draws this episode and those after it. None: go on drawing.
             options: Become `task.params["options"]` of the script's `reset`.
 
         Raises:
+            ConfigError: An argument is wrong, or the options or the config's params cannot travel to Blender.
             SampleError: The script raised, or its observation is not in the space.
             StreamClosed: The environment was closed.
             AsyncblendError: Why there are no Blenders any more.
         """
-        super().reset(seed=seed)
+        own = checked_options(options)
+        super().reset(seed=checked_seed(seed))
         self._player.rng = self.np_random
-        self._player.begin(options)
+        self._player.begin(own)
         return self._player.began()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step, and return observation, reward, terminated, truncated and info.
 
         Raises:
-            ConfigError: The action is not in the action space. Nothing was sent.
-            EpisodeOver: The episode has ended.
+            ConfigError: The action is not in the action space, or Ctrl-C interrupted the step before. Nothing was sent.
+            EpisodeOver: The episode has ended, or none was begun.
             SampleError: The script raised, or its observation is not in the space.
             StreamClosed: The environment was closed.
             AsyncblendError: Why there are no Blenders any more.
@@ -107,11 +109,21 @@ class BlenderEnv(gymnasium.Env[Any, Any]):
         return self._player.receive()
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """Render how things are now: height x width x 3. None without render_mode, as Gymnasium has it."""
+        """Render how things are now: height x width x 3, uint8. None without render_mode, as Gymnasium has it.
+
+        Raises:
+            EpisodeOver: No episode was begun, or an error has ended it. After a usual end there is still a picture.
+            EpisodeLost: Its Blender died, and it is not played again. The next step says that it is truncated.
+            SampleError: The script raised, or its picture is not height x width x 3, uint8.
+            ConfigError: Ctrl-C interrupted the step before.
+            StreamClosed: The environment was closed.
+            AsyncblendError: Why there are no Blenders any more.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn("render() gives nothing without render_mode='rgb_array'")
             return None
         self._player.ask_for_picture()
+        self._player.await_picture()
         return self._player.picture()
 
     def close(self) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
-from ..errors import ConfigError, EpisodeLost, EpisodeOver, SampleError
+from ..config import check_whole
+from ..errors import AsyncblendError, ConfigError, EpisodeLost, EpisodeOver, SampleError
 from ..stream.frame import Frame
 from ..stream.sync_episode import SyncEpisode
 from .arena import Arena
@@ -51,19 +52,25 @@ class Player:
         if seed is not None or self.rng is None:
             self.rng, _ = seeding.np_random(seed)
 
-    def begin(self, options: Mapping[str, Any] | None) -> None:
-        """Begin another episode, and give up the present one."""
+    def begin(self, options: Mapping[str, Any]) -> None:
+        """Begin another episode, and give up the present one.
+
+        Raises:
+            ConfigError: The options or the params cannot travel.
+            StreamClosed: The environment was closed.
+        """
         assert self.rng is not None, "seed comes first"
         index = int(self.rng.integers(_INDICES))
-        self._beginning = index, self._arena.params(index, **({"options": dict(options)} if options else {}))
+        self._beginning = index, self._arena.params(index, **({"options": options} if options else {}))
         self._begin()
 
     def began(self) -> tuple[Any, dict[str, Any]]:
         """Return the first observation and info of the episode that was begun."""
         while (frame := self._received()) is None:
             self._begin()  # its Blender died before there was anything to lose
+        observation, info = self._observation(frame), _info(frame)
         self._over = ""
-        return self._observation(frame), _info(frame)
+        return observation, info
 
     def checked(self, action: Any) -> Any:
         """Return an action as it is sent.
@@ -71,7 +78,9 @@ class Player:
         Raises:
             ConfigError: The action is not in its space, or the step before was interrupted.
             EpisodeOver: The episode has ended, or none was begun.
+            StreamClosed: The environment was closed.
         """
+        self._arena.check_open()
         if self._over:
             raise EpisodeOver(f"{self._over}: call reset()")
         self._check_owed()
@@ -101,19 +110,38 @@ class Player:
         return Step(observation, _reward(frame), terminated, truncated, info)
 
     def ask_for_picture(self) -> None:
-        """Ask for a picture of how things are now."""
+        """Ask for a picture of how things are now.
+
+        Raises:
+            ConfigError: The step before was interrupted.
+            EpisodeOver: No episode was begun, or an error has ended it.
+            StreamClosed: The environment was closed.
+        """
+        self._arena.check_open()
         if self._latest is None:
-            raise EpisodeOver("there is nothing to render yet: call reset()")
+            raise EpisodeOver(f"{self._over}, so there is nothing to render: call reset()")
         self._check_owed()
         if self._picture is None and self._lost is None:
             self._ask({"render": True})
 
-    def picture(self) -> npt.NDArray[np.uint8]:
-        """Return the picture that was asked for: H x W x 3."""
+    def await_picture(self) -> None:
+        """Wait for the picture that was asked for.
+
+        Raises:
+            SampleError: The script raised, or gave something else.
+            EpisodeOver: A generator of the script's own has ended.
+        """
         if self._owed:
             frame = self._received()
             if frame is not None:
                 self._picture = _image(frame)
+
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """Return the picture that was waited for: H x W x 3, uint8.
+
+        Raises:
+            EpisodeLost: Its Blender died, and the episode is not played again.
+        """
         if self._picture is None:
             assert self._lost is not None, "it was asked for"
             raise self._lost
@@ -133,9 +161,10 @@ class Player:
         self._owed, self._picture = True, None
 
     def _check_owed(self) -> None:
-        # An answer that nobody received, because Ctrl-C came, would be taken for that of the next question.
+        # An answer that nobody received would be taken for that of the next question.
         if self._owed:
-            raise ConfigError("the step before was interrupted, and its answer is still to come: call reset()")
+            why = "by Ctrl-C or an error in another environment"
+            raise ConfigError(f"the step before was interrupted, {why}, and its answer is still to come: call reset()")
 
     def _ask(self, params: dict[str, Any]) -> None:
         assert self._episode is not None, "an episode was begun"
@@ -153,6 +182,10 @@ class Player:
                 frame = self._episode.receive()
             except EpisodeLost as error:
                 self._lost = error
+            except AsyncblendError as error:  # the answer to what was asked; no other will come
+                self._over = f"the episode has ended with {type(error).__name__}"
+                self._owed, self._latest = False, None
+                raise
         self._owed = False
         return None if self._lost is not None else frame
 
@@ -173,6 +206,30 @@ class Player:
             raise SampleError(text, index=frame.index) from None
         self._latest = frame
         return observation
+
+
+def checked_seed(seed: Any) -> int | None:
+    """Return a seed as Gymnasium wants it: an int of Python's, or None.
+
+    Raises:
+        ConfigError: It is no whole number, or below 0.
+    """
+    if isinstance(seed, np.integer):
+        seed = int(seed)
+    if seed is not None:
+        check_whole("seed", seed, 0)
+    return seed  # type: ignore[no-any-return]
+
+
+def checked_options(options: Any) -> dict[str, Any]:
+    """Return a copy of the options of `reset`.
+
+    Raises:
+        ConfigError: They are no mapping.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"options of reset must be a mapping, or None; got {options!r:.100}")
+    return dict(options or {})
 
 
 def _reward(frame: Frame) -> float:

@@ -60,7 +60,8 @@ def _box(low: Any, high: Any, shape: Any = None, dtype: Any = "float32") -> Spac
 def reader(space: Space, name: str) -> Callable[[Any], Any]:
     """Return a function that makes what is given an element of the space, which shares no memory with it.
 
-    It raises Outside if that is not in the space. A list counts as an array, and numbers may have another precision.
+    It raises Outside if that is not in the space. A list counts as an array, an array without
+    dimensions as a number, and numbers may have another precision.
 
     Args:
         name: What the value is called in the error.
@@ -86,7 +87,7 @@ def reader(space: Space, name: str) -> Callable[[Any], Any]:
 def _mapping_reader(readers: dict[str, Callable[[Any], Any]], name: str) -> Callable[[Any], Any]:
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping) or value.keys() != readers.keys():
-            has = sorted(value) if isinstance(value, Mapping) else f"{value!r:.100}"
+            has = sorted(value, key=str) if isinstance(value, Mapping) else f"{value!r:.100}"
             raise Outside(f"{name} must have {sorted(readers)}; it is {has}")
         return {key: read_part(value[key]) for key, read_part in readers.items()}
 
@@ -107,6 +108,8 @@ def _number_reader(space: spaces.Discrete, name: str) -> Callable[[Any], Any]:
     low, high = int(space.start), int(space.start + space.n) - 1
 
     def read(value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value[()]
         if not isinstance(value, int | np.integer) or not low <= value <= high:
             raise Outside(f"{name} must be a whole number from {low} to {high}; it is {value!r:.100}")
         return make(value)
@@ -120,7 +123,12 @@ def _array_reader(name: str, shape: Any, dtype: Any, low: Any, high: Any) -> Cal
     all_fit = dtype.kind in "iu" and bool((low == np.iinfo(dtype).min).all() and (high == np.iinfo(dtype).max).all())
 
     def read(value: Any) -> Any:
-        given = np.asarray(value)
+        try:
+            given = np.asarray(value)
+        except Exception as error:  # numpy's of a ragged list, or one of the value's own
+            raise Outside(
+                f"{name} must be an array of shape {shape}; numpy makes none of {value!r:.100}: {error}"
+            ) from error
         if given.shape != shape:
             raise Outside(f"{name} must have shape {shape}; it has {given.shape}")
         if given.dtype.kind not in ("iub" if whole else "iubf"):

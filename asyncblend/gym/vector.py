@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from ..config import StreamConfig, StreamOptions, check_whole, resolve
 from ..errors import ConfigError
 from .arena import Arena, OnCrash
-from .player import Player
+from .player import Player, checked_options, checked_seed
 from .spaces import Space
 
 Bools = npt.NDArray[np.bool_]
@@ -94,21 +94,27 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin another episode in each environment, and return their first observations and infos.
+        """Begin another episode in each environment.
 
         Args:
-            seed: Environment i gets seed + i, or its own of a sequence. None: go on drawing.
-            options: Become `task.params["options"]`, without "reset_mask": which environments to reset.
+            seed: Environment i gets seed + i, or its own of a sequence of num_envs. None: go on drawing.
+            options: Become `task.params["options"]`, without "reset_mask": an array of num_envs bools, which
+                environments to reset. The others go on, and the first `reset` leaves none out.
+
+        Returns:
+            Observations, in `observation_space`: num_envs x the shape of one, in each part of a Dict or Tuple.
+            Infos, as Gymnasium has them: `infos[name]` is an array of num_envs, and `infos["_" + name]`, num_envs
+            bools, says which environments have it.
 
         Raises:
-            ConfigError: An argument is wrong.
+            ConfigError: An argument is wrong, or the options or the config's params cannot travel to Blender.
             AsyncblendError: As `BlenderEnv.reset` raises.
         """
         seeds = self._seeds(seed)
-        own = dict(options or {})
+        own = checked_options(options)
         mask = self._mask(own.pop("reset_mask", None))
-        if isinstance(seed, int):
-            super().reset(seed=seed)
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
         chosen = np.flatnonzero(mask).tolist()
         for i in chosen:
             self._players[i].seed(seeds[i])
@@ -120,12 +126,25 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
     def step(self, actions: Any) -> tuple[Any, npt.NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """Take a step in each environment, all at the same time.
 
+        Args:
+            actions: In `action_space`: num_envs x the shape of one, in each part of a Dict or Tuple.
+
+        Returns:
+            Observations and infos, as `reset` returns them; between them rewards (num_envs, float64), terminations and
+            truncations (num_envs, bool).
+
         Raises:
-            ConfigError: An action is not in the action space, or there is not one for each environment.
-            EpisodeOver: In the mode DISABLED, an environment was not reset that had ended.
-            AsyncblendError: As `BlenderEnv.step` raises.
+            ConfigError: An action is not in the action space, there is not one for each environment, or the step before
+                was interrupted, by Ctrl-C or an error in one environment. Nothing was sent.
+            EpisodeOver: An environment was not reset: ever, after an error, or, in the mode DISABLED, after its end.
+            AsyncblendError: As `BlenderEnv.step` raises. Then `reset` them all.
         """
-        each = list(iterate(self.action_space, actions))
+        try:
+            each = list(iterate(self.action_space, actions))
+        except (TypeError, ValueError, LookupError) as error:
+            raise ConfigError(
+                f"actions must be {self.num_envs} in one, in {self.action_space}; got {actions!r:.100}: {error}"
+            ) from error
         if len(each) != self.num_envs:
             raise ConfigError(f"{self.num_envs} environments need as many actions; got {len(each)}")
         again = [i for i in range(self.num_envs) if self._ended[i] and self._mode is AutoresetMode.NEXT_STEP]
@@ -151,12 +170,22 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
         return self._batch(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
-        """Render how things are now in each environment. None without render_mode."""
+        """Render how things are now in each environment. None without render_mode.
+
+        Returns:
+            num_envs pictures, each height x width x 3, uint8.
+
+        Raises:
+            EpisodeLost: As `BlenderEnv.render` raises it, for one of them. The others go on.
+            AsyncblendError: As `BlenderEnv.render` raises. Then `reset` them all.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn("render() gives nothing without render_mode='rgb_array'")
             return None
         for player in self._players:
             player.ask_for_picture()
+        for player in self._players:
+            player.await_picture()
         return tuple(player.picture() for player in self._players)
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -185,21 +214,37 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
     def _none(self) -> Bools:
         return np.zeros(self.num_envs, np.bool_)
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+    def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        seeds: list[int | None] = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+        one = isinstance(seed, int | np.integer)
+        try:
+            seeds = [int(seed) + i for i in range(self.num_envs)] if one else list(seed)
+        except TypeError:
+            raise ConfigError(
+                f"seed must be a whole number, at least 0, or a sequence of {self.num_envs}; got {seed!r:.100}"
+            ) from None
         if len(seeds) != self.num_envs:
             raise ConfigError(f"{self.num_envs} environments need as many seeds; got {len(seeds)}")
-        return seeds
+        return [checked_seed(each) for each in seeds]
 
     def _mask(self, mask: Any) -> Bools:
-        """Return which environments to reset. They are all reset first of all."""
+        """Return the environments to reset, as num_envs bools: those of the mask, or all if it is None.
+
+        Raises:
+            ConfigError: It is no such array, has no True, or leaves out an environment that has no observation yet.
+        """
         if mask is None:
             return ~self._none()
         good = isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == (self.num_envs,)
         if not good or not mask.any():
             raise ConfigError(
                 f"reset_mask must be {self.num_envs} bools in an array, one of them True; got {mask!r:.200}"
+            )
+        new = [i for i, observation in enumerate(self._observations) if observation is None and not mask[i]]
+        if new:
+            raise ConfigError(
+                f"reset_mask leaves out environments {new}, which were never reset: reset all of them first, without a "
+                f"reset_mask; got {mask!r:.200}"
             )
         return mask  # type: ignore[no-any-return]

@@ -82,7 +82,7 @@ def test_what_is_returned_is_the_callers_own(make: Make) -> None:
 def test_pictures_show_how_things_are(make: Make) -> None:
     """`render` shows the state after the last step, again and again, and after the end; it takes no step."""
     env = make.env(render_mode="rgb_array")
-    with pytest.raises(EpisodeOver, match="nothing to render yet"):
+    with pytest.raises(EpisodeOver, match=r"no episode was begun, so there is nothing to render: call reset\(\)"):
         env.render()
     env.reset(seed=1)
     over, steps = False, 0
@@ -107,7 +107,7 @@ def test_a_wrong_action_is_not_sent(make: Make) -> None:
     env = make.env()
     expected = play(env, 2, seed=3)
     env.reset(seed=3)
-    for wrong in (np.array([1.5], np.float32), np.array([np.nan], np.float32), 3, None):
+    for wrong in (np.array([1.5], np.float32), np.array([np.nan], np.float32), 3, None, [[1], [1, 2]]):
         with pytest.raises(ConfigError, match=r"action.*, in Box\(-1.0, 1.0"):
             env.step(wrong)
     assert env.step(PUSH)[0].tolist() == expected[1][0]
@@ -129,6 +129,7 @@ def test_an_episode_that_has_ended_goes_on_no_more(make: Make) -> None:
     ("change", "message"),
     [
         (("np.array([self.x, 0])", "np.array([self.x, 0, 0])"), r"step 0 of sample \d+ is not in .*: observation must have"),
+        (("np.array([self.x, 0])", "[[self.x], [0, 0]]"), r"step 0 of sample \d+ is not in .*: observation must be an array"),
         (("self.steps / 2", "10 * self.steps"), r"step 1 of sample \d+ is not in the observation space: observation\[1\] is 10"),
         (('"reward": -abs(self.x)', '"reward": None'), r"reward of step 1 of sample \d+ must be a number; it is None"),
         (('abs(self.x) > 4', '"no"'), "terminated of step 1 .* must be True or False; it is 'no'"),
@@ -144,6 +145,53 @@ def test_a_scripts_mistake_is_named(make: Make, change: tuple[str, str], message
             env.reset(seed=1)
             env.step(PUSH)
         assert caught.value.index is not None
+
+
+def test_after_an_error_only_reset_helps(make: Make) -> None:
+    """An error in a step, a picture or the first observation ends the episode, and steps and pictures say so."""
+    env = make.env(
+        WALK.replace("self.steps += 1", "self.steps += 1; assert action[0] < 1")
+        .replace("return np.full", "assert self.steps < 2; return np.full")
+        .replace(
+            'return {"observation": np.array([self.x, 0])', 'return {"observation": task.params["options"]["first"]'
+        ),
+        render_mode="rgb_array",
+    )
+    good = {"first": [0.0, 0.0]}
+    for fail in (lambda: env.step([1.0]), lambda: [env.step(PUSH), env.step(PUSH), env.render()]):
+        env.reset(options=good)
+        with pytest.raises(SampleError, match="AssertionError"):
+            fail()
+        for then, message in (
+            (lambda: env.step(PUSH), r": call"),
+            (env.render, ", so there is nothing to render: call"),
+        ):
+            with pytest.raises(EpisodeOver, match=rf"the episode has ended with SampleError{message} reset\(\)"):
+                then()
+    with pytest.raises(SampleError, match="not in the observation space"):
+        env.reset(options={"first": [0.0]})
+    with pytest.raises(EpisodeOver, match=r"no episode was begun: call reset\(\)"):
+        env.step(PUSH)
+    env.reset(options=good)
+    env.step(PUSH)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": 1.5}, "seed must be a whole number, at least 0; got 1.5"),
+        ({"seed": -1}, "seed must be a whole number, at least 0; got -1"),
+        ({"options": 5}, "options of reset must be a mapping, or None; got 5"),
+        ({"options": {"from": object()}}, r"options.*cannot travel"),
+    ],
+)
+def test_a_wrong_reset_is_named(make: Make, wrong: dict[str, Any], message: str) -> None:
+    """It is a ConfigError, and the next `reset` begins an episode."""
+    env = make.env()
+    with pytest.raises(ConfigError, match=message):
+        env.reset(**wrong)
+    first, _ = env.reset(seed=3)
+    assert env.reset(seed=np.int64(3))[0].tolist() == first.tolist()  # type: ignore[arg-type]
 
 
 NO_SPACES = WALK.replace("action_space", "actions").replace("observation_space", "observations")
@@ -195,9 +243,11 @@ bl.serve(sample)
 """
     env = make.env(body, observation_space=spaces.Discrete(3), action_space=spaces.Discrete(2))
     assert env.reset() == (0, {})
-    assert env.step(1) == (1, 0.0, False, False, {})
+    assert env.step(np.array(1)) == (1, 0.0, False, False, {})
     env.step(1)
     with pytest.raises(EpisodeOver, match="its generator has returned"):
+        env.step(1)
+    with pytest.raises(EpisodeOver, match=r"the episode has ended with EpisodeOver: call reset\(\)"):
         env.step(1)
 
 
@@ -236,6 +286,20 @@ def test_short_episodes_are_played_again_where_long_ones_are_not(make: Make) -> 
     assert play(env, 5, seed=3, kill=2) == expected
 
 
+def test_pictures_count_among_the_steps_that_are_played_again(make: Make) -> None:
+    """Each one that was rendered does: one that is only shown again, because nothing has changed, does not."""
+    for pictures, played_again in ((1, True), (3, False)):
+        env = make.env(max_replay_steps=5, render_mode="rgb_array")
+        env.reset(seed=3)
+        for number in range(3):
+            _, _, _, _, info = env.step(PUSH)
+            if number < pictures:
+                env.render()
+                env.render()
+        os.kill(info["pid"], signal.SIGKILL)
+        assert env.step(PUSH)[3] is not played_again
+
+
 def test_a_crash_while_a_picture_is_wanted(make: Make) -> None:
     """Played again, the picture is the same. Truncated, the last picture stands, and the next step ends the episode."""
     for on_crash in ("replay", "truncate"):
@@ -258,13 +322,14 @@ def test_a_crash_while_a_picture_is_wanted(make: Make) -> None:
 
 
 def test_closing_ends_everything(make: Make) -> None:
-    """It may be closed twice, and does nothing afterwards."""
-    env = make.env()
+    """It may be closed twice, and does nothing afterwards, however often it is asked."""
+    env = make.env(render_mode="rgb_array")
     env.reset()
     env.close()
     env.close()
-    with pytest.raises(StreamClosed):
-        env.reset()
+    for ask in (lambda: env.step(PUSH), env.render, env.reset) * 2:
+        with pytest.raises(StreamClosed):
+            ask()
 
 
 def test_garbage_collection_closes(make: Make) -> None:

@@ -78,11 +78,19 @@ def test_what_is_no_space_is_named(description: Any, message: str) -> None:
         ("discrete", 3, "observation must be a whole number from 0 to 2; it is 3"),
         ("from five", 4, "from 5 to 7"),
         ("discrete", 1.0, "it is 1.0"),
+        ("discrete", np.array(3), "from 0 to 2; it is"),
+        ("discrete", np.array(1.0), "must be a whole number"),
+        ("discrete", np.array([1]), r"it is array\(\[1\]\)"),
         ("box", np.zeros((3, 2)), r"must have shape \(2, 3\); it has \(3, 2\)"),
         ("box", np.array([[0, 0, 0], [0, np.nan, 0]]), r"observation\[1, 1\] is nan, which is not from -1.0 to 1.0"),
         ("box", np.array([[0, 0, 0], [0, 0, 1.5]]), r"observation\[1, 2\] is 1.5"),
         ("bounds", np.array([0.5, 3.0]), r"observation\[1\] is 3.0, which is not from -inf to 2.0"),
         ("bounds", "text", "must have shape"),
+        (
+            "box",
+            [[1.0], [1.0, 2.0]],
+            r"must be an array of shape \(2, 3\); numpy makes none of \[\[1.0\], \[1.0, 2.0\]\]",
+        ),
         ("number", 2.0, "observation is 2.0"),
         ("image", np.zeros((4, 5, 3)), "must be uint8; it is float64"),
         ("image", np.full((4, 5, 3), 256), r"observation\[0, 0, 0\] is 256"),
@@ -100,6 +108,22 @@ def test_an_observation_outside_is_named(space: str, value: Any, message: str) -
     read = reader(SPACES[space][1], "observation")
     with pytest.raises(Outside, match=message):
         read(travelled(value))
+
+
+@pytest.mark.parametrize("name", ["discrete", "from five"])
+def test_an_array_without_dimensions_is_a_number(name: str) -> None:
+    """As for Gymnasium, whose policies give such actions."""
+    space = SPACES[name][1]
+    for value in np.arange(space.start, space.start + 3):  # type: ignore[attr-defined]
+        element = np.array(value)
+        assert element in space
+        assert data_equivalence(reader(space, "action")(travelled(element)), value, exact=True)
+
+
+def test_keys_of_several_kinds_are_named() -> None:
+    """They cannot be put in order as they are."""
+    with pytest.raises(Outside, match=r"must have \['gear', 'speed'\]; it is \[1, 'gear'\]"):
+        reader(SPACES["named"][1], "action")({1: 0, "gear": 0})
 
 
 def test_an_observation_is_the_callers_own() -> None:

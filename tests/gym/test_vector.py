@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from asyncblend.errors import ConfigError, EpisodeOver, SampleError, StreamClosed
+from asyncblend.errors import ConfigError, EpisodeLost, EpisodeOver, SampleError, StreamClosed
 from asyncblend.gym import BlenderVectorEnv
 from tests.gym.conftest import WALK, Make
 
@@ -99,6 +99,18 @@ def test_a_lost_episode_is_truncated_alone(make: Make, mode: AutoresetMode) -> N
         assert not truncations[1]
 
 
+def test_a_picture_is_lost_alone(make: Make) -> None:
+    """When one Blender dies while pictures are wanted, the next step ends its episode, and the others go on."""
+    envs = make.vector(instances=2, render_mode="rgb_array", on_crash="truncate")
+    envs.reset(seed=11)
+    _, _, _, _, infos = envs.step(actions(envs, 0))
+    os.kill(int(infos["pid"][0]), signal.SIGKILL)
+    with pytest.raises(EpisodeLost):
+        envs.render()
+    _, _, _, truncations, _ = envs.step(actions(envs, 1))
+    assert truncations.tolist() == [True, False]
+
+
 def test_it_renders_all(make: Make) -> None:
     """There is a picture of each environment."""
     envs = make.vector(instances=2, render_mode="rgb_array")
@@ -122,6 +134,14 @@ def test_wrong_arguments_are_named(make: Make) -> None:
         envs.step(np.zeros((3, 1), np.float32))
     with pytest.raises(ConfigError, match="2 environments need as many seeds; got 1"):
         envs.reset(seed=[1])
+    for wrong in (None, 5):
+        with pytest.raises(ConfigError, match=rf"actions must be 2 in one, in Box\(.*; got {wrong}"):
+            envs.step(wrong)
+    for seed in (1.5, [1, 1.5], -1):
+        with pytest.raises(ConfigError, match=r"seed must be a whole number, at least 0.*; got -?1"):
+            envs.reset(seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="options of reset must be a mapping, or None; got 5"):
+        envs.reset(options=5)  # type: ignore[arg-type]
     for mask in (np.array([True]), [True, False], np.array([False, False])):
         with pytest.raises(ConfigError, match="reset_mask must be 2 bools in an array"):
             envs.reset(options={"reset_mask": mask})
@@ -130,6 +150,30 @@ def test_wrong_arguments_are_named(make: Make) -> None:
         make.vector(autoreset_mode="never")
     with pytest.raises(ConfigError, match="num_envs must be a whole number, at least 1; got 0"):
         make.vector(num_envs=0)
+
+
+def test_parts_of_actions_that_are_missing_are_named(make: Make) -> None:
+    """So are those that are no batch."""
+    body = WALK.replace("action_space = {", 'action_space = {"Dict": {"push": {').replace(
+        '"shape": (1,)}}', '"shape": (1,)}}}}'
+    )
+    envs = make.vector(body, instances=2)
+    envs.reset(seed=1)
+    for wrong in ({}, {"push": 1.0}, 5):
+        with pytest.raises(ConfigError, match=r"actions must be 2 in one, in Dict\('push'"):
+            envs.step(wrong)
+
+
+def test_the_first_reset_leaves_none_out(make: Make) -> None:
+    """There is nothing yet to return of the others."""
+    envs = make.vector(instances=2)
+    only_first = {"reset_mask": np.array([True, False])}
+    with pytest.raises(ConfigError, match=r"leaves out environments \[1\], which were never reset: reset all"):
+        envs.reset(options=only_first)
+    first, _ = envs.reset(seed=3)
+    again, _ = envs.reset(seed=np.int64(3), options=only_first)  # type: ignore[arg-type]
+    assert again.tolist() == first.tolist()
+    assert envs.reset(seed=np.array([3, 4]))[0].tolist() == first.tolist()  # type: ignore[arg-type]
 
 
 def test_an_episode_that_nobody_resets_is_over(make: Make) -> None:
@@ -149,6 +193,8 @@ def test_it_goes_on_after_a_scripts_mistake(make: Make) -> None:
         with pytest.raises(SampleError, match="AssertionError"):
             for number in range(5):
                 envs.step(actions(envs, number))
+        with pytest.raises(ConfigError, match=r"interrupted, .* an error in another environment, .*call reset\(\)"):
+            envs.step(actions(envs, 5))
         assert envs.reset(seed=1)[0].tolist() == first.tolist()
 
 
@@ -161,7 +207,9 @@ def test_a_step_that_was_interrupted_is_not_taken_for_another(make: Make) -> Non
     envs.step(actions(envs, 0))
     with pytest.raises(KeyboardInterrupt):
         envs.step(actions(envs, 1))
-    with pytest.raises(ConfigError, match=r"interrupted, and its answer is still to come: call reset\(\)"):
+    with pytest.raises(
+        ConfigError, match=r"interrupted, by Ctrl-C .*, and its answer is still to come: call reset\(\)"
+    ):
         envs.step(actions(envs, 2))
     assert envs.reset(seed=1)[0].tolist() == first.tolist()
 
@@ -172,8 +220,9 @@ def test_closing_ends_everything(make: Make) -> None:
     envs.reset()
     envs.close()
     envs.close()
-    with pytest.raises(StreamClosed):
-        envs.reset()
+    for ask in (lambda: envs.step(actions(envs, 0)), envs.reset) * 2:
+        with pytest.raises(StreamClosed):
+            ask()
 
 
 def test_make_vec_knows_cartpole(tmp_path: Any) -> None:
