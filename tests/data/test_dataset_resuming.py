@@ -265,3 +265,135 @@ def test_ranks_share_the_indices_out(make: Make, tmp_path: Path) -> None:
         list(range(0, 21, 2)),
         list(range(1, 21, 2)),
     ]
+
+
+# -- what is not delivered ------------------------------------------------------------------------------------------
+
+RAISES = """
+import os
+def sample(task):
+    if task.index == 5 and not os.path.exists(__file__ + ".mended"): raise ValueError("not yet")
+    return {"noise": task.rng.random(3)}
+"""
+
+
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_an_error_in_mid_batch_loses_nothing(batch_size: int | None, make: Make) -> None:
+    """The samples of a batch that was not finished come again when the script is mended."""
+    options = {"length": 12, "ordered": True, "batch_size": batch_size, "instances": 1}
+    dataset, before = make(RAISES, **options), list[int]()
+    with pytest.raises(ab.SampleError, match="not yet"):
+        for item in dataset:
+            before += [item["index"]] if batch_size is None else item["index"].tolist()
+    state = through_json(dataset.state_dict())
+    again = make(RAISES, **options)
+    Path(f"{again.config.script}.mended").touch()
+    again.load_state_dict(state)
+    after = [index for item in again for index in ([item["index"]] if batch_size is None else item["index"].tolist())]
+    assert before == list(range(4 if batch_size else 5))
+    assert before + after == list(range(12))
+
+
+def test_an_error_of_the_transform_loses_nothing(make: Make) -> None:
+    """The item that it was given comes again, also a batch of parts of episodes."""
+    body = "def sample(task):\n    for t in range(3): yield {'t': t}"
+    for batch_size in (None, 2):
+        seen = list[Any]()
+
+        def transform(item: Any, seen: list[Any] = seen) -> Any:
+            if len(seen) == 2:
+                raise ArithmeticError
+            seen.append(item)
+            return item
+
+        options: dict[str, Any] = {"length": 4, "ordered": True, "batch_size": batch_size}
+        dataset = make(body, transform=transform, **options)
+        with pytest.raises(ArithmeticError):
+            list(dataset)
+        state = through_json(dataset.state_dict())
+        again = make(body, **options)
+        again.load_state_dict(state)
+        steps = [(item["index"], item["t"]) for item in (*seen, *again)]
+        if batch_size:
+            steps = [pair for index, t in steps for pair in zip(index.tolist(), t.tolist(), strict=True)]
+        assert steps == [(index, t) for index in range(4) for t in range(3)]
+
+
+def test_what_drop_last_leaves_out_is_delivered(make: Make) -> None:
+    """The state after an epoch says that nothing is left."""
+    dataset = make(length=5, batch_size=2, drop_last=True)
+    assert len(list(dataset)) == 2
+    assert dataset.state_dict()["stream"]["watermark"] == 5
+
+
+# -- params with a state of their own -------------------------------------------------------------------------------
+
+
+class Counting:
+    """Params that count how often they are drawn."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def __call__(self, index: int) -> dict[str, int]:
+        self.drawn += 1
+        return {"drawn": self.drawn}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.drawn = state["drawn"]
+
+
+def test_a_load_ends_what_draws_from_the_params(make: Make) -> None:
+    """An iteration that goes on would change what was set back."""
+    params = Counting()
+    dataset = make(length=1000, params=params, queue_size=4)
+    iterator = iter(dataset)
+    first = next(iterator)
+    state = through_json(dataset.state_dict())
+    for _ in range(20):
+        next(iterator)
+    dataset.load_state_dict(state)
+    drawn = params.drawn
+    assert drawn == state["stream"]["params"]["state"]["drawn"]
+    with pytest.raises(ab.StreamClosed, match="a state was loaded"):
+        for _ in range(10):
+            next(iterator)
+    assert params.drawn == drawn
+    resumed = sorted(item["params"]["drawn"] for _, item in zip(range(30), dataset, strict=False))
+    assert first["params"]["drawn"] not in resumed
+    assert len(set(resumed)) == 30
+
+
+def test_a_state_that_is_refused_changes_nothing(make: Make) -> None:
+    """The dataset iterates as if it had not been loaded."""
+    dataset = make(length=6, params=ab.Curriculum({"level": [1, 2]}), instances=1)
+    iterator = iter(dataset)
+    next(iterator)
+    state = through_json(dataset.state_dict())
+    other = make(length=6, params=ab.Curriculum({"level": [3, 4]}), instances=1)
+    with pytest.raises(ab.ConfigError, match="a Curriculum with the bins"):
+        other.load_state_dict(state)
+    for stream in ("x", [1], 5, {"params": 3}):
+        with pytest.raises(ab.ConfigError, match="not a saved state of a BlenderDataset"):
+            other.load_state_dict({**state, "stream": stream})
+    assert indices(list(other)) == list(range(6))
+
+
+def test_feedback_after_a_load_is_saved(make: Make) -> None:
+    """Also before anything is taken."""
+    dataset = make(length=6, params=ab.Curriculum({"level": [1, 2]}))
+    iterator = iter(dataset)
+    item = next(iterator)
+    state = through_json(dataset.state_dict())
+    curriculum = ab.Curriculum({"level": [1, 2]})
+    other = make(length=6, params=curriculum)
+    other.load_state_dict(state)
+    other.feedback(item["index"], 3.0)
+    assert other.state_dict()["stream"]["params"]["state"] == curriculum.state_dict()
+    again = iter(other)
+    other.feedback(item["index"], 4.0)
+    assert other.state_dict()["stream"]["params"]["state"] == curriculum.state_dict()
+    del again

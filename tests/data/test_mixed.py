@@ -119,6 +119,9 @@ class Ready:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
+    def hold(self) -> Callable[[], None]:
+        return lambda: None
+
     def close(self) -> None:
         pass
 
@@ -379,3 +382,46 @@ def test_wrong_parts_are_told(live: Any, recorded: Any) -> None:
     ):
         with pytest.raises(ab.ConfigError, match=message):
             ab.MixedDataset(*parts, **options)
+
+
+def test_the_params_of_the_live_part_are_set_back(live: Any, recorded: Any) -> None:
+    """A Curriculum goes on with the losses that it had."""
+
+    def make() -> tuple[ab.Curriculum, ab.MixedDataset]:
+        curriculum = ab.Curriculum({"level": [0, 1, 2, 3]})
+        return curriculum, ab.MixedDataset(live(params=curriculum, length=8), recorded(), 1.0)
+
+    curriculum, mixed = make()
+    item = next(item for item in mixed if item["live"])
+    curriculum.feedback(item["index"], 5.0)
+    state = json.loads(json.dumps(mixed.state_dict()))
+    other, resumed = make()
+    resumed.load_state_dict(state)
+    assert other.weights() == curriculum.weights() != ab.Curriculum({"level": [0, 1, 2, 3]}).weights()
+    other.feedback(item["index"], 9.0)
+    assert resumed.state_dict()["stream"]["params"]["state"] == other.state_dict()
+    list(resumed)
+    assert other.state_dict()["counts"] != curriculum.state_dict()["counts"]
+
+
+def test_a_half_built_batch_counts_for_neither_part(live: Any, recorded: Any) -> None:
+    """What it took of both is taken again."""
+    seen = list[int]()
+
+    def note(batch: dict[str, Any]) -> dict[str, Any]:
+        if len(seen) > 5:
+            raise ArithmeticError
+        seen.extend(batch["index"][batch["live"]].tolist())
+        return batch
+
+    mixed = ab.MixedDataset(live(length=20), recorded(), 0.5, batch_size=4, transform=note)
+    given = 0
+    with pytest.raises(ArithmeticError):
+        for batch in mixed:
+            given += len(batch["index"])
+    state = json.loads(json.dumps(mixed.state_dict()))
+    assert state["given"] == given
+    again = ab.MixedDataset(live(length=20), recorded(), 0.5, batch_size=4)
+    again.load_state_dict(state)
+    after = [index for batch in again for index in batch["index"][batch["live"]].tolist()]
+    assert sorted(seen + after) == list(range(20))
