@@ -61,6 +61,11 @@ def _remake(slots: dict[str, Any]) -> Clip:
     return clip
 
 
+def whole_sample(episode: Sequence[Frame]) -> Frame:
+    """Return an episode as one sample: its frame, or a clip of all its frames."""
+    return episode[0] if len(episode) == 1 else Clip(episode, 1)
+
+
 class Cut(NamedTuple):
     """How clips are cut out of episodes: one after another, none overlapping. What is left at the end is too short."""
 
@@ -68,10 +73,10 @@ class Cut(NamedTuple):
     stride: int = 1
 
     @classmethod
-    def checked(cls, length: int, stride: int) -> Cut:
-        """Return it, or raise ConfigError."""
-        check_whole("length", length, 1)
-        check_whole("stride", stride, 1)
+    def checked(cls, length: int, stride: int, names: tuple[str, str] = ("length", "stride")) -> Cut:
+        """Return it, or raise ConfigError. `names` are those of the options that say it."""
+        for name, value in zip(names, (length, stride), strict=True):
+            check_whole(name, value, 1)
         return cls(length, stride)
 
     @property
@@ -137,7 +142,7 @@ class Collector:
     def samples(self, arrival: Arrival) -> Iterator[Frame]:
         """Add a frame, and yield its sample if that is whole now: the frame, or a clip of all its frames."""
         for frames in self.episodes(arrival):
-            yield frames[0] if len(frames) == 1 else Clip(frames, 1)
+            yield whole_sample(frames)
 
     def clips(self, arrival: Arrival, cut: Cut) -> Iterator[Clip]:
         """Add a frame, and yield the clips of its episode if that is whole now."""
