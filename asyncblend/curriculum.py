@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import threading
 import weakref
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,11 @@ class Curriculum:
         seed: int = 0,
     ) -> None:
         self._bins = _checked(bins)
-        _check_number("floor", floor, 0 <= floor <= 1 if _is_number(floor) else False, "from 0 to 1")
-        _check_number("temperature", temperature, _is_number(temperature) and temperature > 0, "over 0")
-        _check_number("rate", rate, _is_number(rate) and 0 < rate <= 1, "over 0 and at most 1")
+        self._floor = _checked_number("floor", floor, "from 0 to 1", lambda number: 0 <= number <= 1)
+        self._temperature = _checked_number("temperature", temperature, "over 0", lambda number: number > 0)
+        self._rate = _checked_number("rate", rate, "over 0 and at most 1", lambda number: 0 < number <= 1)
         check_whole("memory", memory, 1)
         check_whole("seed", seed, 0)
-        self._floor, self._temperature, self._rate = float(floor), float(temperature), float(rate)
         self._memory, self._seed = memory, seed
         self._means = {name: [0.0] * len(each) for name, each in self._bins.items()}
         self._counts = {name: [0] * len(each) for name, each in self._bins.items()}
@@ -75,6 +75,7 @@ class Curriculum:
 
     def __call__(self, index: int) -> dict[str, Any]:
         """Draw the bins of a sample, and remember them. What streams call at a lease."""
+        index = operator.index(index)
         with self._lock:
             chosen = []
             for name, each in self._bins.items():
@@ -89,6 +90,10 @@ class Curriculum:
 
     def feedback(self, indices: Any, losses: Any) -> None:
         """Take in the losses of samples. What is drawn from now on has the new weights.
+
+        A loss counts for the bins that its index had when it was drawn last. `render(index)` of a stream or dataset
+        draws too, also while the index is on its way in an iteration; with params of its own, `render(index, {...})`,
+        it does not. Recorded samples of a MixedDataset may have the indices of live ones: leave them out of the feedback.
 
         Args:
             indices: The samples: an int, or a list, array or tensor of ints.
@@ -111,7 +116,8 @@ class Curriculum:
                 for name, k in zip(self._bins, self._drawn[index], strict=True):
                     self._counts[name][k] += 1
                     share = max(self._rate, 1 / self._counts[name][k])
-                    self._means[name][k] += share * (loss - self._means[name][k])
+                    # Not the mean plus a share of the difference, which may be too large for a float.
+                    self._means[name][k] = (1 - share) * self._means[name][k] + share * float(loss)
 
     def weights(self) -> dict[str, list[float]]:
         """Return the probability of each bin, by name, as it is now."""
@@ -135,25 +141,24 @@ class Curriculum:
             ConfigError: It is no state, or one of other bins.
         """
         bins = state.get("bins") if isinstance(state, Mapping) else None
-        if isinstance(bins, Mapping) and bins != self._bins:
+        if bins is not None and bins != self._bins:
             raise ConfigError(
                 f"the saved state is of a Curriculum with the bins {bins!r:.200}, not {self._bins!r:.200}"
             )
-        good = bins is not None
+        sizes = {name: len(each) for name, each in self._bins.items()}
         try:
-            means, counts = (dict(state[name]) for name in ("means", "counts"))
-            drawn = {int(index): [int(k) for k in chosen] for index, *chosen in state["drawn"]}
-            sizes = {name: len(each) for name, each in self._bins.items()}
-            good &= all({name: len(each) for name, each in one.items()} == sizes for one in (means, counts))
+            means = _of_bins(state["means"], sizes, _is_finite)
+            counts = _of_bins(state["counts"], sizes, _is_count)
+            drawn = {index: chosen for index, *chosen in state["drawn"]}
+            good = bins is not None and all(map(_is_count, drawn))
             good &= all(_fits(chosen, list(sizes.values())) for chosen in drawn.values())
-            means = {name: [float(mean) for mean in means[name]] for name in sizes}
-            counts = {name: [int(count) for count in counts[name]] for name in sizes}
-        except (LookupError, TypeError, ValueError, AttributeError):
-            raise ConfigError(f"not a saved state of a Curriculum: {state!r:.200}") from None
+        except (LookupError, TypeError, ValueError):
+            good = False
         if not good:
             raise ConfigError(f"not a saved state of a Curriculum: {state!r:.200}")
         with self._lock:
-            self._means, self._counts = means, counts
+            self._means = {name: [float(mean) for mean in each] for name, each in means.items()}
+            self._counts = counts
             self._drawn = dict(list(drawn.items())[-self._memory :])
 
     def __repr__(self) -> str:
@@ -185,10 +190,10 @@ class Curriculum:
     def _check(self, index: Any, loss: Any) -> None:
         if isinstance(index, bool) or not isinstance(index, int):
             raise ConfigError(f"feedback needs whole numbers as indices; got {index!r:.100}")
-        if not _is_number(loss) or not math.isfinite(loss):
+        if not _is_finite(loss):
             raise ConfigError(
-                f"the loss of sample {index} is {loss!r:.100}; a loss must be a finite number. Leave the sample out of "
-                f"the feedback, or find out why the training diverges"
+                f"the loss of sample {index} is {_number(loss)!r:.100}; a loss must be a finite number. Leave the sample "
+                f"out of the feedback, or find out why the training diverges"
             )
         if index not in self._drawn:
             raise ConfigError(
@@ -228,17 +233,48 @@ def _checked(bins: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     return checked
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: object) -> object:
+    """Return a number as a float: an infinite one, if it is too large. What is no number is returned as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
-def _check_number(name: str, value: object, good: bool, what: str) -> None:
-    if not good:
-        raise ConfigError(f"{name} must be a number {what}; got {value!r}")
+def _checked_number(name: str, value: object, what: str, good: Callable[[float], bool]) -> float:
+    number = _number(value)
+    if not isinstance(number, float) or not math.isfinite(number) or not good(number):
+        raise ConfigError(f"{name} must be a finite number {what}; got {number!r:.100}")
+    return number
 
 
-def _fits(chosen: list[int], sizes: list[int]) -> bool:
-    return len(chosen) == len(sizes) and all(0 <= k < size for k, size in zip(chosen, sizes, strict=True))
+def _is_finite(value: object) -> bool:
+    number = _number(value)
+    return isinstance(number, float) and math.isfinite(number)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _of_bins(values: Any, sizes: Mapping[str, int], good: Callable[[object], bool]) -> dict[str, list[Any]]:
+    """Return the values of all bins by name.
+
+    Raises:
+        LookupError, TypeError, ValueError: They are none of these bins, or one is not good.
+    """
+    found = {name: list(values[name]) for name in sizes}
+    if len(values) != len(sizes) or not all(len(found[name]) == size for name, size in sizes.items()):
+        raise ValueError("of other bins")
+    if not all(good(value) for each in found.values() for value in each):
+        raise ValueError("a value is not good")
+    return found
+
+
+def _fits(chosen: list[Any], sizes: list[int]) -> bool:
+    return len(chosen) == len(sizes) and all(_is_count(k) and k < size for k, size in zip(chosen, sizes, strict=True))
 
 
 def _listed(values: Any) -> list[Any]:

@@ -6,6 +6,7 @@ import collections
 import json
 import math
 import pickle
+import sys
 import threading
 from typing import Any
 
@@ -70,6 +71,29 @@ def test_the_mean_follows_the_training() -> None:
     assert curriculum.state_dict()["means"]["a"][1] == pytest.approx(9.0, abs=0.01)
 
 
+def test_losses_at_both_ends_of_what_a_float_holds() -> None:
+    """Means and weights stay finite, whatever the order in which the losses come."""
+    most = sys.float_info.max
+    curriculum = ab.Curriculum({"a": [0, 1, 2]}, temperature=5e-324)
+    first, second, third = (next(i for i in range(99) if curriculum(i)["a"] == bin) for bin in range(3))
+    for losses in ([most, -most, 1], [-most, most, 0.0], [most, most, -most], [10**308, -most, most]):
+        curriculum.feedback([first, second, third], losses)
+        weights = curriculum.weights()["a"]
+        assert all(map(math.isfinite, [*curriculum.state_dict()["means"]["a"], *weights]))
+        assert sum(weights) == pytest.approx(1.0)
+        assert min(weights) == pytest.approx(0.1 / 3)
+
+
+def test_a_sample_that_is_drawn_again_has_its_new_bins() -> None:
+    """Its loss counts for those alone, as feedback says."""
+    curriculum = ab.Curriculum({"a": [0, 1]}, floor=0.0, temperature=0.01)
+    index, other = (next(i for i in range(99) if curriculum(i)["a"] == bin) for bin in range(2))
+    curriculum.feedback([index, other], [0.0, 9.0])
+    assert curriculum(index)["a"] == 1
+    curriculum.feedback(index, 5.0)
+    assert curriculum.state_dict()["means"]["a"] == [0.0, 7.0]
+
+
 def test_drawing_is_a_function_of_seed_index_and_weights() -> None:
     """Neither the global generators nor what was drawn before matter."""
     first = drawn(ab.Curriculum(BINS, seed=5))
@@ -120,6 +144,8 @@ def test_wrong_feedback_is_named_and_changes_nothing() -> None:
             "the loss of sample 13 is nan; a loss must be a finite number. Leave the sample out",
         ),
         ([12], torch.tensor([math.inf]), "the loss of sample 12 is inf"),
+        ([12, 13], [1.0, 10**400], "the loss of sample 13 is inf"),
+        ([12], [-(10**5000)], "the loss of sample 12 is -inf"),
         ([12], ["1.0"], "the loss of sample 12 is '1.0'"),
         ([12], [None], "the loss of sample 12 is None"),
         ([12], torch.ones(1, 1), r"the loss of sample 12 is \[1.0\]"),
@@ -150,10 +176,14 @@ def test_wrong_arguments_are_named() -> None:
         ({"bins": {3: [1]}}, r"bins must be lists by name; got \[1\] for 3"),
         ({"bins": {"a": [{1}]}}, "the bins of 'a' must be what JSON can hold .*got"),
         ({"bins": {"a": [math.nan]}}, "the bins of 'a' must be what JSON can hold"),
-        ({"floor": 1.5}, "floor must be a number from 0 to 1; got 1.5"),
-        ({"floor": "0"}, "floor must be a number from 0 to 1; got '0'"),
-        ({"temperature": 0}, "temperature must be a number over 0; got 0"),
-        ({"rate": 0.0}, "rate must be a number over 0 and at most 1; got 0.0"),
+        ({"floor": 1.5}, "floor must be a finite number from 0 to 1; got 1.5"),
+        ({"floor": "0"}, "floor must be a finite number from 0 to 1; got '0'"),
+        ({"temperature": 0}, "temperature must be a finite number over 0; got 0"),
+        ({"temperature": 10**400}, "temperature must be a finite number over 0; got inf"),
+        ({"temperature": math.nan}, "temperature must be a finite number over 0; got nan"),
+        ({"rate": -(10**5000)}, "rate must be a finite number over 0 and at most 1; got -inf"),
+        ({"floor": True}, "floor must be a finite number from 0 to 1; got True"),
+        ({"rate": 0.0}, "rate must be a finite number over 0 and at most 1; got 0.0"),
         ({"memory": 0}, "memory must be a whole number, at least 1; got 0"),
         ({"seed": -1}, "seed must be a whole number, at least 0; got -1"),
     ]
@@ -175,7 +205,8 @@ def test_a_state_goes_on_where_it_was_saved() -> None:
     """Through JSON and pickle: the same weights, draws, and memory of samples."""
     curriculum = ab.Curriculum(BINS)
     fed(curriculum, far_is_hard)
-    drawn(curriculum, 5, 60)
+    drawn(curriculum, 4, 60)
+    curriculum(np.int64(64))  # type: ignore[arg-type]  # an index of any kind
     other = ab.Curriculum(BINS)
     other.load_state_dict(json.loads(json.dumps(curriculum.state_dict())))
     each = (curriculum, other, pickle.loads(pickle.dumps(curriculum)))
@@ -193,11 +224,20 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
     curriculum = ab.Curriculum(BINS)
     fed(curriculum, far_is_hard)
     good = curriculum.state_dict()
+    bad_means = (math.nan, math.inf, 10**400, "1.0", None, True)
+    bad_counts = (-5, 1.7, 2.0, "3", True)
+    bad_entries = (["3", 0, 0], [3, 0.9, 0], [3, 0, "0"], [3, True, 0], [3, -1, 0], [-3, 0, 0], [3.0, 0, 0], [3, 0])
     wrong: list[tuple[Any, str]] = [
         ({}, "not a saved state of a Curriculum: {}"),
         (None, "not a saved state of a Curriculum: None"),
         ({**good, "means": {"distance": [1.0]}}, "not a saved state"),
         ({**good, "counts": {"distance": 5, "kind": 5}}, "not a saved state"),
+        ({**good, "bins": None}, "not a saved state"),
+        ({**good, "bins": 5}, "of a Curriculum with the bins 5, not"),
+        ({**good, "means": {**good["means"], "more": [1.0]}}, "not a saved state"),
+        *(({**good, "means": {**good["means"], "kind": [0.0, mean]}}, "not a saved state") for mean in bad_means),
+        *(({**good, "counts": {**good["counts"], "kind": [0, count]}}, "not a saved state") for count in bad_counts),
+        *(({**good, "drawn": [entry]}, "not a saved state") for entry in bad_entries),
         ({**good, "drawn": [[3, 0, 7]]}, "not a saved state"),
         ({**good, "drawn": [3]}, "not a saved state"),
         (

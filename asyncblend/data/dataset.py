@@ -12,13 +12,13 @@ from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut
-from ..stream.params import is_iterator, load_own_state, own_state
+from ..stream.params import load_own_state, own_state
 from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync_frames import SyncFrames
 from .items import ItemDataset, ItemKeywords, ItemOptions
 from .iteration import Iteration
-from .share import OwnStream, Share, share_of
+from .share import OwnStream, Share, check_not_copied, share_of
 from .states import check_state, check_stream
 
 __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, which does not import torch itself
@@ -79,7 +79,9 @@ class BlenderDataset(ItemDataset):
         given: dict[str, Any] = dict(options)
         check_names("BlenderDataset", given, {*_Options.__annotations__})
         clip, stride = given.pop("clip", None), given.pop("clip_stride", 1)
-        self._cut = None if clip is None else Cut.checked(clip, stride)
+        if clip is None and stride != 1:
+            raise ConfigError(f"clip_stride goes with clip; got clip_stride={stride!r:.100} without it")
+        self._cut = None if clip is None else Cut.checked(clip, stride, ("clip", "clip_stride"))
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
         self.config = resolve(config, given)
@@ -172,14 +174,6 @@ class BlenderDataset(ItemDataset):
                 f"such as torch.zeros(3).share_memory_(), and change that"
             )
 
-    def _check_not_copied(self) -> None:
-        """Raise ConfigError if a copy of the params would give the same again."""
-        if is_iterator(self.config.params):
-            raise ConfigError(
-                "params are an iterator, of which each worker of the DataLoader would have a copy, and would render with "
-                "the same params as the others; iterate with num_workers=0, or give a callable(index)"
-            )
-
     def _begin(self, epoch: int, state: Mapping[str, Any] | None, *, wait: bool = True) -> SyncFrames | None:
         """Begin an iteration, and return its frames; None if this process renders nothing.
 
@@ -189,7 +183,7 @@ class BlenderDataset(ItemDataset):
             wait: Whether to wait for the first Blender. Otherwise what goes wrong at the start is raised by the frames.
         """
         if get_worker_info() is not None:
-            self._check_not_copied()
+            check_not_copied(self.config.params)
         share = self._share()
         if share is None:
             return None
@@ -241,7 +235,7 @@ class BlenderDataset(ItemDataset):
         self._source = None
 
     def __getstate__(self) -> dict[str, Any]:
-        self._check_not_copied()
+        check_not_copied(self.config.params)
         return {**super().__getstate__(), "_own": OwnStream(), "_frames": None, "_source": None}
 
     def _same(self) -> dict[str, Any]:

@@ -7,17 +7,18 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, Unpack
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
+from ..stream.clips import whole_sample
 from ..stream.frame import Frame
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncStream
 from .carried import carried
 from .items import Item, ItemOptions, as_item, distributed
-from .share import OwnStream, share_of
+from .share import OwnStream, check_not_copied, share_of
 
 
 class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["BlenderMapDataset"]):
@@ -35,7 +36,8 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     DistributedSampler to share out. A callable `params` is asked at each access.
 
     Items are dicts: what the script returned, with arrays as writable tensors that you own, and "index" (int), the
-    sample's index. The samples of a slice, of a list of indices and of a DataLoader's batch are rendered at the same
+    sample's index. An episode is one item too, a clip of all its frames: its tensors have time as their first axis,
+    T x H x W x C. The samples of a slice, of a list of indices and of a DataLoader's batch are rendered at the same
     time by all Blenders, and come in the order in which they were asked for.
 
     The first access starts the fleet, which stays warm until `close`, the end of a `with` block, garbage collection or
@@ -92,14 +94,15 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
         Raises:
             IndexError: There is no such sample.
             SampleError: The script raised, or the sample killed its Blender too often.
-            ConfigError: It is no index; or there are more workers than Blenders.
+            ConfigError: It is no index; there are more workers than Blenders; or the params are an iterator that has
+                ended, or of which workers have copies.
             AsyncblendError: As entering a BlenderStream, or its `render`, raises.
         """
         if isinstance(index, slice):
             index = range(len(self))[index]
         if isinstance(index, Sequence):
             return self.__getitems__(index)
-        return self.render(self._index_of(index))
+        return self._render([self._index_of(index)])[0]
 
     def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Any]:
         """Render several samples at the same time, and return their items in this order. DataLoaders call it.
@@ -109,18 +112,16 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
         Raises:
             IndexError, SampleError, ConfigError, AsyncblendError: As `dataset[i]` raises.
         """
-        if not (wanted := [self._index_of(index) for index in indices]):
-            return []
-        with self._rendering() as stream, stream.frames(wanted, ordered=True) as frames:
-            return list(self._items_of(frames))
+        wanted = [self._index_of(index) for index in indices]
+        return self._render(wanted) if wanted else []
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the items of all samples in order, rendered ahead as the config's `queue_size` allows."""
         with self._rendering() as stream, stream.frames(self._indices, ordered=True) as frames:
-            yield from self._items_of(frames)
+            yield from self._items_of(frames.episodes())
 
     def render(self, index: int, params: Mapping[str, Any] | None = None) -> Any:
-        """Render one sample, and return it as an item.
+        """Render one sample, and return it as an item: of an episode, all its frames.
 
         Args:
             index, params: As `BlenderStream.render` has them: the index is the sample's, as in its item.
@@ -128,8 +129,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
         Raises:
             SampleError, ConfigError, AsyncblendError: As `dataset[i]` raises.
         """
-        with self._rendering() as stream:
-            return next(self._items_of([stream.render(index, params)]))
+        return self._render([index], params)[0]
 
     def stats(self) -> StreamStats | None:
         """Return the fleet's statistics, in the process that renders; None before the first access."""
@@ -143,6 +143,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
+        check_not_copied(self.config.params)
         return {**self.__dict__, "_own": OwnStream(), "_rank": self._present_rank()}
 
     def _index_of(self, place: SupportsIndex) -> int:
@@ -161,6 +162,8 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     def _rendering(self) -> Iterator[SyncStream]:
         """Give the stream to render with. What goes wrong in the block leaves a worker as itself."""
         with carried():
+            if get_worker_info() is not None:
+                check_not_copied(self.config.params)
             share = share_of(self.config, self._present_rank())
             if share is None:
                 raise ConfigError("this worker has no Blender to render with; use fewer workers, or more instances")
@@ -170,7 +173,18 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
         place = distributed()
         return self._rank if place is None else place[0]
 
-    def _items_of(self, frames: Iterable[Frame]) -> Iterator[Any]:
-        for frame in frames:  # a generator: a StopIteration of the transform's must end no loop in silence
-            item = as_item(frame)
+    def _render(self, wanted: Sequence[int], params: Mapping[str, Any] | None = None) -> list[Any]:
+        """Return the items of the samples of these indices."""
+        with self._rendering() as stream, stream.frames(wanted, params=params, ordered=True) as frames:
+            items = list(self._items_of(frames.episodes()))
+            if len(items) < len(wanted):
+                raise ConfigError(
+                    f"the iterator that gives the params has ended, after {len(items)} of the {len(wanted)} samples that "
+                    f"were asked for; give an iterator that goes on, or a callable(index)"
+                )
+            return items
+
+    def _items_of(self, episodes: Iterable[Sequence[Frame]]) -> Iterator[Any]:
+        for episode in episodes:  # a generator: a StopIteration of the transform's must end no loop in silence
+            item = as_item(whole_sample(episode))
             yield item if self._transform is None else self._transform(item)

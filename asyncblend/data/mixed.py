@@ -34,7 +34,8 @@ class MixedDataset(ItemDataset):
     With `length` it ends after that many, live or not: then `len()` is known, and ranks have equally many. Ranks and
     workers share both parts as each would by itself. A worker without a Blender gives recorded samples only, and
     without `length` none at all. Items have "params" only if both parts were given some, because PyTorch's own collate
-    function needs the same names in all items of a batch.
+    function needs the same names in all items of a batch. A recorded sample may have the index of a live one: if the live
+    params get feedback, record with another `start`, and leave recorded samples out of the feedback.
 
     Args:
         live: What is rendered. It stays yours, but `close` closes it.

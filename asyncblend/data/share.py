@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
 
-from ..config import StreamConfig
+from ..config import Params, StreamConfig
+from ..errors import ConfigError
+from ..stream.params import is_iterator
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncStream
 
@@ -46,6 +48,15 @@ def share_of(config: StreamConfig, rank: int) -> Share | None:
         threads=config.threads_each(),  # the cores are shared out among all workers' instances
     )
     return Share(own, rank * config.instances + before, w, active)
+
+
+def check_not_copied(params: Params | None) -> None:
+    """Raise ConfigError if a copy of the params would give the same again."""
+    if is_iterator(params):
+        raise ConfigError(
+            "params are an iterator, of which each worker of the DataLoader would have a copy, and would render with "
+            "the same params as the others; iterate with num_workers=0, or give a callable(index)"
+        )
 
 
 class OwnStream:

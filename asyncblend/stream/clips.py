@@ -62,6 +62,11 @@ def _remake(slots: dict[str, Any]) -> Clip:
     return clip
 
 
+def whole_sample(episode: Sequence[Frame]) -> Frame:
+    """Return an episode as one sample: its frame, or a clip of all its frames."""
+    return episode[0] if len(episode) == 1 else Clip(episode, 1)
+
+
 class Cut(NamedTuple):
     """How clips are cut out of episodes: one after another, none overlapping. What is left at the end is too short."""
 
@@ -69,10 +74,10 @@ class Cut(NamedTuple):
     stride: int = 1
 
     @classmethod
-    def checked(cls, length: int, stride: int) -> Cut:
-        """Return it, or raise ConfigError."""
-        check_whole("length", length, 1)
-        check_whole("stride", stride, 1)
+    def checked(cls, length: int, stride: int, names: tuple[str, str] = ("length", "stride")) -> Cut:
+        """Return it, or raise ConfigError. `names` are those of the options that say it."""
+        for name, value in zip(names, (length, stride), strict=True):
+            check_whole(name, value, 1)
         return cls(length, stride)
 
     @property
@@ -165,12 +170,13 @@ class Collector:
         """
         if not self._whole:
             return None
-        position, frames = self._whole.popleft()
+        position, frames = self._whole[0]
         if frames[0].step > 0:
             raise ConfigError(
                 f"episode {frames[0].index} begins at step {frames[0].step}, because the ones before were delivered one "
                 f"by one or in clips, perhaps before the state was saved; go on in the same way, or begin anew"
             )
+        self._whole.popleft()
         self._pending.settle(partial(self._source.release, position))
         return frames
 
@@ -178,7 +184,7 @@ class Collector:
         """Return the next sample that is whole: a frame, or a clip of all its frames. Raises as `episode` does."""
         if (frames := self.episode()) is None:
             return None
-        return frames[0] if len(frames) == 1 else Clip(frames, 1)
+        return whole_sample(frames)
 
     def clip(self, cut: Cut) -> Clip | None:
         """Return the next clip of the episodes that are whole, or None if there is none yet.
@@ -187,8 +193,8 @@ class Collector:
             ConfigError: The next episode is shorter than a clip.
         """
         while self._whole:
+            cut.check(self._whole[0][1])
             position, frames = self._whole.popleft()
-            cut.check(frames)
             now, left = frames[: cut.span], frames[cut.span :]
             if len(left) >= cut.span:
                 self._whole.appendleft((position, left))

@@ -86,11 +86,18 @@ def test_a_clip_longer_than_an_episode(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"clip": 0}, "0"), ({"clip": 2.5}, "2.5"), ({"clip": 2, "clip_stride": 0}, "0"), ({"clip": True}, "True")],
+    [
+        ({"clip": 0}, "clip must be a whole number, at least 1; got 0"),
+        ({"clip": 2.5}, "clip must be a whole number, at least 1; got 2.5"),
+        ({"clip": True}, "clip must be a whole number, at least 1; got True"),
+        ({"clip": 2, "clip_stride": 0}, "clip_stride must be a whole number, at least 1; got 0"),
+        ({"clip_stride": 2}, "clip_stride goes with clip; got clip_stride=2 without it"),
+        ({"clip": None, "clip_stride": "x"}, "clip_stride goes with clip; got clip_stride='x' without it"),
+    ],
 )
 def test_wrong_clips_are_refused(options: dict[str, Any], message: str, make: Make) -> None:
-    """The message has the value."""
-    with pytest.raises(ab.ConfigError, match=message):
+    """The message has the option and the value."""
+    with pytest.raises(ab.ConfigError, match=f"^{message}"):
         make(EPISODE, **options)
 
 

@@ -32,7 +32,19 @@ Make = Callable[..., ab.BlenderMapDataset]
 
 LIMIT = 60.0  # seconds; the bound of failure of every wait here
 FAST = ab.RestartPolicy(backoff=0.01)
+LEVEL = "def sample(task): return {'level': task.params['level']}"
 FAILS = "def sample(task):\n    if task.index == 3: raise ValueError('no cube')\n    return {}"
+
+
+class Count(Iterator[dict[str, int]]):
+    """An iterator that can be pickled: the levels 0, 1, 2, ..."""
+
+    def __init__(self) -> None:
+        self.level = -1
+
+    def __next__(self) -> dict[str, int]:
+        self.level += 1
+        return {"level": self.level}
 
 
 @pytest.fixture
@@ -165,12 +177,47 @@ def test_params_are_drawn_at_each_access(make_map: Make) -> None:
         asked.append(index)
         return {"level": level}
 
-    dataset = make_map("def sample(task): return {'level': task.params['level']}", params=params, length=5, start=10)
+    dataset = make_map(LEVEL, params=params, length=5, start=10)
     assert dataset[1]["level"] == 0
     level = 1
     assert dataset[1]["level"] == dataset[[1]][0]["level"] == 1
     assert dataset.render(11, {"level": "own"})["level"] == "own"
     assert asked == [11, 11, 11]
+
+
+def test_an_episode_is_one_item(make_map: Make) -> None:
+    """It is a clip of all its frames, in every way to ask for it, also if its Blender dies; a single frame is none."""
+    body = """
+def sample(task):
+    if task.index == 3:
+        return {"image": np.full((4, 6, 3), 30, np.uint8)}
+    return ({"image": np.full((4, 6, 3), 10 * task.index + step, np.uint8)} for step in range(2 + task.index % 2))
+"""
+    patient = ab.RestartPolicy(max_restarts=1000, backoff=0.001, max_backoff=0.001, max_sample_deaths=1000)
+    dataset = make_map(body, length=4, restart=patient, faults={"crash_after": 7}, queue_size=2)
+    whole = {0: [0, 1], 1: [10, 11, 12], 2: [20, 21], 3: 30}
+    singly = [dataset[index] for index in range(4)]
+    for items in (singly, dataset[:], list(dataset), [dataset.render(index) for index in range(4)], dataset[[2, 0, 2]]):
+        for item in items:
+            assert item["image"][..., 0, 0, 0].tolist() == whole[item["index"]]
+    assert indices(dataset[[2, 0, 2]]) == [2, 0, 2]
+    assert dataset.stats().restarts  # type: ignore[union-attr]
+    for workers in (0, 1):
+        loader: Any = DataLoader(dataset, batch_size=2, sampler=[0, 2], num_workers=workers, timeout=LIMIT * workers)
+        (batch,) = loader
+        assert batch["index"].tolist() == [0, 2]
+        assert batch["image"].shape == (2, 2, 4, 6, 3)
+
+
+def test_an_iterator_gives_params_until_it_ends(make_map: Make) -> None:
+    """Then the error says how many samples had some, and no item is left out in silence."""
+    dataset = make_map(LEVEL, params=iter([{"level": level} for level in range(4)]), length=9)
+    assert sorted(item["level"] for item in dataset[[5, 8]]) == [0, 1]
+    with pytest.raises(ab.ConfigError, match="params has ended, after 2 of the 3 samples that were asked for"):
+        dataset[:3]
+    with pytest.raises(ab.ConfigError, match="params has ended, after 0 of the 1"):
+        dataset[0]
+    assert dataset.render(0, {"level": 7})["level"] == 7
 
 
 def test_transform_makes_the_item(make_map: Make) -> None:
@@ -263,6 +310,14 @@ def test_a_worker_without_a_blender_says_so(make_map: Make, load: Any) -> None:
         pytest.raises(ab.ConfigError, match="has no Blender to render with; use fewer workers, or more instances"),
     ):
         list(loading)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_an_iterator_is_refused_with_workers(start: str, make_map: Make, load: Any) -> None:
+    """Each would have a copy, and give the same params as the others."""
+    dataset = make_map(LEVEL, params=Count(), length=4)
+    with pytest.raises(ab.ConfigError, match=r"params are an iterator, of which each worker .* would have a copy"):
+        load(dataset, 2, start).items()
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
