@@ -11,7 +11,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
-from ..stream.clips import whole_sample
 from ..stream.frame import Frame
 from ..stream.passes import own_indices
 from ..stream.stats import StreamStats
@@ -118,7 +117,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     def __iter__(self) -> Iterator[Any]:
         """Yield the items of all samples in order, rendered ahead as the config's `queue_size` allows."""
         with self._rendering() as stream, stream.frames(self._indices, ordered=True) as frames:
-            yield from self._items_of(frames.episodes())
+            yield from self._items_of(frames.samples())
 
     def render(self, index: int, params: Mapping[str, Any] | None = None) -> Any:
         """Render one sample, and return it as an item: of an episode, all its frames.
@@ -176,7 +175,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     def _render(self, wanted: Sequence[int], params: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the items of the samples of these indices."""
         with self._rendering() as stream, stream.frames(wanted, params=params, ordered=True) as frames:
-            items = list(self._items_of(frames.episodes()))
+            items = list(self._items_of(frames.samples()))
             if len(items) < len(wanted):
                 raise ConfigError(
                     f"the iterator that gives the params has ended, after {len(items)} of the {len(wanted)} samples that "
@@ -184,7 +183,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
                 )
             return items
 
-    def _items_of(self, episodes: Iterable[Sequence[Frame]]) -> Iterator[Any]:
-        for episode in episodes:  # a generator: a StopIteration of the transform's must end no loop in silence
-            item = as_item(whole_sample(episode))
+    def _items_of(self, samples: Iterable[Frame]) -> Iterator[Any]:
+        for sample in samples:  # a generator: a StopIteration of the transform's must end no loop in silence
+            item = as_item(sample)
             yield item if self._transform is None else self._transform(item)

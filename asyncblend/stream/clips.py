@@ -62,11 +62,6 @@ def _remake(slots: dict[str, Any]) -> Clip:
     return clip
 
 
-def whole_sample(episode: Sequence[Frame]) -> Frame:
-    """Return an episode as one sample: its frame, or a clip of all its frames."""
-    return episode[0] if len(episode) == 1 else Clip(episode, 1)
-
-
 class Cut(NamedTuple):
     """How clips are cut out of episodes: one after another, none overlapping. What is left at the end is too short."""
 
@@ -184,7 +179,7 @@ class Collector:
         """Return the next sample that is whole: a frame, or a clip of all its frames. Raises as `episode` does."""
         if (frames := self.episode()) is None:
             return None
-        return whole_sample(frames)
+        return frames[0] if len(frames) == 1 else Clip(frames, 1)
 
     def clip(self, cut: Cut) -> Clip | None:
         """Return the next clip of the episodes that are whole, or None if there is none yet.
