@@ -142,7 +142,13 @@ class Fleet:
             instance.goes_on(self._clock())
 
     def answered(self, life: Life, *, more: bool) -> None:
-        """Note that this life answered a lease. `more`: it holds another."""
+        """Note that this life answered a lease, or made or replayed a step of its episode.
+
+        Each counts towards `max_frames_per_instance`.
+
+        Args:
+            more: Whether it holds a lease now: another one, or still that of the episode.
+        """
         if instance := self._current(life):
             instance.answered(self._clock(), more=more)
             self._replace_if_worn(instance)

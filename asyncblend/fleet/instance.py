@@ -138,7 +138,13 @@ class Instance:
         self._liveness.leased_at(now)
 
     def answered(self, now: float, *, more: bool) -> None:
-        """Note that it answered a lease. `more`: it holds another."""
+        """Note that it answered a lease, or made or replayed a step of its episode.
+
+        Each counts towards `max_frames_per_instance`.
+
+        Args:
+            more: Whether it holds a lease now: another one, or still that of the episode.
+        """
         self._frames += 1
         self._history.answered()
         self._liveness.answered_at(now, more=more)

@@ -21,7 +21,7 @@ class RestartHistory:
         self._answered = False
 
     def answered(self) -> None:
-        """Note that it answered a lease."""
+        """Note that it answered a lease, or made or replayed a step of its episode."""
         self._answered = True
 
     def died(self, now: float) -> float | None:

@@ -258,6 +258,7 @@ class Dispatcher:
     def _send_step(self, life: Life, one: Held, step: int) -> bool:
         """Let an episode make a step. Return False if its life is not connected; then all is sent when it comes back."""
         drawn = one.source.params_of_step(step)
+        assert drawn is not None or not one.source.on_demand, "a step that was asked for, whose params are forgotten"
         return self._hub.send_step(life, *one.name, step, () if drawn is None else drawn.parts)
 
     def _give_up(self, source: Pass) -> int:
@@ -283,6 +284,19 @@ class Dispatcher:
         for holding, one in list(self._episodes.values()):
             if one.source is source and holding.episode is one and not holding.closing:
                 self._close_episode(holding)
+
+    def _keep_or_lose(self, holding: Holding, one: Held, *, is_open: bool) -> None:
+        """Decide what becomes of an episode that cannot be replayed, when its life has come back on another connection.
+
+        Args:
+            is_open: Whether the life still has it open.
+        """
+        if is_open and not one.source.book.awaits(one.lease):
+            return  # all of its frames have come, and its next step is not asked for: nothing was lost
+        if not is_open:
+            self._answer(holding.life, *one.name)  # it has ended, and said so on the old connection
+        one.source.give_back(one.lease)
+        self._give_up(one.source)  # which closes it
 
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""
@@ -316,7 +330,8 @@ class Dispatcher:
 
         Args:
             holding: Names of the leases that it has not begun.
-            opened: Names of the episodes that it has begun. They are sent again, as steps and frames may be lost.
+            opened: Names of the episodes that it has begun. They are sent again, as steps and frames may be lost; those
+                that can no longer be replayed are lost, unless they need no more than their next step.
         """
         has, begun = ({tuple(one) for one in names} for names in (holding, opened))
         own = self._holding(life)
@@ -327,6 +342,8 @@ class Dispatcher:
             elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
                 self._let_go(own, one)  # a lease would allow a step that has no slot
                 one.source.give_back(one.lease)
+            elif not _can_be_replayed(one):
+                self._keep_or_lose(own, one, is_open=one.name in begun)
             else:
                 if one is own.episode:
                     own.episode = None  # it begins anew, perhaps after what it holds besides
@@ -479,6 +496,12 @@ class Dispatcher:
         name = one.source.number, one.lease.position
         if self._episodes and name in self._episodes and self._episodes[name][0] is holding:
             del self._episodes[name]
+
+
+def _can_be_replayed(one: Held) -> bool:
+    """Tell whether a life can make all steps of a lease again: those on demand only as long as their params are kept."""
+    source = one.source
+    return not source.on_demand or all(source.params_of_step(step) is not None for step in _steps_beside(one))
 
 
 def _steps_beside(one: Held) -> range:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import StreamConfig, check_whole
@@ -25,7 +25,7 @@ class EpisodePass(Pass):
         config: Options of the stream.
         index: The sample's index.
         params: Those of its first frame. None: drawn as the stream does.
-        max_replay: How many steps are made again at most when a Blender has died.
+        max_replay: How many steps are replayed at most: steps whose frames have come, when a Blender has died.
     """
 
     on_demand = True
@@ -36,7 +36,7 @@ class EpisodePass(Pass):
         check_whole("max_replay", max_replay, 0)
         super().__init__(config, [index], params=params, queue_size=1, urgent=True, on_bad_sample="raise")
         self._index, self._max_replay = index, max_replay
-        self._asked: dict[int, Drawn] = {}  # by step
+        self._asked: dict[int, Drawn] = {}  # by step, as long as it can be replayed
         self.steps = 0  # How many steps were asked for
 
     def drawn(self, params: Mapping[str, Any] | None) -> Drawn:
@@ -50,28 +50,76 @@ class EpisodePass(Pass):
     def ask(self, drawn: Drawn) -> None:
         """Want the next step."""
         self.steps += 1
-        if self.steps > self._max_replay:  # it cannot be replayed any more
-            self._asked.clear()
         self._asked[self.steps] = drawn
         self.book.ask(0)
 
     def params_of_step(self, step: int) -> Drawn | None:
-        """Return what was asked for, or None for the first frame."""
+        """Return what was asked for. None: it is the first frame, or the episode has too many steps to be replayed."""
         return self._asked.get(step)
+
+    def arrive(self, lease: Lease[Drawn], frame: Frame, fingerprint: Sequence[Any] = ()) -> bool:
+        """Queue the frame as any pass does. After too many steps, forget what they were."""
+        if frame.step > self._max_replay:
+            self._asked.clear()
+        return super().arrive(lease, frame, fingerprint)
 
     def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
         """Take back the lease as any pass does, if its steps may be replayed."""
         steps = self.book.first_step(lease) - 1
         super().give_back(lease, guilt)
-        if steps > 0 and steps > self._max_replay - (self.steps > steps):
+        if steps > self._max_replay:
             text = (
-                f"the Blender of episode {self._index} died after {steps} steps, and at most {self._max_replay} are "
-                f"replayed; begin another episode, or allow more by max_replay"
+                f"the Blender of episode {self._index} died after {steps} steps, or a message was lost, and at most "
+                f"{self._max_replay} steps are replayed; begin another episode, or allow more by max_replay"
             )
             self.fail(EpisodeLost(text, step=steps))
 
 
-class Episode(contextlib.AbstractAsyncContextManager["Episode"]):
+class Turns:
+    """Whose turn it is in an episode: its consumer's, to begin a step, or Blender's, to make the frame."""
+
+    def __init__(self) -> None:
+        self._waiting = True  # whether the frame of a step is on its way
+        self._frame: Frame | None = None  # the latest one
+        self._end: Exception | None = None  # why there are no more frames: the first reason
+
+    def _check_may_send(self) -> None:
+        """Raise what ended the episode, or ConfigError if it is Blender's turn."""
+        if self._end is not None:
+            raise self._end
+        if self._waiting:
+            raise ConfigError("the frame of the step before was not received; call receive() first")
+
+    def _check_may_receive(self) -> None:
+        """Raise what ended the episode, or ConfigError if it is the consumer's turn."""
+        if self._end is not None:
+            raise self._end
+        if not self._waiting:
+            raise ConfigError("no step was begun; call send() first")
+
+    def _received(self, frame: Frame) -> Frame:
+        self._frame, self._waiting = frame, False
+        return frame
+
+    def _ended(self, error: Exception | None = None) -> Exception:
+        """Return what every step raises from now on.
+
+        Args:
+            error: What was raised in place of a frame. None: all frames have been delivered.
+        """
+        if error is None:
+            alone = self._frame is not None and self._frame.last  # a generator is not known to end before it has
+            why = "its sample function is no generator, and makes one frame" if alone else "its generator has returned"
+            error = EpisodeOver(f"the episode has ended: {why}")
+        if self._end is None:
+            self._end = error
+        return self._end
+
+    def _closed(self) -> None:
+        self._ended(EpisodeOver("the episode was closed"))
+
+
+class Episode(Turns, contextlib.AbstractAsyncContextManager["Episode"]):
     """One episode: a sample function that is a generator, gone through step by step. `BlenderStream.episode` returns it.
 
         async with await stream.episode(7) as episode:
@@ -83,10 +131,9 @@ class Episode(contextlib.AbstractAsyncContextManager["Episode"]):
     """
 
     def __init__(self, run: Run, source: EpisodePass) -> None:
+        super().__init__()
         self._run, self._source = run, source
         self._frames = Frames(run, source)
-        self._waiting = True  # whether the frame of a step is on its way
-        self._frame: Frame | None = None
 
     @property
     def frame(self) -> Frame:
@@ -97,11 +144,12 @@ class Episode(contextlib.AbstractAsyncContextManager["Episode"]):
     async def step(self, params: Mapping[str, Any] | None = None) -> Frame:
         """Make the next frame: the generator's `yield` returns these params. Return the frame.
 
-        If the call is cancelled, the step is made nevertheless; `receive` returns its frame.
+        If the call is cancelled, the step is made nevertheless; `receive` returns its frame. What has ended the episode
+        is raised by each later call too.
 
         Raises:
             EpisodeOver: The generator has ended, or the episode was closed.
-            EpisodeLost: Its Blender died, and it had more steps than `max_replay`.
+            EpisodeLost: Its Blender died, or a message was lost, and it had more steps than `max_replay`.
             SampleError: The script raised, cannot be replayed, or killed its Blender too often.
             ConfigError: The params cannot travel, or the frame of the step before was not received.
             StreamClosed: The stream was closed.
@@ -110,26 +158,27 @@ class Episode(contextlib.AbstractAsyncContextManager["Episode"]):
         return await self.receive()
 
     def send(self, params: Mapping[str, Any] | None = None) -> None:
-        """Begin the next step, and do not wait for its frame: `receive` does. Raises ConfigError as `step` does."""
+        """Begin the next step, and do not wait for its frame: `receive` does. Raises what `step` does."""
         self._run.check_process()
-        if self._waiting:
-            raise ConfigError("the frame of the step before was not received; call receive() first")
+        self._check_may_send()
         self._source.ask(self._source.drawn(params))
         self._waiting = True
         self._run.dispatcher.step(self._source)
 
     async def receive(self) -> Frame:
-        """Wait for the frame of the step that was begun. Raises what `step` does."""
+        """Wait for the frame of the step that was begun. Raises what `step` does, and ConfigError if none was begun."""
+        self._check_may_receive()
         try:
-            self._frame = await anext(self._frames)
+            return self._received(await anext(self._frames))
         except StopAsyncIteration:
-            self._waiting = False
-            raise EpisodeOver("the episode has ended: its generator has returned") from None
-        self._waiting = False
-        return self._frame
+            end = self._ended()
+        except Exception as error:
+            end = self._ended(error)
+        raise end  # not above, where it would seem to follow from another error
 
     async def aclose(self) -> None:
         """End the episode, and let its Blender make other samples. May be called twice."""
+        self._closed()
         await self._frames.aclose()
 
     async def __aexit__(self, *error: object) -> None:

@@ -54,6 +54,7 @@ class BlenderStream(AsyncIterator[Frame]):
         self.config = resolve(config, options)
         self._run = Run(self.config)
         self._source = Pass(self.config)  # the config's own pass, begun when it is first iterated
+        self._loaded: Mapping[str, Any] | None = None  # the state where that goes on
         self._frames: Frames | None = None
         self._closing: asyncio.Future[None] | None = None
         self._closed = False
@@ -164,8 +165,8 @@ class BlenderStream(AsyncIterator[Frame]):
         Args:
             index: The sample's index.
             params: Passed to the script as `task.params`. None: drawn as the stream does.
-            max_replay: If its Blender dies, the episode is made again from its beginning, unless that would take more
-                steps than this. Their params are kept in memory.
+            max_replay: If its Blender dies, the episode is made again from its beginning, unless more steps than this
+                have been made. Until then the params of the steps are kept in memory.
 
         Raises:
             SampleError: The script raised, or the sample killed its Blender too often.
@@ -265,7 +266,7 @@ class BlenderStream(AsyncIterator[Frame]):
 
         if self._entered():
             raise ConfigError("this BlenderStream was entered already; make another one for sync()")
-        return SyncStream(self.config, self._source.state_dict())
+        return SyncStream(self.config, self._loaded)
 
     def stats(self) -> StreamStats:
         """Return a snapshot of the counters of all passes and of the fleet, also before the start and after the end."""
@@ -289,7 +290,7 @@ class BlenderStream(AsyncIterator[Frame]):
             raise ConfigError("load_state_dict comes before the stream is entered")
         if not isinstance(state, Mapping):
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
-        self._source = Pass(self.config, state=state)
+        self._source, self._loaded = Pass(self.config, state=state), state
 
     @property
     def blender_version(self) -> str:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from ..errors import ConfigError, EpisodeOver, StreamClosed
-from .episode import EpisodePass
+from ..errors import StreamClosed
+from .episode import EpisodePass, Turns
 from .frame import Frame
 from .params import Drawn
 
@@ -21,7 +21,7 @@ class _Frames(Protocol):
     def close(self, reason: str) -> None: ...
 
 
-class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
+class SyncEpisode(Turns, contextlib.AbstractContextManager["SyncEpisode"]):
     """One episode, gone through step by step by one thread; `Episode` says how:
 
         with stream.episode(7) as episode:
@@ -32,9 +32,8 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
     """
 
     def __init__(self, source: EpisodePass, frames: _Frames, ask: Callable[[EpisodePass, Drawn], None]) -> None:
+        super().__init__()
         self._source, self._frames, self._ask = source, frames, ask
-        self._waiting = True  # whether the frame of a step is on its way
-        self._frame: Frame | None = None
 
     @property
     def frame(self) -> Frame:
@@ -44,9 +43,11 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
     def step(self, params: Mapping[str, Any] | None = None) -> Frame:
         """Make the next frame with these params, and wait for it.
 
+        What has ended the episode is raised by each later call too.
+
         Raises:
             EpisodeOver: The generator has ended, or the episode was closed.
-            EpisodeLost: Its Blender died, and it had more steps than `max_replay`.
+            EpisodeLost: Its Blender died, or a message was lost, and it had more steps than `max_replay`.
             SampleError: The script raised, cannot be replayed, or killed its Blender too often.
             ConfigError: The params cannot travel, or the frame of the step before was not received.
             StreamClosed: The stream was closed.
@@ -55,9 +56,8 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
         return self.receive()
 
     def send(self, params: Mapping[str, Any] | None = None) -> None:
-        """Begin the next step, and do not wait for its frame: `receive` does. Raises ConfigError as `step` does."""
-        if self._waiting:
-            raise ConfigError("the frame of the step before was not received; call receive() first")
+        """Begin the next step, and do not wait for its frame: `receive` does. Raises what `step` does."""
+        self._check_may_send()
         drawn = self._source.drawn(params)
         self._waiting = True
         self._ask(self._source, drawn)
@@ -67,19 +67,22 @@ class SyncEpisode(contextlib.AbstractContextManager["SyncEpisode"]):
 
         Raises:
             TimeoutError: No frame came in time. It can be received later.
+            ConfigError: No step was begun.
         """
+        self._check_may_receive()
         try:
-            self._frame = self._frames.get(timeout)
-        except StreamClosed:
-            if self._frames.finished:
-                self._waiting = False
-                raise EpisodeOver("the episode has ended: its generator has returned") from None
+            return self._received(self._frames.get(timeout))
+        except TimeoutError:
             raise
-        self._waiting = False
-        return self._frame
+        except StreamClosed as error:
+            end = self._ended(None if self._frames.finished else error)
+        except Exception as error:
+            end = self._ended(error)
+        raise end  # not above, where it would seem to follow from another error
 
     def close(self) -> None:
         """End the episode, and let its Blender make other samples. From any thread, also twice."""
+        self._closed()
         self._frames.close("this episode was closed")
 
     def __exit__(self, *error: object) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
+from asyncblend.blender.serving.fingerprint import fingerprint_of, same
 from asyncblend.testing import fake_blender
 
 Make = Callable[..., ab.BlenderStream]
@@ -189,6 +190,38 @@ async def test_what_cannot_be_replayed_is_noticed(make: Make, tmp_path: Path, va
         with pytest.raises(ab.SampleError, match=text) as caught:
             await walk_all(stream)
         assert caught.value.index == 0
+
+
+async def test_going_on_with_a_sample_that_is_no_generator_any_more(make: Make) -> None:
+    """It is the sample's error, found at once; its Blender is not to blame."""
+    async with asyncio.timeout(LIMIT), make(WALK, length=2, ordered=True) as stream:
+        assert (await anext(stream)).step == 0
+        state = json.loads(json.dumps(stream.state_dict()))
+    second = make(length=2, ordered=True, instances=1)
+    second.load_state_dict(state)
+    async with asyncio.timeout(LIMIT), second:
+        with pytest.raises(ab.SampleError, match="its sample function is no generator any more") as caught:
+            await anext(second)
+        assert caught.value.index == 0
+        assert second.stats().restarts == 0
+
+
+def test_what_is_the_same_frame() -> None:
+    """A picture may differ a little, and so may a float that is computed from it. All else is compared exactly."""
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    other = picture.copy()
+    other[0, 0, 0] += 1
+
+    def values(image: Any, **more: Any) -> dict[str, Any]:
+        mean = image.mean()
+        means = [mean, {"deep": np.float32(mean), "none": float("nan"), "$float": float("inf")}]
+        return {"image": image, "mean": float(mean), "means": means, "count": 3, **more}
+
+    one = fingerprint_of(values(picture))
+    assert json.loads(json.dumps(one)) == one
+    assert same(one, fingerprint_of(values(other)))
+    for more in ({"mean": 100.0}, {"mean": 1}, {"means": [1.0]}, {"count": 4}, {"count": 3.0}, {"mean": float("nan")}):
+        assert not same(one, fingerprint_of(values(picture, **more)))
 
 
 def pid_of(stream: ab.BlenderStream, number: int = 0) -> int:

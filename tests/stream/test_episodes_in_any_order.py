@@ -17,7 +17,7 @@ import pytest
 
 from asyncblend.blender.serving.worker import Worker
 from asyncblend.config import RestartPolicy, StreamConfig
-from asyncblend.errors import EpisodeOver, StreamClosed
+from asyncblend.errors import EpisodeLost, EpisodeOver, StreamClosed
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.episode import EpisodePass
 from asyncblend.stream.passes import Pass
@@ -128,7 +128,8 @@ class Stepper:
 
     def __init__(self, world: World, index: int) -> None:
         self.world, self.index = world, index
-        self.source = EpisodePass(world.config, index, {})
+        self.max_replay = world.rng.choice((0, 1, 2, 10_000))
+        self.source = EpisodePass(world.config, index, {}, max_replay=self.max_replay)
         self.total = self.step = self.added = 0
         self.waiting = True
         self.end: BaseException | None = None
@@ -153,6 +154,11 @@ class Stepper:
             self.world.dispatcher.consume(self.source, done.value)
         except EndOfStream as error:
             assert self.step == frames_of(self.index)
+            self.end = error
+            self.world.dispatcher.end(self.source)
+        except EpisodeLost as error:
+            if not error.step == self.step - 1 > self.max_replay:
+                raise
             self.end = error
             self.world.dispatcher.end(self.source)
         else:
@@ -326,6 +332,34 @@ class World:
         assert all(not holding.held for holding in self.dispatcher._holdings.values()), "a lease that nobody answers"
         assert not self.dispatcher._episodes
         assert all(blender.worker._episode is None for blender in self.blenders.values())
+
+
+@pytest.mark.parametrize("lost", ["nothing", "step", "frame", "end"])
+@pytest.mark.parametrize("max_replay", [1, 10])
+async def test_a_connection_is_lost(max_replay: int, lost: str) -> None:
+    """An episode that cannot be replayed goes on if it has lost nothing, and is lost in any other case."""
+    world = World(0)
+    (blender, *others) = world.blenders.values()
+    for other in others:
+        other.connected = False
+    stepper = Stepper(world, 4)
+    stepper.source = EpisodePass(world.config, stepper.index, {}, max_replay=max_replay)
+    world.consumers.append(stepper)
+    world.dispatcher.begin(stepper.source)
+
+    def until(step: int) -> None:
+        while stepper.step < step or stepper.waiting:
+            assert blender.turn() or world.answer(blender) or stepper.take()
+
+    until(frames_of(stepper.index) if lost == "end" else 3)
+    if lost != "nothing":
+        stepper.take()
+        while lost != "step" and blender.turn():
+            pass
+    world.lose_connection(blender)
+    world.reconnect(blender)
+    world.finish()
+    assert isinstance(stepper.end, EndOfStream if lost == "nothing" or max_replay > 1 else EpisodeLost)
 
 
 @pytest.mark.parametrize("block", range(4))

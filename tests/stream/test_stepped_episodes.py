@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
+from asyncblend.testing import fake_blender
 
 Make = Callable[..., ab.BlenderStream]
 
@@ -59,8 +60,9 @@ async def test_the_end_of_the_generator(make: Make) -> None:
                 await episode.step({"add": 5000})
         async with await stream.episode(1) as other:
             assert other.frame["total"] == 0
-        with pytest.raises((ab.EpisodeOver, ab.StreamClosed)):
-            await other.step()
+        for _ in range(2):
+            with pytest.raises(ab.EpisodeOver, match="the episode was closed"):
+                await other.step()
 
 
 async def test_a_sample_of_one_frame_is_an_episode_too(make: Make) -> None:
@@ -68,7 +70,7 @@ async def test_a_sample_of_one_frame_is_an_episode_too(make: Make) -> None:
     async with asyncio.timeout(LIMIT), make(instances=1) as stream:
         episode = await stream.episode(4)
         assert (episode.frame.step, episode.frame.last) == (0, True)
-        with pytest.raises(ab.EpisodeOver):
+        with pytest.raises(ab.EpisodeOver, match="its sample function is no generator"):
             await episode.step()
 
 
@@ -128,17 +130,65 @@ async def test_replaying_has_a_limit(make: Make) -> None:
                 for _ in range(steps):
                     await episode.step({"add": 1})
                 os.kill(pid_of(stream, 0), signal.SIGKILL)
-                if steps < limit or not limit:
-                    assert (await episode.step())["total"] == steps
+                assert (await episode.step())["total"] == steps
         for steps, limit in ((1, 0), (4, 3)):
             async with await stream.episode(1, max_replay=limit) as episode:
                 for _ in range(steps):
                     await episode.step({"add": 1})
                 os.kill(pid_of(stream, 0), signal.SIGKILL)
-                with pytest.raises(ab.EpisodeLost, match=f"died after {steps} steps, and at most {limit}") as caught:
+                with pytest.raises(ab.EpisodeLost, match=f"died after {steps} steps, .* at most {limit} ") as caught:
                     await episode.step()
                 assert caught.value.step == steps
+                with pytest.raises(ab.EpisodeLost) as again:
+                    await episode.step()
+                assert again.value is caught.value
         assert (await stream.episode(2)).frame["total"] == 0
+
+
+@pytest.mark.parametrize(("limit", "goes_on"), [(0, False), (1, True)])
+async def test_a_step_under_way_is_not_replayed(make: Make, tmp_path: Path, limit: int, *, goes_on: bool) -> None:
+    """When a Blender dies in the second step, one has been made."""
+    dying = fake_blender(tmp_path / "dying", crash_after=2, lives=1)
+    stream = make(ADD, instances=1, restart=PATIENT, blender=dying)
+    async with asyncio.timeout(LIMIT), stream, await stream.episode(1, max_replay=limit) as episode:
+        await episode.step({"add": 1})
+        if goes_on:
+            assert (await episode.step({"add": 1}))["total"] == 2
+        else:
+            with pytest.raises(ab.EpisodeLost, match=r"died after 1 steps, .* at most 0 steps are replayed"):
+                await episode.step({"add": 1})
+
+
+@pytest.mark.parametrize(("limit", "goes_on"), [(2, False), (10, True)])
+async def test_a_connection_that_is_lost(make: Make, limit: int, *, goes_on: bool) -> None:
+    """A frame is lost with it. An episode that is too long to be replayed is not begun anew without its first steps."""
+    body = """
+import gc
+from asyncblend.blender.serving.worker import Worker
+def sample(task):
+    worker = next(one for one in gc.get_objects() if isinstance(one, Worker))
+    total, torn = 0, False
+    while True:
+        params = yield {"total": total}
+        total += params["add"]
+        if total == 5 and not hasattr(worker, "torn"):
+            worker.torn = True
+            worker._socket.disconnect(worker._launch.endpoint)
+            worker._socket.connect(worker._launch.endpoint)
+"""
+    async with asyncio.timeout(LIMIT), make(body, instances=1) as stream:
+        async with await stream.episode(1, max_replay=limit) as episode:
+            for total in range(1, 5):
+                assert (await episode.step({"add": 1}))["total"] == total
+            if goes_on:
+                assert [(await episode.step({"add": 1}))["total"] for _ in range(3)] == [5, 6, 7]
+            else:
+                with pytest.raises(ab.EpisodeLost, match="after 4 steps, or a message was lost") as caught:
+                    await episode.step({"add": 1})
+                assert caught.value.step == 4
+        async with await stream.episode(2) as other:  # by the same Blender
+            assert other.frame["total"] == 0
+        assert stream.stats().restarts == 0
 
 
 async def test_a_step_that_is_cancelled_is_made(make: Make, gates: Any) -> None:
@@ -169,6 +219,9 @@ async def test_bad_arguments(make: Make) -> None:
             with pytest.raises(ab.ConfigError, match="params of step 1 of index 0"):
                 await episode.step({"add": object()})
             assert (await episode.step({"add": 1}))["total"] == 1
+            with pytest.raises(ab.ConfigError, match=r"no step was begun; call send\(\) first"):
+                await episode.receive()
+            assert (await episode.step({"add": 1}))["total"] == 2
     with pytest.raises(ab.StreamClosed):
         await stream.episode(0)
 
@@ -181,6 +234,9 @@ async def test_an_error_in_a_step(make: Make) -> None:
             await episode.step({"add": "text"})
         assert caught.value.index == 3
         assert 'total += params.get("add", 0)' in caught.value.traceback
+        with pytest.raises(ab.SampleError) as again:
+            await episode.step({"add": 1})
+        assert again.value is caught.value
         assert (await stream.episode(3)).frame["total"] == 0
         assert stream.stats().restarts == 0
 
@@ -205,6 +261,27 @@ def sample(task):
     assert (tmp_path / "closed").read_text() == "xxxx"
 
 
+async def test_closing_while_a_frame_is_awaited(make: Make, gates: Any) -> None:
+    """Who waits for it is told that the episode is over; closing the stream is told apart from that."""
+    body = gates.script.replace("    open(", "    yield {}\n    open(").replace("    return {", "    yield {")
+    async with asyncio.timeout(LIMIT):
+        async with make(body, instances=2) as stream:
+            one, two = await stream.episode(0), await stream.episode(1)
+            steps = [asyncio.ensure_future(episode.step()) for episode in (one, two)]
+            await gates.until_begun(0, 1)
+            await one.aclose()
+            with pytest.raises(ab.EpisodeOver, match="the episode was closed"):
+                await steps[0]
+            gates.let_all_go()
+        await asyncio.wait(steps[1:])
+        if steps[1].exception() is not None:  # else its frame came before the end
+            assert isinstance(steps[1].exception(), ab.StreamClosed)
+        with pytest.raises(ab.StreamClosed):
+            await two.step()
+        with pytest.raises(ab.EpisodeOver):
+            await one.step()
+
+
 def test_without_asyncio(make_sync: Any) -> None:
     """The same through a thread: several episodes are begun, stepped and received at once; one Blender is killed."""
     stream = make_sync(ADD, restart=PATIENT)
@@ -224,5 +301,34 @@ def test_without_asyncio(make_sync: Any) -> None:
     episodes[1].close()
     with stream.episode(7) as episode:
         assert episode.step()["total"] == 0
-    with pytest.raises(ab.StreamClosed):
-        episode.step()
+        with pytest.raises(ab.ConfigError, match="no step was begun"):
+            episode.receive(LIMIT)
+    for _ in range(2):
+        with pytest.raises(ab.EpisodeOver, match="the episode was closed"):
+            episode.step()
+
+
+def test_errors_without_asyncio(make_sync: Any, gates: Any) -> None:
+    """What ended an episode is raised again by each later step; a frame that is late can be received later."""
+    stream = make_sync(ADD)
+    episode = stream.episode(3)
+    with pytest.raises(ab.SampleError, match="unsupported operand") as caught:
+        episode.step({"add": "text"})
+    for _ in range(2):
+        with pytest.raises(ab.SampleError) as again:
+            episode.step()
+        assert again.value is caught.value
+    other = stream.episode(4)
+    stream.close()
+    for _ in range(2):
+        with pytest.raises(ab.StreamClosed):
+            other.step()
+    body = gates.script.replace("    open(", "    yield {}\n    open(").replace("    return {", "    yield {")
+    with make_sync(body).episode(0) as late:
+        late.send()
+        with pytest.raises(TimeoutError):
+            late.receive(0.001)
+        with pytest.raises(ab.ConfigError, match="call receive"):
+            late.send()
+        gates.let_all_go()
+        assert late.receive(LIMIT).step == 1

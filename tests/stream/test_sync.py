@@ -93,6 +93,35 @@ async def test_a_stream_that_was_entered_has_no_sync(make_sync: Make) -> None:
         stream.sync()
 
 
+def test_sync_asks_the_params_for_nothing(make_sync: Make) -> None:
+    """What was loaded is passed on; the state of params from which nothing was drawn is neither saved nor set."""
+
+    class Weights:
+        loaded: Any = None
+
+        def __call__(self, index: int) -> dict[str, Any]:
+            return {"level": index}
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"weights": np.zeros(3)} if self.loaded is None else {"loaded": self.loaded}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.loaded = state["loaded"]
+
+    params = Weights()
+    config = make_sync(start=False, length=4, params=params).config
+    with ab.BlenderStream(config).sync() as frames:
+        assert sorted(frame["level"] for frame in frames) == [0, 1, 2, 3]
+    assert params.loaded is None
+    params.loaded = 5
+    state = ab.BlenderStream(config).state_dict()
+    params.loaded = None
+    stream = ab.BlenderStream(config)
+    stream.load_state_dict(state)
+    assert stream.sync().state_dict() == state
+    assert params.loaded == 5
+
+
 def test_an_empty_stream_ends_at_once(make_sync: Make) -> None:
     """Nothing to render is no reason to wait."""
     stream = make_sync(length=0)

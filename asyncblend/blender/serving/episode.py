@@ -16,11 +16,10 @@ Values = Mapping[str, Any]
 Call = Callable[[Callable[[], Any]], Any]
 """Calls a function of the user's, and raises what it raises."""
 
-_NOT_THE_SAME = (
-    "an episode cannot be replayed after its Blender died, because {}. A sample must be a function of its task alone: "
-    "draw random numbers from task.rng, and use neither the clock nor what earlier samples have left in the scene"
+NOT_THE_SAME = (
+    "an episode of which frames were sent before cannot be replayed, because {}. A sample must be a function of its task "
+    "alone: draw random numbers from task.rng, and use neither the clock nor what earlier samples have left in the scene"
 )
-
 
 _NOTHING: Any = object()
 
@@ -113,7 +112,7 @@ class Episode:
         number, values, self._values = self._number, self._values, _NOTHING
         fingerprint = fingerprint_of(values) if number == 0 else None
         if fingerprint and self._expected and not same(fingerprint, self._expected):
-            raise SampleError(_NOT_THE_SAME.format("its first frame is not the one that was sent before"))
+            raise SampleError(NOT_THE_SAME.format("its first frame is not the one that was sent before"))
         parts = None if number < self._first else encode_sample(values, shared)
         if not self._on_demand:
             if parts is not None:  # the generator may write into the same arrays for its next frame
@@ -144,4 +143,4 @@ class Episode:
     def _check_length(self) -> None:
         # Those before `first` were sent, and none of them as the last one: on demand, no frame is sent as that.
         if self._number < self._first - self._on_demand:
-            raise SampleError(_NOT_THE_SAME.format(f"it ended after {self._number + 1} frames instead of going on"))
+            raise SampleError(NOT_THE_SAME.format(f"it ended after {self._number + 1} frames instead of going on"))

@@ -19,15 +19,19 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 
 
 def fingerprint_of(values: Mapping[str, Any]) -> list[Any]:
-    """Return the fingerprint of a frame's values: a checksum of all that is no array, and mean values of the arrays."""
+    """Return the fingerprint of a frame's values: a checksum of what must be equal, and means of floats and arrays.
+
+    A float may be computed from the pixels, as the mean of a picture is, and differs with them.
+    """
     arrays: list[np.ndarray[Any, Any]] = []
+    floats: list[float] = []
 
     def store(array: np.ndarray[Any, Any], _key: str) -> list[Any]:
         arrays.append(array)
         return [array.dtype.name, list(array.shape)]
 
-    tree = to_tree(values, "", store)
-    return [zlib.crc32(dumps(tree).encode()), *map(_means, arrays[:_ARRAYS])]
+    exact = _without_floats(to_tree(values, "", store), floats)
+    return [zlib.crc32(dumps(exact).encode()), *map(_means, [np.array(floats), *arrays[:_ARRAYS]])]
 
 
 def same(one: list[Any], other: list[Any]) -> bool:
@@ -38,6 +42,16 @@ def same(one: list[Any], other: list[Any]) -> bool:
         len(own) == len(others) and np.allclose(own, others, _RELATIVE, _ABSOLUTE, equal_nan=True)
         for own, others in zip(_read(one), _read(other), strict=True)
     )
+
+
+def _without_floats(tree: Any, floats: list[float]) -> Any:
+    """Return a tree with 0.0 for each float, which is appended to `floats`."""
+    if isinstance(tree, float):
+        floats.append(tree)
+        return 0.0
+    if isinstance(tree, dict):
+        return {name: _without_floats(item, floats) for name, item in tree.items()}
+    return [_without_floats(item, floats) for item in tree] if isinstance(tree, list) else tree
 
 
 def _means(array: np.ndarray[Any, Any]) -> list[str]:

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import zmq
 
-from ...errors import AsyncblendError, ProtocolError
+from ...errors import AsyncblendError, ProtocolError, SampleError
 from ...wire import protocol
 from ...wire.gate import show_token
 from ...wire.launch import Launch
 from ...wire.protocol import Message
 from ...wire.ring import Slots
-from .episode import Episode, first_frame
+from .episode import NOT_THE_SAME, Episode, first_frame
 from .heartbeat import Heartbeat
 from .serve import Sample
 from .task import encode_sample, make_task
@@ -145,6 +145,8 @@ class Worker:
             if isinstance(made, Generator):
                 self._open(Episode(lease, task.params, made, values, self._call))
                 return
+            if lease.fields.get("first"):
+                raise SampleError(NOT_THE_SAME.format("its sample function is no generator any more"))
             parts = encode_sample(values, self._shared)
         except Exception as error:
             self._failed(about, error)
