@@ -36,7 +36,8 @@ def sample(task: bl.Task) -> dict:
     bl.randomise.material(cone, rng)
     sun.data.energy = rng.uniform(1, 4)
     sun.rotation_euler = rng.uniform(-0.7, 0.7, 3)
-    return {"image": bl.render()["image"][..., :3], "points_to": np.array([-math.sin(angle), math.cos(angle)], np.float32)}
+    direction = np.array([-math.sin(angle), math.cos(angle)], np.float32)
+    return {"image": bl.render()["image"][..., :3], "points_to": direction}
 
 
 bl.serve(sample)
