@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from PIL import Image
 
 pytestmark = [
@@ -40,6 +46,35 @@ def test_the_example_runs(tmp_path: Path) -> None:
     printed = run(tmp_path, "--steps", "512", "--seeds", "0", "--envs", "2")
     assert re.search(r"asyncblend/CartPole-v0, seed 0: \d+ episodes", printed)
     assert re.search(r"the best policy balances for \d+ steps", printed)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_training_is_the_same_though_its_blenders_are_killed() -> None:
+    """PPO gets the same episodes and ends with the same weights, to the bit, with and without SIGKILLs."""
+    from examples.cartpole import NAME, train
+
+    policy, episodes = train(NAME, 0, 1536, 2, "bpy")
+    killed, over = list[int](), threading.Event()
+
+    def kill() -> None:
+        while len(killed) < 3 and not over.wait(0.2):
+            served = [child for child in psutil.Process().children() if "bootstrap.py" in " ".join(child.cmdline())]
+            if len(served) == 2 and min(time.time() - child.create_time() for child in served) > 1:
+                killed.append(served[len(killed) % 2].pid)
+                os.kill(killed[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        spoilt, same = train(NAME, 0, 1536, 2, "bpy")
+    finally:
+        over.set()
+        killer.join()
+    assert killed
+    assert same == episodes
+    theirs = spoilt.policy.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in policy.policy.state_dict().items())
 
 
 @pytest.mark.exhaustive
