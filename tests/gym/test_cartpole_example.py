@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import os
 import re
 import signal
 import subprocess
@@ -59,10 +59,11 @@ def test_a_training_is_the_same_though_its_blenders_are_killed() -> None:
 
     def kill() -> None:
         while len(killed) < 3 and not over.wait(0.2):
-            served = [child for child in psutil.Process().children() if "bootstrap.py" in " ".join(child.cmdline())]
-            if len(served) == 2 and min(time.time() - child.create_time() for child in served) > 1:
-                killed.append(served[len(killed) % 2].pid)
-                os.kill(killed[-1], signal.SIGKILL)
+            with contextlib.suppress(psutil.Error):  # one has ended meanwhile
+                each = [child for child in psutil.Process().children() if "bootstrap.py" in " ".join(child.cmdline())]
+                if len(each) == 2 and min(time.time() - child.create_time() for child in each) > 1:
+                    each[len(killed) % 2].send_signal(signal.SIGKILL)
+                    killed.append(each[len(killed) % 2].pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
