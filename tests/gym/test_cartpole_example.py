@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -50,31 +49,35 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_training_is_the_same_though_its_blenders_are_killed() -> None:
+def test_a_training_is_the_same_though_its_blenders_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """PPO gets the same episodes and ends with the same weights, to the bit, with and without SIGKILLs."""
-    from examples.cartpole import NAME, train
+    from examples import cartpole as example
 
-    policy, episodes = train(NAME, 0, 1536, 2, "bpy")
-    killed, over = list[int](), threading.Event()
+    policy, episodes = example.train(example.NAME, 0, 1536, 2, "bpy")
+    make, over, killed, killers = example.make, threading.Event(), list[int](), list[threading.Thread]()
 
-    def kill() -> None:
+    def spoilt(*options: Any) -> Any:
+        envs: Any = make(*options)
+        killers.append(threading.Thread(target=kill, args=(envs.envs.unwrapped._arena.stream,)))
+        killers[0].start()
+        return envs
+
+    def kill(stream: Any) -> None:
         while len(killed) < 3 and not over.wait(0.2):
-            with contextlib.suppress(psutil.Error):  # one has ended meanwhile
-                each = [child for child in psutil.Process().children() if "bootstrap.py" in " ".join(child.cmdline())]
-                if len(each) == 2 and min(time.time() - child.create_time() for child in each) > 1:
-                    each[len(killed) % 2].send_signal(signal.SIGKILL)
-                    killed.append(each[len(killed) % 2].pid)
+            stats, children = stream.stats(), stream._run._fleet._children
+            if stats.restarts == len(killed) and set(stats.state.values()) <= {"ready", "idle"}:
+                killed.append(children[len(killed) % 2].pid)
+                os.kill(killed[-1], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    monkeypatch.setattr(example, "make", spoilt)
     try:
-        spoilt, same = train(NAME, 0, 1536, 2, "bpy")
+        other, same = example.train(example.NAME, 0, 1536, 2, "bpy")
     finally:
         over.set()
-        killer.join()
+        killers[0].join()
     assert killed
     assert same == episodes
-    theirs = spoilt.policy.state_dict()
+    theirs = other.policy.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in policy.policy.state_dict().items())
 
 
