@@ -137,9 +137,7 @@ class Collector:
     def __init__(self, source: Pass, pending: Pending) -> None:
         self._source, self._pending = source, pending
         self._begun: dict[int, list[Frame]] = {}  # by position
-        self._whole: deque[tuple[int, list[Frame]]] = (
-            deque()
-        )  # episodes that are complete, or what clips have left of them
+        self._whole: deque[tuple[int, list[Frame]]] = deque()  # complete episodes, or what clips have left of them
 
     def take(self, arrival: Arrival) -> None:
         """Note, before it is consumed, that a frame is going to be collected."""

@@ -262,7 +262,7 @@ class Pass:
             position = arrival.position
             self.book.consume(position)
             if position in self._skipped:
-                self.release(position)  # the consumer's thread may have begun to withhold it at the same time
+                self.release(position)  # who collects its episode has begun to withhold it again
             if position not in self.book.drawn:  # no more of it will come
                 self._skipped.discard(position)
                 if position not in self._withheld:
@@ -305,9 +305,8 @@ class Pass:
 
         Call it before the frame of that step is consumed. Only the first call for a sample counts.
         """
-        if position not in self._skipped:
-            self._withheld.setdefault(position, step)
-            self._withheld_params[position] = self.book.drawn[position]
+        self._withheld.setdefault(position, step)
+        self._withheld_params[position] = self.book.drawn[position]
 
     def withhold_from(self, position: int, step: int) -> None:
         """Let the state say so of another step, of a sample that is withheld."""
