@@ -32,7 +32,9 @@ def inspect(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write: a .png, .jpg or .webp file.")] = Path(
         "sheet.png"
     ),
-    samples: Annotated[int, typer.Option(metavar="N", help="How many samples to draw, beginning with the first.")] = 4,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="How many samples to draw, or frames of episodes, from the first one on.")
+    ] = 4,
     scene: SceneOption = None,
     instances: InstancesOption = None,
     blender: BlenderOption = None,
@@ -64,7 +66,8 @@ def inspect(
         items, seed = _recorded(source, samples)
     else:
         items, seed = _rendered(source, samples, {**options, "script_args": context.args})
-    count = f"{len(items)} sample{'s' if len(items) > 1 else ''}"
+    what = "sample" if len({item["index"] for item in items}) == len(items) else "frame"
+    count = f"{len(items)} {what}{'s' if len(items) > 1 else ''}"
     sheet = contact_sheet(items, source.resolve().name, f"{count}, seed {seed}")
     with writing("--out", out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,14 +99,14 @@ def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
 
 
 def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Render the first samples, and return them with the seed."""
+    """Render the first samples, or as many frames of episodes, and return them with the seed."""
     if source.suffix != ".toml" and options["instances"] is None:
         options["instances"] = min(2, count)  # for a few samples, starting more Blenders takes longer than rendering
     config = load_config(source, **options)
     length = count if config.length is None else min(count, config.length)
     config = dataclasses.replace(config, length=length, ordered=True)
     items: list[dict[str, Any]] = []
-    watch(config, lambda frame: items.append(_item(frame, frame.index, frame.params)))
+    watch(config, lambda frame: items.append(_item(frame, frame.index, frame.params)), most=length)
     return items, config.seed
 
 

@@ -44,8 +44,8 @@ _DOING = {
 """What an instance does in each state of `StreamStats.state`."""
 
 
-def watch(config: StreamConfig, seen: Callable[[Frame], None] | None = None) -> None:
-    """Run a stream to its end with a `LiveLine`, and call `seen` with each frame.
+def watch(config: StreamConfig, seen: Callable[[Frame], None] | None = None, *, most: int | None = None) -> None:
+    """Run a stream to its end, or until `most` frames came, with a `LiveLine`, and call `seen` with each frame.
 
     Without `seen` the first frame is printed, and a summary of what came in all, also after an error or Ctrl-C.
     """
@@ -54,11 +54,13 @@ def watch(config: StreamConfig, seen: Callable[[Frame], None] | None = None) -> 
     async def consume() -> None:
         async with stream:
             async for frame in stream:
-                line.frame_came()
+                line.frame_came(whole=frame.step == 0 and frame.last)
                 if seen is not None:
                     seen(frame)
                 elif line.frames == 1:
                     line.print(repr(frame))
+                if line.frames == most:
+                    return
 
     stream = BlenderStream(config)
     line = LiveLine(config, stream.stats)
@@ -139,6 +141,12 @@ class Waiting:
             self._progress.reset(self._task, completed=done)
         self._progress.update(self._task, completed=done)
 
+    def forget_total(self) -> None:
+        """Note that nobody knows how many there will be."""
+        if self._total is not None:
+            self._total = None
+            self._progress.tasks[0].total = None  # for `update`, None leaves it as it is
+
     def print(self, text: str) -> None:
         """Print on the standard output; where that is the same terminal, above the line."""
         output = Terminal()
@@ -176,8 +184,15 @@ class LiveLine(Waiting):
         self._began = self._last = time.perf_counter()
         super().__init__(self._now, unit="frames", total=config.length)
 
-    def frame_came(self, before: int = 0) -> None:
-        """Note that one more frame came. `before` is how many were there before this run."""
+    def frame_came(self, before: int = 0, *, whole: bool = True) -> None:
+        """Note that one more frame came.
+
+        Args:
+            before: How many were there before this run.
+            whole: Whether it is a whole sample. How many frames there will be is not known of episodes.
+        """
+        if not whole:
+            self.forget_total()
         self._last = time.perf_counter()
         self.frames += 1
         if began := self.first is None:

@@ -55,6 +55,32 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"no line has {pattern!r}: {seen[-2000:]}")
 
 
+EPISODES = """
+import pathlib, time
+from asyncblend import blender as bl
+def sample(task):
+    for step in range(8):
+        if step == 2:
+            while not pathlib.Path("go").exists():
+                time.sleep(0.01)
+        yield {"step": step}
+bl.serve(sample)
+"""
+
+
+@pytest.mark.parametrize(("command", "frames"), [("stream", 16), ("inspect", 3)])
+def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, folder: Path) -> None:
+    """The number of samples is no total of frames; a sheet has as many frames as samples were asked for."""
+    (folder / "scene.py").write_text(EPISODES)
+    many = ("--length", "2") if command == "stream" else ("--samples", "3")
+    with started(folder, command, "scene.py", *many, "--instances", "1") as process:
+        read_until(process, r"^1 frames  \d")  # the script is one frame ahead of what it sends
+        (folder / "go").touch()
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert re.search(rf"^frames +{frames} *$" if command == "stream" else "^3 frames in sheet.png", out, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "command",
     [
