@@ -182,7 +182,7 @@ def test_the_origins_file_dataset(folder: Path, size: tuple[int, int]) -> None:
 
 @pytest.mark.exhaustive
 def test_the_origins_duplex_channel_and_animation(folder: Path) -> None:
-    """Six episodes of five frames come, the later ones from higher up, and then one that was asked for.
+    """Six episodes of five frames come, those begun later from higher up, and then one that was asked for.
 
     Its cube falls, and a second run gives the same pixels.
     """
@@ -190,7 +190,7 @@ def test_the_origins_duplex_channel_and_animation(folder: Path) -> None:
     found = [line.split(maxsplit=2) for line in lines]
     assert sorted(int(index) for index, *_ in found) == list(range(6))
     heights = [float(height) for _, height, _ in found]
-    assert heights[0] == 0 < heights[-1]
+    assert heights[0] == 0 < max(heights)  # the last to come may have been begun first, by a slow Blender
     assert all(shape == "(5, 48, 64)" for *_, shape in found)
     assert 5 < float(nearest) < 12
 
