@@ -133,24 +133,29 @@ class Fleet:
 
     def waits(self, life: Life) -> None:
         """Note that this life holds an episode, and waits for its next step to be granted."""
+        self.working_since(life, None)
+
+    def working_since(self, life: Life, began: float | None) -> None:
+        """Note when this life began the step that it is at, on the fleet's clock. None: it waits for the next one."""
         if instance := self._current(life):
-            instance.waits()
+            instance.working_since(began)
 
     def goes_on(self, life: Life) -> None:
         """Note that this life was granted the next step of its episode."""
         if instance := self._current(life):
             instance.goes_on(self._clock())
 
-    def answered(self, life: Life, *, more: bool) -> None:
+    def answered(self, life: Life, *, more: bool, count: int = 1) -> None:
         """Note that this life answered a lease, or made or replayed a step of its episode.
 
         Each counts towards `max_frames_per_instance`.
 
         Args:
             more: Whether it holds a lease now: another one, or still that of the episode.
+            count: How many steps it has made since this was called last.
         """
         if instance := self._current(life):
-            instance.answered(self._clock(), more=more)
+            instance.answered(self._clock(), more=more, count=count)
             self._replace_if_worn(instance)
 
     def expel(self, life: Life, why: str) -> None:
@@ -169,12 +174,18 @@ class Fleet:
 
     # -- supervision ----------------------------------------------------------------------------------------------
 
-    async def run(self, on_ready: Callable[[], None], on_death: Callable[[Life], None]) -> None:
+    async def run(
+        self,
+        on_ready: Callable[[], None],
+        on_death: Callable[[Life], None],
+        on_watch: Callable[[], None] = lambda: None,
+    ) -> None:
         """Supervise until cancelled, then stop every Blender.
 
         Args:
             on_ready: Called when an instance serves.
             on_death: Called when nothing of a life is left.
+            on_watch: Called before each look at the budgets, to note what is not noted when it happens.
 
         Raises (in an ExceptionGroup):
             InstanceExited, StartTimeout: A Blender died and none was ever ready, or its script does not load.
@@ -185,7 +196,7 @@ class Fleet:
         async with asyncio.TaskGroup() as group:
             for number, instance in self._instances.items():
                 group.create_task(self._supervise(instance, on_death), name=f"asyncblend instance {number}")
-            group.create_task(self._watch(), name="asyncblend watch")
+            group.create_task(self._watch(on_watch), name="asyncblend watch")
 
     async def _supervise(self, instance: Instance, on_death: Callable[[Life], None]) -> None:
         """Run one life after another."""
@@ -264,7 +275,7 @@ class Fleet:
                 raise
         self._installed.add(instance.number)
 
-    async def _watch(self) -> None:
+    async def _watch(self, on_watch: Callable[[], None]) -> None:
         """Kill what overran a budget. Its supervisor sees the exit."""
         timeouts = self._config.timeouts
         interval = min(1.0, timeouts.start / 4, timeouts.beat / 4, timeouts.frame / 4)
@@ -273,6 +284,7 @@ class Fleet:
             await self._sleep(interval)
             now = self._clock()
             stalled, last = now - last - interval, now
+            on_watch()
             for number, child in self._children.items():
                 instance = self._instances[number]
                 child.log.trim()

@@ -129,23 +129,24 @@ class Instance:
         self._liveness.leased_at(now)
         self.state = "ready"
 
-    def waits(self) -> None:
-        """Note that it can go on with what it holds only when `goes_on` is called."""
-        self._liveness.waits()
+    def working_since(self, began: float | None) -> None:
+        """Note when it began the step that it is at. None: it can go on with what it holds only when `goes_on` is called."""
+        self._liveness.working_since(began)
 
     def goes_on(self, now: float) -> None:
         """Note that it may go on with what it holds. A life that is retired may, too."""
         self._liveness.leased_at(now)
 
-    def answered(self, now: float, *, more: bool) -> None:
+    def answered(self, now: float, *, more: bool, count: int = 1) -> None:
         """Note that it answered a lease, or made or replayed a step of its episode.
 
         Each counts towards `max_frames_per_instance`.
 
         Args:
             more: Whether it holds a lease now: another one, or still that of the episode.
+            count: How many steps it has made since this was called last.
         """
-        self._frames += 1
+        self._frames += count
         self._history.answered()
         self._liveness.answered_at(now, more=more)
         if self.state == "ready" and not more:

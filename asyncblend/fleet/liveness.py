@@ -47,9 +47,9 @@ class Liveness:
         self._beat = now
         self._progress = now if more else None
 
-    def waits(self) -> None:
-        """Note that it has done all that it may do of what it holds, until it is leased something again."""
-        self._progress = None
+    def working_since(self, began: float | None) -> None:
+        """Note when it began what it is at. None: it has done all that it may do of what it holds."""
+        self._progress = began
 
     def stalled(self, gap: float) -> None:
         """Leave out `gap` seconds in which the host itself stood still (suspended, debugged)."""

@@ -13,9 +13,8 @@ import tempfile
 from ..errors import ConfigError
 from .discovery import VARIABLE, Blender
 
-_EACH = (
-    6  # descriptors of one Blender: two connections, pidfd and shared memory; two more for a connection that returns
-)
+_EACH = 8
+"""Descriptors of one Blender: two connections, pidfd, shared memory and line; two more for a connection that returns."""
 _COMMON = 64  # those of the event loop, of the hub, of a launch, and of what the program opens for a moment
 _PATIENCE = 5.0  # seconds for a connection to this process itself
 

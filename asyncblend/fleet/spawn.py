@@ -12,6 +12,7 @@ from typing import Protocol
 from ..config import StreamConfig
 from ..errors import BlenderNotFound
 from ..wire.launch import BOOTSTRAP, RUN, Launch, Life, Report
+from ..wire.line import Line
 from ..wire.ring import Ring
 from .discovery import Blender
 from .install import packages
@@ -65,6 +66,7 @@ class Spawner:
         workspace: Has the folders of the run.
         address: Where the Blender finds its host.
         rings: Gets the memory that is shared with each life, where there can be any.
+        lines: Gets the host's end of each life's line, likewise.
         cwd: The working directory when the run began. Every Blender gets it, also one that starts later.
         first: Number of the first instance.
 
@@ -80,12 +82,13 @@ class Spawner:
         workspace: Workspace,
         address: Address,
         rings: MutableMapping[Life, Ring],
+        lines: MutableMapping[Life, Line],
         *,
         cwd: str,
         first: int = 0,
     ) -> None:
         self._config, self._blender, self._workspace, self._address = config, blender, workspace, address
-        self._rings, self._cwd, self._first = rings, cwd, first
+        self._rings, self._lines, self._cwd, self._first = rings, lines, cwd, first
 
     async def __call__(self, life: Life) -> BlenderProcess:
         folder = self._workspace.life_folder(*life)
@@ -94,12 +97,16 @@ class Spawner:
         if ring is not None:
             self._rings[life] = ring
         shared = None if ring is None else ring.descriptor
+        line, end = Line.pair(None if ring is None else ring.hold) or (None, None)
+        if line is not None:
+            self._lines[life] = line
+        others = None if end is None else end.fileno()
         lifeline = self._workspace.lifeline
-        inherited = [one for one in (lifeline and lifeline.descriptor, shared) if one is not None]
+        inherited = [one for one in (lifeline and lifeline.descriptor, shared, others) if one is not None]
         try:
             return await BlenderProcess.start(
                 self._command(life),
-                self._environment(life, folder, shared),
+                self._environment(life, folder, shared, others),
                 folder,
                 log=log,
                 inherit=inherited,
@@ -111,9 +118,11 @@ class Spawner:
                 raise BlenderNotFound(f"cannot execute {self._blender.path}: {error.strerror}") from error
             raise
         finally:
+            if end is not None:
+                end.close()
             if ring is not None:
                 ring.close_descriptor()
-                ring = None  # the traceback of a failed start has this frame, and would keep its memory
+            ring = line = None  # the traceback of a failed start has this frame, and would keep the memory
 
     def _command(self, life: Life) -> list[str]:
         # What follows "--" is for people who look at the process list.
@@ -132,7 +141,7 @@ class Spawner:
             "--python-exit-code", "1", "--python", str(BOOTSTRAP), *about,
         ]  # fmt: skip
 
-    def _environment(self, life: Life, folder: Path, shared: int | None) -> dict[str, str]:
+    def _environment(self, life: Life, folder: Path, shared: int | None, line: int | None) -> dict[str, str]:
         config, workspace = self._config, self._workspace
         environment = dict(os.environ)
         if self._blender.path != sys.executable:
@@ -163,6 +172,7 @@ class Spawner:
             show=config.show,
             lifeline=workspace.lifeline,
             ring=shared,
+            line=line,
             packages=str(packages.cache_folder()),
             report=str(folder / _REPORT),
         ).put(environment)

@@ -4,6 +4,8 @@
     SyncFrames <- SimpleQueue <------------- queue of a Pass <- Dispatcher
                -> consumed frames, many at a time ---------------------> Dispatcher
 
+Steps of an episode that its consumer asks for may go past all this, over a line to Blender: see `direct`.
+
 A frame keeps its slot until the consumer's thread has taken it, so the bound of a pass holds across the threads. A
 SimpleQueue hands over in about 8 us; submitting a coroutine to the loop for each frame would take 40 us.
 """
@@ -16,8 +18,10 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from ..errors import ConfigError, ForkedProcessError, StreamClosed
-from .episode import EpisodePass
+from ..errors import ConfigError, ForkedProcessError, ProtocolError, StreamClosed
+from ..wire.line import LineBroken
+from .episode_pass import EpisodePass
+from .frame import Frame
 from .loop_thread import LoopThread
 from .params import Drawn
 from .passes import Arrival, Pass
@@ -112,18 +116,40 @@ class Bridge:
 
     def took(self, channel: Channel, arrival: Arrival) -> None:
         """Note, in the consumer's thread, that it has a frame."""
+        source = channel.source
+        if isinstance(source, EpisodePass) and (direct := source.direct) is not None and direct.take():
+            return
         self._consumed.append((channel, arrival))
         # The next step of an episode that is stepped notes it: to wake the loop for that would double the step's cost.
-        if not self._scheduled and not channel.source.on_demand:
+        if not self._scheduled and not source.on_demand:
             self._scheduled = True
             self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
 
     def ask(self, source: EpisodePass, drawn: Drawn) -> None:
         """Make the next step of an episode, after its consumer has taken the one before."""
+        self.run.check_process()
+        if (direct := source.direct) is not None and direct.send(drawn):
+            return
         self._asked.append((source, drawn))
         if not self._asking:
             self._asking = True
             self._thread.post(self._make_asked_steps)  # all that are asked for until the loop comes to it
+
+    def answer(self, source: EpisodePass, timeout: float | None) -> Frame | None:
+        """Return the frame of the step that was asked for, if it comes over a line. None: it comes through the channel.
+
+        Raises:
+            TimeoutError: It did not come within so many seconds.
+        """
+        self.run.check_process()
+        if (direct := source.direct) is None:
+            return None
+        self.check_thread()
+        try:
+            return direct.receive(timeout)
+        except (LineBroken, ProtocolError) as error:
+            self._thread.post(self.run.dispatcher.line_broken, direct, error)
+            return None
 
     def abandon(self, channel: Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more. Also in a garbage collection."""
@@ -154,8 +180,7 @@ class Bridge:
         self._note_consumed()
         while self._asked:
             source, drawn = self._asked.popleft()
-            source.ask(drawn)
-            self.run.dispatcher.step(source)
+            self.run.dispatcher.ask(source, drawn)
 
     def _note_consumed(self) -> None:
         self._scheduled = False

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from ..config import StreamConfig
 from ..errors import ProtocolError, SampleError
 from ..fleet.fleet import Fleet
 from ..wire.launch import Life
-from ..wire.protocol import WHOLE, Step
+from ..wire.line import Line
+from ..wire.protocol import WHOLE, Name, Step
+from .direct import Direct
+from .directs import Directs
+from .episode_pass import EpisodePass
 from .frame import Frame
-from .holding import Held, Holding, Name, load, urgent_load
+from .holding import Held, Holding, load, urgent_load
 from .hub import Hub
 from .leases import Lease
 from .params import Drawn, Feeds
@@ -28,7 +32,7 @@ class Dispatcher:
     slots are full, never holds up another.
     """
 
-    def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet) -> None:
+    def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet, lines: MutableMapping[Life, Line]) -> None:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, fleet
         self.feeds = Feeds(self.dispatch, config.params)
@@ -40,6 +44,7 @@ class Dispatcher:
         self._dispatching = self._again = False
         self._holdings: dict[Life, Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
+        self._directs = Directs(fleet, lines, self._frames)
         self._stale = self._duplicates = 0
         self._delivered = self._skipped = 0  # of passes that have ended
 
@@ -95,14 +100,16 @@ class Dispatcher:
     def fail(self, error: BaseException) -> None:
         """Lease no more, because the run cannot go on. Consumers get the frames that are there, then the error."""
         self.end_error = self.end_error or error
+        self._directs.end_all()
         for source in self._passes:
             source.fail(error)
 
     def stats(self) -> StreamStats:
         """Return a snapshot of the counters of all passes and the fleet."""
         each = [source.stats() for source in self._passes]
+        direct = self._directs.made
         return StreamStats(
-            delivered=self._delivered + sum(one.delivered for one in each),
+            delivered=self._delivered + sum(one.delivered for one in each) + sum(direct.values()),
             rendering=sum(one.rendering for one in each),
             queued=sum(one.queued for one in each),
             skipped=self._skipped + sum(one.skipped for one in each),
@@ -112,7 +119,7 @@ class Dispatcher:
             stale=self._stale,
             bad_messages=self._hub.bad_messages,
             refused=self._hub.refused,
-            frames=dict(self._frames),
+            frames={number: count + direct.get(number, 0) for number, count in self._frames.items()},
             state=self._fleet.states,
         )
 
@@ -152,8 +159,12 @@ class Dispatcher:
             self._dispatching = False
         self._suspend_stalled([source for source in self._passes if source.may_lease])
 
-    def step(self, source: Pass) -> None:
-        """Make the step of an episode that its consumer has asked for. A path shorter than `dispatch`."""
+    def ask(self, source: EpisodePass, drawn: Drawn) -> None:
+        """Make the next step of an episode, with these params. A path shorter than `dispatch`."""
+        if source.direct is not None:  # these params do not fit there
+            _, one = self._episodes[source.number, 0]
+            self._directs.end(one)
+        source.ask(drawn)
         self._grant_steps(source)
         if source.may_lease:  # the Blender that held it is gone
             self.dispatch()
@@ -250,6 +261,7 @@ class Dispatcher:
             first=first,
             on_demand=source.on_demand,
             fingerprint=source.fingerprint(lease),
+            line=self._directs.may_begin(life, source),
         )
         for step in _steps_beside(one):
             sent = sent and self._send_step(life, one, step)
@@ -298,9 +310,26 @@ class Dispatcher:
         one.source.give_back(one.lease)
         self._give_up(one.source)  # which closes it
 
+    def _begin_again(self, holding: Holding, one: Held, *, is_open: bool, has: bool) -> None:
+        """Have a life begin a lease again, as what it has sent or got of it may be lost, and replay its steps.
+
+        Args:
+            is_open: Whether it is an episode that the life has open.
+            has: Whether the life has it, and has not begun it.
+        """
+        self._directs.end(one)
+        if not _can_be_replayed(one):
+            self._keep_or_lose(holding, one, is_open=is_open)
+            return
+        if one is holding.episode:
+            holding.episode = None  # it begins anew, perhaps after what it holds besides
+        if (not has or _steps_beside(one)) and self._send(holding.life, one):
+            holding.unsent.discard(one.name)
+
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""
         assert holding.episode is not None, "an episode that has begun"
+        self._directs.end(holding.episode)
         holding.closing = True
         number, serial = holding.episode.name
         self._fleet.goes_on(holding.life)  # it owes an answer
@@ -314,6 +343,8 @@ class Dispatcher:
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
         if holding is not None:
+            for one in holding.held:
+                self._directs.end(one)
             blamed = list(holding.blamed())
             for one in list(holding.held):
                 self._let_go(holding, one)
@@ -342,13 +373,8 @@ class Dispatcher:
             elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
                 self._let_go(own, one)  # a lease would allow a step that has no slot
                 one.source.give_back(one.lease)
-            elif not _can_be_replayed(one):
-                self._keep_or_lose(own, one, is_open=one.name in begun)
-            else:
-                if one is own.episode:
-                    own.episode = None  # it begins anew, perhaps after what it holds besides
-                if (one.name not in has or _steps_beside(one)) and self._send(life, one):
-                    own.unsent.discard(one.name)
+            elif not (one.name in self._directs and one.name in begun):  # else nothing is lost: it went over the line
+                self._begin_again(own, one, is_open=one.name in begun, has=one.name in has)
         for number, serial in opened:
             if own.is_closing((number, serial)) or own.find((number, serial)) is None:
                 self._hub.send_revoke(life, number, [serial])
@@ -365,7 +391,7 @@ class Dispatcher:
             values: What the frame carries.
             step: Which frame of its sample it is.
         """
-        dropped = self._holding(life).is_closing((number, serial))
+        dropped = self._says(life, number, serial).is_closing((number, serial))
         if not dropped and not self._expects(life, number, serial, step.number):
             self._stale += 1
             return
@@ -387,17 +413,20 @@ class Dispatcher:
                 step=step.number,
                 last=step.last,
             )
+            if step.line:
+                self._directs.begin(life, one, step.number)  # before the consumer can see the frame
             source.arrive(lease, frame, step.fingerprint)
         self._after_step(life, one)
 
     def replayed(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender makes progress with an episode whose steps the consumer has already."""
+        self._says(life, number, serial)
         if (one := self._go_on(life, number, serial)) is not None:
             self._after_step(life, one)
 
     def over(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
-        holding = self._holding(life)
+        holding = self._says(life, number, serial)
         if holding.find((number, serial)) is None:
             return  # it was taken back before it was known to be an episode
         taken_back = holding.is_closing((number, serial))
@@ -409,7 +438,7 @@ class Dispatcher:
 
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         """Tell a pass that its sample raised, if the sender holds that lease now."""
-        taken_back = self._holding(life).is_closing((number, serial))
+        taken_back = self._says(life, number, serial).is_closing((number, serial))
         one = self._answer(life, number, serial)
         if one is not None:
             if not taken_back:
@@ -421,7 +450,7 @@ class Dispatcher:
 
     def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
-        taken_back = self._holding(life).is_closing((number, serial))
+        taken_back = self._says(life, number, serial).is_closing((number, serial))
         one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
         if one is not None:
             if not taken_back:
@@ -430,9 +459,30 @@ class Dispatcher:
                 one.source.give_back(one.lease)
             self.dispatch()
 
+    def line_broken(self, direct: Direct, error: Exception) -> None:
+        """Go on with messages where an episode was played over a line, because that is broken."""
+        one = self._directs.played_by(direct)
+        if one is None:
+            return  # its Blender has died, or the episode has ended
+        if isinstance(error, ProtocolError):
+            self._hub.count_bad_line(direct.life, error)
+        self._directs.give_up(direct.life)
+        self._begin_again(self._holding(direct.life), one, is_open=True, has=False)
+
+    def watch(self) -> None:
+        """Tell the fleet what is not noted when it happens."""
+        self._directs.watch()
+
     def dropped_frame(self) -> None:
         """Count a frame from a connection that belongs to no life."""
         self._stale += 1
+
+    def _says(self, life: Life, number: int, serial: int) -> Holding:
+        """Return what a life holds that says something of a lease: nothing goes directly where messages come."""
+        holding = self._holding(life)
+        if (number, serial) in self._directs and (one := holding.find((number, serial))) is not None:
+            self._directs.end(one)
+        return holding
 
     def _answer(self, life: Life, number: int, serial: int) -> Held | None:
         """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.

@@ -3,76 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ..config import StreamConfig, check_whole
-from ..errors import ConfigError, EpisodeLost, EpisodeOver
+from ..errors import ConfigError, EpisodeOver
+from .episode_pass import EpisodePass
 from .frame import Frame
 from .frames import Frames
-from .leases import Lease
-from .params import Drawn, snapshot
-from .passes import Guilt, Pass
 from .run import Run
-
-MAX_REPLAY = 10_000
-
-
-class EpisodePass(Pass):
-    """The pass of one episode whose every step is asked for.
-
-    Args:
-        config: Options of the stream.
-        index: The sample's index.
-        params: Those of its first frame. None: drawn as the stream does.
-        max_replay: How many steps are replayed at most: steps whose frames have come, when a Blender has died.
-    """
-
-    on_demand = True
-
-    def __init__(
-        self, config: StreamConfig, index: int, params: Mapping[str, Any] | None = None, *, max_replay: int = MAX_REPLAY
-    ) -> None:
-        check_whole("max_replay", max_replay, 0)
-        super().__init__(config, [index], params=params, queue_size=1, urgent=True, on_bad_sample="raise")
-        self._index, self._max_replay = index, max_replay
-        self._asked: dict[int, Drawn] = {}  # by step, as long as it can be replayed
-        self.steps = 0  # How many steps were asked for
-
-    def drawn(self, params: Mapping[str, Any] | None) -> Drawn:
-        """Return the params of a step as they travel. Any thread may call it.
-
-        Raises:
-            ConfigError: They cannot travel.
-        """
-        return snapshot({} if params is None else params, f" of step {self.steps + 1} of index {self._index}")
-
-    def ask(self, drawn: Drawn) -> None:
-        """Want the next step."""
-        self.steps += 1
-        self._asked[self.steps] = drawn
-        self.book.ask(0)
-
-    def params_of_step(self, step: int) -> Drawn | None:
-        """Return what was asked for. None: it is the first frame, or the episode has too many steps to be replayed."""
-        return self._asked.get(step)
-
-    def arrive(self, lease: Lease[Drawn], frame: Frame, fingerprint: Sequence[Any] = ()) -> bool:
-        """Queue the frame as any pass does. After too many steps, forget what they were."""
-        if frame.step > self._max_replay:
-            self._asked.clear()
-        return super().arrive(lease, frame, fingerprint)
-
-    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
-        """Take back the lease as any pass does, if its steps may be replayed."""
-        steps = self.book.first_step(lease) - 1
-        super().give_back(lease, guilt)
-        if steps > self._max_replay:
-            text = (
-                f"the Blender of episode {self._index} died after {steps} steps, or a message was lost, and at most "
-                f"{self._max_replay} steps are replayed; begin another episode, or allow more by max_replay"
-            )
-            self.fail(EpisodeLost(text, step=steps))
 
 
 class Turns:
@@ -161,9 +99,9 @@ class Episode(Turns, contextlib.AbstractAsyncContextManager["Episode"]):
         """Begin the next step, and do not wait for its frame: `receive` does. Raises what `step` does."""
         self._run.check_process()
         self._check_may_send()
-        self._source.ask(self._source.drawn(params))
+        drawn = self._source.drawn(params)
         self._waiting = True
-        self._run.dispatcher.step(self._source)
+        self._run.dispatcher.ask(self._source, drawn)
 
     async def receive(self) -> Frame:
         """Wait for the frame of the step that was begun. Raises what `step` does, and ConfigError if none was begun."""

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..wire.launch import Life
+from ..wire.protocol import Name
 from .leases import Lease
 from .params import Drawn
 from .passes import Guilt, Pass
 
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
-
-Name = tuple[int, int]
-"""Names a lease: the number of its pass, and its serial in that."""
 
 
 class Held(NamedTuple):

@@ -185,6 +185,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         first: int = 0,
         on_demand: bool = False,
         fingerprint: Sequence[Any] = (),
+        line: bool = False,
     ) -> bool:
         """Lease an index of a pass.
 
@@ -193,13 +194,14 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             first: Number of the first step that is sent, if it is an episode.
             on_demand: Whether each further step waits for its own params.
             fingerprint: What the first frame must be like, as the consumer has it already.
+            line: Whether further steps may be sent over the line.
 
         Returns:
             False if the Blender is not connected.
         """
         fields: dict[str, Any] = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
         if first or on_demand:
-            fields |= {"first": first, "on_demand": on_demand, "fingerprint": fingerprint}
+            fields |= {"first": first, "on_demand": on_demand, "fingerprint": fingerprint, "line": line}
         return self._send(life, protocol.encode(protocol.LEASE, fields, params))
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
@@ -301,18 +303,25 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     def _dropped(self, lives: Lives, identity: bytes, error: ProtocolError) -> None:
         """Count a bad message, and turn away who keeps sending them: they are a cheap way to keep a host busy."""
-        self.bad_messages += 1
         own = self._bad[identity] = self._bad.pop(identity, 0) + 1
         if len(self._bad) > _OFFENDERS:
             del self._bad[next(iter(self._bad))]
         life = self._life_of.get(identity)
         sender = "a connection that is no Blender's" if life is None else f"Blender {life.instance}"
-        if _is_power_of_two(self.bad_messages):
-            _log.warning("Dropped a message of %s (%d so far): %s", sender, self.bad_messages, error)
+        self._count_bad(sender, error)
         if own == _TOLERATED + 1:
             _log.warning("Not listening any more to %s: %d messages could not be read", sender, own)
             if life is not None:
                 lives.expel(life, f"sent {own} messages that cannot be read, the last one because: {error};")
+
+    def count_bad_line(self, life: Life, error: ProtocolError) -> None:
+        """Count what came over a Blender's line and is no message."""
+        self._count_bad(f"Blender {life.instance}", error)
+
+    def _count_bad(self, sender: str, error: ProtocolError) -> None:
+        self.bad_messages += 1
+        if _is_power_of_two(self.bad_messages):
+            _log.warning("Dropped a message of %s (%d so far): %s", sender, self.bad_messages, error)
 
     def _hello(self, lives: Lives, answers: Answers, identity: bytes, message: Message) -> None:
         try:

@@ -259,6 +259,24 @@ class LeaseBook(Generic[Params]):
         self.occupied -= steps.awaited - count
         steps.granted = steps.arrived + count
 
+    def advance(self, lease: Lease[Params], made: int, *, first_consumed: bool, asked: bool) -> None:
+        """Note steps of an episode on demand that went past this book, after one that has arrived.
+
+        Args:
+            made: So many have arrived and were consumed.
+            first_consumed: Whether the one that had arrived was consumed.
+            asked: Whether one more was granted.
+        """
+        steps = self._steps[lease.position]
+        consumed = made + first_consumed
+        steps.granted += made + asked
+        steps.arrived += made
+        steps.released += made
+        steps.consumed += consumed
+        self.delivered += consumed
+        self._queued += made - consumed
+        self.occupied += made + asked - consumed
+
     # -- frames ----------------------------------------------------------------------------------------------
 
     def arrive(self, lease: Lease[Params], *, last: bool = True) -> None:

@@ -17,6 +17,7 @@ from ..fleet.pythons import check
 from ..fleet.spawn import Spawner
 from ..fleet.workspace import Workspace
 from ..wire.launch import Life
+from ..wire.line import Line
 from ..wire.ring import Ring
 from .dispatcher import Dispatcher
 from .hub import Hub
@@ -40,6 +41,7 @@ class Run:
         self._pid = _process
         self._resources = contextlib.ExitStack()
         self._rings: dict[Life, Ring] = {}
+        self._lines: dict[Life, Line] = {}
         self._dispatcher: Dispatcher | None = None
         self._serving: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -67,9 +69,9 @@ class Run:
             workspace = self._workspace = self._resources.enter_context(Workspace())
             self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
             check_loopback(self._hub.endpoint)
-            spawn = Spawner(config, blender, workspace, self._hub, self._rings, cwd=cwd, first=self._first)
+            spawn = Spawner(config, blender, workspace, self._hub, self._rings, self._lines, cwd=cwd, first=self._first)
             self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
-            self._dispatcher = Dispatcher(config, self._hub, self._fleet)
+            self._dispatcher = Dispatcher(config, self._hub, self._fleet, self._lines)
             self._serving = asyncio.create_task(self._serve(), name="asyncblend run")  # aclose awaits it
             _open.add(self)
         except BaseException:
@@ -168,7 +170,8 @@ class Run:
             async with asyncio.TaskGroup() as outer:
                 hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(fleet.run(dispatcher.dispatch, self._life_over), name="asyncblend fleet")
+                    running = fleet.run(dispatcher.dispatch, self._life_over, dispatcher.watch)
+                    group.create_task(running, name="asyncblend fleet")
                     await fleet.first_ready()
                     if not self._ready.done():
                         self._ready.set_result(None)
@@ -199,17 +202,23 @@ class Run:
         """In a forked copy: let go of all that is the parent's, so that nothing that ends here ends it there."""
         self._resources.pop_all()
         self._hub.disown()
+        self._lines.clear()
         self._fleet.disown()
         separate_after_fork(self.loop)
 
     def _life_over(self, life: Life) -> None:
         self._hub.forget(life)
         self._rings.pop(life, None)
+        if (line := self._lines.pop(life, None)) is not None:
+            line.end()  # who waits for its Blender wakes up
         self.dispatcher.life_over(life)
 
     def _free(self) -> None:
         self._resources.close()
         self._rings.clear()
+        for line in self._lines.values():
+            line.end()
+        self._lines.clear()
 
 
 _open = AtExit(Run._end_at_exit)

@@ -14,7 +14,8 @@ from ..aio import finish
 from ..config import Params, StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError, StreamClosed
 from .clips import Clip
-from .episode import MAX_REPLAY, Episode, EpisodePass
+from .episode import Episode
+from .episode_pass import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .frames import Collected, Frames
 from .passes import Indices, Pass

@@ -11,7 +11,7 @@ from typing import Any
 from ..config import Params, StreamConfig
 from ..errors import ConfigError, StreamClosed
 from .bridge import Bridge, Channel
-from .episode import MAX_REPLAY, EpisodePass
+from .episode_pass import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .loop_thread import LoopThread
 from .passes import Indices, Pass
@@ -139,8 +139,8 @@ class SyncStream(Iterator[Frame]):
         self, index: int, params: Mapping[str, Any] | None = None, *, max_replay: int = MAX_REPLAY
     ) -> SyncEpisode:
         """Begin an episode, and do not wait for its first frame: its `receive` does. So several begin at once."""
-        source = EpisodePass(self.config, index, params, max_replay=max_replay)
-        return SyncEpisode(source, self._frames(source), self._bridge.ask)
+        source = EpisodePass(self.config, index, params, max_replay=max_replay, wants_line=True)
+        return SyncEpisode(source, self._frames(source), self._bridge)
 
     def flush(self) -> int:
         """Give up the samples of the config's own pass that no Blender has begun, as `BlenderStream.flush` does."""

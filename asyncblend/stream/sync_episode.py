@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..errors import StreamClosed
-from .episode import EpisodePass, Turns
+from .episode import Turns
+from .episode_pass import EpisodePass
 from .frame import Frame
 from .params import Drawn
 
@@ -21,6 +23,13 @@ class _Frames(Protocol):
     def close(self, reason: str) -> None: ...
 
 
+class _Steps(Protocol):
+    """Where steps are asked for and may be answered: Bridge."""
+
+    def ask(self, source: EpisodePass, drawn: Drawn) -> None: ...
+    def answer(self, source: EpisodePass, timeout: float | None) -> Frame | None: ...
+
+
 class SyncEpisode(Turns, contextlib.AbstractContextManager["SyncEpisode"]):
     """One episode, gone through step by step by one thread; `Episode` says how:
 
@@ -31,9 +40,9 @@ class SyncEpisode(Turns, contextlib.AbstractContextManager["SyncEpisode"]):
     Several are stepped at once by `send` to each, then `receive` from each.
     """
 
-    def __init__(self, source: EpisodePass, frames: _Frames, ask: Callable[[EpisodePass, Drawn], None]) -> None:
+    def __init__(self, source: EpisodePass, frames: _Frames, steps: _Steps) -> None:
         super().__init__()
-        self._source, self._frames, self._ask = source, frames, ask
+        self._source, self._frames, self._steps = source, frames, steps
 
     @property
     def frame(self) -> Frame:
@@ -60,7 +69,7 @@ class SyncEpisode(Turns, contextlib.AbstractContextManager["SyncEpisode"]):
         self._check_may_send()
         drawn = self._source.drawn(params)
         self._waiting = True
-        self._ask(self._source, drawn)
+        self._steps.ask(self._source, drawn)
 
     def receive(self, timeout: float | None = None) -> Frame:
         """Wait for the frame of the step that was begun, at most `timeout` seconds. Raises what `step` does.
@@ -70,10 +79,14 @@ class SyncEpisode(Turns, contextlib.AbstractContextManager["SyncEpisode"]):
             ConfigError: No step was begun.
         """
         self._check_may_receive()
+        limit = None if timeout is None else time.monotonic() + timeout
         try:
-            return self._received(self._frames.get(timeout))
+            if (frame := self._steps.answer(self._source, timeout)) is not None:
+                return self._received(frame)
+            left = None if limit is None else max(0, limit - time.monotonic())
+            return self._received(self._frames.get(left))
         except TimeoutError:
-            raise
+            raise TimeoutError(f"no frame came within {timeout:g} s") from None
         except StreamClosed as error:
             end = self._ended(None if self._frames.finished else error)
         except Exception as error:

@@ -4,6 +4,7 @@
     protocol   the messages, and their form: a JSON header and raw buffers
     payload    the values that a message carries, as JSON and arrays
     ownership  whether a folder of packages can be trusted
+    line       a socket between a Blender and its host for the steps of an episode, which is faster than messages
     ring       memory that a Blender and the host share, in which large arrays lie instead of being sent
 
 The host writes a `Launch` into the environment of a Blender and starts it. From then on messages go over one ZeroMQ

@@ -82,6 +82,8 @@ class Launch:
     """A pipe that reads as ended when the host is gone. None: there is none."""
     ring: int | None
     """Inherited descriptor of the memory that is shared with the host (`ring`). None: there is none."""
+    line: int | None
+    """Inherited descriptor of Blender's end of a `line`. None: there is none."""
     packages: str
     """Folder in which each kind of Python has a folder with packages that Blender's Python may lack."""
     report: str

@@ -42,6 +42,8 @@ DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128")
 }
+_IN_JSON = (type(None), bool, str)
+"""Types of values that are in JSON what they are. Not int: one that is too long cannot be read."""
 _NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, which numpy computes at each call
 
 # json.dumps would make an encoder at each call.
@@ -135,10 +137,13 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
     Raises:
         Unsendable: A value has a type that cannot travel, or is too large. The message names its key.
     """
+    kind = type(value)
+    if kind in _IN_JSON or (kind is float and math.isfinite(value)):  # first, as most values of small frames are such
+        return value
     if isinstance(value, (np.ndarray, complex, np.complexfloating)):  # JSON has no complex numbers
         return {"$": store(_contiguous(value, key), key)}
-    if value is None or isinstance(value, (bool, str)):
-        return str.__str__(value) if isinstance(value, str) else value  # str() of an Enum would be its name
+    if isinstance(value, str):
+        return str.__str__(value)  # str() of an Enum would be its name
     if isinstance(value, np.generic):
         if value.dtype in _NAMES:
             return to_tree(value.item(), key, store, depth)
@@ -195,7 +200,10 @@ def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:
             return float(tree["$float"])
         # Not the tree itself: its text may be as large as the message, and nested too deeply to be made.
         raise ProtocolError(f"no array and no number: an object of {', '.join(tree):.80}")
-    return {_plain(name): from_tree(item, fetch, depth + 1) for name, item in tree.items()}
+    return {
+        _plain(name): from_tree(item, fetch, depth + 1) if isinstance(item, (dict, list)) else item
+        for name, item in tree.items()
+    }
 
 
 def _plain(name: str) -> str:
@@ -270,14 +278,17 @@ def parse_json(buffer: memoryview, what: str) -> dict[str, Any]:
     return value
 
 
-def decode_values(parts: Sequence[Any]) -> dict[str, Any]:
+def decode_values(parts: Sequence[Any], hold: Hold | None = None) -> dict[str, Any]:
     """Return the values of parts from `encode_values`, as the other side sees them. The arrays share the parts' memory.
+
+    Args:
+        hold: Gives the memory that is shared with the sender. None if there is none.
 
     Raises:
         ProtocolError: Anything is wrong with the parts.
     """
     tree, *buffers = [bytes_of(part) for part in parts]
-    return decode_tree(parse_json(tree, "tree"), buffers)
+    return decode_tree(parse_json(tree, "tree"), buffers, hold)
 
 
 def decode_tree(message: Any, buffers: list[memoryview], hold: Hold | None = None) -> dict[str, Any]:
@@ -327,6 +338,8 @@ def _sent(unused: deque[memoryview], size: int) -> memoryview:
     Raises:
         ProtocolError: There are fewer or more bytes.
     """
+    if unused and unused[0].nbytes == size:
+        return unused.popleft()
     taken = [unused.popleft()] if unused else []
     found = sum(part.nbytes for part in taken)
     while size > MAX_PIECE and unused and found < size:
@@ -334,7 +347,7 @@ def _sent(unused: deque[memoryview], size: int) -> memoryview:
         found += taken[-1].nbytes
     if not taken or found != size:
         raise ProtocolError(f"an array of {size} bytes in {found} bytes")
-    return taken[0] if len(taken) == 1 else memoryview(b"".join(taken))
+    return memoryview(b"".join(taken))
 
 
 def _view(spec: Any, unused: deque[memoryview], memory: Array | None) -> Array:

@@ -29,6 +29,9 @@ An episode is a lease with several frames: a sample function that is a generator
     OVER            ->                            instead of a FRAME that is the last one: after REVOKE, or when the
                                                   end cannot be known before, as each STEP brings its params
 
+Where the host has asked for it in the LEASE, and its Blender has offered it with a FRAME, the further steps of an episode
+go over a `line` and back, until one of the two goes on with messages.
+
 A lease is named by its pass and its serial in that pass. BEAT comes every second or so on a socket of its own. The host
 answers whatever comes on a connection that it does not know with HELLO, which asks for HELLO; so a dropped connection
 that comes back under a new identity is known again, and "holding" tells the host which leases were not lost.
@@ -45,14 +48,14 @@ from . import payload
 from .launch import Life
 from .payload import Hold, bytes_of, decode_tree, dumps, parse_json
 
-VERSION = 4
+VERSION = 5
 
 # The kinds of messages that Blender sends, and their fields.
 HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial: leases
 # that are not begun), open (the same of an episode that is begun; none or one)
 READY = "ready"  # blender (its version; may be missing), warnings (texts about the scene; may be missing)
 FRAME = "frame"  # pass, lease (its serial), index; of an episode step, last, fingerprint (of the first frame); carries
-# the values of the sample
+# the values of the sample; line (whether the next step may come over the line)
 REPLAYED = "replayed"  # pass, lease, step
 OVER = "over"  # pass, lease
 FAILED = "failed"  # pass, lease, index, error, traceback
@@ -62,12 +65,15 @@ BYE = "bye"
 WELCOME = "welcome"  # version, seed
 LEASE = "lease"  # pass, lease (its serial), index, urgent; of an episode first (the first step to send), on_demand
 # (whether each STEP brings params, and nothing is made before it comes), fingerprint (of the first frame, if that was
-# sent before); carries the params
+# sent before), line (whether the host may send steps over the line); carries the params
 STEP = "step"  # pass, lease, step; carries its params, or none: then those of the lease hold
 REVOKE = "revoke"  # pass, leases (their serials)
 STOP = "stop"  # reason; "" at the usual end
 
 MAX_HEADER = 64 * 1024
+
+Name = tuple[int, int]
+"""Names a lease: the number of its pass, and its serial in that."""
 
 _INT, _STR = int, str
 _FIELDS: dict[str, dict[str, type]] = {
@@ -88,8 +94,8 @@ _FIELDS: dict[str, dict[str, type]] = {
 """Fields that each kind must have. The fields of HELLO are checked later, after its version."""
 
 _OPTIONAL: dict[str, dict[str, type]] = {
-    FRAME: {"step": _INT, "last": bool, "fingerprint": list},
-    LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list},
+    FRAME: {"step": _INT, "last": bool, "fingerprint": list, "line": bool},
+    LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list, "line": bool},
 }
 """Fields that only episodes have: a FRAME without them is a whole sample, a LEASE without them begins one."""
 
@@ -100,13 +106,15 @@ class Step(NamedTuple):
     number: int = 0
     last: bool = True
     fingerprint: Sequence[Any] = ()  # Of an episode's first frame
+    line: bool = False  # Whether its Blender also takes the next step over the line
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Step:
         """Read the fields of a FRAME."""
         if "step" not in fields and "last" not in fields:
             return WHOLE
-        return cls(fields.get("step", 0), fields.get("last", True), fields.get("fingerprint", ()))
+        last, fingerprint = fields.get("last", True), fields.get("fingerprint", ())
+        return cls(fields.get("step", 0), last, fingerprint, fields.get("line", False))
 
 
 WHOLE = Step()

@@ -158,7 +158,7 @@ def _launch(endpoint: str, folder: str) -> Launch:
     return Launch(
         endpoint=endpoint, token=TOKEN, instance=0, epoch=0, beat=0.5, kind="fake", script="", script_args=[],
         scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, show=False, lifeline=None,
-        ring=None, packages=folder, report=f"{folder}/report.json",
+        ring=None, line=None, packages=folder, report=f"{folder}/report.json",
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from asyncblend.blender.serving.worker import Worker
 from asyncblend.config import RestartPolicy, StreamConfig
 from asyncblend.errors import EpisodeLost, EpisodeOver, StreamClosed
 from asyncblend.stream.dispatcher import Dispatcher
-from asyncblend.stream.episode import EpisodePass
+from asyncblend.stream.episode_pass import EpisodePass
 from asyncblend.stream.passes import Pass
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
@@ -62,7 +62,8 @@ class Blender:
         self.inbox: deque[list[bytes]] = deque()
         self.outbox: deque[Message] = deque()
         worker = self.worker = Worker.__new__(Worker)
-        worker._pending, worker._steps, worker._episode, worker._shared = deque(), [], None, None
+        worker._pending, worker._steps, worker._episode = deque(), [], None
+        worker._shared, worker._offers_line = None, False
         worker._seed, worker._ready, worker._identity = 0, True, {}
         worker._launch = SimpleNamespace(instance=life.instance)  # type: ignore[assignment]
         worker._socket = SimpleNamespace(send_multipart=self._send)  # type: ignore[assignment]
@@ -137,8 +138,7 @@ class Stepper:
     def take(self) -> bool:
         if not self.waiting:
             self.added = self.world.rng.randrange(5)
-            self.source.ask(self.source.drawn({"add": self.added}))
-            self.world.dispatcher.step(self.source)
+            self.world.dispatcher.ask(self.source, self.source.drawn({"add": self.added}))
             self.waiting = True
             return True
         get = self.source.queue.get()
@@ -182,7 +182,7 @@ class World:
         self.states = dict.fromkeys(range(instances), "ready")
         self.blenders = {number: Blender(Life(number, 0)) for number in range(instances)}
         self.consumers: list[Consumer | Stepper] = []
-        self.dispatcher = Dispatcher(self.config, self, self)  # type: ignore[arg-type]
+        self.dispatcher = Dispatcher(self.config, self, self, {})  # type: ignore[arg-type]
 
     # -- what the dispatcher calls
 

@@ -58,7 +58,7 @@ class Stage:
         self.config = ab.StreamConfig(script="x.py", **{**defaults, **options})
         self.hub = stack.enter_context(Hub(folder, 0, {}))
         self.fleet = Fleet(self.config, self._spawn, self.hub.send_stop)
-        self.dispatcher = Dispatcher(self.config, self.hub, self.fleet)
+        self.dispatcher = Dispatcher(self.config, self.hub, self.fleet, {})
         self._context, self._peers, self._folder = context, list[Peer](), folder
         self.tasks = [
             asyncio.ensure_future(self.hub.serve(self.fleet, self.dispatcher)),

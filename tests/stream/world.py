@@ -121,6 +121,7 @@ class Blender:
         self.life, self.serves = life, False
         self.worker = Worker.__new__(Worker)  # only its queue, no sockets
         self.worker._pending, self.worker._steps, self.worker._episode = deque(), [], None
+        self.worker._offers_line = False
         self.rendering: Message | None = None
         self.connection = "good"  # or "lost", or "stale": what the host sends vanishes, and the host does not notice
         self.inbox: deque[Message] = deque()
@@ -162,7 +163,7 @@ class World:
         self.stale = self.duplicates = self.leased_count = self.revoked = self.numbers = 0
         self.frames = dict.fromkeys(range(instances), 0)
         self.returned: list[tuple[Name, Guilt]] = []  # from the life that ended last
-        self.dispatcher = Dispatcher(self.config, self, self)  # type: ignore[arg-type]
+        self.dispatcher = Dispatcher(self.config, self, self, {})  # type: ignore[arg-type]
         for blender in self.blenders.values() if serve else ():
             self.serve(blender)
 

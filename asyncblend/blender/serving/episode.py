@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SampleError
 from ...wire.payload import Shared
-from ...wire.protocol import Message
+from ...wire.protocol import Message, Name
 from .fingerprint import fingerprint_of, same
 from .task import encode_sample
 
@@ -69,6 +69,8 @@ class Episode:
         self, lease: Message, params: Values, generator: Generator[Values, Any, Any], values: Values, call: Call
     ) -> None:
         self.lease = lease
+        self.name: Name = (lease.fields["pass"], lease.fields["lease"])
+        self.index: int = lease.fields["index"]
         self._generator, self._call = generator, call
         self._lease_params = params
         self._first: int = lease.fields.get("first", 0)
@@ -81,12 +83,11 @@ class Episode:
         self._over = False
         self._error: Exception | None = None  # of the frame after the latest one
 
-    def grant(self, message: Message) -> None:
-        """Take in a STEP."""
-        number = message.fields["step"]
+    def grant(self, number: int, params: Values | None) -> None:
+        """Let this step be made. On demand it gets these params."""
         self._granted = max(self._granted, number)
         if self._on_demand:
-            self._params[number] = MappingProxyType(message.values or {})
+            self._params[number] = MappingProxyType(params or {})
 
     @property
     def may_go_on(self) -> bool:

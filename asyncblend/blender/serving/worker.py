@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import sys
 import traceback
 from collections import deque
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 import zmq
 
 from ...errors import AsyncblendError, ProtocolError, SampleError
-from ...wire import protocol
+from ...wire import payload, protocol
 from ...wire.gate import show_token
 from ...wire.launch import Launch
+from ...wire.line import Line, LineBroken, LineMessage
 from ...wire.protocol import Message
 from ...wire.ring import Slots
 from .episode import NOT_THE_SAME, Episode, first_frame
@@ -40,6 +42,8 @@ class Worker:
         self._identity = {"token": launch.token, "version": protocol.VERSION}
         self._identity |= {"instance": launch.instance, "epoch": launch.epoch}
         self._shared = Slots.inherit(launch.ring)
+        self._line = Line.inherit(launch.line)
+        self._offers_line = False
         self._pending: deque[Message] = deque()
         self._steps: list[Message] = []  # of pending leases
         self._episode: Episode | None = None
@@ -68,10 +72,14 @@ class Worker:
         """Make samples until the host says STOP."""
         self.begin()
         self._socket.rcvtimeo = int(1000 * self._launch.beat)
+        self._offers_line = self._line is not None
         while self.hear():
             if self.answer_next(sample):
                 continue
-            if not (parts := self._received(wait=True)):
+            if self._line is not None and self._episode is not None and self._may_use_line(self._episode):
+                if not self._play(self._episode, self._line):
+                    self.hello()
+            elif not (parts := self._received(wait=True)):
                 self.hello()
             elif not self._receive(protocol.decode(parts)):
                 return
@@ -107,7 +115,7 @@ class Worker:
         If the connection was lost and came back, the host knows this socket only from a HELLO.
         """
         holding = [_name_of(lease) for lease in self._pending]
-        opened = [] if self._episode is None else [_name_of(self._episode.lease)]
+        opened = [] if self._episode is None else [self._episode.name]
         self._send(protocol.HELLO, ready=self._ready, holding=holding, open=opened, **self._identity)
 
     def _received(self, *, wait: bool = False) -> list[zmq.Frame]:
@@ -168,33 +176,72 @@ class Worker:
 
     def _open(self, episode: Episode) -> None:
         self._episode = episode
-        own = _name_of(episode.lease)
         for step in self._steps:
-            if _name_of(step) == own:
-                episode.grant(step)
-        self._steps = [step for step in self._steps if _name_of(step) != own]
+            if _name_of(step) == episode.name:
+                episode.grant(step.fields["step"], step.values)
+        self._steps = [step for step in self._steps if _name_of(step) != episode.name]
 
-    def _go_on(self, episode: Episode) -> None:
-        """Send the next frame of the open episode, and close it if that was the last one."""
-        about = {name: episode.lease.fields[name] for name in ("pass", "lease")}
-        index = episode.lease.fields["index"]
+    def _go_on(self, episode: Episode, line: Line | None = None) -> bool:
+        """Send the next frame of the open episode, and close it if that was the last one.
+
+        Args:
+            line: Where to send it if it fits there.
+
+        Returns:
+            Whether it went over the line.
+        """
+        about = {"pass": episode.name[0], "lease": episode.name[1]}
         try:
             step = episode.go_on(self._shared)
         except Exception as error:
             self._episode = None
-            self._failed({**about, "index": index}, error)
-            return
+            self._failed({**about, "index": episode.index}, error)
+            return False
         if step is None:
             self._send(protocol.OVER, **about)
         elif step.parts is None:
             self._send(protocol.REPLAYED, step=step.number, **about)
+        elif line is not None and line.send(episode.name, step.number, step.parts):
+            return True
         else:
-            fields = {**about, "index": index, "step": step.number, "last": step.last}
+            fields: dict[str, Any] = {**about, "index": episode.index, "step": step.number, "last": step.last}
             if step.fingerprint is not None:
                 fields["fingerprint"] = step.fingerprint
+            if self._may_use_line(episode):
+                fields["line"] = True
             self._socket.send_multipart(protocol.encode(protocol.FRAME, fields, step.parts))
         if step is None or step.last:
             self._episode = None
+        return False
+
+    def _may_use_line(self, episode: Episode) -> bool:
+        """Whether the steps of an episode may come over the line."""
+        return self._offers_line and bool(episode.lease.fields.get("line"))
+
+    def _play(self, episode: Episode, line: Line) -> bool:
+        """Make the steps that come over the line, until a message comes. Return False if nothing comes for a beat."""
+        both = select.poll()
+        # ZeroMQ's descriptor tells of nothing that came before. But all of that was received: `hear` came last.
+        both.register(int(self._socket.get(zmq.FD)), select.POLLIN)
+        both.register(line.fileno(), select.POLLIN)
+        while self._episode is episode:
+            if not line.pending:
+                found = both.poll(1000 * self._launch.beat)
+                if [descriptor for descriptor, _ in found] != [line.fileno()]:
+                    return bool(found)
+            try:
+                message = line.receive()
+            except (LineBroken, ProtocolError):  # the host finds the same, and goes on with messages
+                self._line, self._offers_line = None, False
+                return True
+            if message is not None and message.name == episode.name:  # not of one that was given up
+                self._make_step(episode, line, message)
+        return True
+
+    def _make_step(self, episode: Episode, line: Line, asked: LineMessage) -> None:
+        episode.grant(asked.step, payload.decode_values(asked.parts))
+        if episode.may_go_on and not self._go_on(episode, line):
+            line.send(episode.name, asked.step, ())
 
     def _close_episode(self) -> None:
         """Close the open episode, and let its `finally` blocks run."""
@@ -220,7 +267,7 @@ class Worker:
         if kind == protocol.LEASE:
             # The host sends one again if the connection was lost, as it cannot know what came of it.
             self._drop({_name_of(message)})
-            if self._episode is not None and _name_of(self._episode.lease) == _name_of(message):
+            if self._episode is not None and self._episode.name == _name_of(message):
                 self._close_episode()
             place = len(self._pending)
             if fields["urgent"]:
@@ -229,12 +276,12 @@ class Worker:
         elif kind == protocol.REVOKE:
             revoked = {(fields["pass"], serial) for serial in fields["leases"]}
             self._drop(revoked)
-            if self._episode is not None and (name := _name_of(self._episode.lease)) in revoked:
+            if self._episode is not None and (name := self._episode.name) in revoked:
                 self._close_episode()
                 self._send(protocol.OVER, **{"pass": name[0], "lease": name[1]})
         elif kind == protocol.STEP:
-            if self._episode is not None and _name_of(self._episode.lease) == _name_of(message):
-                self._episode.grant(message)
+            if self._episode is not None and self._episode.name == _name_of(message):
+                self._episode.grant(fields["step"], message.values)
             elif any(_name_of(lease) == _name_of(message) for lease in self._pending):
                 self._steps.append(message)  # else its lease was revoked
         elif kind == protocol.WELCOME:

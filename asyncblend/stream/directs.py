@@ -1,0 +1,91 @@
+"""Directs: which episodes of a run are played over lines, in the event loop's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+from ..fleet.fleet import Fleet
+from ..wire.launch import Life
+from ..wire.line import Line
+from ..wire.protocol import Name
+from .direct import Direct
+from .episode_pass import EpisodePass
+from .holding import Held
+from .passes import Pass
+
+
+class Directs:
+    """Begins and ends the direct ways of leases, and notes in book and fleet what was played.
+
+    Args:
+        fleet: Is told what messages would have told it.
+        lines: The host's ends of the Blenders' lines.
+        frames: Counts the frames of each instance.
+    """
+
+    def __init__(self, fleet: Fleet, lines: MutableMapping[Life, Line], frames: MutableMapping[int, int]) -> None:
+        self._fleet, self._lines, self._frames = fleet, lines, frames
+        self._open: dict[Name, tuple[Direct, Held]] = {}  # by lease
+        self._told: dict[Name, float | None] = {}  # when the step began that the fleet was told of
+
+    def may_begin(self, life: Life, source: Pass) -> bool:
+        """Whether this Blender may be asked to play an episode of this pass directly."""
+        return isinstance(source, EpisodePass) and source.wants_line and life in self._lines
+
+    def begin(self, life: Life, one: Held, step: int) -> None:
+        """Begin the direct way of a lease, with the frame of this step, if the pass wants it."""
+        source, lease = one
+        if not self.may_begin(life, source):
+            return
+        assert isinstance(source, EpisodePass), "may_begin has looked"
+        line, age = self._lines[life], source.age(lease)
+        source.direct = Direct(line, life, one.name, index=lease.index, age=age, first=step, asked=source)
+        self._open[one.name] = source.direct, one
+        self._told[one.name] = None
+
+    def __contains__(self, name: Name) -> bool:
+        """Whether this lease is played directly."""
+        return name in self._open
+
+    def played_by(self, direct: Direct) -> Held | None:
+        """Return the lease that goes this way, or None if the way has ended."""
+        found, one = self._open.get(direct.name, (None, None))
+        return one if found is direct else None
+
+    def end(self, one: Held) -> None:
+        """End the direct way of a lease, if there is one, and note what was played."""
+        if one.name not in self._open:
+            return
+        direct, _ = self._open.pop(one.name)
+        del self._told[one.name]
+        assert isinstance(one.source, EpisodePass), "only such a pass goes directly"
+        one.source.direct = None
+        played = direct.end()
+        one.source.book.advance(one.lease, played.made, first_consumed=played.first_consumed, asked=played.asked)
+        self._frames[direct.life.instance] += played.made
+        if played.made:
+            self._fleet.answered(direct.life, more=True, count=played.made)
+        self._fleet.working_since(direct.life, direct.began)
+
+    def end_all(self) -> None:
+        """End all direct ways."""
+        for _, one in list(self._open.values()):
+            self.end(one)
+
+    def give_up(self, life: Life) -> None:
+        """Ask this Blender no more, because its line is broken."""
+        if line := self._lines.pop(life, None):
+            line.end()
+
+    def watch(self) -> None:
+        """Tell the fleet at which steps its Blenders are, as nobody told it when they began."""
+        for name, (direct, _) in self._open.items():
+            # Only what has changed, because the fleet leaves out times in which the host itself stood still.
+            if (began := direct.began) != self._told[name]:
+                self._told[name] = began
+                self._fleet.working_since(direct.life, began)
+
+    @property
+    def made(self) -> Mapping[int, int]:
+        """By instance: frames that are counted nowhere else yet."""
+        return {direct.life.instance: direct.made for direct, _ in self._open.values()}

@@ -1,0 +1,185 @@
+"""Line: a socket between one Blender and its host, for the steps of an episode. Used by both sides.
+
+Over ZeroMQ and the host's event loop, a step wakes six threads one after another: the consumer's, the loop's and two of
+ZeroMQ's, and those once more on the way back. Over a line it wakes two, Blender's and the consumer's. Whoever plays an
+environment waits for each step, so these wakings are most of what a small step costs.
+
+A message is a head, the lengths of its parts, and the parts:
+
+    pass, lease, step: 8 bytes each │ how many parts: 4 bytes │ 4 bytes for each length │ tree │ array │ ...
+
+The parts are those of `payload.encode_values`: of the host, the params of a step; of Blender, the values of its frame. A
+message without parts is Blender's, and says that the answer to this step comes over ZeroMQ: a frame that is too large for
+the line, an error, or the end of the episode.
+
+One message at most is under way in each direction, as nobody sends a step before the frame of the one before has come.
+A message of an episode that was given up may still lie in the socket; its name tells. So nobody waits to send: where a
+message does not fit into the socket, the line is broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import stat
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..errors import ProtocolError
+from .payload import Hold
+from .protocol import Name
+
+LONGEST = 1 << 16
+"""Bytes of the longest message."""
+
+_MOST_PARTS = 64
+_BUFFER = 4 * LONGEST  # bytes that a socket takes before they are read: messages of episodes that were given up, too
+_HEAD = struct.Struct("<QQQI")
+
+
+class LineMessage(NamedTuple):
+    """What has come over a line."""
+
+    name: Name
+    """Of the lease."""
+    step: int
+    parts: list[memoryview]
+    """As from `payload.encode_values`; none: the answer comes over ZeroMQ."""
+
+
+class LineBroken(Exception):
+    """Nothing more comes over this line. Never leaves the package."""
+
+
+class Line:
+    """One end of a line. At each end one thread at a time uses it; only `end` may be called beside that.
+
+    Args:
+        end: The socket.
+        hold: On the host's side: gives the memory that is shared with the Blender, if there is any.
+    """
+
+    def __init__(self, end: socket.socket, hold: Hold | None = None) -> None:
+        end.setblocking(False)
+        self.hold = hold
+        self._socket = end
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
+        self._rest = b""  # the beginning of a message whose end has not come
+
+    @classmethod
+    def pair(cls, hold: Hold | None = None) -> tuple[Line, socket.socket] | None:
+        """Return the host's end of a new line and the socket for the Blender to inherit. None where there can be none."""
+        try:
+            own, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except (AttributeError, OSError):  # not on this system, or no descriptor is left
+            return None
+        for end in (own, others):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        return cls(own, hold), others
+
+    @classmethod
+    def inherit(cls, descriptor: int | None) -> Line | None:
+        """Return Blender's end. None if there is no line, or a wrapper script closed its descriptor."""
+        try:
+            if descriptor is None or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                return None
+            end = socket.socket(fileno=descriptor)
+        except OSError:
+            return None
+        end.set_inheritable(False)
+        return cls(end)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something has come in beside what `receive` returned, so that `receive` comes before any waiting."""
+        return bool(self._rest)
+
+    def fileno(self) -> int:
+        """Return the descriptor, which can be read when a message comes."""
+        return self._socket.fileno()
+
+    def send(self, name: Name, step: int, parts: Sequence[Any]) -> bool:
+        """Send a message, if it fits. Return False if it does not.
+
+        If the line is broken, or must be now, `receive` tells.
+        """
+        lengths = [memoryview(part).nbytes for part in parts]
+        size = _size(lengths)
+        if size > LONGEST or len(lengths) > _MOST_PARTS:
+            return False
+        head = _HEAD.pack(*name, step, len(lengths)) + struct.pack(f"<{len(lengths)}I", *lengths)
+        try:
+            sent = self._socket.sendmsg([head, *parts])
+        except OSError:  # the other end is gone, or has read nothing for long
+            sent = 0
+        if sent != size:
+            self.end()
+        return True
+
+    def receive(self) -> LineMessage | None:
+        """Return the next message if it is here, else None.
+
+        Raises:
+            LineBroken: There will be none.
+            ProtocolError: What has come is no message. Nothing that follows can be read either.
+        """
+        try:
+            data = self._socket.recv(LONGEST)
+        except BlockingIOError:
+            return self._whole() if self._rest else None
+        except OSError as error:
+            raise LineBroken(str(error)) from None
+        if not data:
+            raise LineBroken("the other end is closed")
+        self._rest += data
+        return self._whole()
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most so long for something to receive, or for the end. Ctrl-C ends it, and nothing is lost."""
+        self._poll.poll(1000 * seconds)
+
+    def end(self) -> None:
+        """Break the line: whoever waits at either end wakes up. From any thread, also twice."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def __del__(self) -> None:
+        # Not in `end`, as another thread may be waiting, and the descriptor's number would soon be another file's.
+        self._socket.close()
+
+    def _whole(self) -> LineMessage | None:
+        """Take the first message from what has come, if it is whole."""
+        data = memoryview(self._rest)
+        if len(data) < _HEAD.size:
+            return None
+        number, serial, step, count = _HEAD.unpack_from(data)
+        if count > _MOST_PARTS:
+            raise ProtocolError(f"a message of {count} parts over a line, at most {_MOST_PARTS} are allowed")
+        at = _HEAD.size + 4 * count
+        if len(data) < at:
+            return None
+        lengths = struct.unpack_from(f"<{count}I", data, _HEAD.size)
+        size = at + sum(lengths)
+        if size > LONGEST:
+            raise ProtocolError(f"a message of {size} bytes over a line, at most {LONGEST} are allowed")
+        if len(data) < size:
+            return None
+        parts = []
+        for length in lengths:
+            parts.append(data[at : at + length])
+            at += length
+        self._rest = self._rest[size:]
+        return LineMessage((number, serial), step, parts)
+
+
+def fits(parts: Sequence[Any]) -> bool:
+    """Tell whether `Line.send` would send these parts."""
+    return len(parts) <= _MOST_PARTS and _size([memoryview(part).nbytes for part in parts]) <= LONGEST
+
+
+def _size(lengths: Sequence[int]) -> int:
+    return _HEAD.size + 4 * len(lengths) + sum(lengths)
