@@ -25,8 +25,8 @@ class Directs:
 
     def __init__(self, fleet: Fleet, lines: MutableMapping[Life, Line], frames: MutableMapping[int, int]) -> None:
         self._fleet, self._lines, self._frames = fleet, lines, frames
-        self._open: dict[Name, tuple[Direct, Held]] = {}  # by lease
-        self._told: dict[Name, float | None] = {}  # when the step began that the fleet was told of
+        self._open: dict[int, tuple[Direct, Held]] = {}  # by pass, which has one lease
+        self._told: dict[int, float | None] = {}  # likewise: when the step began that the fleet was told of
 
     def may_begin(self, life: Life, source: Pass) -> bool:
         """Whether this Blender may be asked to play an episode of this pass directly."""
@@ -40,28 +40,29 @@ class Directs:
         assert isinstance(source, EpisodePass), "may_begin has looked"
         line, age = self._lines[life], source.age(lease)
         source.direct = Direct(line, life, one.name, index=lease.index, age=age, first=step, asked=source)
-        self._open[one.name] = source.direct, one
-        self._told[one.name] = None
+        self._open[source.number] = source.direct, one
+        self._told[source.number] = None
 
     def __contains__(self, name: Name) -> bool:
         """Whether this lease is played directly."""
-        return name in self._open
+        found = self._open.get(name[0])
+        return found is not None and found[0].name == name
 
     def played_by(self, direct: Direct) -> Held | None:
         """Return the lease that goes this way, or None if the way has ended."""
-        found, one = self._open.get(direct.name, (None, None))
+        found, one = self._open.get(direct.name[0], (None, None))
         return one if found is direct else None
 
-    def end(self, one: Held) -> None:
-        """End the direct way of a lease, if there is one, and note what was played."""
-        if one.name not in self._open:
+    def end(self, source: Pass) -> None:
+        """End the direct way of a pass, if there is one, and note what was played."""
+        if source.number not in self._open:
             return
-        direct, _ = self._open.pop(one.name)
-        del self._told[one.name]
-        assert isinstance(one.source, EpisodePass), "only such a pass goes directly"
-        one.source.direct = None
+        direct, one = self._open.pop(source.number)
+        del self._told[source.number]
+        assert isinstance(source, EpisodePass), "only such a pass goes directly"
+        source.direct = None
         played = direct.end()
-        one.source.book.advance(one.lease, played.made, first_consumed=played.first_consumed, asked=played.asked)
+        source.book.advance(one.lease, played.made, first_consumed=played.first_consumed, asked=played.asked)
         self._frames[direct.life.instance] += played.made
         if played.made:
             self._fleet.answered(direct.life, more=True, count=played.made)
@@ -70,7 +71,7 @@ class Directs:
     def end_all(self) -> None:
         """End all direct ways."""
         for _, one in list(self._open.values()):
-            self.end(one)
+            self.end(one.source)
 
     def give_up(self, life: Life) -> None:
         """Ask this Blender no more, because its line is broken."""
@@ -79,10 +80,10 @@ class Directs:
 
     def watch(self) -> None:
         """Tell the fleet at which steps its Blenders are, as nobody told it when they began."""
-        for name, (direct, _) in self._open.items():
+        for number, (direct, _) in self._open.items():
             # Only what has changed, because the fleet leaves out times in which the host itself stood still.
-            if (began := direct.began) != self._told[name]:
-                self._told[name] = began
+            if (began := direct.began) != self._told[number]:
+                self._told[number] = began
                 self._fleet.working_since(direct.life, began)
 
     @property

@@ -84,6 +84,7 @@ class Dispatcher:
             return
         self._passes.remove(source)
         del self._served[source.number]
+        self._directs.end(source)
         self._delivered += source.book.delivered
         self._skipped += source.book.skipped
         source.end(error)
@@ -161,9 +162,7 @@ class Dispatcher:
 
     def ask(self, source: EpisodePass, drawn: Drawn) -> None:
         """Make the next step of an episode, with these params. A path shorter than `dispatch`."""
-        if source.direct is not None:  # these params do not fit there
-            _, one = self._episodes[source.number, 0]
-            self._directs.end(one)
+        self._directs.end(source)  # these params do not fit there
         source.ask(drawn)
         self._grant_steps(source)
         if source.may_lease:  # the Blender that held it is gone
@@ -317,7 +316,7 @@ class Dispatcher:
             is_open: Whether it is an episode that the life has open.
             has: Whether the life has it, and has not begun it.
         """
-        self._directs.end(one)
+        self._directs.end(one.source)
         if not _can_be_replayed(one):
             self._keep_or_lose(holding, one, is_open=is_open)
             return
@@ -329,7 +328,7 @@ class Dispatcher:
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""
         assert holding.episode is not None, "an episode that has begun"
-        self._directs.end(holding.episode)
+        self._directs.end(holding.episode.source)
         holding.closing = True
         number, serial = holding.episode.name
         self._fleet.goes_on(holding.life)  # it owes an answer
@@ -344,7 +343,7 @@ class Dispatcher:
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
         if holding is not None:
             for one in holding.held:
-                self._directs.end(one)
+                self._directs.end(one.source)
             blamed = list(holding.blamed())
             for one in list(holding.held):
                 self._let_go(holding, one)
@@ -481,7 +480,7 @@ class Dispatcher:
         """Return what a life holds that says something of a lease: nothing goes directly where messages come."""
         holding = self._holding(life)
         if (number, serial) in self._directs and (one := holding.find((number, serial))) is not None:
-            self._directs.end(one)
+            self._directs.end(one.source)
         return holding
 
     def _answer(self, life: Life, number: int, serial: int) -> Held | None:

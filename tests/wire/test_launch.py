@@ -27,6 +27,7 @@ TOLD: dict[str, Any] = {
     "show": False,
     "lifeline": Lifeline(7, 13, 4711),
     "ring": None,
+    "line": 9,
     "packages": "/cache",
     "report": "/run/report.json",
 }
