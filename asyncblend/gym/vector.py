@@ -156,8 +156,7 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
         rewards, terminations, truncations = np.zeros(self.num_envs), self._none(), self._none()
         for i, info in self._begin(again, {}):
             infos = self._add_info(infos, info, i)
-        # The last one that was asked for is waited for first: then the others are there, and wake this thread no more.
-        for i in reversed(actions):
+        for i in actions:  # while the first ones are read, the others are made
             step = self._players[i].receive()
             self._observations[i], rewards[i], terminations[i], truncations[i], info = step
             if (step.terminated or step.truncated) and self._mode is AutoresetMode.SAME_STEP:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -167,12 +166,20 @@ class Worker:
         return frame()
 
     def _call(self, function: Callable[[], T]) -> T:
-        with _handler_errors() as errors:
-            try:
-                return self.make(function)
-            finally:
-                if errors:
-                    raise errors[0]
+        """Call the user's code. Raise also what Blender's handlers and timers raise, which Blender does not pass on."""
+        before, errors = sys.excepthook, list[BaseException]()
+
+        def catch(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            errors.append(error.with_traceback(trace))
+            before(kind, error, trace)
+
+        sys.excepthook = catch  # Blender calls it with them, and forgets them
+        try:
+            return self.make(function)
+        finally:
+            sys.excepthook = before
+            if errors:
+                raise errors[0]
 
     def _open(self, episode: Episode) -> None:
         self._episode = episode
@@ -311,22 +318,6 @@ def _about_blender() -> dict[str, Any]:
 
 def _name_of(message: Message) -> tuple[int, int]:
     return message.fields["pass"], message.fields["lease"]
-
-
-@contextlib.contextmanager
-def _handler_errors() -> Iterator[list[BaseException]]:
-    """Collect the exceptions of Blender's handlers and timers, which Blender hands to sys.excepthook and forgets."""
-    before, errors = sys.excepthook, list[BaseException]()
-
-    def catch(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        errors.append(error.with_traceback(trace))
-        before(kind, error, trace)
-
-    sys.excepthook = catch
-    try:
-        yield errors
-    finally:
-        sys.excepthook = before
 
 
 def _summary(error: BaseException) -> str:
