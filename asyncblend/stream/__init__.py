@@ -6,8 +6,10 @@ bridge       what crosses between that thread and those of the consumers: frames
 loop_thread  a background thread with an event loop of its own
 frames, sync_frames
              the consumer's end of one pass: Frames with asyncio, SyncFrames without
-episode, sync_episode
-             an episode that its consumer goes through step by step, likewise
+episode, sync_episode, episode_pass
+             an episode that its consumer goes through step by step, likewise, and its pass
+direct       the steps of such an episode that a consumer's thread and a Blender exchange past the event loop
+directs      which episodes go so, in the event loop's thread
 clips        whole episodes and clips, collected from the frames of a pass
 run          one running fleet with its hub and dispatcher; the engine under stream and sync
 dispatcher   which index is leased to which Blender, for which pass; which frame goes to which pass

@@ -12,5 +12,6 @@ socket on each side, the host's `stream.hub` and Blender's `serving.worker`. The
 returns a dict; `payload.encode_values` makes JSON and a list of arrays of it, and copies large arrays into the ring if
 it has room; `protocol.encode` puts the JSON into the header of a FRAME; the parts are sent. The host's
 `protocol.decode` checks everything and makes arrays that are views of the received buffers and of the ring. The params
-of a LEASE go the other way, without the ring.
+of a LEASE go the other way, without the ring. Steps of an episode that a thread plays go over the line, both ways, as the
+same parts without a header of JSON.
 """
