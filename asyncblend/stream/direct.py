@@ -24,7 +24,7 @@ from ..wire.protocol import Name
 from .frame import Frame
 from .params import Drawn
 
-_TICK = 0.1  # seconds between two looks at whether the loop has ended it, if nothing comes over the line
+_TICK = 0.1  # seconds between two looks at whether the loop has ended it, as long as the line waits
 
 
 class Asked(Protocol):
@@ -66,6 +66,7 @@ class Direct:
         self._line, self._index, self._age, self._asked = line, index, age, asked
         self._step = first
         self._drawn: Drawn | None = None  # the params of the step whose frame has not come
+        self._came: LineMessage | None = None  # its answer, kept until it is a frame: Ctrl-C may come in between
         self._first_consumed = self._ended = False
         # Whoever has it may say whether the direct way goes on. It is never held while waiting.
         self._lock = threading.Lock()
@@ -81,12 +82,12 @@ class Direct:
         with self._lock:
             if self._ended or not fits(drawn.parts):
                 return False
-            self._step, self._drawn = self._asked.remember(drawn), drawn  # before Ctrl-C can interrupt what follows
+            self._step, self._drawn = self._asked.remember(drawn), drawn
             self.began = time.monotonic()
             try:
                 self._line.send(self.name, self._step, drawn.parts)
-            except KeyboardInterrupt:  # perhaps in the middle of the message
-                self._line.end()
+            except KeyboardInterrupt:  # perhaps it is not sent; a step that comes twice is made once
+                self._line.send(self.name, self._step, drawn.parts)
                 raise
             return True
 
@@ -98,30 +99,40 @@ class Direct:
             LineBroken, ProtocolError: Nothing more comes over the line, or nothing that can be read.
         """
         limit = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with self._lock:
-                if self._ended or self._drawn is None:
-                    return None
-                try:
-                    message = self._line.receive()
-                    if message is not None and message.name == self.name and message.step == self._step:
-                        return self._frame(message, self._drawn) if message.parts else None
-                except KeyboardInterrupt:  # perhaps when something was read that nobody has now
-                    self._line.end()
-                    raise
-            if message is None:
-                left = _TICK if limit is None else limit - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                self._line.wait(min(left, _TICK))
+        self._line.reading = True  # before the look at whether it has ended: who begins another way looks at this
+        try:
+            while not self._ended and self._drawn is not None:
+                if self._came is None:
+                    self._came = self._line.receive(wait=limit is None)
+                if self._came is None:
+                    if limit is not None:
+                        self._wait(limit)
+                elif self._came.name != self.name or self._came.step != self._step:
+                    self._came = None  # of an episode that was given up
+                else:
+                    return self._frame(self._came, self._drawn) if self._came.parts else None
+            return None
+        finally:
+            self._line.reading = False
+
+    def _wait(self, limit: float) -> None:
+        left = limit - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._line.wait(min(left, _TICK))
 
     def end(self) -> Played:
-        """From now on neither send nor receive. Return what was played."""
+        """From now on neither send nor receive, and have the Blender listen to messages. Return what was played."""
         with self._lock:
             self._ended = True
+            self._line.send(self.name, self._step, ())
             return Played(self.made, self._first_consumed, self._drawn is not None)
 
-    def _frame(self, message: LineMessage, drawn: Drawn) -> Frame:
+    def _frame(self, message: LineMessage, drawn: Drawn) -> Frame | None:
+        """Return the frame. None: the loop has ended the direct way meanwhile, and the frame comes once more.
+
+        Whenever it does that to a step under way, the lease is begun again, or nobody wants its frames any more.
+        """
         values = payload.decode_values(message.parts, self._line.hold)
         frame = Frame(
             values,
@@ -132,7 +143,10 @@ class Direct:
             step=self._step,
             last=False,
         )
-        self._asked.forget_after(self._step)
-        self.began = self._drawn = None
-        self.made += 1
-        return frame
+        with self._lock:
+            if self._ended:
+                return None
+            self._asked.forget_after(self._step)
+            self.made += 1
+            self.began = self._drawn = self._came = None
+            return frame

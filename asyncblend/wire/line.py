@@ -9,8 +9,8 @@ A message is a head, the lengths of its parts, and the parts:
     pass, lease, step: 8 bytes each │ how many parts: 4 bytes │ 4 bytes for each length │ tree │ array │ ...
 
 The parts are those of `payload.encode_values`: of the host, the params of a step; of Blender, the values of its frame. A
-message without parts is Blender's, and says that the answer to this step comes over ZeroMQ: a frame that is too large for
-the line, an error, or the end of the episode.
+message without parts says that the other side goes on over ZeroMQ. Blender answers so to a step whose frame is too large
+for the line, that raised, or that ended the episode.
 
 One message at most is under way in each direction, as nobody sends a step before the frame of the one before has come.
 A message of an episode that was given up may still lie in the socket; its name tells. So nobody waits to send: where a
@@ -37,7 +37,10 @@ LONGEST = 1 << 16
 
 _MOST_PARTS = 64
 _BUFFER = 4 * LONGEST  # bytes that a socket takes before they are read: messages of episodes that were given up, too
+_TICK = 100_000  # microseconds that `receive` waits
+_UNTOUCHED = b"\xff" * 8  # no message begins so
 _HEAD = struct.Struct("<QQQI")
+_LENGTHS = [struct.Struct(f"<{count}I") for count in range(_MOST_PARTS + 1)]
 
 
 class LineMessage(NamedTuple):
@@ -47,7 +50,7 @@ class LineMessage(NamedTuple):
     """Of the lease."""
     step: int
     parts: list[memoryview]
-    """As from `payload.encode_values`; none: the answer comes over ZeroMQ."""
+    """As from `payload.encode_values`; none: it goes on over ZeroMQ."""
 
 
 class LineBroken(Exception):
@@ -63,12 +66,15 @@ class Line:
     """
 
     def __init__(self, end: socket.socket, hold: Hold | None = None) -> None:
-        end.setblocking(False)
         self.hold = hold
+        self.reading = False  # whether a thread receives, or is about to
+        # As an option of the socket: a timeout of Python's is another call to the system at each receive.
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, _TICK))
         self._socket = end
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
-        self._rest = b""  # the beginning of a message whose end has not come
+        self._buffer = memoryview(bytearray(LONGEST))
+        self._rest = b""  # has come and is no whole message yet, or was not asked for
 
     @classmethod
     def pair(cls, hold: Hold | None = None) -> tuple[Line, socket.socket] | None:
@@ -108,35 +114,46 @@ class Line:
         If the line is broken, or must be now, `receive` tells.
         """
         lengths = [memoryview(part).nbytes for part in parts]
-        size = _size(lengths)
-        if size > LONGEST or len(lengths) > _MOST_PARTS:
+        count = len(lengths)
+        if count > _MOST_PARTS or _size(lengths) > LONGEST:
             return False
-        head = _HEAD.pack(*name, step, len(lengths)) + struct.pack(f"<{len(lengths)}I", *lengths)
+        # One copy and one call: a list of buffers takes the system longer than to copy what is small.
+        message = b"".join((_HEAD.pack(*name, step, count), _LENGTHS[count].pack(*lengths), *parts))
         try:
-            sent = self._socket.sendmsg([head, *parts])
+            sent = self._socket.send(message, socket.MSG_DONTWAIT)
         except OSError:  # the other end is gone, or has read nothing for long
             sent = 0
-        if sent != size:
+        if sent != len(message):
             self.end()
         return True
 
-    def receive(self) -> LineMessage | None:
+    def receive(self, *, wait: bool = False) -> LineMessage | None:
         """Return the next message if it is here, else None.
+
+        Args:
+            wait: Whether to wait for it, for a tenth of a second. Ctrl-C ends that.
 
         Raises:
             LineBroken: There will be none.
             ProtocolError: What has come is no message. Nothing that follows can be read either.
         """
+        if self._rest and (message := self._first()) is not None:
+            return message
+        self._buffer[: len(_UNTOUCHED)] = _UNTOUCHED
         try:
-            data = self._socket.recv(LONGEST)
+            size = self._socket.recv_into(self._buffer, LONGEST, 0 if wait else socket.MSG_DONTWAIT)
+            self._rest += self._buffer[:size]
         except BlockingIOError:
-            return self._whole() if self._rest else None
+            return None
         except OSError as error:
             raise LineBroken(str(error)) from None
-        if not data:
+        except KeyboardInterrupt:
+            if self._buffer[: len(_UNTOUCHED)] != _UNTOUCHED:
+                self.end()  # something was taken out of the socket, and is perhaps lost
+            raise
+        if not size:
             raise LineBroken("the other end is closed")
-        self._rest += data
-        return self._whole()
+        return self._first()
 
     def wait(self, seconds: float) -> None:
         """Wait at most so long for something to receive, or for the end. Ctrl-C ends it, and nothing is lost."""
@@ -151,7 +168,7 @@ class Line:
         # Not in `end`, as another thread may be waiting, and the descriptor's number would soon be another file's.
         self._socket.close()
 
-    def _whole(self) -> LineMessage | None:
+    def _first(self) -> LineMessage | None:
         """Take the first message from what has come, if it is whole."""
         data = memoryview(self._rest)
         if len(data) < _HEAD.size:
@@ -162,7 +179,7 @@ class Line:
         at = _HEAD.size + 4 * count
         if len(data) < at:
             return None
-        lengths = struct.unpack_from(f"<{count}I", data, _HEAD.size)
+        lengths = _LENGTHS[count].unpack_from(data, _HEAD.size)
         size = at + sum(lengths)
         if size > LONGEST:
             raise ProtocolError(f"a message of {size} bytes over a line, at most {LONGEST} are allowed")

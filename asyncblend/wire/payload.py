@@ -144,6 +144,8 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
     # First what most values are: a small frame is encoded in half the time.
     if kind in _IN_JSON or (kind is float and math.isfinite(value)) or (kind is int and abs(value) < _SHORT):
         return value
+    if kind is dict and depth < MAX_DEPTH:
+        return _dict_to_tree(value, key, store, depth)
     if isinstance(value, (np.ndarray, complex, np.complexfloating)):  # JSON has no complex numbers
         return {"$": store(_contiguous(value, key), key)}
     if isinstance(value, str):
@@ -167,18 +169,23 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
     if isinstance(value, (list, tuple)):
         return [to_tree(item, f"{key}[{i}]", store, depth + 1) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
-        tree = {}
-        for name, item in value.items():
-            if not isinstance(name, str):
-                raise Unsendable(f"{_at(key)} has the key {name!r}; keys must be strings")
-            path = f"{key}.{name}" if key else name
-            tree["$" + name if name.startswith("$") else name] = to_tree(item, path, store, depth + 1)
-        return tree
+        return _dict_to_tree(value, key, store, depth)
     raise Unsendable(
         f"{_at(key)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel; what can: numpy "
         f"arrays and scalars, torch's tensors, numbers, bool, str, None, mathutils vectors and matrices, and lists, tuples "
         f"and dicts of those"
     )
+
+
+def _dict_to_tree(value: Mapping[Any, Any], key: str, store: Callable[[Array, str], Any], depth: int) -> dict[str, Any]:
+    tree = {}
+    for name, item in value.items():
+        if not isinstance(name, str):
+            raise Unsendable(f"{_at(key)} has the key {name!r}; keys must be strings")
+        if type(item) not in _IN_JSON:
+            item = to_tree(item, f"{key}.{name}" if key else name, store, depth + 1)
+        tree["$" + name if name[:1] == "$" else name] = item
+    return tree
 
 
 def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:

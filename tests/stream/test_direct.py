@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -153,8 +154,9 @@ def test_any_order_of_events(make_sync: MakeSync, seed: int) -> None:
             for _ in range(rng.randrange(12)):
                 steps.append({**rng.choice(kinds), "n": len(steps)})
                 episode.send(steps[-1])
-                if rng.random() < 0.15 and stream._run._fleet._children:
-                    os.kill(pid_of(stream, rng.choice(list(stream._run._fleet._children))), signal.SIGKILL)
+                if rng.random() < 0.15 and (numbers := list(stream._run._fleet._children)):
+                    with contextlib.suppress(ProcessLookupError, KeyError):  # it has just ended
+                        os.kill(pid_of(stream, rng.choice(numbers)), signal.SIGKILL)
                 got.append(episode.receive(LIMIT))
             assert [seen(frame) for frame in got] == list(frames_of(steps, index))
             assert [frame.step for frame in got] == list(range(len(got)))
@@ -221,7 +223,7 @@ def test_a_line_that_a_script_breaks(make_sync: MakeSync, way: str, caplog: pyte
 def test_values_that_cannot_be_read(make_sync: MakeSync) -> None:
     """A message whose parts are no values breaks the line; the step is made again."""
     stream = make_sync(PLAY, instances=1)
-    forge = "worker._line.send(worker._episode.name, 1, [b'no json'])"
+    forge = "worker._line and worker._line.send(worker._episode.name, 1, [b'no json'])"
     with stream.episode(0) as episode:
         assert episode.step({"run": forge, "add": 5})["total"] == 5
     assert stream.stats().bad_messages == 1

@@ -231,18 +231,19 @@ class Worker:
         # ZeroMQ's descriptor tells of nothing that came before. But all of that was received: `hear` came last.
         both.register(int(self._socket.get(zmq.FD)), select.POLLIN)
         both.register(line.fileno(), select.POLLIN)
-        while self._episode is episode:
-            if not line.pending:
-                found = both.poll(1000 * self._launch.beat)
-                if [descriptor for descriptor, _ in found] != [line.fileno()]:
-                    return bool(found)
-            try:
-                message = line.receive()
-            except (LineBroken, ProtocolError):  # the host finds the same, and goes on with messages
-                self._line, self._offers_line = None, False
-                return True
-            if message is not None and message.name == episode.name:  # not of one that was given up
-                self._make_step(episode, line, message)
+        if not line.pending:
+            found = dict(both.poll(1000 * self._launch.beat))
+            if line.fileno() not in found:
+                return bool(found)
+        wait = False
+        try:
+            # A host that sends steps so also says there when it goes on with messages, unless it stops.
+            while self._episode is episode and (asked := line.receive(wait=wait)) is not None and asked.parts:
+                if asked.name == episode.name:  # not of one that was given up
+                    self._make_step(episode, line, asked)
+                wait = True
+        except (LineBroken, ProtocolError):  # the host finds the same, and goes on with messages
+            self._line, self._offers_line = None, False
         return True
 
     def _make_step(self, episode: Episode, line: Line, asked: LineMessage) -> None:
