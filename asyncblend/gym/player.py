@@ -103,11 +103,12 @@ class Player:
         frame = self._received()
         if frame is None:
             return self._truncated()
-        observation, info = self._observation(frame), _info(frame)
-        terminated, truncated = _flag(frame, "terminated"), _flag(frame, "truncated")
-        if terminated or truncated:
+        step = Step(
+            self._observation(frame), _reward(frame), _flag(frame, "terminated"), _flag(frame, "truncated"), _info(frame)
+        )
+        if step.terminated or step.truncated:
             self._over = "the episode has ended"
-        return Step(observation, _reward(frame), terminated, truncated, info)
+        return step
 
     def ask_for_picture(self) -> None:
         """Ask for a picture of how things are now.
@@ -234,6 +235,8 @@ def checked_options(options: Any) -> dict[str, Any]:
 
 def _reward(frame: Frame) -> float:
     reward = frame.get("reward", 0.0)
+    if type(reward) is float:
+        return reward
     if isinstance(reward, np.ndarray) and reward.ndim == 0:
         reward = reward.item()
     if not isinstance(reward, int | float):
@@ -243,6 +246,8 @@ def _reward(frame: Frame) -> float:
 
 def _flag(frame: Frame, name: str) -> bool:
     flag = frame.get(name, False)
+    if flag is True or flag is False:
+        return flag
     if isinstance(flag, np.ndarray) and flag.ndim == 0:
         flag = flag.item()
     if not isinstance(flag, bool):

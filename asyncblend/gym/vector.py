@@ -161,7 +161,8 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
             self._observations[i], rewards[i], terminations[i], truncations[i], info = step
             if (step.terminated or step.truncated) and self._mode is AutoresetMode.SAME_STEP:
                 info = {"final_obs": step.observation, "final_info": info}
-            infos = self._add_info(infos, info, i)
+            if info:
+                infos = self._add_info(infos, info, i)
         self._ended = terminations | truncations
         if self._mode is AutoresetMode.SAME_STEP:
             for i, info in self._begin(np.flatnonzero(self._ended).tolist(), {}):

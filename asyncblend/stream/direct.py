@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from ..wire import payload
 from ..wire.launch import Life
-from ..wire.line import Line, LineMessage, fits
+from ..wire.line import Line, LineMessage, gone_on, pack
 from ..wire.protocol import Name
 from .frame import Frame
 from .params import Drawn
@@ -80,14 +80,15 @@ class Direct:
     def send(self, drawn: Drawn) -> bool:
         """Ask for the next step. False: it has ended, or these params do not fit; then a message must ask for it."""
         with self._lock:
-            if self._ended or not fits(drawn.parts):
+            message = pack(self.name, self._step + 1, drawn.parts)
+            if self._ended or message is None:
                 return False
             self._step, self._drawn = self._asked.remember(drawn), drawn
             self.began = time.monotonic()
             try:
-                self._line.send(self.name, self._step, drawn.parts)
+                self._line.send(message)
             except KeyboardInterrupt:  # perhaps it is not sent; a step that comes twice is made once
-                self._line.send(self.name, self._step, drawn.parts)
+                self._line.send(message)
                 raise
             return True
 
@@ -125,7 +126,7 @@ class Direct:
         """From now on neither send nor receive, and have the Blender listen to messages. Return what was played."""
         with self._lock:
             self._ended = True
-            self._line.send(self.name, self._step, ())
+            self._line.send(gone_on(self.name, self._step))
             return Played(self.made, self._first_consumed, self._drawn is not None)
 
     def _frame(self, message: LineMessage, drawn: Drawn) -> Frame | None:

@@ -135,7 +135,7 @@ class Run:
         Raises:
             ForkedProcessError: It is a forked copy.
         """
-        if self.forked:
+        if self._pid != _process:  # not `forked`, as each step of an episode looks here twice
             raise ForkedProcessError(
                 "this stream belongs to the process from which this one was forked; make a new one here"
             )

@@ -108,24 +108,14 @@ class Line:
         """Return the descriptor, which can be read when a message comes."""
         return self._socket.fileno()
 
-    def send(self, name: Name, step: int, parts: Sequence[Any]) -> bool:
-        """Send a message, if it fits. Return False if it does not.
-
-        If the line is broken, or must be now, `receive` tells.
-        """
-        lengths = [memoryview(part).nbytes for part in parts]
-        count = len(lengths)
-        if count > _MOST_PARTS or _size(lengths) > LONGEST:
-            return False
-        # One copy and one call: a list of buffers takes the system longer than to copy what is small.
-        message = b"".join((_HEAD.pack(*name, step, count), _LENGTHS[count].pack(*lengths), *parts))
+    def send(self, message: bytes) -> None:
+        """Send a message from `pack`. If the line is broken, or must be now, `receive` tells."""
         try:
             sent = self._socket.send(message, socket.MSG_DONTWAIT)
         except OSError:  # the other end is gone, or has read nothing for long
             sent = 0
         if sent != len(message):
             self.end()
-        return True
 
     def receive(self, *, wait: bool = False) -> LineMessage | None:
         """Return the next message if it is here, else None.
@@ -193,10 +183,16 @@ class Line:
         return LineMessage((number, serial), step, parts)
 
 
-def fits(parts: Sequence[Any]) -> bool:
-    """Tell whether `Line.send` would send these parts."""
-    return len(parts) <= _MOST_PARTS and _size([memoryview(part).nbytes for part in parts]) <= LONGEST
+def pack(name: Name, step: int, parts: Sequence[Any]) -> bytes | None:
+    """Return a message, or None if it does not fit."""
+    lengths = [memoryview(part).nbytes for part in parts]
+    count = len(lengths)
+    if count > _MOST_PARTS or _HEAD.size + 4 * count + sum(lengths) > LONGEST:
+        return None
+    # One copy, because to send a list of buffers takes the system longer than to copy what is small.
+    return b"".join((_HEAD.pack(*name, step, count), _LENGTHS[count].pack(*lengths), *parts))
 
 
-def _size(lengths: Sequence[int]) -> int:
-    return _HEAD.size + 4 * len(lengths) + sum(lengths)
+def gone_on(name: Name, step: int) -> bytes:
+    """Return the message without parts, which says that this step goes on over ZeroMQ."""
+    return _HEAD.pack(*name, step, 0)

@@ -45,6 +45,8 @@ DTYPES = {
 _IN_JSON = (type(None), bool, str)
 """Types of values that are in JSON what they are. Not int: one that is too long cannot be read."""
 _SHORT = 1 << 63
+_SCALARS = frozenset(dtype.type for dtype in DTYPES.values() if dtype.kind != "c")
+"""Types of numpy's numbers that travel as Python's."""
 _NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, which numpy computes at each call
 
 _AS_IT_LIES = _NAMES if sys.byteorder == "little" else {}
@@ -140,6 +142,8 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
     Raises:
         Unsendable: A value has a type that cannot travel, or is too large. The message names its key.
     """
+    if type(value) in _SCALARS:
+        value = value.item()
     kind = type(value)
     # First what most values are: a small frame is encoded in half the time.
     if kind in _IN_JSON or (kind is float and math.isfinite(value)) or (kind is int and abs(value) < _SHORT):
@@ -151,8 +155,6 @@ def to_tree(value: Any, key: str, store: Callable[[Array, str], Any], depth: int
     if isinstance(value, str):
         return str.__str__(value)  # str() of an Enum would be its name
     if isinstance(value, np.generic):
-        if value.dtype in _NAMES:
-            return to_tree(value.item(), key, store, depth)
         raise Unsendable(f"{_at(key)} is a numpy {value.dtype.name}, which cannot travel")
     if isinstance(value, numbers.Integral):
         if int(value).bit_length() > _MAX_BITS:
@@ -212,15 +214,15 @@ def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:
         # Not the tree itself: its text may be as large as the message, and nested too deeply to be made.
         raise ProtocolError(f"no array and no number: an object of {', '.join(tree):.80}")
     return {
-        _plain(name): from_tree(item, fetch, depth + 1) if isinstance(item, (dict, list)) else item
+        _plain(name) if name[:1] == "$" else name: (
+            from_tree(item, fetch, depth + 1) if isinstance(item, (dict, list)) else item
+        )
         for name, item in tree.items()
     }
 
 
 def _plain(name: str) -> str:
-    """Return the key of the user's that is written as `name` in a tree."""
-    if not name.startswith("$"):
-        return name
+    """Return the key of the user's that is written as `name`, which begins with "$", in a tree."""
     if not name.startswith("$$"):
         raise ProtocolError(f"a key {name!r:.80}, which no dict is written with")
     return name[1:]

@@ -28,6 +28,7 @@ PLAY = """
 import contextlib, gc, os
 import numpy as np
 from asyncblend.blender.serving.worker import Worker
+from asyncblend.wire.line import pack
 
 worker = next(one for one in gc.get_objects() if isinstance(one, Worker))
 
@@ -201,8 +202,8 @@ def test_a_line_that_a_script_breaks(make_sync: MakeSync, way: str, caplog: pyte
         "closed": "worker._line._socket.close()",
         "ended": "worker._line and worker._line.end()",
         "full of nonsense": "spoil()",
-        "another step": "worker._line.send(worker._episode.name, 99, [b'{}'])",
-        "another lease": "worker._line.send((99, 99), 3, [b'{}'])",
+        "another step": "worker._line.send(pack(worker._episode.name, 99, [b'{}']))",
+        "another lease": "worker._line.send(pack((99, 99), 3, [b'{}']))",
     }[way]
     if way == "closed":  # as a script does that closes descriptors; the object must not fail later
         run = "worker._line and os.dup2(os.open(os.devnull, os.O_RDWR), worker._line.fileno())"
@@ -223,7 +224,7 @@ def test_a_line_that_a_script_breaks(make_sync: MakeSync, way: str, caplog: pyte
 def test_values_that_cannot_be_read(make_sync: MakeSync) -> None:
     """A message whose parts are no values breaks the line; the step is made again."""
     stream = make_sync(PLAY, instances=1)
-    forge = "worker._line and worker._line.send(worker._episode.name, 1, [b'no json'])"
+    forge = "worker._line and worker._line.send(pack(worker._episode.name, 1, [b'no json']))"
     with stream.episode(0) as episode:
         assert episode.step({"run": forge, "add": 5})["total"] == 5
     assert stream.stats().bad_messages == 1

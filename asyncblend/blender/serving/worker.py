@@ -18,7 +18,7 @@ from ...errors import AsyncblendError, ProtocolError, SampleError
 from ...wire import payload, protocol
 from ...wire.gate import show_token
 from ...wire.launch import Launch
-from ...wire.line import Line, LineBroken, LineMessage
+from ...wire.line import Line, LineBroken, LineMessage, gone_on, pack
 from ...wire.protocol import Message
 from ...wire.ring import Slots
 from .episode import NOT_THE_SAME, Episode, first_frame
@@ -208,7 +208,8 @@ class Worker:
             self._send(protocol.OVER, **about)
         elif step.parts is None:
             self._send(protocol.REPLAYED, step=step.number, **about)
-        elif line is not None and line.send(episode.name, step.number, step.parts):
+        elif line is not None and (message := pack(episode.name, step.number, step.parts)) is not None:
+            line.send(message)
             return True
         else:
             fields: dict[str, Any] = {**about, "index": episode.index, "step": step.number, "last": step.last}
@@ -249,7 +250,7 @@ class Worker:
     def _make_step(self, episode: Episode, line: Line, asked: LineMessage) -> None:
         episode.grant(asked.step, payload.decode_values(asked.parts))
         if episode.may_go_on and not self._go_on(episode, line):
-            line.send(episode.name, asked.step, ())
+            line.send(gone_on(episode.name, asked.step))
 
     def _close_episode(self) -> None:
         """Close the open episode, and let its `finally` blocks run."""
