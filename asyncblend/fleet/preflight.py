@@ -14,7 +14,8 @@ from ..errors import ConfigError
 from .discovery import VARIABLE, Blender
 
 _EACH = 8
-"""Descriptors of one Blender: two connections, pidfd, shared memory and line; two more for a connection that returns."""
+"""Descriptors of one Blender: two connections, pidfd, shared memory, and both ends of its line until it has started; two
+more for a connection that returns."""
 _COMMON = 64  # those of the event loop, of the hub, of a launch, and of what the program opens for a moment
 _PATIENCE = 5.0  # seconds for a connection to this process itself
 

@@ -97,16 +97,16 @@ class Spawner:
         if ring is not None:
             self._rings[life] = ring
         shared = None if ring is None else ring.descriptor
-        line, end = Line.pair(None if ring is None else ring.hold) or (None, None)
+        line, blenders_end = Line.pair(None if ring is None else ring.hold) or (None, None)
         if line is not None:
             self._lines[life] = line
-        others = None if end is None else end.fileno()
+        inherited_line = None if blenders_end is None else blenders_end.fileno()
         lifeline = self._workspace.lifeline
-        inherited = [one for one in (lifeline and lifeline.descriptor, shared, others) if one is not None]
+        inherited = [one for one in (lifeline and lifeline.descriptor, shared, inherited_line) if one is not None]
         try:
             return await BlenderProcess.start(
                 self._command(life),
-                self._environment(life, folder, shared, others),
+                self._environment(life, folder, shared, inherited_line),
                 folder,
                 log=log,
                 inherit=inherited,
@@ -118,8 +118,8 @@ class Spawner:
                 raise BlenderNotFound(f"cannot execute {self._blender.path}: {error.strerror}") from error
             raise
         finally:
-            if end is not None:
-                end.close()
+            if blenders_end is not None:
+                blenders_end.close()
             if ring is not None:
                 ring.close_descriptor()
             ring = line = None  # the traceback of a failed start has this frame, and would keep the memory

@@ -104,7 +104,11 @@ class Player:
         if frame is None:
             return self._truncated()
         step = Step(
-            self._observation(frame), _reward(frame), _flag(frame, "terminated"), _flag(frame, "truncated"), _info(frame)
+            self._observation(frame),
+            _reward(frame),
+            _flag(frame, "terminated"),
+            _flag(frame, "truncated"),
+            _info(frame),
         )
         if step.terminated or step.truncated:
             self._over = "the episode has ended"

@@ -24,6 +24,7 @@ from ..wire.protocol import Name
 from .frame import Frame
 from .params import Drawn
 
+_PATIENCE = 1.0  # seconds that the loop waits for the consumer's thread
 _TICK = 0.1  # seconds between two looks at whether the loop has ended it, as long as the line waits
 
 
@@ -60,15 +61,14 @@ class Direct:
 
     def __init__(self, line: Line, life: Life, name: Name, *, index: int, age: int, first: int, asked: Asked) -> None:
         self.life, self.name = life, name
-        self.made = 0
-        self.began: float | None = None
-        """When the step was sent whose frame has not come, by time.monotonic. None: there is none."""
+        self._made = 0
+        self._began: float | None = None  # when the step was sent whose frame has not come
         self._line, self._index, self._age, self._asked = line, index, age, asked
         self._step = first
         self._drawn: Drawn | None = None  # the params of the step whose frame has not come
-        self._came: LineMessage | None = None  # its answer, kept until it is a frame: Ctrl-C may come in between
+        self._frame: Frame | None = None  # the latest one, until the next step: Ctrl-C may come before somebody has it
         self._first_consumed = self._ended = False
-        # Whoever has it may say whether the direct way goes on. It is never held while waiting.
+        # Who has it changes what was played, or ends it. The consumer's thread never waits while it has it.
         self._lock = threading.Lock()
 
     def take(self) -> bool:
@@ -80,11 +80,12 @@ class Direct:
     def send(self, drawn: Drawn) -> bool:
         """Ask for the next step. False: it has ended, or these params do not fit; then a message must ask for it."""
         with self._lock:
+            self._frame = None  # the consumer has it
             message = pack(self.name, self._step + 1, drawn.parts)
             if self._ended or message is None:
                 return False
             self._step, self._drawn = self._asked.remember(drawn), drawn
-            self.began = time.monotonic()
+            self._began = time.monotonic()
             try:
                 self._line.send(message)
             except KeyboardInterrupt:  # perhaps it is not sent; a step that comes twice is made once
@@ -102,17 +103,16 @@ class Direct:
         limit = None if timeout is None else time.monotonic() + timeout
         self._line.reading = True  # before the look at whether it has ended: who begins another way looks at this
         try:
-            while not self._ended and self._drawn is not None:
-                if self._came is None:
-                    self._came = self._line.receive(wait=limit is None)
-                if self._came is None:
+            while self._drawn is not None and self._frame is None and not self._ended:
+                message = self._line.receive(wait=limit is None)
+                if message is None:
                     if limit is not None:
                         self._wait(limit)
-                elif self._came.name != self.name or self._came.step != self._step:
-                    self._came = None  # of an episode that was given up
-                else:
-                    return self._frame(self._came, self._drawn) if self._came.parts else None
-            return None
+                elif not message.parts and self._is_answer(message):
+                    return None
+                elif message.parts:
+                    self._read(message, self._drawn)
+            return self._delivered()
         finally:
             self._line.reading = False
 
@@ -124,30 +124,64 @@ class Direct:
 
     def end(self) -> Played:
         """From now on neither send nor receive, and have the Blender listen to messages. Return what was played."""
-        with self._lock:
-            self._ended = True
+        self._ended = True
+        # Who has the lock has it for microseconds, or was interrupted by a signal's handler that waits for this thread.
+        has_lock = self._lock.acquire(timeout=_PATIENCE)
+        try:
             self._line.send(gone_on(self.name, self._step))
-            return Played(self.made, self._first_consumed, self._drawn is not None)
+            return self.played
+        finally:
+            if has_lock:
+                self._lock.release()
 
-    def _frame(self, message: LineMessage, drawn: Drawn) -> Frame | None:
-        """Return the frame. None: the loop has ended the direct way meanwhile, and the frame comes once more.
+    @property
+    def played(self) -> Played:
+        """What was played so far, while the consumer goes on."""
+        return Played(self._made, self._first_consumed, self._drawn is not None)
 
-        Whenever it does that to a step under way, the lease is begun again, or nobody wants its frames any more.
+    @property
+    def at_work_since(self) -> float | None:
+        """When the Blender began the step that it is at, by time.monotonic. None: it waits for the next one."""
+        began = self._began
+        return None if began is None or self._line.wait(0) else began
+
+    def has_step(self, step: int) -> bool:
+        """Whether the frame of this step has come."""
+        return step < self._step or (step == self._step and self._drawn is None)
+
+    def _is_answer(self, message: LineMessage) -> bool:
+        return message.name == self.name and message.step == self._step
+
+    def _read(self, message: LineMessage, drawn: Drawn) -> None:
+        """Make a frame of a message, if it is the one that is awaited and not of an episode that was given up."""
+        try:
+            values = payload.decode_values(message.parts, self._line.hold)  # also to free memory that it shares
+            if self._is_answer(message):
+                self._frame = Frame(
+                    values,
+                    index=self._index,
+                    instance=self.life.instance,
+                    params=drawn.values,
+                    params_age=self._age,
+                    step=self._step,
+                    last=False,
+                )
+        except KeyboardInterrupt:
+            if self._frame is None:
+                self._line.end()  # nobody has the message now, and shared memory cannot be read twice
+            raise
+
+    def _delivered(self) -> Frame | None:
+        """Return the frame, and note that the consumer has it. None: it comes as a message, if at all.
+
+        Whenever the loop ends the direct way of a step under way, the lease is begun again, its answer has come as a
+        message, or nobody wants its frames any more.
         """
-        values = payload.decode_values(message.parts, self._line.hold)
-        frame = Frame(
-            values,
-            index=self._index,
-            instance=self.life.instance,
-            params=drawn.values,
-            params_age=self._age,
-            step=self._step,
-            last=False,
-        )
         with self._lock:
-            if self._ended:
-                return None
-            self._asked.forget_after(self._step)
-            self.made += 1
-            self.began = self._drawn = self._came = None
-            return frame
+            if self._drawn is not None:
+                if self._ended or self._frame is None:
+                    return None
+                self._asked.forget_after(self._step)
+                self._made += 1
+                self._began = self._drawn = None
+            return self._frame

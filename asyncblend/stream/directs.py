@@ -8,7 +8,7 @@ from ..fleet.fleet import Fleet
 from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.protocol import Name
-from .direct import Direct
+from .direct import Direct, Played
 from .episode_pass import EpisodePass
 from .holding import Held
 from .passes import Pass
@@ -43,10 +43,10 @@ class Directs:
         self._open[source.number] = source.direct, one
         self._told[source.number] = None
 
-    def __contains__(self, name: Name) -> bool:
-        """Whether this lease is played directly."""
-        found = self._open.get(name[0])
-        return found is not None and found[0].name == name
+    def find(self, name: Name) -> Direct | None:
+        """Return the direct way of a lease, if there is one."""
+        direct, _ = self._open.get(name[0], (None, None))
+        return direct if direct is not None and direct.name == name else None
 
     def played_by(self, direct: Direct) -> Held | None:
         """Return the lease that goes this way, or None if the way has ended."""
@@ -58,15 +58,18 @@ class Directs:
         if source.number not in self._open:
             return
         direct, one = self._open.pop(source.number)
-        del self._told[source.number]
         assert isinstance(source, EpisodePass), "only such a pass goes directly"
         source.direct = None
         played = direct.end()
         source.book.advance(one.lease, played.made, first_consumed=played.first_consumed, asked=played.asked)
         self._frames[direct.life.instance] += played.made
+        told = self._told.pop(source.number)
         if played.made:
             self._fleet.answered(direct.life, more=True, count=played.made)
-        self._fleet.working_since(direct.life, direct.began)
+        if not played.asked:
+            self._fleet.working_since(direct.life, None)
+        elif told is None:
+            self._fleet.goes_on(direct.life)
 
     def end_all(self) -> None:
         """End all direct ways."""
@@ -82,11 +85,11 @@ class Directs:
         """Tell the fleet at which steps its Blenders are, as nobody told it when they began."""
         for number, (direct, _) in self._open.items():
             # Only what has changed, because the fleet leaves out times in which the host itself stood still.
-            if (began := direct.began) != self._told[number]:
+            if (began := direct.at_work_since) != self._told[number]:
                 self._told[number] = began
                 self._fleet.working_since(direct.life, began)
 
     @property
-    def made(self) -> Mapping[int, int]:
-        """By instance: frames that are counted nowhere else yet."""
-        return {direct.life.instance: direct.made for direct, _ in self._open.values()}
+    def played(self) -> Mapping[int, Played]:
+        """By instance: what was played and is counted nowhere else yet."""
+        return {direct.life.instance: direct.played for direct, _ in self._open.values()}

@@ -108,11 +108,13 @@ class Dispatcher:
     def stats(self) -> StreamStats:
         """Return a snapshot of the counters of all passes and the fleet."""
         each = [source.stats() for source in self._passes]
-        direct = self._directs.made
+        direct = self._directs.played
+        first = sum(one.first_consumed for one in direct.values())
+        made = {number: one.made for number, one in direct.items()}
         return StreamStats(
-            delivered=self._delivered + sum(one.delivered for one in each) + sum(direct.values()),
-            rendering=sum(one.rendering for one in each),
-            queued=sum(one.queued for one in each),
+            delivered=self._delivered + sum(one.delivered for one in each) + sum(made.values()) + first,
+            rendering=sum(one.rendering for one in each) + sum(one.asked for one in direct.values()),
+            queued=sum(one.queued for one in each) - first,
             skipped=self._skipped + sum(one.skipped for one in each),
             restarts=self._fleet.restarts,
             recycled=self._fleet.recycled,
@@ -120,7 +122,7 @@ class Dispatcher:
             stale=self._stale,
             bad_messages=self._hub.bad_messages,
             refused=self._hub.refused,
-            frames={number: count + direct.get(number, 0) for number, count in self._frames.items()},
+            frames={number: count + made.get(number, 0) for number, count in self._frames.items()},
             state=self._fleet.states,
         )
 
@@ -322,8 +324,8 @@ class Dispatcher:
             return
         if one is holding.episode:
             holding.episode = None  # it begins anew, perhaps after what it holds besides
-        if (not has or _steps_beside(one)) and self._send(holding.life, one):
-            holding.unsent.discard(one.name)
+        if not has or _steps_beside(one):
+            (holding.unsent.discard if self._send(holding.life, one) else holding.unsent.add)(one.name)
 
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""
@@ -355,13 +357,16 @@ class Dispatcher:
 
     # -- from the hub ---------------------------------------------------------------------------------------------
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None:
+    def reconnected(
+        self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
+    ) -> None:
         """Send a life, which came back on another connection, the leases that it does not have.
 
         Args:
             holding: Names of the leases that it has not begun.
             opened: Names of the episodes that it has begun. They are sent again, as steps and frames may be lost; those
                 that can no longer be replayed are lost, unless they need no more than their next step.
+            by_line: Whether the latest frame of the one that is open went over the line, where nothing is lost.
         """
         has, begun = ({tuple(one) for one in names} for names in (holding, opened))
         own = self._holding(life)
@@ -372,7 +377,7 @@ class Dispatcher:
             elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
                 self._let_go(own, one)  # a lease would allow a step that has no slot
                 one.source.give_back(one.lease)
-            elif not (one.name in self._directs and one.name in begun):  # else nothing is lost: it went over the line
+            elif one.name not in begun or not self._goes_on_directly(one, by_line=by_line):
                 self._begin_again(own, one, is_open=one.name in begun, has=one.name in has)
         for number, serial in opened:
             if own.is_closing((number, serial)) or own.find((number, serial)) is None:
@@ -390,7 +395,10 @@ class Dispatcher:
             values: What the frame carries.
             step: Which frame of its sample it is.
         """
-        dropped = self._says(life, number, serial).is_closing((number, serial))
+        if (direct := self._directs.find((number, serial))) is not None and direct.has_step(step.number):
+            self._stale += 1  # it was made once more, because a connection was lost
+            return
+        dropped = self._by_message(life, number, serial).is_closing((number, serial))
         if not dropped and not self._expects(life, number, serial, step.number):
             self._stale += 1
             return
@@ -412,20 +420,21 @@ class Dispatcher:
                 step=step.number,
                 last=step.last,
             )
-            if step.line:
+            if step.line and not step.last:
                 self._directs.begin(life, one, step.number)  # before the consumer can see the frame
             source.arrive(lease, frame, step.fingerprint)
         self._after_step(life, one)
 
     def replayed(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender makes progress with an episode whose steps the consumer has already."""
-        self._says(life, number, serial)
+        if self._directs.find((number, serial)) is not None:
+            return  # a connection was lost before it was played directly; its next step comes over the line
         if (one := self._go_on(life, number, serial)) is not None:
             self._after_step(life, one)
 
     def over(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
-        holding = self._says(life, number, serial)
+        holding = self._by_message(life, number, serial)
         if holding.find((number, serial)) is None:
             return  # it was taken back before it was known to be an episode
         taken_back = holding.is_closing((number, serial))
@@ -437,7 +446,7 @@ class Dispatcher:
 
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         """Tell a pass that its sample raised, if the sender holds that lease now."""
-        taken_back = self._says(life, number, serial).is_closing((number, serial))
+        taken_back = self._by_message(life, number, serial).is_closing((number, serial))
         one = self._answer(life, number, serial)
         if one is not None:
             if not taken_back:
@@ -449,7 +458,7 @@ class Dispatcher:
 
     def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
-        taken_back = self._says(life, number, serial).is_closing((number, serial))
+        taken_back = self._by_message(life, number, serial).is_closing((number, serial))
         one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
         if one is not None:
             if not taken_back:
@@ -476,12 +485,17 @@ class Dispatcher:
         """Count a frame from a connection that belongs to no life."""
         self._stale += 1
 
-    def _says(self, life: Life, number: int, serial: int) -> Holding:
-        """Return what a life holds that says something of a lease: nothing goes directly where messages come."""
+    def _by_message(self, life: Life, number: int, serial: int) -> Holding:
+        """Return what a life holds that answers a lease by a message. If it was played directly, that ends."""
         holding = self._holding(life)
-        if (number, serial) in self._directs and (one := holding.find((number, serial))) is not None:
+        if (one := holding.find((number, serial))) is not None:
             self._directs.end(one.source)
         return holding
+
+    def _goes_on_directly(self, one: Held, *, by_line: bool) -> bool:
+        """Whether a lease is played over a line, so that nothing of it was lost with a connection."""
+        direct = self._directs.find(one.name)
+        return direct is not None and (by_line or not direct.played.asked)
 
     def _answer(self, life: Life, number: int, serial: int) -> Held | None:
         """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.

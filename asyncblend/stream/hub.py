@@ -45,7 +45,9 @@ class Lives(Protocol):
 class Answers(Protocol):
     """What the hub tells of leases; `Dispatcher` says what each call means. None of them may block."""
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None: ...
+    def reconnected(
+        self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
+    ) -> None: ...
     def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step) -> None: ...
     def replayed(self, life: Life, number: int, serial: int) -> None: ...
     def over(self, life: Life, number: int, serial: int) -> None: ...
@@ -341,6 +343,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             return
         holding, ready = protocol.pairs(message.fields, "holding"), protocol.field(message.fields, "ready", bool)
         opened = protocol.pairs({"open": [], **message.fields}, "open")
+        by_line = protocol.field({"line": False, **message.fields}, "line", bool)
         if before is not None:
             del self._life_of[before]
         if (other := self._life_of.get(identity)) is not None:
@@ -349,7 +352,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._send_to(identity, protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": self._seed}))
         if ready:
             # First what it lost on the old connection, then, since it is ready, what is new.
-            answers.reconnected(life, holding, opened)
+            answers.reconnected(life, holding, opened, by_line=by_line)
             lives.ready(life)
 
 

@@ -49,7 +49,7 @@ class LineMessage(NamedTuple):
     name: Name
     """Of the lease."""
     step: int
-    parts: list[memoryview]
+    parts: list[bytes]
     """As from `payload.encode_values`; none: it goes on over ZeroMQ."""
 
 
@@ -58,7 +58,7 @@ class LineBroken(Exception):
 
 
 class Line:
-    """One end of a line. At each end one thread at a time uses it; only `end` may be called beside that.
+    """One end of a line. At each end one thread at a time uses it; only `wait` and `end` may be called beside that.
 
     Args:
         end: The socket.
@@ -66,13 +66,11 @@ class Line:
     """
 
     def __init__(self, end: socket.socket, hold: Hold | None = None) -> None:
+        self._socket = end
         self.hold = hold
         self.reading = False  # whether a thread receives, or is about to
         # As an option of the socket: a timeout of Python's is another call to the system at each receive.
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, _TICK))
-        self._socket = end
-        self._poll = select.poll()
-        self._poll.register(end, select.POLLIN)
         self._buffer = memoryview(bytearray(LONGEST))
         self._rest = b""  # has come and is no whole message yet, or was not asked for
 
@@ -95,6 +93,10 @@ class Line:
                 return None
             end = socket.socket(fileno=descriptor)
         except OSError:
+            return None
+        # The number may be another socket's now. Both ends of a pair have no name, unlike those of X11 or ZeroMQ.
+        if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM or end.getsockname() or _peer(end) != "":
+            end.detach()
             return None
         end.set_inheritable(False)
         return cls(end)
@@ -145,9 +147,11 @@ class Line:
             raise LineBroken("the other end is closed")
         return self._first()
 
-    def wait(self, seconds: float) -> None:
-        """Wait at most so long for something to receive, or for the end. Ctrl-C ends it, and nothing is lost."""
-        self._poll.poll(1000 * seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long for something to receive, or for the end, and return whether there is. From any thread."""
+        poll = select.poll()  # several threads cannot wait with the same one
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
 
     def end(self) -> None:
         """Break the line: whoever waits at either end wakes up. From any thread, also twice."""
@@ -160,7 +164,7 @@ class Line:
 
     def _first(self) -> LineMessage | None:
         """Take the first message from what has come, if it is whole."""
-        data = memoryview(self._rest)
+        data = self._rest
         if len(data) < _HEAD.size:
             return None
         number, serial, step, count = _HEAD.unpack_from(data)
@@ -177,9 +181,9 @@ class Line:
             return None
         parts = []
         for length in lengths:
-            parts.append(data[at : at + length])
+            parts.append(data[at : at + length])  # a copy, so that arrays are aligned
             at += length
-        self._rest = self._rest[size:]
+        self._rest = data[size:]
         return LineMessage((number, serial), step, parts)
 
 
@@ -196,3 +200,10 @@ def pack(name: Name, step: int, parts: Sequence[Any]) -> bytes | None:
 def gone_on(name: Name, step: int) -> bytes:
     """Return the message without parts, which says that this step goes on over ZeroMQ."""
     return _HEAD.pack(*name, step, 0)
+
+
+def _peer(end: socket.socket) -> Any:
+    try:
+        return end.getpeername()
+    except OSError:  # it is connected to nothing
+        return None

@@ -52,7 +52,8 @@ VERSION = 5
 
 # The kinds of messages that Blender sends, and their fields.
 HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial: leases
-# that are not begun), open (the same of an episode that is begun; none or one)
+# that are not begun), open (the same of an episode that is begun; none or one), line (whether the latest frame of that
+# went over the line; may be missing)
 READY = "ready"  # blender (its version; may be missing), warnings (texts about the scene; may be missing)
 FRAME = "frame"  # pass, lease (its serial), index; of an episode step, last, fingerprint (of the first frame); carries
 # the values of the sample; line (whether the next step may come over the line)

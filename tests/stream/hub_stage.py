@@ -73,7 +73,9 @@ class Recorder:
 
     # -- as the dispatcher
 
-    def reconnected(self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]]) -> None:
+    def reconnected(
+        self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
+    ) -> None:
         self._note("reconnected", life, list(holding), *map(tuple, opened))
 
     def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step) -> None:

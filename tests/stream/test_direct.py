@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
+from asyncblend.stream.episode_pass import EpisodePass
+from asyncblend.wire import payload
 from asyncblend.wire.line import LONGEST, Line
 
 from .conftest import LIMIT, Elsewhere
@@ -29,7 +31,9 @@ import contextlib, gc, os
 import numpy as np
 from asyncblend.blender.serving.worker import Worker
 from asyncblend.wire.line import pack
+from asyncblend.wire.payload import encode_values
 
+nothing = encode_values({})
 worker = next(one for one in gc.get_objects() if isinstance(one, Worker))
 
 def spoil():
@@ -91,7 +95,8 @@ def test_steps_go_past_the_loop(make_sync: MakeSync) -> None:
         assert all(dict(frame.params) == step for frame, step in zip(got[1:], steps, strict=True))
         assert {(frame.index, frame.instance, frame.last, frame.params_age) for frame in got} == {(3, 0, False, 0)}
         stats = stream.stats()
-        assert (stats.frames, stats.delivered, stats.state) == ({0: 21}, 20, {0: "ready"})
+        assert (stats.frames, stats.delivered, stats.queued, stats.state) == ({0: 21}, 21, 0, {0: "ready"})
+        assert all(frame["array"].flags.aligned for frame in got)
     stats = stream.stats()
     assert (stats.frames[0], stats.delivered, stats.stale, stats.bad_messages) == (21, 21, 0, 0)
     assert directly(stream) == 0
@@ -202,8 +207,8 @@ def test_a_line_that_a_script_breaks(make_sync: MakeSync, way: str, caplog: pyte
         "closed": "worker._line._socket.close()",
         "ended": "worker._line and worker._line.end()",
         "full of nonsense": "spoil()",
-        "another step": "worker._line.send(pack(worker._episode.name, 99, [b'{}']))",
-        "another lease": "worker._line.send(pack((99, 99), 3, [b'{}']))",
+        "another step": "worker._line.send(pack(worker._episode.name, 99, nothing))",
+        "another lease": "worker._line.send(pack((99, 99), 3, nothing))",
     }[way]
     if way == "closed":  # as a script does that closes descriptors; the object must not fail later
         run = "worker._line and os.dup2(os.open(os.devnull, os.O_RDWR), worker._line.fileno())"
@@ -364,3 +369,109 @@ async def test_in_an_event_loop_steps_are_messages(make: Any) -> None:
     async with asyncio.timeout(LIMIT), make(PLAY, instances=1) as stream, await stream.episode(0) as episode:
         assert (await episode.step({"add": 1}))["total"] == 1
         assert not stream._run.dispatcher._directs._open
+
+
+def test_a_consumer_that_receives_late_is_no_hang(make_sync: MakeSync) -> None:
+    """The frame is there for longer than the budget of a frame, and nobody kills its Blender for that."""
+    stream = make_sync(PLAY, instances=1, timeouts=ab.Timeouts(frame=0.5, stop=0.1))
+    with stream.episode(0) as episode:
+        episode.step({"add": 1})
+        episode.send({"add": 1})
+        threading.Event().wait(2)
+        assert episode.receive(LIMIT)["total"] == 2
+    assert stream.stats().restarts == 0
+
+
+def test_an_answer_that_is_lost_with_its_connection(make_sync: MakeSync) -> None:
+    """A frame that was too large for the line is made again when the Blender is connected again."""
+    stream = make_sync(PLAY, instances=1, shared_memory=False)
+    with stream.episode(0) as episode:
+        episode.step({"add": 1})
+        frame = episode.step({"add": 1, "size": LONGEST, "run": "tear(1)"})
+        assert (frame["total"], len(frame["array"])) == (2, LONGEST)
+        assert episode.step({"add": 1})["total"] == 3
+    assert stream.stats().restarts == 0
+
+
+def test_a_lease_that_comes_again_does_not_end_the_direct_way(make_sync: MakeSync, tmp_path: Any) -> None:
+    """The steps that are made again because of a lost connection answer nothing that was asked for."""
+    stream = make_sync(PLAY, instances=1)
+    wait = f"open('{tmp_path}/begun', 'w').close()\nwhile not os.path.exists('{tmp_path}/go'): pass"
+    dispatcher = stream._run.dispatcher
+
+    def say_hello_again() -> None:
+        ((life, holding),) = dispatcher._holdings.items()
+        dispatcher.reconnected(life, [], [holding.held[0].name])
+
+    with stream.episode(0) as episode:
+        episode.step({"add": 1})
+        episode.send({"add": 1, "blob": np.zeros(LONGEST, np.uint8), "run": wait})
+        deadline = time.monotonic() + LIMIT
+        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        stream._bridge.call(say_hello_again)
+        (tmp_path / "go").touch()
+        assert [episode.receive(LIMIT)["total"], *(episode.step({"add": 1})["total"] for _ in range(5))] == [
+            2,
+            *range(3, 8),
+        ]
+        assert directly(stream) == 1
+    assert stream.stats().restarts == 0
+
+
+def test_shared_memory_of_frames_that_nobody_took_is_free_again(make_sync: MakeSync) -> None:
+    """Those of steps that were sent before their episode was closed, too."""
+    stream = make_sync(PLAY, instances=1)
+    for index in range(5):
+        with stream.episode(index) as episode:
+            episode.step()
+            episode.send({"size": LONGEST})
+    with stream.episode(9) as episode:
+        for _ in range(2):
+            episode.step()
+        (ring,) = stream._run._rings.values()
+        assert stream._bridge.call(lambda: sum(map(bool, ring._map[:4096]))) == 0
+
+
+def test_a_signal_that_closes_the_stream_in_the_middle_of_a_step(
+    make_sync: MakeSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handler waits for the loop, which waits for the thread that was interrupted, but not for ever."""
+    stream = make_sync(PLAY, instances=1)
+    episode = stream.episode(0)
+    episode.step({"add": 1})
+    before = signal.signal(signal.SIGUSR1, lambda *_: stream.close())
+    remember = EpisodePass.remember
+
+    def interrupted(source: EpisodePass, drawn: Any) -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        return remember(source, drawn)
+
+    monkeypatch.setattr(EpisodePass, "remember", interrupted)
+    try:
+        with pytest.raises(ab.StreamClosed):
+            episode.step({"add": 1})
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_ctrl_c_while_a_frame_is_read(make_sync: MakeSync, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is made again, as shared memory cannot be read twice; what it gave stays as it is."""
+    stream = make_sync(PLAY, instances=1)
+    with stream.episode(0) as episode:
+        episode.step({"add": 1})
+        decode = payload.decode_values
+
+        def interrupted(*args: Any) -> None:
+            decode(*args)
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(payload, "decode_values", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            episode.step({"add": 1, "size": LONGEST})
+        frame = episode.receive(LIMIT)
+        assert frame["total"] == 2
+        episode.step({"add": 1, "size": LONGEST - 1})
+        np.testing.assert_array_equal(frame["array"], np.arange(LONGEST))
+    assert stream.stats().bad_messages == 0

@@ -63,7 +63,7 @@ class Blender:
         self.outbox: deque[Message] = deque()
         worker = self.worker = Worker.__new__(Worker)
         worker._pending, worker._steps, worker._episode = deque(), [], None
-        worker._shared, worker._offers_line = None, False
+        worker._shared, worker._offers_line, worker._sent_over_line = None, False, False
         worker._seed, worker._ready, worker._identity = 0, True, {}
         worker._launch = SimpleNamespace(instance=life.instance)  # type: ignore[assignment]
         worker._socket = SimpleNamespace(send_multipart=self._send)  # type: ignore[assignment]

@@ -121,7 +121,7 @@ class Blender:
         self.life, self.serves = life, False
         self.worker = Worker.__new__(Worker)  # only its queue, no sockets
         self.worker._pending, self.worker._steps, self.worker._episode = deque(), [], None
-        self.worker._offers_line = False
+        self.worker._offers_line = self.worker._sent_over_line = False
         self.rendering: Message | None = None
         self.connection = "good"  # or "lost", or "stale": what the host sends vanishes, and the host does not notice
         self.inbox: deque[Message] = deque()

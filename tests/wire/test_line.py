@@ -172,6 +172,11 @@ def test_blenders_end_is_inherited() -> None:
     assert received(blender).step == 1
     with open(os.devnull) as file:
         assert Line.inherit(file.fileno()) is Line.inherit(None) is None
+    with socket.socket(socket.AF_UNIX) as named, socket.socket() as tcp:  # such as X11's, where the line's was closed
+        named.bind("\0asyncblend-test")
+        for other in (named, tcp):
+            assert Line.inherit(other.fileno()) is None
+            os.fstat(other.fileno())
     closed = os.dup(descriptor)
     os.close(closed)
     assert Line.inherit(closed) is None

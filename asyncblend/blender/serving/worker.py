@@ -42,7 +42,8 @@ class Worker:
         self._identity |= {"instance": launch.instance, "epoch": launch.epoch}
         self._shared = Slots.inherit(launch.ring)
         self._line = Line.inherit(launch.line)
-        self._offers_line = False
+        self._offers_line = False  # never with a window, which calls no `run`
+        self._sent_over_line = False  # whether the latest frame was
         self._pending: deque[Message] = deque()
         self._steps: list[Message] = []  # of pending leases
         self._episode: Episode | None = None
@@ -115,7 +116,8 @@ class Worker:
         """
         holding = [_name_of(lease) for lease in self._pending]
         opened = [] if self._episode is None else [self._episode.name]
-        self._send(protocol.HELLO, ready=self._ready, holding=holding, open=opened, **self._identity)
+        about = {"ready": self._ready, "holding": holding, "open": opened, "line": self._sent_over_line}
+        self._send(protocol.HELLO, **about, **self._identity)
 
     def _received(self, *, wait: bool = False) -> list[zmq.Frame]:
         """Return the parts of a message that is here already, or nothing. `wait`: wait for one, as long as a beat."""
@@ -188,29 +190,24 @@ class Worker:
                 episode.grant(step.fields["step"], step.values)
         self._steps = [step for step in self._steps if _name_of(step) != episode.name]
 
-    def _go_on(self, episode: Episode, line: Line | None = None) -> bool:
-        """Send the next frame of the open episode, and close it if that was the last one.
-
-        Args:
-            line: Where to send it if it fits there.
-
-        Returns:
-            Whether it went over the line.
-        """
+    def _go_on(self, episode: Episode, line: Line | None = None) -> None:
+        """Send the next frame of the open episode, over the line if it fits there, and close it if that was the last one."""
         about = {"pass": episode.name[0], "lease": episode.name[1]}
+        self._sent_over_line = False
         try:
             step = episode.go_on(self._shared)
         except Exception as error:
             self._episode = None
             self._failed({**about, "index": episode.index}, error)
-            return False
+            return
         if step is None:
             self._send(protocol.OVER, **about)
         elif step.parts is None:
             self._send(protocol.REPLAYED, step=step.number, **about)
         elif line is not None and (message := pack(episode.name, step.number, step.parts)) is not None:
             line.send(message)
-            return True
+            self._sent_over_line = True
+            return
         else:
             fields: dict[str, Any] = {**about, "index": episode.index, "step": step.number, "last": step.last}
             if step.fingerprint is not None:
@@ -220,7 +217,6 @@ class Worker:
             self._socket.send_multipart(protocol.encode(protocol.FRAME, fields, step.parts))
         if step is None or step.last:
             self._episode = None
-        return False
 
     def _may_use_line(self, episode: Episode) -> bool:
         """Whether the steps of an episode may come over the line."""
@@ -240,17 +236,21 @@ class Worker:
         try:
             # A host that sends steps so also says there when it goes on with messages, unless it stops.
             while self._episode is episode and (asked := line.receive(wait=wait)) is not None and asked.parts:
-                if asked.name == episode.name:  # not of one that was given up
-                    self._make_step(episode, line, asked)
-                wait = True
+                if asked.name == episode.name and not self._make_step(episode, line, asked):
+                    return True
+                wait = True  # also after a step of an episode that was given up
         except (LineBroken, ProtocolError):  # the host finds the same, and goes on with messages
             self._line, self._offers_line = None, False
         return True
 
-    def _make_step(self, episode: Episode, line: Line, asked: LineMessage) -> None:
+    def _make_step(self, episode: Episode, line: Line, asked: LineMessage) -> bool:
+        """Make a step that came over the line. Return False if its answer went as a message."""
         episode.grant(asked.step, payload.decode_values(asked.parts))
-        if episode.may_go_on and not self._go_on(episode, line):
-            line.send(gone_on(episode.name, asked.step))
+        if episode.may_go_on:
+            self._go_on(episode, line)
+            if not self._sent_over_line:
+                line.send(gone_on(episode.name, asked.step))
+        return self._sent_over_line
 
     def _close_episode(self) -> None:
         """Close the open episode, and let its `finally` blocks run."""
