@@ -192,7 +192,7 @@ class World:
     def send_lease(
         self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], *, urgent: bool, **episode: Any
     ) -> bool:
-        assert episode == {"first": 0, "on_demand": False, "fingerprint": []}, "no episodes here"
+        assert episode == {"first": 0, "on_demand": False, "fingerprint": [], "line": False}, "no episodes here"
         blender = self.blenders[life.instance]
         assert blender.life == life
         assert blender.serves
