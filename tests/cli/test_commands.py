@@ -159,6 +159,10 @@ def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
         (("demo", "--blender", "no-such-folder"), "BlenderNotFound blender='no-such-folder'"),
         (("stream", "nowhere.py", "--blender", "bpy"), "ConfigError script 'nowhere.py' does not exist"),
         (("stream", "nowhere.toml"), "ConfigError config 'nowhere.toml' does not exist"),
+        *(
+            ((command, "room.blend", *more), "ConfigError room.blend is a scene, not a script: give the script, and ")
+            for command, *more in (["stream"], ["inspect"], ["bench"], ["record", "--length", "1", "--out", "rooms"])
+        ),
     ],
 )
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
