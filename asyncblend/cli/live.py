@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import (
@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..aio import run
-from .terminal import STDERR, Terminal, styled
+from .terminal import STDERR, Fitting, Terminal, styled
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
@@ -99,25 +99,28 @@ class Waiting:
 
     Args:
         what: What there is to say, with the seconds since then; or a function that returns it, called from another
-            thread.
+            thread. It may return several texts, of which the first one that fits into the line is shown.
         unit: What `step` counts, such as "frames", for a bar or a number of them. Without it nothing is counted.
         total: How many there will be. None: nobody knows.
     """
 
-    def __init__(self, what: str | Callable[[], str | Text], *, unit: str = "", total: int | None = None) -> None:
+    def __init__(
+        self, what: str | Callable[[], str | Sequence[Text]], *, unit: str = "", total: int | None = None
+    ) -> None:
         began = time.perf_counter()
 
-        def text() -> Text:
+        def texts() -> Sequence[Text]:
             said = f"{what}, {time.perf_counter() - began:.0f} s" if isinstance(what, str) else what()
-            return styled(said) if isinstance(said, str) else said
+            return [styled(said)] if isinstance(said, str) else said
 
-        self._text, self._unit, self._done, self._total = text, unit, 0, total
+        self._texts, self._unit, self._done, self._total = texts, unit, 0, total
         self._ended = threading.Event()
         self._lines: threading.Thread | None = None
-        columns: list[ProgressColumn] = [SpinnerColumn(), _Said(text)]
+        fixed = Column(no_wrap=True)  # where the line is too long, it is the text that is made shorter
+        columns: list[ProgressColumn] = [SpinnerColumn(table_column=fixed), _Said(texts)]
         if unit:
-            columns[1:1] = [BarColumn(10), MofNCompleteColumn()]
-            columns.append(TimeRemainingColumn())
+            columns[1:1] = [BarColumn(10, table_column=fixed), MofNCompleteColumn(table_column=fixed)]
+            columns.append(TimeRemainingColumn(table_column=fixed))
         self._progress = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_interactive)
         self._task = self._progress.add_task("", total=total)
 
@@ -155,18 +158,18 @@ class Waiting:
     def _print_lines(self) -> None:
         while not self._ended.wait(_EVERY):
             of = "" if self._total is None else f" of {self._total}"
-            STDERR.print(styled(f"{self._done}{of} {self._unit}  " if self._unit else ""), self._text(), sep="")
+            STDERR.print(styled(f"{self._done}{of} {self._unit}  " if self._unit else ""), self._texts()[0], sep="")
 
 
 class _Said(ProgressColumn):
     """What a function says whenever the line is drawn."""
 
-    def __init__(self, text: Callable[[], Text]) -> None:
-        super().__init__(Column(no_wrap=True))
-        self._text = text
+    def __init__(self, texts: Callable[[], Sequence[Text]]) -> None:
+        super().__init__()
+        self._texts = texts
 
-    def render(self, task: Task) -> Text:
-        return self._text()
+    def render(self, task: Task) -> Fitting:
+        return Fitting(self._texts())
 
 
 class LiveLine(Waiting):
@@ -222,22 +225,27 @@ class LiveLine(Waiting):
                 facts[name] = styled((str(count), "yellow"))
         Terminal().print(facts_table({**facts, **more}))
 
-    def _now(self) -> Text:
-        """Return what there is to say at this moment."""
+    def _now(self) -> list[Text]:
+        """Return what there is to say at this moment, and shorter forms of it for a narrow terminal."""
         stats, waited = self._stats(), time.perf_counter() - self._last
-        parts: list[str | tuple[str, str]] = []
         if self.first is None or waited > _LATE:
             which = "first" if self.first is None else "next"
-            parts.append(f"waiting for the {which} frame, {waited:.0f} s: {doing(stats)}")
+            first = f"waiting for the {which} frame, {waited:.0f} s: {doing(stats)}"
         else:
-            parts.append(f"{self._rate():.1f}/s")
+            first = f"{self._rate():.1f}/s"
+        queue: list[str | tuple[str, str]] = []
+        instances: list[str | tuple[str, str]] = []
         if self.first is not None and stats is not None:
-            parts.append(f"  queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering  by instance")
+            queue.append(f"  queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering")
+            instances.append("  by instance")
             for number, state in sorted(stats.state.items()):
-                parts += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
-        if stats is not None and stats.restarts:
-            parts.append((f"  restarts {stats.restarts}", "yellow"))
-        return styled(*parts)
+                instances += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
+        restarts = [(f"  restarts {stats.restarts}", "yellow")] if stats is not None and stats.restarts else []
+        return [
+            styled(first, *queue, *instances, *restarts),
+            styled(first, *queue, *restarts),
+            styled(first, *restarts),
+        ]
 
     def _rate(self) -> float:
         return (self.frames - 1) / max(self._last - (self.first or 0.0), 1e-9)

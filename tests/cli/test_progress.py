@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from asyncblend.cli.live import Waiting, doing
+from asyncblend.cli.live import LiveLine, Waiting, doing
+from asyncblend.config import StreamConfig
 from asyncblend.stream.stats import StreamStats
 from asyncblend.testing import fake_blender
 
@@ -26,6 +29,9 @@ def sample(task):
     return {"value": task.index}
 bl.serve(sample)
 """
+
+COUNTS = ("delivered", "rendering", "queued", "skipped", "restarts", "recycled", "duplicates", "stale")
+NONE = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
 
 
 @pytest.fixture
@@ -152,13 +158,26 @@ def test_in_a_terminal_it_is_one_line(folder: Path) -> None:
     assert text.rstrip().endswith("frames by instance       0: 2")
 
 
+@pytest.mark.parametrize(("width", "parts"), [(150, 3), (80, 2), (55, 1), (36, 0)])
+def test_a_narrow_terminal_shows_the_count(width: int, parts: int) -> None:
+    """What the instances did goes first, then the queue, then the rate: never the count and the time that remains."""
+    stats = StreamStats(**NONE, frames=dict.fromkeys(range(8), 1234), state=dict.fromkeys(range(8), "ready"))
+    line = LiveLine(StreamConfig(script="x.py", instances=8, length=100_000), lambda: stats)
+    for _ in range(33):
+        line.frame_came()
+    terminal = Console(width=width, file=io.StringIO(), color_system=None)
+    with terminal.capture() as shown:
+        terminal.print(line._progress)
+    assert re.fullmatch(r".* 33/100000 .* (\d|-)+:\d\d:\d\d\n", shown.get())
+    texts = ("/s", "  queue 0/16, 0 rendering", "  by instance" + 8 * " 1234")
+    assert [text in shown.get() for text in texts] == [place < parts for place in range(3)]
+
+
 def test_what_blenders_do() -> None:
     """Each state is counted in words, in a stable order; a state that is unknown is named."""
-    none = {"delivered": 0, "rendering": 0, "queued": 0, "skipped": 0, "restarts": 0, "recycled": 0}
-    none |= {"duplicates": 0, "stale": 0, "bad_messages": 0, "refused": 0}
     assert doing(None) == "no Blender was started yet"
     states = ("ready", "starting", "ready", "backoff", "asleep")
-    stats = StreamStats(**none, frames={}, state=dict(enumerate(states)))
+    stats = StreamStats(**NONE, frames={}, state=dict(enumerate(states)))
     assert doing(stats) == "Blenders: 2 rendering, 1 starting, 1 down after a crash, 1 asleep"
 
 
