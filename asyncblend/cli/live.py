@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0  # seconds between two plain lines
 _LATE = 10.0  # seconds without a frame, after which it is said what is being waited for
+MEASURABLE = 0.1
+"""Seconds that are long enough to say how many frames came in one."""
+
 _STYLES = {"ready": "green", "idle": "cyan", "starting": "yellow", "backoff": "yellow", "failed": "red"}
 _DOING = {
     "new": "not started yet",
@@ -207,12 +210,16 @@ class LiveLine(Waiting):
         stats = self._stats()
         if stats is None or self.first is None:
             return
+        made, seconds, rest = sum(stats.frames.values()), self._last - self.first, self.frames - 1
         facts: dict[str, str | Text] = {
-            "frames": str(stats.delivered),
+            # At the end of a stream that was stopped some had come that nobody took.
+            "frames": f"{stats.delivered}" + (f" of {made} that were rendered" if made > stats.delivered else ""),
             "time to the first frame": f"{self.first - self._began:.1f} s",
         }
-        if self.frames > 1:
-            facts["then"] = f"{self._rate():.1f} frames/s over {self._last - self.first:.1f} s"
+        if rest and seconds < MEASURABLE:
+            facts["then"] = f"{rest} frames in less than {MEASURABLE} s"
+        elif rest:
+            facts["then"] = f"{rest / seconds:.1f} frames/s over {seconds:.1f} s"
         facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
         troubles = {
             "restarts": "restarts",

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from ..aio import run
 from .config_file import load_config
-from .live import LiveLine
+from .live import MEASURABLE, LiveLine
 from .needs import require
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SceneOption, SeedOption
 from .terminal import Terminal
@@ -84,6 +84,7 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
             if line.first is not None and line.frames > 1:
                 seconds = time.perf_counter() - line.first
                 new = recorder.recorded - recorder.before
-                text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s, {decimal(recorder.written)}"
+                rate = f"in {seconds:.1f} s, {new / seconds:.1f}/s" if seconds >= MEASURABLE else "at once"
+                text += f": {new} new ones {rate}, {decimal(recorder.written)}"
             console.print(text)
             console.print(then)

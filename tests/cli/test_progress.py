@@ -34,6 +34,15 @@ COUNTS = ("delivered", "rendering", "queued", "skipped", "restarts", "recycled",
 NONE = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a fake Blender, and a script that makes sample i when there is a file named go and i."""
@@ -171,6 +180,25 @@ def test_a_narrow_terminal_shows_the_count(width: int, parts: int) -> None:
     assert re.fullmatch(r".* 33/100000 .* (\d|-)+:\d\d:\d\d\n", shown.get())
     texts = ("/s", "  queue 0/16, 0 rendering", "  by instance" + 8 * " 1234")
     assert [text in shown.get() for text in texts] == [place < parts for place in range(3)]
+
+
+def test_counts_of_a_summary_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames that had come when the stream was stopped are told apart, and no rate comes from a moment."""
+    counts = {**NONE, "delivered": 3}
+    stats = StreamStats(**counts, frames={0: 3, 1: 2}, state=dict.fromkeys(range(2), "stopped"))
+    line = LiveLine(StreamConfig(script="x.py", instances=2), lambda: stats)
+    monkeypatch.setattr("asyncblend.cli.live.time", (clock := Clock()))
+    for clock.now in (1.0, 1.01, 1.02):
+        line.frame_came()
+    line.summary()
+    said = re.sub(" +", " ", capsys.readouterr().out)
+    assert "frames 3 of 5 that were rendered" in said
+    assert "then 2 frames in less than 0.1 s" in said
+    assert "frames by instance 0: 3 1: 2" in said
+    clock.now = 5.0
+    line.frame_came()
+    line.summary()
+    assert "then 0.8 frames/s over 4.0 s" in re.sub(" +", " ", capsys.readouterr().out)
 
 
 def test_what_blenders_do() -> None:
