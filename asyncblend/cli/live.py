@@ -180,15 +180,17 @@ class LiveLine(Waiting):
 
     Args:
         stats: Returns the stream's statistics, or None while there are none. Called from another thread.
+        unit: "frames"; or "samples", which may have several frames each, that come from Blender one after another.
     """
 
-    def __init__(self, config: StreamConfig, stats: Callable[[], StreamStats | None]) -> None:
+    def __init__(self, config: StreamConfig, stats: Callable[[], StreamStats | None], *, unit: str = "frames") -> None:
         self.frames = 0
         self.first: float | None = None
         """When the first frame came, on the clock of `time.perf_counter`."""
         self._stats, self._queue_size = stats, config.queue_size
-        self._began = self._last = time.perf_counter()
-        super().__init__(self._now, unit="frames", total=config.length)
+        self._began = self._last = self._heard = time.perf_counter()
+        self._made = 0  # frames, when they were more than before for the last time
+        super().__init__(self._now, unit=unit, total=config.length)
 
     def frame_came(self, before: int = 0, *, whole: bool = True) -> None:
         """Note that one more frame came.
@@ -234,17 +236,22 @@ class LiveLine(Waiting):
 
     def _now(self) -> list[Text]:
         """Return what there is to say at this moment, and shorter forms of it for a narrow terminal."""
-        stats, waited = self._stats(), time.perf_counter() - self._last
-        if self.first is None or waited > _LATE:
+        stats, now, of_frames = self._stats(), time.perf_counter(), self._unit == "frames"
+        if stats is not None and (made := sum(stats.frames.values())) > self._made:
+            self._made, self._heard = made, now
+        waited = now - (self._last if of_frames else max(self._heard, self._last))
+        if self.first is None and self._made and not of_frames and waited <= _LATE:
+            first = f"{self._made} frame{'s' * (self._made > 1)} of the first samples so far: {doing(stats)}"
+        elif self.first is None or waited > _LATE:
             which = "first" if self.first is None else "next"
-            first = f"waiting for the {which} frame, {waited:.0f} s: {doing(stats)}"
+            first = f"waiting for the {which} {self._unit.removesuffix('s')}, {waited:.0f} s: {doing(stats)}"
         else:
             first = f"{self._rate():.1f}/s"
         queue: list[str | tuple[str, str]] = []
         instances: list[str | tuple[str, str]] = []
         if self.first is not None and stats is not None:
             queue.append(f"  queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering")
-            instances.append("  by instance")
+            instances.append("  by instance" if of_frames else "  frames by instance")
             for number, state in sorted(stats.state.items()):
                 instances += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
         restarts = [(f"  restarts {stats.restarts}", "yellow")] if stats is not None and stats.restarts else []

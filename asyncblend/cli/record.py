@@ -68,7 +68,7 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
 
     console, stream = Terminal(), BlenderStream(config)
     recorder = stream.record(out, **how)
-    line = LiveLine(config, stream.stats)
+    line = LiveLine(config, stream.stats, unit="samples")
     then = "The same command goes on after them."
     try:
         with line:

@@ -96,6 +96,17 @@ def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, f
     assert re.search(rf"^frames +{frames} *$" if command == "stream" else "^3 frames in sheet.png", out, re.MULTILINE)
 
 
+def test_the_frames_of_an_episode_are_no_wait(folder: Path) -> None:
+    """A recording counts samples. While the first one is being made, its frames so far are shown."""
+    (folder / "scene.py").write_text(EPISODES)
+    with started(folder, "record", "scene.py", "--length", "2", "--out", "out", "--instances", "1") as process:
+        read_until(process, r"^0 of 2 samples  1 frame of the first samples so far: Blenders: 1 rendering$")
+        (folder / "go").touch()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "2 samples are in out: 2 new ones" in out
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -107,12 +118,13 @@ def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, f
 )
 def test_without_a_terminal_lines_say_what_is_waited_for(command: tuple[str, ...], folder: Path) -> None:
     """Before the first frame, and for each later one. The standard output has none of it."""
+    one, by = ("sample", "frames by instance") if command[0] == "record" else ("frame", "by instance")
     with started(folder, *command, "--instances", "1") as process:
-        read_until(process, r"^0 of 2 frames  waiting for the first frame, \d+ s: Blenders: 1 starting$")
-        read_until(process, r"^0 of 2 frames  waiting for the first frame, \d+ s: Blenders: 1 rendering$")
+        read_until(process, rf"^0 of 2 {one}s  waiting for the first {one}, \d+ s: Blenders: 1 starting$")
+        read_until(process, rf"^0 of 2 {one}s  waiting for the first {one}, \d+ s: Blenders: 1 rendering$")
         (folder / "go0").touch()
-        line = read_until(process, r"^1 of 2 frames  \d")
-        assert re.fullmatch(r"1 of 2 frames  0\.0/s  queue \d/16, 1 rendering  by instance 1\n", line)
+        line = read_until(process, rf"^1 of 2 {one}s  \d")
+        assert re.fullmatch(rf"1 of 2 {one}s  0\.0/s  queue \d/16, 1 rendering  {by} 1\n", line)
         (folder / "go1").touch()
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
