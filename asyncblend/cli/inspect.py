@@ -14,7 +14,7 @@ from ..config import check_whole
 from ..errors import NOBODY_STEPS, ConfigError, SampleError
 from .config_file import load_config
 from .live import watch
-from .options import BlenderOption, InstancesOption, SceneOption, SeedOption, refuse_rendering
+from .options import BlenderOption, InstancesOption, SceneOption, SeedOption, check_source, refuse_rendering
 from .outputs import check_file, writing
 from .terminal import Terminal
 
@@ -63,6 +63,7 @@ def inspect(
     if samples > _MOST_SAMPLES:
         raise ConfigError(f"--samples can be {_MOST_SAMPLES} at most; got {samples}")
     _check_picture(out)
+    check_source(source)
     options = {"scene": scene, "instances": instances, "blender": blender, "seed": seed}
     if source.is_dir():
         refuse_rendering(source, options, context.args)
