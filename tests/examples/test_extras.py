@@ -27,7 +27,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 )
 def test_an_example_names_its_extra(example: str, extra: str) -> None:
     """One line says what is missing, and what to type."""
-    line = [sys.executable, "-c", HIDE, EXAMPLES / example]
+    line: list[str | Path] = [sys.executable, "-c", HIDE, EXAMPLES / example]
     done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
     said = f'matplotlib is not installed here. Type: pip install "asyncblend[{extra}]"\n'
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
