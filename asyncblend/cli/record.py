@@ -45,8 +45,8 @@ def record(
     """Render samples into a folder.
 
     The folder has WebDataset shards, to train on them without Blender. Type the same command again to continue a
-    recording that was interrupted. A larger length adds samples. Ctrl-C ends a recording early: everything that was
-    rendered is on the disk.
+    recording that was interrupted. A larger length adds samples. Ctrl-C ends a recording early: all samples that were
+    counted are on the disk. Those that were being rendered, or waited to be written, are rendered again next time.
 
     Examples:
 
