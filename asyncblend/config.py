@@ -268,6 +268,10 @@ class StreamConfig:
         for name in ("script", "scene", "blender", "logs"):
             if name == "script" or getattr(self, name) is not None:
                 _path(name, getattr(self, name))
+        if str(script := os.fspath(self.script)).endswith(".blend"):
+            raise ConfigError(
+                f"{script} is a scene, not a script: give the script, and scene={script!r} (--scene {script})"
+            )
         for name, least in {"instances": 1, "seed": 0, "start": 0, "queue_size": 1, "prefetch": 1}.items():
             check_whole(name, getattr(self, name), least)
         for name, least in {"length": 0, "max_frames_per_instance": 1, "max_rss": 1}.items():

@@ -25,6 +25,9 @@ from __future__ import annotations
 
 from typing import Any
 
+NOBODY_STEPS = "the script serves an environment, and nobody takes its steps"
+"""Is in the message of a SampleError if that is why a stream has no episodes."""
+
 
 def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> AsyncblendError:
     error = cls(message)

@@ -17,14 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
-from matplotlib.figure import Figure
 from PIL import Image
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+try:
+    import gymnasium
+    from gymnasium.vector import AutoresetMode, VectorEnv
+    from matplotlib.figure import Figure
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error.name} is not installed here. Type: pip install "asyncblend[train]"') from None
 
 import asyncblend.gym
 

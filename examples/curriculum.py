@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -28,6 +27,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
+
+try:
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error.name} is not installed here. Type: pip install "asyncblend[plot]"') from None
 
 SCRIPT = Path(__file__).parents[1] / "blender_scripts" / "pointer.py"
 TURNS = [(-limit, limit) for limit in (8, 12, 16, 20, 25, 30, 40, 180)]  # degrees

@@ -26,12 +26,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import asyncblend as ab
+
+try:
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error.name} is not installed here. Type: pip install "asyncblend[plot]"') from None
 
 Array = npt.NDArray[np.float64]
 

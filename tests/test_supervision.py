@@ -56,24 +56,38 @@ async def test_a_bad_sample_is_skipped_and_counted(
     assert [m for m in caplog.messages if m.startswith("Skipped a sample: sample 3")]
 
 
-async def test_a_sample_that_kills_its_blenders_is_named(fake: Path, write_script: Write) -> None:
-    """After `max_sample_deaths` crashes it is a SampleError with its index and params, not an endless loop."""
+@pytest.mark.parametrize(
+    ("deed", "cause", "about"),
+    [
+        ("os.kill(os.getpid(), 9)", ab.InstanceExited, "was killed by signal 9 while it served (is memory short?)."),
+        ("os._exit(3)", ab.InstanceExited, "exited with status 3 while it served."),
+        ("time.sleep(3600)", ab.FrameTimeout, "made no frame for 1 s (timeouts.frame) and was killed."),
+    ],
+    ids=["killed", "exits", "hangs"],
+)
+async def test_a_sample_that_kills_its_blenders_is_named(
+    deed: str, cause: type[ab.InstanceError], about: str, fake: Path, write_script: Write
+) -> None:
+    """After `max_sample_deaths` crashes it is a SampleError with its index and params, and how the last one ended."""
     config = ab.StreamConfig(
-        script=write_script(KILLED),
+        script=write_script(f"import os, time\ndef sample(task):\n    if task.index == 3: {deed}\n    return {{}}"),
         blender=fake,
         instances=2,
         length=12,
         prefetch=1,
         params={"level": 7},
-        restart=ab.RestartPolicy(backoff=0.01, max_sample_deaths=2),
+        timeouts=ab.Timeouts(frame=1),
+        restart=ab.RestartPolicy(backoff=0.01, max_restarts=100, max_sample_deaths=2),
     )
-    with pytest.raises(
-        ab.SampleError, match=r"sample 3 killed its Blender 2 times, .*; its params: \{'level': 7\}"
-    ) as caught:
+    with pytest.raises(ab.SampleError) as caught:
         async with asyncio.timeout(60), ab.BlenderStream(config) as stream:
             async for _ in stream:
                 pass
     assert caught.value.index == 3
+    text = str(caught.value)
+    assert text.startswith("sample 3 killed its Blender 2 times; its params: {'level': 7}. The last time: Blender ")
+    assert about in text.splitlines()[0]
+    assert type(caught.value.__cause__) is cause
 
 
 async def test_a_skipped_index_is_not_tried_again(fake: Path, write_script: Write) -> None:

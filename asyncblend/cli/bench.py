@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .config_file import load_config
 from .live import Waiting, doing
-from .needs import is_missing, pip
+from .needs import is_missing, pip, require
 from .options import BlenderOption, ConfigArgument, SceneOption
 from .outputs import check_file, writing
 from .terminal import Terminal
@@ -62,7 +62,8 @@ def bench(
     tried = settings(_numbers(instances, "--instances"), _numbers(threads, "--threads"))
     if json_ is not None:
         check_file("--json", json_)
-    if out is not None and not is_missing("matplotlib"):
+    if out is not None:
+        require("matplotlib")
         check_file("--out", out / "bench.png")
     trials = _measured(chosen, tried, min(seconds, 1.0) if quick else seconds)
     console.print(_table(trials))
@@ -72,9 +73,9 @@ def bench(
     if json_ is not None:
         with writing("--json", json_):
             json_.write_text(json.dumps(_figures(trials), indent=1) + "\n", encoding="utf-8")
-    if is_missing("matplotlib"):
+    if out is None and is_missing("matplotlib"):
         console.print(f"For a plot, type {pip('asyncblend[plot]')}, and add --out FOLDER here.", style="dim")
-    elif out is not None:
+    if out is not None:
         picture = out / "bench.png"
         with writing("--out", picture):
             out.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def demo(
         return item
 
     dataset = BlenderDataset(config, transform=counted)
-    line = LiveLine(config, dataset.stats)
+    line, saved = LiveLine(config, dataset.stats), 0
     try:
         with line:
             for number, batch in enumerate(DataLoader(dataset, batch_size=batch_size)):
@@ -73,8 +73,10 @@ def demo(
                         for old in out.glob("output_[0-9]*.png"):
                             old.unlink()
                     picture.save(out / f"output_{number:02d}.png")
-        line.summary(pictures=str(out / f"output_##.png ({batches})"))
+                saved += 1
     finally:
+        if saved:  # after Ctrl-C, those that are finished
+            line.summary(pictures=str(out / f"output_##.png ({saved})"))
         dataset.close()
 
 

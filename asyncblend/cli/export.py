@@ -15,7 +15,15 @@ from rich.table import Table
 from .. import __version__
 from .config_file import load_config
 from .live import LiveLine, Waiting, facts_table
-from .options import BlenderOption, InstancesOption, LengthOption, SceneOption, SeedOption, refuse_rendering
+from .options import (
+    BlenderOption,
+    InstancesOption,
+    LengthOption,
+    SceneOption,
+    SeedOption,
+    check_source,
+    refuse_rendering,
+)
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -65,6 +73,7 @@ def export(
     from ..recording import Recording
 
     check_format(format)
+    check_source(source)
     options = {"scene": scene, "length": length, "instances": instances, "blender": blender, "seed": seed}
     if source.is_file() or source.suffix in (".py", ".toml"):
         config = load_config(source, script_args=context.args, **options)
@@ -126,7 +135,9 @@ def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(report: Report, out: Path) -> Table:
-    classes = ", ".join(f"{name} {count:,}" for name, count in report.classes)
+    # A class without a name has its number in the place of one.
+    named = ((f"class {name}" if name.isdecimal() else name, count) for name, count in report.classes)
+    classes = ", ".join(f"{name}: {count:,}" for name, count in named)
     facts = {"images": f"{report.images:,}", "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
     if report.hidden:
         facts["left out"] = f"{report.hidden:,} without a visible pixel"

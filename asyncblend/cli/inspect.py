@@ -6,17 +6,20 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import check_whole
-from ..errors import ConfigError
+from ..errors import NOBODY_STEPS, ConfigError, SampleError
 from .config_file import load_config
 from .live import watch
-from .options import BlenderOption, InstancesOption, SceneOption, SeedOption, refuse_rendering
+from .options import BlenderOption, InstancesOption, SceneOption, SeedOption, check_source, refuse_rendering
 from .outputs import check_file, writing
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from ..config import StreamConfig
 
 _MOST_SAMPLES = 100  # a picture of more would not fit into memory, and nobody could look at it
 
@@ -46,7 +49,7 @@ def inspect(
     of its own, whatever its name, and what else a sample has is listed as text. Points are drawn if they are named "xy",
     or if the sample declares their names: "points": ["corners"], or {"corners": "left"} for an image of another name.
     3D boxes need the camera in the sample: its K and world_to_camera, and "orthographic": True for an orthographic
-    camera.
+    camera. Of an environment the beginnings of its episodes are drawn.
 
     Examples:
 
@@ -60,6 +63,7 @@ def inspect(
     if samples > _MOST_SAMPLES:
         raise ConfigError(f"--samples can be {_MOST_SAMPLES} at most; got {samples}")
     _check_picture(out)
+    check_source(source)
     options = {"scene": scene, "instances": instances, "blender": blender, "seed": seed}
     if source.is_dir():
         refuse_rendering(source, options, context.args)
@@ -99,14 +103,27 @@ def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
 
 
 def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Render the first samples, or as many frames of episodes, and return them with the seed."""
+    """Render the first samples, or as many frames of episodes, and return them with the seed.
+
+    Of an environment, whose steps nobody takes here, the beginnings of episodes are rendered.
+    """
     if source.suffix != ".toml" and options["instances"] is None:
         options["instances"] = min(2, count)  # for a few samples, starting more Blenders takes longer than rendering
     config = load_config(source, **options)
     length = count if config.length is None else min(count, config.length)
     config = dataclasses.replace(config, length=length, ordered=True)
     items: list[dict[str, Any]] = []
-    watch(config, lambda frame: items.append(_item(frame, frame.index, frame.params)), most=length)
+
+    def draw(config: StreamConfig) -> None:
+        items.clear()
+        watch(config, lambda frame: items.append(_item(frame, frame.index, frame.params)), most=length)
+
+    try:
+        draw(config)
+    except SampleError as error:
+        if NOBODY_STEPS not in str(error) or config.params is not None:
+            raise
+        draw(dataclasses.replace(config, params={"render": True}))
     return items, config.seed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import (
@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..aio import run
-from .terminal import STDERR, Terminal, styled
+from .terminal import STDERR, Fitting, Terminal, styled
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0  # seconds between two plain lines
 _LATE = 10.0  # seconds without a frame, after which it is said what is being waited for
+MEASURABLE = 0.1
+"""Seconds that are long enough to say how many frames came in one."""
+
 _STYLES = {"ready": "green", "idle": "cyan", "starting": "yellow", "backoff": "yellow", "failed": "red"}
 _DOING = {
     "new": "not started yet",
@@ -99,25 +102,28 @@ class Waiting:
 
     Args:
         what: What there is to say, with the seconds since then; or a function that returns it, called from another
-            thread.
+            thread. It may return several texts, of which the first one that fits into the line is shown.
         unit: What `step` counts, such as "frames", for a bar or a number of them. Without it nothing is counted.
         total: How many there will be. None: nobody knows.
     """
 
-    def __init__(self, what: str | Callable[[], str | Text], *, unit: str = "", total: int | None = None) -> None:
+    def __init__(
+        self, what: str | Callable[[], str | Sequence[Text]], *, unit: str = "", total: int | None = None
+    ) -> None:
         began = time.perf_counter()
 
-        def text() -> Text:
+        def texts() -> Sequence[Text]:
             said = f"{what}, {time.perf_counter() - began:.0f} s" if isinstance(what, str) else what()
-            return styled(said) if isinstance(said, str) else said
+            return [styled(said)] if isinstance(said, str) else said
 
-        self._text, self._unit, self._done, self._total = text, unit, 0, total
+        self._texts, self._unit, self._done, self._total = texts, unit, 0, total
         self._ended = threading.Event()
         self._lines: threading.Thread | None = None
-        columns: list[ProgressColumn] = [SpinnerColumn(), _Said(text)]
+        fixed = Column(no_wrap=True)  # where the line is too long, it is the text that is made shorter
+        columns: list[ProgressColumn] = [SpinnerColumn(table_column=fixed), _Said(texts)]
         if unit:
-            columns[1:1] = [BarColumn(10), MofNCompleteColumn()]
-            columns.append(TimeRemainingColumn())
+            columns[1:1] = [BarColumn(10, table_column=fixed), MofNCompleteColumn(table_column=fixed)]
+            columns.append(TimeRemainingColumn(table_column=fixed))
         self._progress = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_interactive)
         self._task = self._progress.add_task("", total=total)
 
@@ -155,18 +161,18 @@ class Waiting:
     def _print_lines(self) -> None:
         while not self._ended.wait(_EVERY):
             of = "" if self._total is None else f" of {self._total}"
-            STDERR.print(styled(f"{self._done}{of} {self._unit}  " if self._unit else ""), self._text(), sep="")
+            STDERR.print(styled(f"{self._done}{of} {self._unit}  " if self._unit else ""), self._texts()[0], sep="")
 
 
 class _Said(ProgressColumn):
     """What a function says whenever the line is drawn."""
 
-    def __init__(self, text: Callable[[], Text]) -> None:
-        super().__init__(Column(no_wrap=True))
-        self._text = text
+    def __init__(self, texts: Callable[[], Sequence[Text]]) -> None:
+        super().__init__()
+        self._texts = texts
 
-    def render(self, task: Task) -> Text:
-        return self._text()
+    def render(self, task: Task) -> Fitting:
+        return Fitting(self._texts())
 
 
 class LiveLine(Waiting):
@@ -174,15 +180,17 @@ class LiveLine(Waiting):
 
     Args:
         stats: Returns the stream's statistics, or None while there are none. Called from another thread.
+        unit: "frames"; or "samples", which may have several frames each, that come from Blender one after another.
     """
 
-    def __init__(self, config: StreamConfig, stats: Callable[[], StreamStats | None]) -> None:
+    def __init__(self, config: StreamConfig, stats: Callable[[], StreamStats | None], *, unit: str = "frames") -> None:
         self.frames = 0
         self.first: float | None = None
         """When the first frame came, on the clock of `time.perf_counter`."""
         self._stats, self._queue_size = stats, config.queue_size
-        self._began = self._last = time.perf_counter()
-        super().__init__(self._now, unit="frames", total=config.length)
+        self._began = self._last = self._heard = time.perf_counter()
+        self._made = 0  # frames, when they were more than before for the last time
+        super().__init__(self._now, unit=unit, total=config.length)
 
     def frame_came(self, before: int = 0, *, whole: bool = True) -> None:
         """Note that one more frame came.
@@ -204,12 +212,16 @@ class LiveLine(Waiting):
         stats = self._stats()
         if stats is None or self.first is None:
             return
+        made, seconds, rest = sum(stats.frames.values()), self._last - self.first, self.frames - 1
         facts: dict[str, str | Text] = {
-            "frames": str(stats.delivered),
+            # At the end of a stream that was stopped some had come that nobody took.
+            "frames": f"{stats.delivered}" + (f" of {made} that were rendered" if made > stats.delivered else ""),
             "time to the first frame": f"{self.first - self._began:.1f} s",
         }
-        if self.frames > 1:
-            facts["then"] = f"{self._rate():.1f} frames/s over {self._last - self.first:.1f} s"
+        if rest and seconds < MEASURABLE:
+            facts["then"] = f"{rest} frames in less than {MEASURABLE} s"
+        elif rest:
+            facts["then"] = f"{rest / seconds:.1f} frames/s over {seconds:.1f} s"
         facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
         troubles = {
             "restarts": "restarts",
@@ -222,22 +234,32 @@ class LiveLine(Waiting):
                 facts[name] = styled((str(count), "yellow"))
         Terminal().print(facts_table({**facts, **more}))
 
-    def _now(self) -> Text:
-        """Return what there is to say at this moment."""
-        stats, waited = self._stats(), time.perf_counter() - self._last
-        parts: list[str | tuple[str, str]] = []
-        if self.first is None or waited > _LATE:
+    def _now(self) -> list[Text]:
+        """Return what there is to say at this moment, and shorter forms of it for a narrow terminal."""
+        stats, now, of_frames = self._stats(), time.perf_counter(), self._unit == "frames"
+        if stats is not None and (made := sum(stats.frames.values())) > self._made:
+            self._made, self._heard = made, now
+        waited = now - (self._last if of_frames else max(self._heard, self._last))
+        if self.first is None and self._made and not of_frames and waited <= _LATE:
+            first = f"{self._made} frame{'s' * (self._made > 1)} of the first samples so far: {doing(stats)}"
+        elif self.first is None or waited > _LATE:
             which = "first" if self.first is None else "next"
-            parts.append(f"waiting for the {which} frame, {waited:.0f} s: {doing(stats)}")
+            first = f"waiting for the {which} {self._unit.removesuffix('s')}, {waited:.0f} s: {doing(stats)}"
         else:
-            parts.append(f"{self._rate():.1f}/s")
+            first = f"{self._rate():.1f}/s"
+        queue: list[str | tuple[str, str]] = []
+        instances: list[str | tuple[str, str]] = []
         if self.first is not None and stats is not None:
-            parts.append(f"  queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering  by instance")
+            queue.append(f"  queue {stats.queued}/{self._queue_size}, {stats.rendering} rendering")
+            instances.append("  by instance" if of_frames else "  frames by instance")
             for number, state in sorted(stats.state.items()):
-                parts += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
-        if stats is not None and stats.restarts:
-            parts.append((f"  restarts {stats.restarts}", "yellow"))
-        return styled(*parts)
+                instances += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
+        restarts = [(f"  restarts {stats.restarts}", "yellow")] if stats is not None and stats.restarts else []
+        return [
+            styled(first, *queue, *instances, *restarts),
+            styled(first, *queue, *restarts),
+            styled(first, *restarts),
+        ]
 
     def _rate(self) -> float:
         return (self.frames - 1) / max(self._last - (self.first or 0.0), 1e-9)

@@ -15,7 +15,8 @@ ConfigArgument = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A Blender script, or a TOML file with StreamConfig's fields.")
 ]
 SceneOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The .blend file to open before the script runs. Overrides CONFIG.")
+    Path | None,
+    typer.Option(metavar="FILE", help="The .blend file to open before the script runs. Overrides a TOML file's."),
 ]
 BlenderOption = Annotated[
     str | None,
@@ -26,11 +27,13 @@ BlenderOption = Annotated[
     ),
 ]
 InstancesOption = Annotated[
-    int | None, typer.Option(metavar="N", help="How many Blender processes render. Overrides CONFIG.")
+    int | None, typer.Option(metavar="N", help="How many Blender processes render. Overrides a TOML file's.")
 ]
-LengthOption = Annotated[int | None, typer.Option(metavar="N", help="How many samples to render. Overrides CONFIG.")]
+LengthOption = Annotated[
+    int | None, typer.Option(metavar="N", help="How many samples to render. Overrides a TOML file's.")
+]
 SeedOption = Annotated[
-    int | None, typer.Option(metavar="N", help="The same seed gives the same samples. Overrides CONFIG.")
+    int | None, typer.Option(metavar="N", help="The same seed gives the same samples. Overrides a TOML file's.")
 ]
 
 
@@ -50,6 +53,19 @@ class ScriptCommand(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the line that says how the command is used."""
         return [*super().collect_usage_pieces(ctx), "[-- ARGUMENTS]"]
+
+
+def check_source(source: Path) -> None:
+    """Refuse a SOURCE that is not there and may have been meant as a script or as a recording.
+
+    Raises:
+        ConfigError: It does not exist, and its name does not tell what it should be.
+    """
+    if source.suffix not in (".py", ".toml", ".blend") and not source.exists():
+        raise ConfigError(
+            f"{source} does not exist (looked in {Path.cwd()}); give a script.py, a TOML file with StreamConfig's "
+            f"fields, or a folder that `asyncblend record` wrote"
+        )
 
 
 def refuse_rendering(source: Path, options: Mapping[str, object], arguments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from ..aio import run
 from .config_file import load_config
-from .live import LiveLine
+from .live import MEASURABLE, LiveLine
 from .needs import require
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SceneOption, SeedOption
 from .terminal import Terminal
@@ -45,8 +45,8 @@ def record(
     """Render samples into a folder.
 
     The folder has WebDataset shards, to train on them without Blender. Type the same command again to continue a
-    recording that was interrupted. A larger length adds samples. Ctrl-C ends a recording early: everything that was
-    rendered is on the disk.
+    recording that was interrupted. A larger length adds samples. Ctrl-C ends a recording early: all samples that were
+    counted are on the disk. Those that were being rendered, or waited to be written, are rendered again next time.
 
     Examples:
 
@@ -68,7 +68,7 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
 
     console, stream = Terminal(), BlenderStream(config)
     recorder = stream.record(out, **how)
-    line = LiveLine(config, stream.stats)
+    line = LiveLine(config, stream.stats, unit="samples")
     then = "The same command goes on after them."
     try:
         with line:
@@ -84,6 +84,7 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
             if line.first is not None and line.frames > 1:
                 seconds = time.perf_counter() - line.first
                 new = recorder.recorded - recorder.before
-                text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s, {decimal(recorder.written)}"
+                rate = f"in {seconds:.1f} s, {new / seconds:.1f}/s" if seconds >= MEASURABLE else "at once"
+                text += f": {new} new ones {rate}, {decimal(recorder.written)}"
             console.print(text)
             console.print(then)

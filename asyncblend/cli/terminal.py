@@ -8,10 +8,11 @@ character that is not printable is shown as Python would write it, such as `\\x1
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.text import Text
 
@@ -52,6 +53,23 @@ class Terminal(Console):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+
+class Fitting:
+    """The first of several texts that fits where it is printed, or else the beginning of the last one."""
+
+    def __init__(self, texts: Sequence[Text]) -> None:
+        self._texts = texts
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return how narrow and how wide it may be."""
+        return Measurement(1, self._texts[0].cell_len)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the text."""
+        text = next((one for one in self._texts if one.cell_len <= options.max_width), self._texts[-1]).copy()
+        text.truncate(options.max_width, overflow="ellipsis")
+        yield text
 
 
 STDERR = Terminal(stderr=True)

@@ -9,6 +9,8 @@ from ..errors import FrameTimeout, InstanceError, InstanceExited, StartTimeout, 
 from ..wire.launch import Report
 from .instance import Cause, Instance
 
+_SIGKILL = 9  # what the system sends where memory is short
+
 
 class Ending(NamedTuple):
     """How one life ended."""
@@ -63,4 +65,6 @@ def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -
         return InstanceError(text, instance=number, log_tail=log_tail)
     how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
     when = "while it served" if instance.served else "before it was ready"
+    if status == -_SIGKILL:
+        when += " (is memory short?)"
     return InstanceExited(f"{name} {how} {when}.{output}", instance=number, log_tail=log_tail, returncode=status)

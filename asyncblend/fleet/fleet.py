@@ -19,6 +19,8 @@ from .install import packages
 from .instance import Instance
 from .log import Log
 
+OnDeath = Callable[[Life, InstanceError | None], None]
+
 _log = logging.getLogger("asyncblend")
 
 
@@ -175,16 +177,13 @@ class Fleet:
     # -- supervision ----------------------------------------------------------------------------------------------
 
     async def run(
-        self,
-        on_ready: Callable[[], None],
-        on_death: Callable[[Life], None],
-        on_watch: Callable[[], None] = lambda: None,
+        self, on_ready: Callable[[], None], on_death: OnDeath, on_watch: Callable[[], None] = lambda: None
     ) -> None:
         """Supervise until cancelled, then stop every Blender.
 
         Args:
             on_ready: Called when an instance serves.
-            on_death: Called when nothing of a life is left.
+            on_death: Called when nothing of a life is left, with how it ended. None: the run is over.
             on_watch: Called before each look at the budgets, to note what is not noted when it happens.
 
         Raises (in an ExceptionGroup):
@@ -198,7 +197,7 @@ class Fleet:
                 group.create_task(self._supervise(instance, on_death), name=f"asyncblend instance {number}")
             group.create_task(self._watch(on_watch), name="asyncblend watch")
 
-    async def _supervise(self, instance: Instance, on_death: Callable[[Life], None]) -> None:
+    async def _supervise(self, instance: Instance, on_death: OnDeath) -> None:
         """Run one life after another."""
         while True:
             life = instance.start(self._clock())
@@ -206,10 +205,10 @@ class Fleet:
                 ending = self._judge(instance, await self._live(instance))
             except BaseException:
                 instance.close()
-                on_death(life)
+                on_death(life, None)
                 raise
             delay = instance.ended(self._clock(), ending.cause)
-            on_death(life)
+            on_death(life, ending.error)
             if delay is None:
                 self._give_up(instance, ending)
                 return

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from ..config import StreamConfig
-from ..errors import ProtocolError, SampleError
+from ..errors import InstanceError, ProtocolError, SampleError
 from ..fleet.fleet import Fleet
 from ..wire.launch import Life
 from ..wire.line import Line
@@ -338,8 +338,8 @@ class Dispatcher:
 
     # -- from the fleet -------------------------------------------------------------------------------------------
 
-    def life_over(self, life: Life) -> None:
-        """Give the leases of a life that has ended to others."""
+    def life_over(self, life: Life, why: InstanceError | None = None) -> None:
+        """Give the leases of a life that has ended to others. `why`: how it ended."""
         holding = self._holdings.pop(life, None)
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
@@ -350,7 +350,7 @@ class Dispatcher:
             for one in list(holding.held):
                 self._let_go(holding, one)
             for one, guilt in blamed:
-                one.source.give_back(one.lease, guilt if crashed else "none")
+                one.source.give_back(one.lease, guilt if crashed else "none", why)
                 if one.source.error is not None:
                     self._give_up(one.source)
         self.dispatch()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import StreamConfig, check_whole
-from ..errors import EpisodeLost
+from ..errors import EpisodeLost, InstanceError
 from .direct import Direct
 from .frame import Frame
 from .leases import Lease
@@ -80,10 +80,10 @@ class EpisodePass(Pass):
         self.forget_after(frame.step)
         return super().arrive(lease, frame, fingerprint)
 
-    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
+    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none", why: InstanceError | None = None) -> None:
         """Take back the lease as any pass does, if its steps may be replayed."""
         steps = self.book.first_step(lease) - 1
-        super().give_back(lease, guilt)
+        super().give_back(lease, guilt, why)
         if steps > self._max_replay:
             text = (
                 f"the Blender of episode {self._index} died after {steps} steps, or a message was lost, and at most "

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..config import Params, StreamConfig, check_params, check_whole
-from ..errors import ConfigError, SampleError
+from ..errors import ConfigError, InstanceError, SampleError
 from .frame import Frame
 from .leases import Lease, LeaseBook
 from .params import Drawn, EndOfParams, ParamsSource
@@ -204,8 +204,13 @@ class Pass:
         """Whether the next sample to lease may have crashed a Blender. It must be alone in its next one."""
         return self.book.next_returned in self._suspects
 
-    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
-        """Take back a lease whose Blender is gone, or whose frame cannot be read."""
+    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none", why: InstanceError | None = None) -> None:
+        """Take back a lease whose Blender is gone, or whose frame cannot be read.
+
+        Args:
+            guilt: Whether its sample crashed the Blender.
+            why: How the Blender ended.
+        """
         if self._ended:
             return
         self.book.give_back(lease)
@@ -218,11 +223,10 @@ class Pass:
             self._deaths[lease.position] = self._deaths.get(lease.position, 0) + 1
         deaths = self._deaths[lease.position]
         if deaths >= self._max_deaths and guilt == "certain":
-            text = (
-                f"sample {lease.index} killed its Blender {deaths} times, or something outside did (is memory short?); "
-                f"its params: {dict(lease.params.values)}"
-            )
-            self._bad_sample(lease.position, SampleError(text, index=lease.index))
+            text = f"sample {lease.index} killed its Blender {deaths} times; its params: {dict(lease.params.values)}"
+            error = SampleError(text if why is None else f"{text}. The last time: {why}", index=lease.index)
+            error.__cause__ = why
+            self._bad_sample(lease.position, error)
 
     def fail(self, error: BaseException) -> None:
         """Lease no more. The consumer gets the frames that are there, then the error, unless all have arrived."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..aio import AtExit, finish, separate_after_fork, the_one_error
 from ..config import StreamConfig
-from ..errors import ConfigError, ForkedProcessError, StreamClosed
+from ..errors import ConfigError, ForkedProcessError, InstanceError, StreamClosed
 from ..fleet.discovery import find_blender
 from ..fleet.fleet import Fleet
 from ..fleet.preflight import check_descriptors, check_loopback, check_window, working_directory
@@ -206,12 +206,12 @@ class Run:
         self._fleet.disown()
         separate_after_fork(self.loop)
 
-    def _life_over(self, life: Life) -> None:
+    def _life_over(self, life: Life, why: InstanceError | None) -> None:
         self._hub.forget(life)
         self._rings.pop(life, None)
         if (line := self._lines.pop(life, None)) is not None:
             line.end()  # who waits for its Blender wakes up
-        self.dispatcher.life_over(life)
+        self.dispatcher.life_over(life, why)
 
     def _free(self) -> None:
         self._resources.close()

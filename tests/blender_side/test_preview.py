@@ -50,11 +50,15 @@ def test_names_other_images_after_their_key(script: Path) -> None:
         pytest.param(np.zeros((2, 2, 2), np.uint8), id="two-channels"),
         pytest.param(np.zeros(4, np.uint8), id="one-dimension"),
         pytest.param(np.zeros((0, 2, 3), np.uint8), id="empty"),
+        pytest.param(np.zeros((5, 2, 2, 3), np.uint8), id="clip"),
     ],
 )
-def test_saves_nothing_that_is_not_an_image(script: Path, value: np.ndarray[Any, Any]) -> None:
+def test_saves_nothing_that_is_not_an_image(
+    script: Path, value: np.ndarray[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     preview({"image": value}, str(script))
     assert list(script.parent.glob("*.png")) == []
+    assert capsys.readouterr().out.splitlines()[1].startswith("  not saved: a picture is uint8 and H x W, ")
 
 
 def test_prints_a_line_about_each_value(script: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,12 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
     options = ("--blender", fake, "--instances", "2", "--batch-size", "3", "--seed", "4")
     done = asyncblend("demo", *options, "--batches", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("time to the first frame", "frames/s", "frames by instance +0: ", r"output_##\.png \(3\)"):
+    for word in (
+        "time to the first frame",
+        r"frames(/s over| in less than) [\d.]+ s",
+        "frames by instance +0: ",
+        r"output_##\.png \(3\)",
+    ):
         assert re.search(word, done.stdout)
     (tmp_path / "tmp" / "notes.txt").touch()
     again = asyncblend("demo", *options, "--batches", "2", cwd=tmp_path)
@@ -53,6 +60,22 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
     assert names == ["notes.txt", "output_00.png", "output_01.png"]
     with Image.open(tmp_path / "tmp" / "output_00.png") as picture:
         assert picture.size == (128, 96)  # three frames in a 2x2 figure
+
+
+def test_a_demo_that_is_stopped_says_where_its_pictures_are(tmp_path: Path) -> None:
+    """Those that are finished stay."""
+    fake = str(fake_blender(tmp_path / "fake", values=VALUES))
+    line = [sys.executable, "-m", "asyncblend", "demo", "--blender", fake, "--instances", "1", "--batches", "100000"]
+    with subprocess.Popen(line, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "tmp" / "output_02.png").exists() and process.poll() is None:
+            threading.Event().wait(0.005)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    saved = len(list((tmp_path / "tmp").glob("*.png")))
+    found = re.search(r"^pictures +tmp/output_##\.png \((\d+)\) *$", out, re.MULTILINE)
+    assert found is not None, out
+    assert saved - 1 <= int(found[1]) <= saved  # the last one may be cut short
 
 
 @pytest.mark.blender
@@ -159,6 +182,10 @@ def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
         (("demo", "--blender", "no-such-folder"), "BlenderNotFound blender='no-such-folder'"),
         (("stream", "nowhere.py", "--blender", "bpy"), "ConfigError script 'nowhere.py' does not exist"),
         (("stream", "nowhere.toml"), "ConfigError config 'nowhere.toml' does not exist"),
+        *(
+            ((command, "room.blend", *more), "ConfigError room.blend is a scene, not a script: give the script, and ")
+            for command, *more in (["stream"], ["inspect"], ["bench"], ["record", "--length", "1", "--out", "rooms"])
+        ),
     ],
 )
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:

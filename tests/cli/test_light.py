@@ -149,12 +149,17 @@ def test_the_format_coco_names_its_extra(folder: Path) -> None:
 
 
 def test_bench_prints_its_table_without_matplotlib(folder: Path) -> None:
-    """The plot is missing, and one line says how to get it."""
-    done = hiding("matplotlib", arguments=(*USE["bench"], "--out", "plots"), cwd=folder)
+    """One line says how to get a plot. Where one is asked for, nothing is measured without it."""
+    done = hiding("matplotlib", arguments=USE["bench"], cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Best: instances = 1, threads = 1" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if "plot" in line]
     assert 'pip install "asyncblend[plot]"' in line
+    plotted = hiding("matplotlib", arguments=(*USE["bench"], "--out", "plots"), cwd=folder)
+    assert plotted.returncode == 1
+    assert plotted.stdout == ""
+    assert "This command needs what is not installed here: matplotlib." in plotted.stderr
+    assert 'pip install "asyncblend[plot]"' in plotted.stderr
     assert not (folder / "plots").exists()
 
 

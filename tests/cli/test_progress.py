@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from asyncblend.cli.live import Waiting, doing
+from asyncblend.cli.live import LiveLine, Waiting, doing
+from asyncblend.config import StreamConfig
 from asyncblend.stream.stats import StreamStats
 from asyncblend.testing import fake_blender
 
@@ -26,6 +29,18 @@ def sample(task):
     return {"value": task.index}
 bl.serve(sample)
 """
+
+COUNTS = ("delivered", "rendering", "queued", "skipped", "restarts", "recycled", "duplicates", "stale")
+NONE = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -81,6 +96,17 @@ def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, f
     assert re.search(rf"^frames +{frames} *$" if command == "stream" else "^3 frames in sheet.png", out, re.MULTILINE)
 
 
+def test_the_frames_of_an_episode_are_no_wait(folder: Path) -> None:
+    """A recording counts samples. While the first one is being made, its frames so far are shown."""
+    (folder / "scene.py").write_text(EPISODES)
+    with started(folder, "record", "scene.py", "--length", "2", "--out", "out", "--instances", "1") as process:
+        read_until(process, r"^0 of 2 samples  1 frame of the first samples so far: Blenders: 1 rendering$")
+        (folder / "go").touch()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "2 samples are in out: 2 new ones" in out
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -92,12 +118,13 @@ def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, f
 )
 def test_without_a_terminal_lines_say_what_is_waited_for(command: tuple[str, ...], folder: Path) -> None:
     """Before the first frame, and for each later one. The standard output has none of it."""
+    one, by = ("sample", "frames by instance") if command[0] == "record" else ("frame", "by instance")
     with started(folder, *command, "--instances", "1") as process:
-        read_until(process, r"^0 of 2 frames  waiting for the first frame, \d+ s: Blenders: 1 starting$")
-        read_until(process, r"^0 of 2 frames  waiting for the first frame, \d+ s: Blenders: 1 rendering$")
+        read_until(process, rf"^0 of 2 {one}s  waiting for the first {one}, \d+ s: Blenders: 1 starting$")
+        read_until(process, rf"^0 of 2 {one}s  waiting for the first {one}, \d+ s: Blenders: 1 rendering$")
         (folder / "go0").touch()
-        line = read_until(process, r"^1 of 2 frames  \d")
-        assert re.fullmatch(r"1 of 2 frames  0\.0/s  queue \d/16, 1 rendering  by instance 1\n", line)
+        line = read_until(process, rf"^1 of 2 {one}s  \d")
+        assert re.fullmatch(rf"1 of 2 {one}s  0\.0/s  queue \d/16, 1 rendering  {by} 1\n", line)
         (folder / "go1").touch()
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -152,13 +179,45 @@ def test_in_a_terminal_it_is_one_line(folder: Path) -> None:
     assert text.rstrip().endswith("frames by instance       0: 2")
 
 
+@pytest.mark.parametrize(("width", "parts"), [(150, 3), (80, 2), (55, 1), (36, 0)])
+def test_a_narrow_terminal_shows_the_count(width: int, parts: int) -> None:
+    """What the instances did goes first, then the queue, then the rate: never the count and the time that remains."""
+    stats = StreamStats(**NONE, frames=dict.fromkeys(range(8), 1234), state=dict.fromkeys(range(8), "ready"))
+    line = LiveLine(StreamConfig(script="x.py", instances=8, length=100_000), lambda: stats)
+    for _ in range(33):
+        line.frame_came()
+    terminal = Console(width=width, file=io.StringIO(), color_system=None)
+    with terminal.capture() as shown:
+        terminal.print(line._progress)
+    assert re.fullmatch(r".* 33/100000 .* (\d|-)+:\d\d:\d\d\n", shown.get())
+    texts = ("/s", "  queue 0/16, 0 rendering", "  by instance" + 8 * " 1234")
+    assert [text in shown.get() for text in texts] == [place < parts for place in range(3)]
+
+
+def test_counts_of_a_summary_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames that had come when the stream was stopped are told apart, and no rate comes from a moment."""
+    counts = {**NONE, "delivered": 3}
+    stats = StreamStats(**counts, frames={0: 3, 1: 2}, state=dict.fromkeys(range(2), "stopped"))
+    line = LiveLine(StreamConfig(script="x.py", instances=2), lambda: stats)
+    monkeypatch.setattr("asyncblend.cli.live.time", (clock := Clock()))
+    for clock.now in (1.0, 1.01, 1.02):
+        line.frame_came()
+    line.summary()
+    said = re.sub(" +", " ", capsys.readouterr().out)
+    assert "frames 3 of 5 that were rendered" in said
+    assert "then 2 frames in less than 0.1 s" in said
+    assert "frames by instance 0: 3 1: 2" in said
+    clock.now = 5.0
+    line.frame_came()
+    line.summary()
+    assert "then 0.8 frames/s over 4.0 s" in re.sub(" +", " ", capsys.readouterr().out)
+
+
 def test_what_blenders_do() -> None:
     """Each state is counted in words, in a stable order; a state that is unknown is named."""
-    none = {"delivered": 0, "rendering": 0, "queued": 0, "skipped": 0, "restarts": 0, "recycled": 0}
-    none |= {"duplicates": 0, "stale": 0, "bad_messages": 0, "refused": 0}
     assert doing(None) == "no Blender was started yet"
     states = ("ready", "starting", "ready", "backoff", "asleep")
-    stats = StreamStats(**none, frames={}, state=dict(enumerate(states)))
+    stats = StreamStats(**NONE, frames={}, state=dict(enumerate(states)))
     assert doing(stats) == "Blenders: 2 rendering, 1 starting, 1 down after a crash, 1 asleep"
 
 

@@ -37,7 +37,7 @@ def test_it_records_and_says_what_to_type_next(tmp_path: Path) -> None:
     """The summary has the samples, the rate and the bytes. The same command again continues, and adds samples."""
     done = record(tmp_path, "--length", "20", "--shard-size", "8")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"20 samples are in cubes: 20 new ones in [\d.]+ s, [\d.]+/s, \d+\.\d kB", done.stdout)
+    assert re.search(r"20 samples are in cubes: 20 new ones (in [\d.]+ s, [\d.]+/s|at once), \d+\.\d kB", done.stdout)
     assert done.stdout.rstrip().endswith("asyncblend inspect cubes")
     assert len(list((tmp_path / "cubes").glob("*.tar"))) == 3
     again = record(tmp_path, "--length", "30")

@@ -109,7 +109,7 @@ class Stage:
         self.fleet = Fleet(
             config, self._spawn, self.asked.append, first=first, clock=lambda: self.time.now, sleep=self.time.sleep
         )
-        self.running = asyncio.ensure_future(self.fleet.run(self._on_ready, self.over.append))
+        self.running = asyncio.ensure_future(self.fleet.run(self._on_ready, lambda life, why: self.over.append(life)))
 
     def _on_ready(self) -> None:
         self.ready.append(self.fleet.ready_lives())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import asyncblend as ab
 from asyncblend import blender as bl
 from asyncblend.blender.serving.environment import episodes_of
 from asyncblend.blender.serving.task import make_task
-from asyncblend.errors import ConfigError
+from asyncblend.errors import ConfigError, SampleError
+from asyncblend.testing import fake_blender
 
 
 class Counter:
@@ -121,3 +125,64 @@ def test_an_environment_is_shown_without_a_host(tmp_path: Path) -> None:
     saved = tmp_path / "shown.png"
     assert done.stdout == f"observation: int, 0\nimage: uint8, shape (1, 1, 3)\n  saved as {saved}\n"
     assert saved.is_file()
+
+
+SERVED = """
+import numpy as np
+from asyncblend import blender as bl
+class Lamp:
+    def reset(self, task):
+        self.steps = 0
+        return {"observation": task.index}
+    def step(self, action):
+        self.steps += action
+        return {"observation": self.steps, "terminated": self.steps >= 3}
+    def render(self):
+        return np.full((16, 24, 3), 200, np.uint8)
+bl.serve(Lamp)
+"""
+
+
+@pytest.fixture
+def lamp(tmp_path: Path) -> ab.StreamConfig:
+    """A stream of an environment in a fake Blender."""
+    script = tmp_path / "lamp.py"
+    script.write_text(SERVED)
+    return ab.StreamConfig(script=script, blender=fake_blender(tmp_path / "fake"), instances=1, length=2, ordered=True)
+
+
+async def test_a_stream_plays_no_environment(lamp: ab.StreamConfig) -> None:
+    """After the first beginning it is an error that says what does, and not an episode without end."""
+    with pytest.raises(SampleError, match=r"nobody takes its steps: play Lamp with asyncblend\.gym"):
+        async with asyncio.timeout(100), ab.BlenderStream(lamp) as stream:
+            async for frame in stream:
+                assert frame.step == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "steps", "names"),
+    [({"render": True}, [0], {"observation", "image"}), ({"action": 2}, [0, 1, 2], {"observation"})],
+)
+async def test_a_stream_shows_beginnings_or_repeats_an_action(
+    params: dict[str, Any], steps: list[int], names: set[str], lamp: ab.StreamConfig
+) -> None:
+    """With params that are one of the questions to an environment, a stream ends each episode."""
+    async with asyncio.timeout(100), ab.BlenderStream(dataclasses.replace(lamp, params=params)) as stream:
+        got = [frame async for frame in stream]
+    assert [(frame.index, frame.step) for frame in got] == [(index, step) for index in (0, 1) for step in steps]
+    assert set(got[0]) == names
+    assert [frame.last for frame in got] == 2 * [*(len(steps) - 1) * [False], True]
+
+
+@pytest.mark.parametrize("command", ["stream", "record", "bench", "inspect"])
+def test_commands_play_no_environment(command: str, lamp: ab.StreamConfig, tmp_path: Path) -> None:
+    """They say so, and do not run for ever; inspect draws how each episode begins."""
+    own = {"record": ["--length", "2", "--out", "recorded"], "bench": ["--instances", "1", "--seconds", "0.05"]}
+    line = [sys.executable, "-m", "asyncblend", command, "lamp.py", "--blender", str(lamp.blender)]
+    line += own.get(command, [])
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    if command == "inspect":
+        assert done.stdout.startswith("4 samples in sheet.png"), done.stderr
+    else:
+        assert done.returncode == 1
+        assert "the script serves an environment, and nobody takes its steps" in done.stderr

@@ -81,9 +81,19 @@ async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path
             assert coco.annToMask(annotation).any()
     assert re.search(r"^images +5 *$", done.stdout, re.MULTILINE)
     total = len(coco.anns)
-    assert re.search(rf"^objects +{total}  \(ball \d+, board \d+, object \d+\) *$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^objects +{total}  \(ball: \d+, board: \d+, object: \d+\) *$", done.stdout, re.MULTILINE)
     assert re.search(rf"^left out +{25 - total} without a visible pixel", done.stdout, re.MULTILINE)
     assert "labelled.py, seed 3" in coco.dataset["info"]["description"]
+
+
+def test_export_of_classes_without_names(script: Path, fake: str, tmp_path: Path) -> None:
+    """Their numbers are no counts."""
+    text = script.read_text().replace('del values["index"]', 'del values["index"]; values["class_name"] = [""] * 5')
+    script.write_text(text)
+    options = ("--length", "2", "--instances", "1", "--blender", fake)
+    done = asyncblend("export", script.name, *options, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^objects +\d+  \(class 1: \d+, class 2: \d+, object: \d+\) *$", done.stdout, re.MULTILINE)
 
 
 async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
@@ -118,6 +128,8 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
         (("export", ".", "--out", "out", "--format", "yolo"), "ConfigError there is no format 'yolo'; there is coco"),
         (("inspect", "."), "ConfigError . is a folder, but no recording"),
         (("inspect", ".", "--seed", "3"), "ConfigError . is no script, so nothing is rendered: leave out --seed"),
+        (("inspect", "nowhere"), "ConfigError nowhere does not exist (looked in "),
+        (("export", "nowhere", "--out", "out"), "or a folder that `asyncblend record` wrote"),
         (("inspect", "nowhere.py", "--blender", "bpy"), "ConfigError script 'nowhere.py' does not exist"),
         (("inspect", "nowhere.toml"), "ConfigError config 'nowhere.toml' does not exist"),
         (("inspect", "cube.py", "--out", "sheet.txt"), "ConfigError --out 'sheet.txt' is no name of a picture"),

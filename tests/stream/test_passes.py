@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asyncblend.config import RestartPolicy, StreamConfig
-from asyncblend.errors import AsyncblendError, ConfigError, InstanceError, SampleError, StreamClosed
+from asyncblend.errors import AsyncblendError, ConfigError, FrameTimeout, InstanceError, SampleError, StreamClosed
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.leases import Lease
 from asyncblend.stream.params import Drawn
@@ -309,7 +309,7 @@ async def test_a_sample_may_kill_so_many_blenders() -> None:
         source.give_back(second, "certain")
         source.give_back(first, "likely")  # the second time, but it was not alone
         assert source.error is None
-        source.give_back(leased(source, 1)[0], "certain")
+        source.give_back(leased(source, 1)[0], "certain", why := FrameTimeout("it hung"))
         if skips:
             assert source.stats().skipped == 1
             arrive(source, *leased(source, 1))
@@ -318,8 +318,9 @@ async def test_a_sample_may_kill_so_many_blenders() -> None:
         else:
             assert isinstance(source.error, SampleError)
             assert source.error.index == 7
-            text = "sample 7 killed its Blender 2 times, or something outside did (is memory short?); its params: "
-            assert str(source.error) == text + "{'level': 3}"
+            text = "sample 7 killed its Blender 2 times; its params: {'level': 3}. The last time: it hung"
+            assert str(source.error) == text
+            assert source.error.__cause__ is why
 
 
 # -- the end -----------------------------------------------------------------------------------------------------

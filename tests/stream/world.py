@@ -11,7 +11,7 @@ import pytest
 
 from asyncblend.blender.serving.worker import Worker
 from asyncblend.config import RestartPolicy, StreamConfig
-from asyncblend.errors import AsyncblendError, SampleError, StreamClosed
+from asyncblend.errors import AsyncblendError, InstanceError, SampleError, StreamClosed
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.leases import Lease
@@ -109,9 +109,9 @@ class Watched(Pass):
 
     consumer: Consumer
 
-    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none") -> None:
+    def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none", why: InstanceError | None = None) -> None:
         self.consumer.world.given_back(self.consumer, lease, guilt)
-        super().give_back(lease, guilt)
+        super().give_back(lease, guilt, why)
 
 
 class Blender:

@@ -5,6 +5,9 @@ The episode of an index begins with `reset`. What the host sends then, as params
     {"action": ...}   take a step, and answer with its values
     {"render": True}  answer with a picture of how things are, and take no step. With an action: of how they are then
     {"spaces": True}  only at an episode's beginning: say which spaces there are, and play nothing
+
+A stream plays nothing: it takes no steps, so it cannot have episodes, unless its own params are one of these. With
+{"render": True} it has the picture of each beginning, and with {"action": ...} this action is taken until the end.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, TypeGuard
 
-from ...errors import ConfigError
+from ...errors import NOBODY_STEPS, ConfigError
 from .task import Task
 
 Episode = Generator[Mapping[str, Any], Mapping[str, Any], None]
@@ -67,6 +70,13 @@ def episodes_of(environment: Environment | type[Environment]) -> Callable[[Task]
             if params.get("render") and hasattr(played, "render"):
                 values = {**values, "image": played.render()}
             params = yield values
+            if params is task.params and "action" not in params:  # of a stream; who takes steps sends other params
+                if params.get("render"):
+                    return
+                raise ConfigError(
+                    f"{NOBODY_STEPS}: play {type(played).__name__} with asyncblend.gym (BlenderEnv, BlenderVectorEnv) or "
+                    f"with stream.episode(index). With params={{'render': True}} a stream has the picture of each beginning"
+                )
             if "action" not in params:
                 values = {}
             elif over:

@@ -22,8 +22,8 @@ def preview(values: Mapping[str, Any], script: str | None) -> None:
 
     An image is a uint8 array of shape H x W, H x W x 3 or H x W x 4. For the script `cube.py` the value "image" is
     saved as `cube.png` beside it, and any other, say "mask", as `cube.mask.png`; values in nested dicts have dotted
-    names. Without a script file the images are saved beside the open .blend file, or else in the current folder. If an
-    image cannot be written, the reason is printed.
+    names. Without a script file the images are saved beside the open .blend file, or else in the current folder. The
+    reason is printed if an image cannot be written, or an array that may be meant as one is none.
 
     Args:
         values: What the user's `sample` function returned.
@@ -44,6 +44,8 @@ def preview(values: Mapping[str, Any], script: str | None) -> None:
                 print(f"  not saved: {error}")
             else:
                 print(f"  saved as {path}")
+        elif name == "image" or (value.dtype == np.uint8 and value.ndim > 1):
+            print("  not saved: a picture is uint8 and H x W, H x W x 3 or H x W x 4; `asyncblend inspect` draws more")
 
 
 def _path_without_suffix(script: str | None) -> Path:
