@@ -232,6 +232,35 @@ def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int)
         assert beside or above
 
 
+def caption(text: str, width: int) -> Any:
+    """Return the first line of a block of this width as a picture, with nothing but a text on its left."""
+    canvas = Canvas(width, contact._CAPTION)
+    canvas.text(0, contact._CAPTION / 2, text, size=contact._TEXT)
+    return np.asarray(canvas.picture())
+
+
+def test_a_step_of_an_episode_is_called_so() -> None:
+    """The caption of a frame tells its step, and that of a whole sample tells none."""
+    items = [{"index": 7, "image": np.full((160, 200, 3), 100, np.uint8), "depth": np.ones((160, 200), np.float32)}] * 2
+    sheet = np.asarray(contact_sheet(items, "title", steps=[3, None]))
+    apart = contact._layout((200, 160), 1).height + contact._BLOCK_GAP
+    top = contact._MARGIN + contact._HEADING
+    for block, text in enumerate(("sample 7, step 3", "sample 7")):
+        line = sheet[top + block * apart :][: contact._CAPTION, contact._MARGIN :][:, :200]
+        np.testing.assert_array_equal(line, caption(text, 200))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("flow_forward[12]", "flow_forward[12]"), ("a_very_long_name_of_a_flow[12]", "a_very_long_nam…[12]")],
+)
+def test_a_caption_keeps_its_name_and_its_number(name: str, written: str) -> None:
+    """Where both have no room, what is to be said about a picture goes first, and the number in its name never."""
+    canvas = Canvas(140, contact._CAPTION)
+    contact._caption(canvas, contact._Place(0, contact._CAPTION, 140, 100), name, "up to 12.5 px")
+    np.testing.assert_array_equal(np.asarray(canvas.picture()), caption(written, 140))
+
+
 def test_each_label_has_its_tile(scene: Scene) -> None:
     """Images of 640 x 480 are not scaled, and the tiles have the colours of their ids and depths."""
     item = scene(1, 640, 480, 5)
