@@ -16,7 +16,7 @@ from asyncblend.pictures import contact, contact_sheet
 from asyncblend.pictures.box3d import box_lines
 from asyncblend.pictures.canvas import Canvas, fit_text, text_width
 from asyncblend.pictures.colours import colour_of, depth_picture, id_picture
-from asyncblend.pictures.drawing import annotated
+from asyncblend.pictures.drawing import _texts, annotated
 from asyncblend.pictures.shown import LABELS, Shown
 from asyncblend.pictures.tiles import tile
 
@@ -83,6 +83,20 @@ def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
     picture = drawn(item)
     assert near(picture[20, 100], colour_of(4))
     assert (picture[40:] == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "truncated", "said"),
+    [(0.66, True, " · 66% visible, cut"), (0.66, False, " · 66% visible"), (1, True, " · cut"), (1, False, "")],
+)
+def test_a_chip_says_what_its_share_is(fraction: float, truncated: bool, said: str) -> None:
+    """The share is that of the visible part, so that nobody takes it for what is cut off."""
+    box, name = np.array([[40, 50, 60, 70]], np.float32), {"name": ["Cube"], "class_name": ["cube"]}
+    item = plain(
+        id=np.array([7]), bbox=box, visible_fraction=np.array([fraction]), truncated=np.array([truncated]), **name
+    )
+    (thing,) = Shown(item).things
+    assert _texts(thing, few=True)[0] == "Cube · cube" + said
 
 
 def test_masks_are_tinted_within_and_outlined() -> None:
