@@ -251,6 +251,16 @@ def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:
     assert (folder / "sheet.png").is_file()
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_runs_by_itself(folder: Path, name: str) -> None:
+    """Each renders a small picture with Cycles: an EEVEE without a GPU needs a minute for a large one."""
+    shown = run(sys.executable, name)
+    (shape,) = re.findall(r"image: uint8, shape \((?:\d+, )?(\d+), (\d+), 3\)", shown)
+    assert int(shape[0]) <= 480
+    assert int(shape[1]) <= 640
+    assert '"CYCLES"' in block(SCRIPTS[name])
+
+
 def test_what_make_would_do() -> None:
     """The targets exist, and end with the right command. `.ci/run` runs them all."""
     for line, ends_with in MAKE.items():
