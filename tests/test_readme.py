@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,13 @@ def test_the_table_of_options_is_complete() -> None:
     for part in (ab.RestartPolicy(), ab.Timeouts()):
         for field in dataclasses.fields(part):
             assert f"`{field.name}={getattr(part, field.name)}`" in README
+
+
+def test_every_extra_is_named() -> None:
+    """The README tells what each extra is for, but for those of who works on asyncblend itself."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    unnamed = [name for name in extras if f"`{name}`" not in README and f'".[{name}]"' not in README]
+    assert unnamed == ["fuzz", "dev"]
 
 
 def test_every_picture_is_there() -> None:
