@@ -132,7 +132,7 @@ def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(report: Report, out: Path) -> Table:
-    classes = ", ".join(f"{name} {count:,}" for name, count in report.classes)
+    classes = ", ".join(f"{name}: {count:,}" for name, count in report.classes)
     facts = {"images": f"{report.images:,}", "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
     if report.hidden:
         facts["left out"] = f"{report.hidden:,} without a visible pixel"

@@ -96,7 +96,7 @@ async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path
             assert coco.annToMask(annotation).any()
     assert re.search(r"^images +5 *$", done.stdout, re.MULTILINE)
     total = len(coco.anns)
-    assert re.search(rf"^objects +{total}  \(ball \d+, board \d+, object \d+\) *$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^objects +{total}  \(ball: \d+, board: \d+, object: \d+\) *$", done.stdout, re.MULTILINE)
     assert re.search(rf"^left out +{25 - total} without a visible pixel", done.stdout, re.MULTILINE)
     assert "labelled.py, seed 3" in coco.dataset["info"]["description"]
 
