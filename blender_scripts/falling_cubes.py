@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Iterator
 
 import bpy
+import numpy as np
 
 from asyncblend import blender as bl
 
@@ -17,6 +18,9 @@ parser.add_argument("--samples", type=int, default=4, help="Cycles' samples a pi
 parser.add_argument("--cubes", type=int, default=10)
 parser.add_argument("--frames", type=int, default=24, help="frames of an episode, 24 a second")
 args, _ = parser.parse_known_args()
+
+SIZE = 0.6  # metres along a cube's edges
+APART = 1.1  # metres between the centres of two cubes that cannot touch, however they are turned
 
 scene = bpy.context.scene
 scene.render.engine = "CYCLES"
@@ -38,7 +42,7 @@ paint.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0
 floor.data.materials.append(paint)
 cubes = []
 for number in range(args.cubes):
-    bpy.ops.mesh.primitive_cube_add(size=0.6)
+    bpy.ops.mesh.primitive_cube_add(size=SIZE)
     bpy.ops.rigidbody.object_add(type="ACTIVE")
     cube = bpy.context.object
     cube.name, cube["class_id"], cube["class_name"] = f"Cube {number:02}", 1, "cube"
@@ -51,9 +55,9 @@ camera.look_at((0, 0, 1.3))
 
 
 def sample(task: bl.Task) -> Iterator[dict]:
-    for cube in cubes:
+    for cube, place in zip(cubes, places(task.rng), strict=True):
         cube.animation_data_clear()
-        cube.location = task.rng.uniform((-1.6, -1.6, 1.0), (1.6, 1.6, 3.4))
+        cube.location = place
         cube.rotation_quaternion = task.rng.normal(size=4)
         bl.randomise.material(cube, task.rng)
     first, last = 2, args.frames + 1  # between two frames on each side, which the flow needs
@@ -62,6 +66,19 @@ def sample(task: bl.Task) -> Iterator[dict]:
         scene.frame_set(number)
         labels = bl.render(("depth", "instance", "flow_forward", "flow_backward"))
         yield {**labels, **bl.annotate(cubes, rendered=labels), "frame": number}
+
+
+def places(rng: np.random.Generator) -> list[np.ndarray]:
+    """Return a place for each cube: cubes that overlap at the beginning would be thrown apart."""
+    found: list[np.ndarray] = []
+    top = 3.4
+    while len(found) < len(cubes):
+        place = rng.uniform((-1.6, -1.6, 1.0), (1.6, 1.6, top))
+        if all(np.linalg.norm(place - other) >= APART for other in found):
+            found.append(place)
+        else:
+            top += 0.02  # so that there is room for any number of cubes
+    return found
 
 
 def fall(first: int, last: int) -> None:

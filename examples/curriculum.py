@@ -7,6 +7,9 @@ The cone is turned by an angle from one of eight ranges. Seven of them are narro
 curriculum seven of eight samples come from them all the same. With one, the losses of each batch decide what is rendered
 next. Both kinds of training see as many samples and are evaluated on the same held-out ones, of all ranges alike. A
 table and a chart tell what became of it: also what the curriculum costs at first, when all ranges are still hard.
+
+The goal, the chart's grey line, is the mean loss with which the training without a curriculum ends. The table's last
+column says after how many samples the mean loss of each kind has come to the goal and stays there.
 """
 
 from __future__ import annotations
@@ -109,7 +112,8 @@ def reached(trainings: Sequence[Sequence[Look]], goal: float) -> int | None:
 
 def table(found: dict[str, list[list[Look]]], goal: float) -> Table:
     """Return what each kind of training came to."""
-    shown = Table("", "held-out loss", "its runs", f"a loss of {goal:.3f} after", box=None, header_style="bold")
+    columns = ("held-out loss, mean", "its runs", f"comes to {goal:.3f} and stays there after")
+    shown = Table("", *columns, box=None, header_style="bold")
     for name, trainings in found.items():
         each = ", ".join(f"{looks[-1].loss:.3f}" for looks in trainings)
         samples = reached(trainings, goal)
@@ -128,7 +132,7 @@ def chart(path: Path, found: dict[str, list[list[Look]]], goal: float) -> None:
         for looks in trainings:
             left.plot(samples, [look.loss for look in looks], color=COLOURS[name], linewidth=0.7, alpha=0.4)
         left.plot(samples, mean_loss(trainings), color=COLOURS[name], linewidth=2.5, label=name)
-    left.axhline(goal, color="0.7", linewidth=0.8, zorder=0)
+    left.axhline(goal, color="0.6", linewidth=0.8, zorder=0, label="the goal: all ranges alike, at the end")
     left.set(yscale="log", xlabel="samples rendered", ylabel="held-out loss", title="Which way does the cone point?")
     left.legend(frameon=False)
 

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,16 @@ def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:
     assert (folder / "sheet.png").is_file()
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_runs_by_itself(folder: Path, name: str) -> None:
+    """Each renders a small picture with Cycles: an EEVEE without a GPU needs a minute for a large one."""
+    shown = run(sys.executable, name)
+    (shape,) = re.findall(r"image: uint8, shape \((?:\d+, )?(\d+), (\d+), 3\)", shown)
+    assert int(shape[0]) <= 480
+    assert int(shape[1]) <= 640
+    assert '"CYCLES"' in block(SCRIPTS[name])
+
+
 def test_what_make_would_do() -> None:
     """The targets exist, and end with the right command. `.ci/run` runs them all."""
     for line, ends_with in MAKE.items():
@@ -284,6 +295,13 @@ def test_the_table_of_options_is_complete() -> None:
     for part in (ab.RestartPolicy(), ab.Timeouts()):
         for field in dataclasses.fields(part):
             assert f"`{field.name}={getattr(part, field.name)}`" in README
+
+
+def test_every_extra_is_named() -> None:
+    """The README tells what each extra is for, but for those of who works on asyncblend itself."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    unnamed = [name for name in extras if f"`{name}`" not in README and f'".[{name}]"' not in README]
+    assert unnamed == ["fuzz", "dev"]
 
 
 def test_every_picture_is_there() -> None:

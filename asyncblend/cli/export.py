@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from .. import __version__
+from ..errors import ConfigError
 from .config_file import load_config
 from .live import LiveLine, Waiting, facts_table
 from .options import (
@@ -94,9 +95,10 @@ def export(
 
 
 def _recorded(samples: Recording) -> Items:
-    """Yield the samples of a recording, which are counted meanwhile."""
+    """Yield the samples of a recording, which are counted meanwhile. Raises ConfigError if one is an episode."""
     with Waiting("exporting", unit="samples", total=len(samples)) as line:
         for done, sample in enumerate(samples, 1):
+            _check_single(sample.index, single=sample.steps == 1)
             yield sample
             line.step(done)
 
@@ -107,20 +109,24 @@ def _rendered(config: StreamConfig) -> Items:
     Raises:
         ConfigError: A sample is an episode.
     """
-    from ..errors import ConfigError
     from ..stream.stream import BlenderStream
 
     frames = BlenderStream(config).sync()
     line = LiveLine(config, frames.stats)
     with line, frames:
         for frame in frames:
-            if frame.step or not frame.last:
-                raise ConfigError(
-                    f"sample {frame.index} is an episode of several frames, which have no place in an export of single "
-                    f"images; let the script's sample return one frame"
-                )
+            _check_single(frame.index, single=frame.step == 0 and frame.last)
             line.frame_came()
             yield {**frame, "index": frame.index}
+
+
+def _check_single(index: int, *, single: bool) -> None:
+    """Raise ConfigError if a sample is not a single frame."""
+    if not single:
+        raise ConfigError(
+            f"sample {index} is an episode of several frames, which have no place in an export of single images; let "
+            f"the script's sample return one frame"
+        )
 
 
 def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,9 +141,7 @@ def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(report: Report, out: Path) -> Table:
-    # A class without a name has its number in the place of one.
-    named = ((f"class {name}" if name.isdecimal() else name, count) for name, count in report.classes)
-    classes = ", ".join(f"{name}: {count:,}" for name, count in named)
+    classes = ", ".join(f"{name}: {count:,}" for name, count in report.classes)
     facts = {"images": f"{report.images:,}", "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
     if report.hidden:
         facts["left out"] = f"{report.hidden:,} without a visible pixel"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,9 +19,17 @@ from .outputs import check_file, writing
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..config import StreamConfig
+    from ..recording import Recording
+    from ..stream.frame import Frame
 
 _MOST_SAMPLES = 100  # a picture of more would not fit into memory, and nobody could look at it
+
+
+class _Drawn(NamedTuple):
+    """What is drawn: the values of a frame, and which step of an episode it is, or None if it is a whole sample."""
+
+    item: dict[str, Any]
+    step: int | None
 
 
 def inspect(
@@ -67,12 +75,13 @@ def inspect(
     options = {"scene": scene, "instances": instances, "blender": blender, "seed": seed}
     if source.is_dir():
         refuse_rendering(source, options, context.args)
-        items, seed = _recorded(source, samples)
+        drawn, seed = _recorded(source, samples)
     else:
-        items, seed = _rendered(source, samples, {**options, "script_args": context.args})
-    what = "sample" if len({item["index"] for item in items}) == len(items) else "frame"
-    count = f"{len(items)} {what}{'s' if len(items) > 1 else ''}"
-    sheet = contact_sheet(items, source.resolve().name, f"{count}, seed {seed}")
+        drawn, seed = _rendered(source, samples, {**options, "script_args": context.args})
+    what = "sample" if all(step is None for _, step in drawn) else "frame"
+    count = f"{len(drawn)} {what}{'s' if len(drawn) > 1 else ''}"
+    items, steps = [one.item for one in drawn], [one.step for one in drawn]
+    sheet = contact_sheet(items, source.resolve().name, f"{count}, seed {seed}", steps=steps)
     with writing("--out", out):
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out)
@@ -88,8 +97,8 @@ def _check_picture(out: Path) -> None:
     check_file("--out", out)
 
 
-def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
-    """Return the first samples of a recording, and its seed."""
+def _recorded(folder: Path, count: int) -> tuple[list[_Drawn], Any]:
+    """Return the first samples of a recording, or as many frames of episodes, and its seed."""
     from ..recording import Recording, is_recording
 
     if not is_recording(folder):
@@ -98,11 +107,17 @@ def _recorded(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
             f"`asyncblend record` wrote"
         )
     recording = Recording(folder)
-    items = [_item(sample, sample.index, sample.params) for sample in itertools.islice(recording, count)]
-    return items, recording.about.get("seed")
+    return list(itertools.islice(_frames(recording), count)), recording.about.get("seed")
 
 
-def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+def _frames(recording: Recording) -> Iterator[_Drawn]:
+    """Yield all frames of a recording."""
+    for sample in recording:
+        for step in range(sample.steps):
+            yield _drawn(sample.frame(step), sample.index, sample.params, step if sample.steps > 1 else None)
+
+
+def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[_Drawn], int]:
     """Render the first samples, or as many frames of episodes, and return them with the seed.
 
     Of an environment, whose steps nobody takes here, the beginnings of episodes are rendered.
@@ -112,20 +127,21 @@ def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[d
     config = load_config(source, **options)
     length = count if config.length is None else min(count, config.length)
     config = dataclasses.replace(config, length=length, ordered=True)
-    items: list[dict[str, Any]] = []
+    drawn: list[_Drawn] = []
 
-    def draw(config: StreamConfig) -> None:
-        items.clear()
-        watch(config, lambda frame: items.append(_item(frame, frame.index, frame.params)), most=length)
+    def seen(frame: Frame) -> None:
+        whole = frame.step == 0 and frame.last
+        drawn.append(_drawn(frame, frame.index, frame.params, None if whole else frame.step))
 
     try:
-        draw(config)
+        watch(config, seen, most=length)
     except SampleError as error:
         if NOBODY_STEPS not in str(error) or config.params is not None:
             raise
-        draw(dataclasses.replace(config, params={"render": True}))
-    return items, config.seed
+        drawn.clear()
+        watch(dataclasses.replace(config, params={"render": True}), seen, most=length)
+    return drawn, config.seed
 
 
-def _item(values: Mapping[str, Any], index: int, params: Mapping[str, Any]) -> dict[str, Any]:
-    return {"params": dict(params), **values, "index": index}
+def _drawn(values: Mapping[str, Any], index: int, params: Mapping[str, Any], step: int | None) -> _Drawn:
+    return _Drawn({"params": dict(params), **values, "index": index}, step)

@@ -1,4 +1,7 @@
-"""`asyncblend link`: let a Blender's own Python import asyncblend, for scripts that are run in Blender itself."""
+"""`asyncblend link`: let a Blender's own Python import asyncblend, for scripts that are run in Blender itself.
+
+The Python of another environment with the bpy module, such as the one that `doctor --fix` makes, is such a Blender too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib.util
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -24,16 +28,20 @@ if TYPE_CHECKING:
 
 _LIMIT = 120.0  # seconds for Blender to answer
 _ANSWER = "asyncblend: "
+_FOLDERS = {
+    "executable": ("bpy", 'bpy.utils.user_resource("SCRIPTS", path="addons/modules")'),
+    "module": ("sysconfig", 'sysconfig.get_path("purelib")'),
+}
+"""For each kind of Blender what says where its modules are, and the module that this needs."""
 _ASK_WHERE = """\
-import bpy, json
-print({answer!r} + json.dumps([bpy.utils.user_resource("SCRIPTS", path="addons/modules")]))
+import json, {needs}
+print({answer!r} + json.dumps([{folder}]))
 """
 _ASK_ALL = """\
-import bpy, dataclasses, json, runpy
+import dataclasses, json, runpy, {needs}
 runpy.run_path({bootstrap!r})["load_asyncblend"]()
 from asyncblend.blender.serving import requirements
-modules = bpy.utils.user_resource("SCRIPTS", path="addons/modules")
-print({answer!r} + json.dumps([modules, dataclasses.asdict(requirements.look({cache!r}))]))
+print({answer!r} + json.dumps([{folder}, dataclasses.asdict(requirements.look({cache!r}))]))
 """
 _WRITTEN = "# Written by `asyncblend link`"
 # The host's site-packages must never be on Blender's path: this module loads the package alone, and becomes it.
@@ -51,7 +59,7 @@ class Linkable(NamedTuple):
     """A Blender that has all that asyncblend needs, but does not know where asyncblend is."""
 
     modules: Path
-    """Blender's folder for the user's modules. It may not exist yet."""
+    """Blender's folder for the user's modules, which may not exist yet, or that of an environment's packages."""
     packages: str
     """The folder with the packages that Blender's Python lacks. It goes last on `sys.path`."""
 
@@ -64,22 +72,27 @@ def link(
 ) -> None:
     """Let Blender itself import asyncblend.
 
-    Scripts can then be run in its text editor, or by `blender -b --python`. The scripts of a stream do not need this.
-    The command writes one small file into Blender's folder for the user's modules, and prints its path. If Blender's
-    Python has no numpy or pyzmq, they are installed into a cache folder, as a stream does it.
+    Scripts can then be run in its text editor, or by `blender -b --python`; with the bpy module of another environment,
+    such as the one that `asyncblend doctor --fix` makes, by that environment's Python. The scripts of a stream do not
+    need this. The command writes one small file into Blender's folder for the user's modules, or among the packages of
+    the environment, and prints its path and what to type. If Blender's Python has no numpy or pyzmq, they are installed
+    into a cache folder, as a stream does it.
 
     Examples:
 
         asyncblend link
         asyncblend link --blender /opt/blender
+        asyncblend link --blender bpy
         asyncblend link --undo
     """
     from ..fleet.discovery import find_blender
 
     console = Terminal()
     found = find_blender(blender)
-    if found.kind == "module":
-        console.print("This is the bpy module: `python script.py` needs no link.")
+    itself = shlex.quote(found.path) + (" -b --python script.py" if found.kind == "executable" else " script.py")
+    if found.path == sys.executable:
+        console.print("The bpy module is in this Python, which has asyncblend: nothing needs to be linked.")
+        console.print(f"Try it: {itself}", style="dim")
         return
     with Waiting(f"Asking {found.path}"):
         ready = None if undo else run(prepare(found))
@@ -97,7 +110,7 @@ def link(
         modules.mkdir(parents=True, exist_ok=True)
         path.write_text(_STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages), encoding="utf-8")
     console.print(f"Wrote {path}")
-    console.print(f"Try it: {shlex.quote(found.path)} -b --python script.py", style="dim")
+    console.print(f"Try it: {itself}", style="dim")
 
 
 def _check_ours(path: Path) -> None:
@@ -136,11 +149,18 @@ def _remove(path: Path) -> list[Path]:
 
 
 async def prepare(blender: Blender) -> Linkable:
-    """Ask a Blender executable about itself, and install what its Python lacks. Raises InstanceError if that fails."""
-    from ..fleet.install import packages
+    """Ask a Blender about itself, and install what its Python lacks.
 
-    ask = _ASK_ALL.format(bootstrap=str(BOOTSTRAP), answer=_ANSWER, cache=str(packages.cache_folder()))
-    modules, about = await _answer(blender, ask)
+    Raises:
+        InstanceError: That failed.
+        BlenderNotFound: It is a Python without the bpy module.
+    """
+    from ..fleet.install import packages
+    from ..fleet.pythons import module_of
+
+    if blender.kind == "module":
+        await module_of(blender.path)
+    modules, about = await _answer(blender, _ASK_ALL, bootstrap=str(BOOTSTRAP), cache=str(packages.cache_folder()))
     report = Report(**about)
     if report.packages is not None:
         await packages.install(report.packages, report.python, Path(report.folder))
@@ -148,16 +168,19 @@ async def prepare(blender: Blender) -> Linkable:
 
 
 async def _modules_of(blender: Blender) -> Path:
-    """Ask a Blender executable where it looks for the user's modules."""
-    return Path((await _answer(blender, _ASK_WHERE.format(answer=_ANSWER)))[0])
+    """Ask a Blender where it looks for the user's modules."""
+    return Path((await _answer(blender, _ASK_WHERE))[0])
 
 
-async def _answer(blender: Blender, ask: str) -> list[Any]:
+async def _answer(blender: Blender, question: str, **filled: str) -> list[Any]:
     from ..fleet.process import output_of
 
-    command = [blender.path, "--background", "--factory-startup", "--python-expr", ask]
+    needs, folder = _FOLDERS[blender.kind]
+    ask = question.format(answer=_ANSWER, needs=needs, folder=folder, **filled)
+    # -I: what the environment variables of this Python name is no part of the other one.
+    how = ["-I", "-c"] if blender.kind == "module" else ["--background", "--factory-startup", "--python-expr"]
     try:
-        status, output = await output_of(command, os.environ, limit=_LIMIT)
+        status, output = await output_of([blender.path, *how, ask], os.environ, limit=_LIMIT)
     except TimeoutError:
         raise InstanceError(f"{blender.path} did not answer within {_LIMIT:g} s") from None
     for line in output.splitlines():

@@ -63,8 +63,9 @@ class Categories:
         return self._used_keypoints[number] if names is None else len(names)
 
     def counts(self) -> list[tuple[str, int]]:
-        """Return each category's name and the number of its objects, by id."""
-        return [(self._name_of(number), self._counts[number]) for number in sorted(self._names, key=self.id_of)]
+        """Return each category's name, or "class 3" where it is only a number, and the number of its objects, by id."""
+        found = [(number, self._name_of(number)) for number in sorted(self._names, key=self.id_of)]
+        return [(f"class {name}" if name == str(number) else name, self._counts[number]) for number, name in found]
 
     def finish(self) -> list[dict[str, Any]]:
         """Return COCO's list of categories, by id."""

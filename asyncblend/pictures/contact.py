@@ -19,8 +19,7 @@ from .tiles import scales_of, tile
 _MARGIN, _GAP, _BLOCK_GAP = 28, 10, 22
 _HEADING, _CAPTION, _NOTE = 78, 22, 18
 _TEXT = 13
-_MIN_NAME = 40  # the width of a caption's name, in pixels as all that follow
-_IMAGE = 640  # the longer side of an image, or nearly so
+_IMAGE = 640  # the longer side of an image, or nearly so, in pixels as all that follow
 _MAX_BLOCK = 1600  # the width of a block, so that its captions are legible when a page shows the sheet
 _MAX_ROW = 1400  # the width of a row of blocks without tiles
 _MIN_SHEET = 250  # the width of a sheet's content, for its headings
@@ -44,12 +43,15 @@ class _Layout(NamedTuple):
     height: int
 
 
-def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "") -> Image.Image:
+def contact_sheet(
+    items: Iterable[Mapping[str, Any]], title: str, below: str = "", *, steps: Sequence[int | None] | None = None
+) -> Image.Image:
     """Draw items into one picture.
 
     Args:
         items: Values by name, such as the frames of a stream or the samples of a recording, each with its "index".
         title, below: The headings.
+        steps: For each item, which step of an episode it is; None if it is no step of one. None: none of them is.
 
     Raises:
         ConfigError: There are no items.
@@ -57,6 +59,7 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     samples = [Shown(item) for item in items]
     if not samples:
         raise ConfigError("there is no sample to draw")
+    captions = [_heading(sample, step) for sample, step in zip(samples, steps or [None] * len(samples), strict=True)]
     labels = [name for name in LABELS if any(name in sample.labels for sample in samples)]
     names = [*labels, *dict.fromkeys(name for sample in samples for name in sample.pictures)]
     points = list(dict.fromkeys(one.name for sample in samples for one in sample.points))
@@ -72,8 +75,8 @@ def contact_sheet(items: Iterable[Mapping[str, Any]], title: str, below: str = "
     strips = [headings.picture()]
     for first in range(0, len(samples), across):
         blocks = [
-            _block(sample, names, points, scales, layout, column if across > 1 else width)
-            for sample, layout in zip(samples[first : first + across], layouts[first : first + across], strict=True)
+            _block(samples[i], captions[i], names, points, scales, layouts[i], column if across > 1 else width)
+            for i in range(first, min(first + across, len(samples)))
         ]
         row = Image.new("RGB", (width, max(block.height for block in blocks)), "white")
         for i, block in enumerate(blocks):
@@ -118,15 +121,25 @@ def _grid(count: int, across: int, left: int, width: int, height: int) -> list[_
     return [_Place(left + i % across * right, _CAPTION + i // across * down, width, height) for i in range(count)]
 
 
+def _heading(sample: Shown, step: int | None) -> str:
+    return f"sample {sample.index}" if step is None else f"sample {sample.index}, step {step}"
+
+
 def _block(
-    sample: Shown, names: Sequence[str], points: Sequence[str], scales: Mapping[str, Scale], layout: _Layout, width: int
+    sample: Shown,
+    heading: str,
+    names: Sequence[str],
+    points: Sequence[str],
+    scales: Mapping[str, Scale],
+    layout: _Layout,
+    width: int,
 ) -> Image.Image:
     notes = _wrapped(sample.rest(), width)
     canvas = Canvas(max(width, layout.width), layout.height + len(notes) * _NOTE + 4 * bool(notes))
     own = "" if sample.name == "image" else f"{sample.name}, "
     size = "no image" if sample.image is None else own + "{1} x {0}".format(*sample.image.shape)
     pictures = [(layout.image, annotated(sample, layout.image.width, layout.image.height, points))]
-    _caption(canvas, layout.image, f"sample {sample.index}", size)
+    _caption(canvas, layout.image, heading, size)
     for name, place in zip(names, layout.tiles, strict=True):
         if name in sample.labels:
             picture, note = tile(sample, name, scales)
@@ -148,13 +161,14 @@ def _block(
 
 
 def _caption(canvas: Canvas, place: _Place, name: str, note: str) -> None:
-    """Write the name, and the note on the right. In a narrow place the note is left out, or the name cut."""
+    """Write the name, and the note on the right if there is room for both. A long name keeps its number, as "[3]"."""
     y = place.top - _CAPTION / 2
-    room = place.width - text_width(note, _TEXT - 1) - 8
-    if room < _MIN_NAME:
-        room, note = place.width, ""
-    canvas.text(place.left, y, fit_text(name, _TEXT, room), size=_TEXT, colour=INK)
-    canvas.text(place.left + place.width, y, note, size=_TEXT - 1, colour=DIM, anchor="rm")
+    stem, bracket, number = name.rpartition("[")
+    if text_width(name, _TEXT) > place.width and bracket:
+        name = fit_text(stem, _TEXT, place.width - text_width(bracket + number, _TEXT)) + bracket + number
+    canvas.text(place.left, y, fit_text(name, _TEXT, place.width), size=_TEXT, colour=INK)
+    if text_width(name, _TEXT) + 8 + text_width(note, _TEXT - 1) <= place.width:
+        canvas.text(place.left + place.width, y, note, size=_TEXT - 1, colour=DIM, anchor="rm")
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -179,8 +179,8 @@ def _names(canvas: Canvas, things: Sequence[Thing], scale: float) -> None:
 
 def _texts(thing: Thing, few: bool) -> list[str]:
     """Return the texts for a chip, the longest first. If there are many chips, they say less."""
-    seen = f"{thing.visible:.0%}" if thing.visible is not None and thing.visible < 0.995 else ""
-    parts = [thing.name, thing.class_name, f"{seen} cut".strip() if thing.truncated else seen]
+    seen = f"{thing.visible:.0%} visible" if thing.visible is not None and thing.visible < 0.995 else ""
+    parts = [thing.name, thing.class_name, ", ".join(filter(None, (seen, "cut" if thing.truncated else "")))]
     full = " · ".join(part for part in parts if part)
     short = next((part for part in parts if part), "")
     return list(dict.fromkeys(text for text in (full if few else "", short, str(thing.id)) if text))

@@ -19,7 +19,7 @@ _HEIGHT, _ROW_GAP, _GAP, _TITLE, _TEXT = 84, 18, 44, 13, 12
 _RAMP, _WHEEL = 220, 64
 _ROWS = 3  # lines of swatches, one above the other
 _MAX_NAME = 150  # pixels of a class's name
-_AFTER_NAMES = ("46%: the share that is visible", "cut: a part is outside the image")
+_AFTER_NAMES = ("46% visible: the rest is covered or outside", "cut: a part is outside the image")
 _GREY = "#d5d9de"
 _FLOW = ("hue: the direction", "white: no motion", "full colour: the longest vector")
 
@@ -98,6 +98,7 @@ def _widest(texts: Iterable[str]) -> float:
 
 
 def _draw_keypoints(canvas: Canvas, left: float, top: float) -> None:
+    canvas.chip(left, top + 4, left + 14, top + 44, _GREY)  # as on an image: on white, hollow marks would look full
     for y, visibility in ((14, 2), (34, 1)):
         keypoint_mark(canvas, left + 7, top + y, visibility, colours.colour_of(1), 5)
     _lines(canvas, left + 20, top, ("visible", "occluded"))

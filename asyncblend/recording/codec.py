@@ -4,6 +4,8 @@
     000000012.depth.npy        all other arrays, with their dtype and shape
     000000012.json             index, instance, params and values, and the checksums of the other files
 
+An episode is one sample too: its values are those of its frames side by side, and its JSON has their number, "steps".
+
 In the JSON, params and values are trees of `wire.payload`: `{"$": "depth.npy"}` stands for an array. Files are named
 after their values, so that any WebDataset reader finds them. The name of a file has only lower-case letters, digits,
 "_" and "-", so it may differ from the name of the value; which file is which value, only the JSON says.
@@ -79,7 +81,14 @@ class Sample(dict[str, Any]):
     """A recorded sample: its values by name, and "index". The arrays are numpy's, writable, and yours."""
 
     def __init__(
-        self, values: Mapping[str, Any], *, index: int, instance: int, params: Any, files: Mapping[str, bytes]
+        self,
+        values: Mapping[str, Any],
+        *,
+        index: int,
+        instance: int,
+        params: Any,
+        files: Mapping[str, bytes],
+        steps: int = 1,
     ) -> None:
         super().__init__({**values, "index": index})
         self.returned = values
@@ -92,6 +101,15 @@ class Sample(dict[str, Any]):
         """The params it was rendered with. Empty if there were none."""
         self.files = files
         """The recorded bytes of its files, by names such as "image.png" or "depth.npy"."""
+        self.steps = steps
+        """How many frames the sample has. If there are several, it is an episode, and time is the first axis of its
+        arrays."""
+
+    def frame(self, step: int) -> Mapping[str, Any]:
+        """Return the values of one frame, by name. `step` counts from 0. The arrays are views of the sample's."""
+        if self.steps == 1:
+            return self.returned
+        return {name: _at_step(value, step) for name, value in self.returned.items()}
 
 
 def key_of(index: int) -> str:
@@ -100,9 +118,15 @@ def key_of(index: int) -> str:
 
 
 def encode(
-    values: Mapping[str, Any], *, index: int, instance: int, params: Mapping[str, Any], images: Images
+    values: Mapping[str, Any], *, index: int, instance: int, params: Mapping[str, Any], images: Images, steps: int = 1
 ) -> dict[str, bytes]:
-    """Return the files of a sample, by name without the key. `values` and `params` are those of a Frame."""
+    """Return the files of a sample, by name without the key.
+
+    Args:
+        values, index, instance, params: Those of a Frame; or of an episode, as a Clip of all its frames has them.
+        images: How images are written.
+        steps: How many frames the sample has.
+    """
     files: dict[str, bytes] = {}
 
     def store(array: Array, name: str) -> str:
@@ -114,6 +138,8 @@ def encode(
     # The values first: where a value and one of params would have the same file name, the value gets it.
     tree = to_tree(values, "", store)
     sample = {"index": index, "instance": instance, "params": to_tree(params, "params", store), "values": tree}
+    if steps > 1:
+        sample["steps"] = steps
     files["json"] = sealed({**sample, "files": {name: checksum(data) for name, data in files.items()}})
     return files
 
@@ -154,12 +180,29 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
         values, params = (from_tree(sample[name], fetch) for name in ("values", "params"))
         if not isinstance(values, dict) or not isinstance(params, dict):
             raise Damaged("its JSON cannot be read: values and params are no dicts", file="json")
-        index, instance = int(sample["index"]), int(sample["instance"])
+        index, instance, steps = int(sample["index"]), int(sample["instance"]), int(sample.get("steps", 1))
+        if steps > 1 and not _lengths(values) <= {steps}:
+            raise Damaged(f"its JSON cannot be read: not all values have {steps} steps", file="json")
     except KeyError as error:
         raise Damaged(f"there is no {error}", file="json") from None
     except (ProtocolError, ValueError, TypeError, OverflowError) as error:
         raise Damaged(f"its JSON cannot be read: {error}", file="json") from None
-    return Sample(values, index=index, instance=instance, params=params, files=files)
+    return Sample(values, index=index, instance=instance, params=params, files=files, steps=steps)
+
+
+def _lengths(value: Any) -> set[int]:
+    """Return the numbers of rows in what an episode's frames are batched to. Raises TypeError if something has none."""
+    if isinstance(value, dict):
+        return set().union(*map(_lengths, value.values()))
+    return {len(value)}
+
+
+def _at_step(value: Any, step: int) -> Any:
+    """Return the value of one frame from those of all: the other way round than `stream.batch` puts them together."""
+    if isinstance(value, dict):
+        return {name: _at_step(item, step) for name, item in value.items()}
+    row = value[step]
+    return row.item() if isinstance(row, np.generic) else row
 
 
 def _from_npy(data: bytes) -> Array:

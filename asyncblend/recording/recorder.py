@@ -24,7 +24,10 @@ F_co = TypeVar("F_co", covariant=True)
 
 
 class _Frames(Protocol[F_co]):
-    """A pass over the stream, whose frames are mappings with the attributes `index`, `instance` and `params`."""
+    """A pass over the stream, whose frames are mappings with the attributes `index`, `instance` and `params`.
+
+    An episode has a `length` too.
+    """
 
     def samples(self) -> _Samples[F_co]: ...
 
@@ -197,7 +200,14 @@ class Recorder(AsyncIterator[F]):
     def _write(self, frame: Any) -> None:
         """Encode and write a frame, in a thread of the pool."""
         assert self._writer is not None
-        files = encode(frame, index=frame.index, instance=frame.instance, params=frame.params, images=self._images)
+        files = encode(
+            frame,
+            index=frame.index,
+            instance=frame.instance,
+            params=frame.params,
+            images=self._images,
+            steps=getattr(frame, "length", 1),
+        )
         self._writer.add(frame.index, files, blender=self._stream.blender_version)
 
     def _done(self, job: asyncio.Future[None]) -> None:

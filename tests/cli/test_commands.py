@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,37 @@ def link(cwd: Path, *args: str, **environment: str) -> subprocess.CompletedProce
         pytest.skip("there is no Blender executable here")
     home = {"HOME": str(cwd / "home"), "XDG_CONFIG_HOME": str(cwd / "home" / ".config")}
     return asyncblend("link", "--blender", blender, *args, cwd=cwd, **home, **environment)
+
+
+@pytest.mark.blender
+def test_link_lets_another_environment_run_a_script(make_environment: Callable[..., Path], tmp_path: Path) -> None:
+    """The command says what to type, which shows sample 0; without the bpy module it says that it is missing."""
+    python = make_environment("bpy", "numpy", "zmq") / "bin" / "python"
+    script = tmp_path / "scene.py"
+    script.write_text("import bpy\nfrom asyncblend import blender as bl\nbl.serve(lambda task: {'at': task.index})\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    alone = [str(python), str(script)]
+    before = subprocess.run(alone, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert "No module named 'asyncblend'" in before.stderr
+    linked = asyncblend("link", "--blender", str(python), cwd=tmp_path)
+    assert linked.returncode == 0, linked.stderr
+    assert f"Try it: {shlex.quote(str(python))} script.py" in linked.stdout
+    done = subprocess.run(alone, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert "at: int, 0" in done.stdout, done.stdout + done.stderr
+    undone = asyncblend("link", "--blender", str(python), "--undo", cwd=tmp_path)
+    assert "Removed " in undone.stdout, undone.stderr
+    assert not [*python.parents[1].rglob("asyncblend*")]
+    without = asyncblend("link", "--blender", str(make_environment("numpy") / "bin" / "python"), cwd=tmp_path)
+    assert without.returncode == 1
+    assert "has no module bpy. Type: " in without.stderr
+
+
+@pytest.mark.blender
+def test_link_of_this_python_says_what_to_type(bpy_kind: object, tmp_path: Path) -> None:
+    """A Python that has both bpy and asyncblend needs no link."""
+    done = asyncblend("link", "--blender", "bpy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Try it: {shlex.quote(sys.executable)} script.py"
 
 
 @pytest.mark.blender

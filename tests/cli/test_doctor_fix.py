@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import asyncblend as ab
 from asyncblend.cli.doctor.command import doctor
+from asyncblend.cli.link import link
 from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
 from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, site_packages
 
@@ -130,6 +132,20 @@ def test_its_numpy_is_its_own(inside: Blender) -> None:
     if sys.version_info[:2] == (3, 11):
         assert versions["numpy"].startswith("1.")
     assert not {"torch", "asyncblend"} & set(versions)
+
+
+@pytest.mark.exhaustive
+def test_a_script_runs_on_it_by_itself(inside: Blender, write_script: Callable[..., Path]) -> None:
+    """`link` lets it find asyncblend, and undoing it leaves it as it was."""
+    script = write_script("def sample(task): return {'at': task.index}")
+    app = typer.Typer()
+    app.command()(link)
+    done = CliRunner().invoke(app, [])
+    assert f"Try it: {inside.path} script.py" in done.stdout, done.output
+    shown = subprocess.run([inside.path, script], capture_output=True, text=True, timeout=120, check=True)
+    assert "at: int, 0" in shown.stdout
+    assert "Removed " in CliRunner().invoke(app, ["--undo"]).stdout
+    assert not [*site_packages(inside.path).rglob("asyncblend*")]
 
 
 @pytest.mark.exhaustive

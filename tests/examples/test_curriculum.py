@@ -42,6 +42,16 @@ def test_the_goal_is_reached_where_the_mean_stays_below() -> None:
     assert [example.reached(looks, goal) for goal in (2, 1.5, 0.5)] == [16, 64, None]
 
 
+def test_the_table_says_what_is_counted() -> None:
+    """Its last column is about coming to the goal and staying there, and tells the goal."""
+    looks = [[example.Look(16 * k, loss, []) for k, loss in enumerate((4, 1, 2, 2), 1)]]
+    columns = example.table({"all ranges alike": looks}, 2.0).columns
+    assert [column.header for column in columns][1:] == [
+        *("held-out loss, mean", "its runs", "comes to 2.000 and stays there after")
+    ]
+    assert list(columns[-1].cells) == ["32 samples"]
+
+
 @pytest.mark.slow
 @pytest.mark.blender
 @pytest.mark.exhaustive

@@ -165,6 +165,16 @@ def test_classes_with_odd_names(items: list[dict[str, Any]], tmp_path: Path) -> 
     ]
 
 
+def test_classes_without_names(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A category has its number as its name, and the report says that it is a class's."""
+    for item in items:
+        item["class_name"] = [""] * len(item["id"])
+    report = export(items, tmp_path / "out")
+    assert [name for name, _ in report.classes] == ["class 1", "class 2", "object"]
+    names = [category["name"] for category in loaded(tmp_path / "out").dataset["categories"]]
+    assert names == ["1", "2", "object"]
+
+
 # -- pycocotools' evaluation -------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,21 @@ bl.serve(sample)
 """
 
 
+EPISODES = """
+import runpy
+import numpy as np
+from asyncblend import blender as bl
+draw = runpy.run_path({conftest!r})["draw"]
+def sample(task):
+    for step in range(3):
+        values = draw(task.index + 10 * step, 160, 120, 2 + step, seed=task.seed)
+        del values["index"]
+        words = {{"said": None if step else "first", "seen": step == 1, "deep": {{"share": step / 2, "row": [step]}}}}
+        yield {{**values, **words, "step": step}}
+bl.serve(sample)
+"""
+
+
 def asyncblend(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "asyncblend", *args],
@@ -163,6 +178,23 @@ async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake
     shown = Shown({**sample, "index": 0})
     assert list(shown.pictures) == ["right", "mask", "clip[0]", "clip[1]"]
     assert [one.name for one in shown.points_on("right")] == ["middle"]
+
+
+async def test_recorded_episodes_are_drawn_and_refused_as_live_ones(fake: str, tmp_path: Path) -> None:
+    """inspect draws each of their frames, whose values and numbers of objects may vary; export says what they are."""
+    script = tmp_path / "episodes.py"
+    script.write_text(EPISODES.format(conftest=str(Path(__file__).with_name("conftest.py"))))
+    await record(script, fake, tmp_path / "recording", 2)
+    of_script = (script.name, "--blender", fake, "--seed", "3")
+    for name, source in (("live", of_script), ("recorded", ("recording",))):
+        done = asyncblend("inspect", *source, "--out", f"{name}.png", "--samples", "5", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"5 frames in {name}.png" in done.stdout
+        length = ("--length", "2") if name == "live" else ()
+        done = asyncblend("export", *source, *length, "--out", "out", cwd=tmp_path)
+        assert "ConfigError sample 0 is an episode of several frames" in done.stderr
+    live, recorded = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("live", "recorded"))
+    np.testing.assert_array_equal(live[110:], recorded[110:])
 
 
 def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:

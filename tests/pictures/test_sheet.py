@@ -16,7 +16,7 @@ from asyncblend.pictures import contact, contact_sheet
 from asyncblend.pictures.box3d import box_lines
 from asyncblend.pictures.canvas import Canvas, fit_text, text_width
 from asyncblend.pictures.colours import colour_of, depth_picture, id_picture
-from asyncblend.pictures.drawing import annotated
+from asyncblend.pictures.drawing import _texts, annotated
 from asyncblend.pictures.shown import LABELS, Shown
 from asyncblend.pictures.tiles import tile
 
@@ -83,6 +83,20 @@ def test_a_skeleton_joins_keypoints_that_are_in_the_image() -> None:
     picture = drawn(item)
     assert near(picture[20, 100], colour_of(4))
     assert (picture[40:] == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "truncated", "said"),
+    [(0.66, True, " · 66% visible, cut"), (0.66, False, " · 66% visible"), (1, True, " · cut"), (1, False, "")],
+)
+def test_a_chip_says_what_its_share_is(fraction: float, truncated: bool, said: str) -> None:
+    """The share is that of the visible part, so that nobody takes it for what is cut off."""
+    box, name = np.array([[40, 50, 60, 70]], np.float32), {"name": ["Cube"], "class_name": ["cube"]}
+    item = plain(
+        id=np.array([7]), bbox=box, visible_fraction=np.array([fraction]), truncated=np.array([truncated]), **name
+    )
+    (thing,) = Shown(item).things
+    assert _texts(thing, few=True)[0] == "Cube · cube" + said
 
 
 def test_masks_are_tinted_within_and_outlined() -> None:
@@ -230,6 +244,35 @@ def test_pictures_of_a_block_do_not_overlap(width: int, height: int, tiles: int)
             or other.top + other.height <= one.top - contact._CAPTION
         )
         assert beside or above
+
+
+def caption(text: str, width: int) -> Any:
+    """Return the first line of a block of this width as a picture, with nothing but a text on its left."""
+    canvas = Canvas(width, contact._CAPTION)
+    canvas.text(0, contact._CAPTION / 2, text, size=contact._TEXT)
+    return np.asarray(canvas.picture())
+
+
+def test_a_step_of_an_episode_is_called_so() -> None:
+    """The caption of a frame tells its step, and that of a whole sample tells none."""
+    items = [{"index": 7, "image": np.full((160, 200, 3), 100, np.uint8), "depth": np.ones((160, 200), np.float32)}] * 2
+    sheet = np.asarray(contact_sheet(items, "title", steps=[3, None]))
+    apart = contact._layout((200, 160), 1).height + contact._BLOCK_GAP
+    top = contact._MARGIN + contact._HEADING
+    for block, text in enumerate(("sample 7, step 3", "sample 7")):
+        line = sheet[top + block * apart :][: contact._CAPTION, contact._MARGIN :][:, :200]
+        np.testing.assert_array_equal(line, caption(text, 200))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("flow_forward[12]", "flow_forward[12]"), ("a_very_long_name_of_a_flow[12]", "a_very_long_nam…[12]")],
+)
+def test_a_caption_keeps_its_name_and_its_number(name: str, written: str) -> None:
+    """Where both have no room, what is to be said about a picture goes first, and the number in its name never."""
+    canvas = Canvas(140, contact._CAPTION)
+    contact._caption(canvas, contact._Place(0, contact._CAPTION, 140, 100), name, "up to 12.5 px")
+    np.testing.assert_array_equal(np.asarray(canvas.picture()), caption(written, 140))
 
 
 def test_each_label_has_its_tile(scene: Scene) -> None:

@@ -20,6 +20,8 @@ from PIL import Image
 from asyncblend.errors import ConfigError
 from asyncblend.recording.checksums import Damaged
 from asyncblend.recording.codec import Images, decode, encode
+from asyncblend.stream.clips import Clip
+from asyncblend.stream.frame import Frame
 from asyncblend.wire import payload
 
 PNG = Images()
@@ -133,6 +135,31 @@ def test_files_have_the_names_of_the_values() -> None:
             "far": {"$float": "inf"},
         },
     }
+
+
+def test_the_frames_of_an_episode_come_back() -> None:
+    """Each frame has the values that were batched, and a sample that is one frame has no steps."""
+    frames: list[dict[str, Any]] = [
+        {
+            "image": np.full((2, 3, 3), i, np.uint8),
+            "boxes": np.ones((i, 4)),
+            "words": ["a"] * i,
+            "deep": {"n": i, "s": None},
+        }
+        for i in range(3)
+    ]
+    clip = Clip([Frame(values, index=4, instance=0, step=i, last=i == 2) for i, values in enumerate(frames)], 1)
+    files = encode(clip, index=4, instance=0, params={}, images=PNG, steps=clip.length)
+    sample = decode(files)
+    assert sample.steps == 3
+    assert all(same(sample.frame(i), values) for i, values in enumerate(frames))
+    single = decode(encode(frames[0], index=0, instance=0, params={}, images=PNG))
+    assert (single.steps, single.frame(0)) == (1, single.returned)
+    for wrong in (2, 4):
+        with pytest.raises(Damaged, match=f"not all values have {wrong} steps"):
+            decode(encode(clip, index=4, instance=0, params={}, images=PNG, steps=wrong))
+    with pytest.raises(Damaged, match="its JSON cannot be read"):
+        decode(encode({"level": 1}, index=4, instance=0, params={}, images=PNG, steps=2))
 
 
 def test_jpeg_is_for_images_alone() -> None:
