@@ -43,6 +43,7 @@ BELOW: dict[str, set[str]] = {
     "data": {"errors", "config", "recording", "stream"},
     "scripts": {"errors"},
     "gym": {"errors", "config", "stream", "scripts"},
+    "ray": {"errors", "config", "fleet", "recording", "stream"},
     "blendtorch": {"errors", "config", "stream"},
     "testing": {"errors", "wire", "blender"},
     "cli": {
@@ -60,8 +61,8 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     },
     "Frames": {*("aclose", "batches", "clips", "episodes", "flush", "samples", "state_dict", "stats")},
     "SyncStream": {
-        *("begin_episode", "close", "config", "episode", "flush", "frames", "render", "start", "state_dict", "stats"),
-        *("usable", "wait_ready"),
+        *("begin_episode", "blender_version", "close", "config", "episode", "flush", "frames", "render", "start"),
+        *("state_dict", "stats", "usable", "wait_ready"),
     },
     "SyncFrames": {
         *("clips", "close", "episodes", "finished", "flush", "get", "hold", "poll", "samples", "state_dict", "stats")

@@ -1,0 +1,113 @@
+"""Rows: samples as columns of Arrow, each with a type of its own, and as the files of WebDataset samples.
+
+    arrays             tensors: of a fixed shape if their shapes agree in this block, otherwise of a variable one
+    dicts, `params`    structs, whose fields are columns in turn
+    lists, tuples      lists, whose items are a column in turn
+    numbers, strings   Arrow's own types, where None is null
+
+Where one block has a fixed shape and another one a variable shape, Ray gives the whole column a variable one, in memory
+and when it reads Parquet files. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
+
+from ..errors import SampleError
+from ..recording import codec
+from ..stream.frame import Frame, with_params
+
+_FILES = codec.Images()  # PNG, which loses nothing
+
+
+def table_of(samples: Sequence[Frame]) -> pa.Table:
+    """Return a table with a row for each sample: `index`, its values by their names, and `params` where it has any.
+
+    Raises:
+        SampleError: A value is of another kind than in another sample, or Arrow has no type for it.
+    """
+    first, last = samples[0].index, samples[-1].index
+    try:
+        columns = _columns([{**with_params(sample), "index": sample.index} for sample in samples])
+    except _NoColumn as error:
+        raise SampleError(f"samples {first} to {last} cannot be rows of one table: {error}", index=first) from None
+    return pa.table({"index": columns.pop("index"), **columns})
+
+
+def encode(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as the files of a WebDataset sample, lossless: images as PNG, other arrays as npy, the rest as JSON.
+
+        dataset.write_webdataset("shards", encoder=asyncblend.ray.encode)
+
+    The files are those of asyncblend's own recordings, named after the values, and any WebDataset reader reads them.
+    """
+    values = {name: value for name, value in row.items() if name not in ("index", "params")}
+    index, params = int(row["index"]), row.get("params") or {}
+    files = codec.encode(values, index=index, instance=0, params=params, images=_FILES)
+    return {"__key__": codec.key_of(index), **files}
+
+
+def decode(files: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of which these are the files, with the dtypes and shapes that it had:
+
+    ray.data.read_webdataset("shards", decoder=asyncblend.ray.decode)
+    """
+    sample = codec.decode({name: data for name, data in files.items() if not name.startswith("__")})
+    return {"index": sample.index, **sample.returned, **({"params": sample.params} if sample.params else {})}
+
+
+class _NoColumn(Exception):
+    """These values have no type in common."""
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], path: str = "") -> dict[str, pa.Array]:
+    names = dict.fromkeys(itertools.chain.from_iterable(rows))  # in the order in which they come
+    return {
+        name: _column([row.get(name) for row in rows], f"{path}[{name!r}]" if path else repr(name)) for name in names
+    }
+
+
+def _column(values: Sequence[Any], path: str) -> pa.Array:
+    for kind, column in ((np.ndarray, _tensors), (Mapping, _structs), ((list, tuple), _lists)):
+        others = [value for value in values if not isinstance(value, kind)]
+        if not others:
+            return column(values, path)
+        if len(others) < len(values):
+            raise _NoColumn(f"{path} is {others[0]!r:.40} in one of them, and of another kind in others")
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        raise _NoColumn(f"{path}: {error}") from None
+
+
+def _tensors(arrays: Sequence[np.ndarray[Any, Any]], path: str) -> pa.Array:
+    first = arrays[0]
+    for array in arrays:
+        if array.dtype != first.dtype or array.ndim != first.ndim:
+            raise _NoColumn(
+                f"{path} is {first.dtype}{list(first.shape)} in one of them, {array.dtype}{list(array.shape)} in another"
+            )
+    if first.dtype.kind == "c":
+        raise _NoColumn(f"{path} has complex numbers, which Arrow has not; return their real and imaginary parts")
+    if any(array.shape != first.shape for array in arrays):
+        ragged = np.empty(len(arrays), object)
+        ragged[:] = arrays
+        return ArrowVariableShapedTensorArray.from_numpy(ragged)
+    stacked = np.stack(arrays)
+    return ArrowTensorArray.from_numpy(stacked) if first.ndim else pa.array(stacked)
+
+
+def _structs(values: Sequence[Mapping[str, Any]], path: str) -> pa.Array:
+    columns = _columns(values, path)
+    return pa.StructArray.from_arrays(list(columns.values()), list(columns)) if columns else pa.array(values)
+
+
+def _lists(values: Sequence[Sequence[Any]], path: str) -> pa.Array:
+    ends = list(itertools.accumulate(map(len, values), initial=0))
+    return pa.ListArray.from_arrays(ends, _column(list(itertools.chain.from_iterable(values)), f"{path}[...]"))
