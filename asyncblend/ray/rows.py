@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
 
-from ..errors import SampleError
+from ..errors import RecordingError, SampleError
 from ..recording import codec
+from ..recording.checksums import Damaged
 from ..stream.frame import Frame, with_params
 
 _FILES = codec.Images()  # PNG, which loses nothing
@@ -32,20 +33,15 @@ def table_of(samples: Sequence[Frame]) -> pa.Table:
     Raises:
         SampleError: A value is of another kind than in another sample, or Arrow has no type for it.
     """
-    first, last = samples[0].index, samples[-1].index
-    try:
-        columns = _columns([{**with_params(sample), "index": sample.index} for sample in samples])
-    except _NoColumn as error:
-        raise SampleError(f"samples {first} to {last} cannot be rows of one table: {error}", index=first) from None
-    return pa.table({"index": columns.pop("index"), **columns})
+    return _table([{**with_params(sample), "index": sample.index} for sample in samples])
 
 
 def encode(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as the files of a WebDataset sample, lossless: images as PNG, other arrays as npy, the rest as JSON.
+    """Return a row as the files of a WebDataset sample: images as PNG, other arrays as npy, all else as JSON.
 
-        dataset.write_webdataset("shards", encoder=asyncblend.ray.encode)
+        rows.write_webdataset("shards", encoder=asyncblend.ray.encode)
 
-    The files are those of asyncblend's own recordings, named after the values, and any WebDataset reader reads them.
+    The files are those of asyncblend's own recordings, are named after the values, and lose nothing.
     """
     values = {name: value for name, value in row.items() if name not in ("index", "params")}
     index, params = int(row["index"]), row.get("params") or {}
@@ -53,13 +49,34 @@ def encode(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"__key__": codec.key_of(index), **files}
 
 
-def decode(files: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of which these are the files, with the dtypes and shapes that it had:
+def decode(batch: pa.Table) -> pa.Table:
+    """Return the rows whose files these are, as they were before `encode`:
 
-    ray.data.read_webdataset("shards", decoder=asyncblend.ray.decode)
+        files = ray.data.read_webdataset("shards", decoder=None)
+        rows = files.map_batches(asyncblend.ray.decode, batch_format="pyarrow")
+
+    Raises:
+        RecordingError: They are the files of something else.
     """
-    sample = codec.decode({name: data for name, data in files.items() if not name.startswith("__")})
-    return {"index": sample.index, **sample.returned, **({"params": sample.params} if sample.params else {})}
+    rows = []
+    for row in batch.to_pylist():
+        files = {name: data for name, data in row.items() if isinstance(data, bytes)}
+        try:
+            sample = codec.decode(files)
+        except Damaged as error:
+            raise RecordingError(f"sample {row.get('__key__')} of {row.get('__url__')}: {error}") from None
+        params = {"params": sample.params} if sample.params else {}
+        rows.append({**params, **sample.returned, "index": sample.index})
+    return _table(rows)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    first, last = rows[0]["index"], rows[-1]["index"]
+    try:
+        columns = _columns(rows)
+    except _NoColumn as error:
+        raise SampleError(f"samples {first} to {last} cannot be rows of one table: {error}", index=first) from None
+    return pa.table({"index": columns.pop("index"), **columns})
 
 
 class _NoColumn(Exception):
