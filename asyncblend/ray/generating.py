@@ -152,7 +152,9 @@ def _numbered(params: ray.data.Dataset, start: int, length: int | None) -> pa.Ta
         return table.append_column("index", pa.array(range(start, start + len(table))))
     indices = table["index"]
     if not pa.types.is_integer(indices.type) or indices.null_count:
-        raise ConfigError(f"the column index of params must have whole numbers; it has {indices.slice(0, 3).to_pylist()}")
+        raise ConfigError(
+            f"the column index of params must have whole numbers; it has {indices.slice(0, 3).to_pylist()}"
+        )
     return table
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from ..config import Params
 from ..errors import AsyncblendError, ConfigError
 from ..fleet.workspace import Workspace
 from ..stream.sync import SyncStream
@@ -91,7 +89,7 @@ class Renderer:
 
 
 def _drawn(
-    indices: Sequence[int], own: Sequence[Mapping[str, Any]] | None, params: Params | None, last: Callable[[], None]
+    indices: Sequence[int], own: Sequence[Mapping[str, Any]] | None, params: Any, last: Callable[[], None]
 ) -> Iterator[Mapping[str, Any]]:
     """Yield the params of each sample, which is leased then. Call `last` when the last one is."""
     for place, index in enumerate(indices):

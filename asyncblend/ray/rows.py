@@ -2,7 +2,7 @@
 
     arrays             tensors: of a fixed shape if their shapes agree in this block, otherwise of a variable one
     dicts, `params`    structs, whose fields are columns in turn
-    lists, tuples      lists, whose items are a column in turn
+    lists, tuples      lists, whose items are a column in turn, so they are of one kind
     numbers, strings   Arrow's own types, where None is null
 
 Where one block has a fixed shape and another one a variable shape, Ray gives the whole column a variable one, in memory
@@ -96,11 +96,13 @@ def _column(values: Sequence[Any], path: str) -> pa.Array:
         if not others:
             return column(values, path)
         if len(others) < len(values):
-            raise _NoColumn(f"{path} is {others[0]!r:.40} in one of them, and of another kind in others")
+            raise _NoColumn(f"{path} must be of one kind in all of them, but it is {others[0]!r:.40} in one")
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
-        raise _NoColumn(f"{path}: {error}") from None
+        raise _NoColumn(
+            f"{path} must be of one kind in all of them, so that a column can have a type ({error})"
+        ) from None
 
 
 def _tensors(arrays: Sequence[np.ndarray[Any, Any]], path: str) -> pa.Array:
@@ -127,4 +129,4 @@ def _structs(values: Sequence[Mapping[str, Any]], path: str) -> pa.Array:
 
 def _lists(values: Sequence[Sequence[Any]], path: str) -> pa.Array:
     ends = list(itertools.accumulate(map(len, values), initial=0))
-    return pa.ListArray.from_arrays(ends, _column(list(itertools.chain.from_iterable(values)), f"{path}[...]"))
+    return pa.ListArray.from_arrays(ends, _column(list(itertools.chain.from_iterable(values)), f"each item of {path}"))

@@ -34,7 +34,8 @@ class Shipment:
         Raises:
             ConfigError: A file cannot be read.
         """
-        paths = [Path(os.path.abspath(path)) for path in (config.script, *filter(None, [config.scene]), *files)]
+        scene = [] if config.scene is None else [config.scene]
+        paths = [Path(os.path.abspath(path)) for path in (config.script, *scene, *files)]
         content = {}
         for path in (*paths, *_imported(paths[0])):
             for file in path.rglob("*") if path.is_dir() else [path]:
