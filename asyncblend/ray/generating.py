@@ -109,8 +109,8 @@ def dataset(
     else:
         blocks = _blocks_of(own_indices(own), batch_size)
     wait_for_nodes(least, {"CPU": cpus, "GPU": num_gpus})
-    # Enough batches at once that all Blenders have what they may hold beside one that is about to end.
-    calls = 1 + math.ceil(instances_per_actor * config.prefetch / batch_size)
+    # One batch ends, some of them fill the Blenders, and one waits for its turn, so that none waits for Ray.
+    calls = 2 + math.ceil(instances_per_actor * config.prefetch / batch_size)
     return ray.data.from_blocks(blocks).map_batches(
         Renderer,
         fn_constructor_args=(Job(shipment, None if mixed_blenders else blender_versions()),),
