@@ -87,7 +87,8 @@ def dataset(
     if length is not None:
         check_whole("length", length, 0)
     length = config.length if length is None else length
-
+    if length is None and not isinstance(params, ray.data.Dataset):
+        raise ConfigError("a Dataset is finite: give a length")
     table = params if isinstance(params, ray.data.Dataset) else None
     drawn = None if table is not None else config.params if params is None else check_params(params)
     if is_iterator(drawn):
@@ -102,12 +103,8 @@ def dataset(
     shipment = Shipment.packed(own, files)
     if not ray.is_initialized():
         ray.init()
-    if table is not None:
-        blocks = _blocks_of(_numbered(table, config.start, length), batch_size)
-    elif length is None:
-        raise ConfigError("a Dataset is finite: give a length")
-    else:
-        blocks = _blocks_of(own_indices(own), batch_size)
+    rows = own_indices(own) if table is None else _numbered(table, config.start, length)
+    blocks = _blocks_of(rows, batch_size)
     wait_for_nodes(least, {"CPU": cpus, "GPU": num_gpus})
     # One batch ends, some of them fill the Blenders, and one waits for its turn, so that none waits for Ray.
     calls = 2 + math.ceil(instances_per_actor * config.prefetch / batch_size)

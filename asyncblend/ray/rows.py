@@ -3,7 +3,8 @@
     arrays             tensors: of a fixed shape if their shapes agree in this block, otherwise of a variable one
     dicts, `params`    structs, whose fields are columns in turn
     lists, tuples      lists, whose items are a column in turn, so they are of one kind
-    numbers, strings   Arrow's own types, where None is null
+    numbers, strings   Arrow's own types
+    None               null, but not among arrays
 
 Where one block has a fixed shape and another one a variable shape, Ray gives the whole column a variable one, in memory
 and when it reads Parquet files. Nothing is pickled.
@@ -93,10 +94,12 @@ def _columns(rows: Sequence[Mapping[str, Any]], path: str = "") -> dict[str, pa.
 def _column(values: Sequence[Any], path: str) -> pa.Array:
     for kind, column in ((np.ndarray, _tensors), (Mapping, _structs), ((list, tuple), _lists)):
         others = [value for value in values if not isinstance(value, kind)]
-        if not others:
-            return column(values, path)
-        if len(others) < len(values):
-            raise _NoColumn(f"{path} must be of one kind in all of them, but it is {others[0]!r:.40} in one")
+        if len(others) == len(values):
+            continue
+        for other in others:
+            if other is not None or column is _tensors:
+                raise _NoColumn(f"{path} must be of one kind in all of them, but it is {other!r:.40} in one")
+        return column(values, path)
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
@@ -122,11 +125,18 @@ def _tensors(arrays: Sequence[np.ndarray[Any, Any]], path: str) -> pa.Array:
     return ArrowTensorArray.from_numpy(stacked) if first.ndim else pa.array(stacked)
 
 
-def _structs(values: Sequence[Mapping[str, Any]], path: str) -> pa.Array:
-    columns = _columns(values, path)
-    return pa.StructArray.from_arrays(list(columns.values()), list(columns)) if columns else pa.array(values)
+def _structs(values: Sequence[Mapping[str, Any] | None], path: str) -> pa.Array:
+    columns = _columns([value or {} for value in values], path)
+    if not columns:
+        return pa.array(values)
+    missing = pa.array([value is None for value in values])
+    return pa.StructArray.from_arrays(list(columns.values()), list(columns), mask=missing)
 
 
-def _lists(values: Sequence[Sequence[Any]], path: str) -> pa.Array:
-    ends = list(itertools.accumulate(map(len, values), initial=0))
-    return pa.ListArray.from_arrays(ends, _column(list(itertools.chain.from_iterable(values)), f"each item of {path}"))
+def _lists(values: Sequence[Sequence[Any] | None], path: str) -> pa.Array:
+    items: list[Any] = []
+    starts: list[int | None] = []
+    for value in values:
+        starts.append(None if value is None else len(items))
+        items += value or ()
+    return pa.ListArray.from_arrays(pa.array([*starts, len(items)], pa.int32()), _column(items, f"each item of {path}"))

@@ -8,13 +8,12 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import psutil
-import pytest
 
 LIMIT = 100  # seconds; the bound of failure of every wait
 _QUIET = {
@@ -43,7 +42,8 @@ class Cluster:
         with mock.patch.dict(os.environ, self._environment):
             head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self.folder / "ray")}
             self._rays = RaysOwn(initialize_head=True, head_node_args=head)
-            ray.init(self._rays.address, log_to_driver=False)
+            self.address: str = self._rays.address
+            ray.init(self.address, log_to_driver=False)
         for options in nodes:
             self.add(wait=False, **options)
         self._rays.wait_for_nodes()
@@ -105,12 +105,3 @@ def until(condition: Callable[[], Any], otherwise: Callable[[], str] = str) -> N
     while not condition():
         assert time.monotonic() < end, otherwise()
         threading.Event().wait(0.05)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head that renders nothing, and two nodes of one CPU."""
-    pytest.importorskip("ray.data", reason='pip install ".[ray]"')
-    made = Cluster({"num_cpus": 1}, {"num_cpus": 1})
-    yield made
-    made.end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,14 @@ def sample(task):
     return {{"image": task.rng.integers(0, 256, (24, 32, 3), np.uint8), "bbox": task.rng.random((n, 4))}}
 """
 """Most of the samples wait for a file, so that whatever dies before it is there has rows still to make."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that renders nothing, and two nodes."""
+    made = Cluster({"num_cpus": 1}, {"num_cpus": 1})
+    yield made
+    made.end()
 
 
 @pytest.fixture
