@@ -52,16 +52,16 @@ class Renderer:
         self._turn = threading.Lock()
         self._leased = threading.Event()  # whether all of the batch that was begun last has been leased
         self._leased.set()
-        self._refused: ConfigError | None = None
+        self._refusal = ""  # why no rows are rendered
         with contextlib.suppress(AsyncblendError):  # a pass raises it again; from here, Ray would bury it in its own
             self._stream.start()
             if job.versions is not None:
-                self._refused = self._disagreement(job.versions, context.get_node_id())
+                self._refusal = self._disagreement(job.versions, context.get_node_id())
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield the rows of these indices, in their order. Without a column `params`, the config's are drawn."""
-        if self._refused is not None:
-            raise self._refused
+        if self._refusal:
+            raise ConfigError(self._refusal)
         indices = batch["index"].to_pylist()
         own = batch.drop_columns("index").to_pylist() if batch.num_columns > 1 else None
         with self._turn:
@@ -77,12 +77,12 @@ class Renderer:
         if samples:  # else all of them were bad, and skipped
             yield table_of(samples)
 
-    def _disagreement(self, versions: ray.actor.ActorHandle, node: str) -> ConfigError | None:
+    def _disagreement(self, versions: ray.actor.ActorHandle, node: str) -> str:
         own = self._stream.blender_version
         first, where = ray.get(versions.agree.remote(own, node))
         if own == first:
-            return None
-        return ConfigError(
+            return ""
+        return (
             f"node {node} has Blender {own or 'of no version'}, but node {where} has {first or 'one of no version'}, and "
             f"their pixels differ; install the same version on all nodes, or give mixed_blenders=True"
         )

@@ -70,7 +70,7 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str
     with pytest.raises(ab.ConfigError, match=words):
         asyncblend.ray.dataset(ab.StreamConfig(script=tmp_path / "scene.py", **options), length=8)
     with pytest.raises(ab.ConfigError, match=r"config must be a StreamConfig; got 'scene\.py'"):
-        asyncblend.ray.dataset("scene.py", length=8)
+        asyncblend.ray.dataset("scene.py", length=8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("missing", ["ray", "pyarrow"])
