@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -56,7 +57,7 @@ def dataset(
     Args:
         config: What to render. Here `instances`, `ordered` and `queue_size` have no meaning, and `threads="auto"` shares
             out `num_cpus`. Samples that are skipped (`on_bad_sample`) have no row.
-        length: The number of samples. None: the config's.
+        length: The number of samples. None: the config's, or the rows of `params`.
         params: As in StreamConfig, but no iterator. Or a Dataset whose rows are the params, which is executed at once
             and kept: its column `index` has the samples' indices; without one, rows are numbered from the config's
             `start` on, in the order that Ray's `preserve_order` gives. None: the config's.
@@ -84,12 +85,14 @@ def dataset(
             raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
     if config.gpus is not None:
         raise ConfigError(f"gpus={config.gpus!r}: Ray says which GPUs an actor has; give num_gpus instead")
+    if isinstance(files, str | os.PathLike):
+        raise ConfigError(f"files must be a list of paths; got {files!r}")
     if length is not None:
         check_whole("length", length, 0)
-    length = config.length if length is None else length
-    if length is None and not isinstance(params, ray.data.Dataset):
-        raise ConfigError("a Dataset is finite: give a length")
     table = params if isinstance(params, ray.data.Dataset) else None
+    wanted = config.length if length is None else length
+    if table is None and wanted is None:
+        raise ConfigError("a Dataset is finite: give a length")
     drawn = None if table is not None else config.params if params is None else check_params(params)
     if is_iterator(drawn):
         raise ConfigError(
@@ -98,7 +101,7 @@ def dataset(
         )
     threads = max(1, int(cpus / instances_per_actor)) if config.threads == "auto" else config.threads
     own = dataclasses.replace(
-        config, length=length, params=drawn, instances=instances_per_actor, threads=threads, ordered=False
+        config, length=wanted, params=drawn, instances=instances_per_actor, threads=threads, ordered=False
     )
     shipment = Shipment.packed(own, files)
     if not ray.is_initialized():

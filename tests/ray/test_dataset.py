@@ -221,12 +221,13 @@ def test_errors_are_asyncblends_own(
 
 
 def test_bad_samples_are_left_out(cluster: Cluster, configured: Callable[..., Any]) -> None:
-    """Where they are skipped, other rows come, also from a batch that has no row at all."""
+    """Where they are skipped, other rows come, also from a batch that has no row at all. An episode is one row."""
     import asyncblend.ray
 
-    config = configured("def sample(task): return {'x': 1 // (task.index > 4)}", on_bad_sample="skip")
+    episode = "def sample(task):\n    for step in range(task.index - 3): yield {'x': np.full(2, 1 // (task.index > 4))}"
+    config = configured(episode, on_bad_sample="skip")
     rows = asyncblend.ray.dataset(config, length=8, batch_size=4, actors=1).take_all()
-    assert [row["index"] for row in rows] == [5, 6, 7]
+    assert [(row["index"], row["x"].shape) for row in rows] == [(5, (2, 2)), (6, (3, 2)), (7, (4, 2))]
 
 
 def test_two_ranks_train_on_as_many_rows(cluster: Cluster, configured: Callable[..., Any], tmp_path: Path) -> None:
