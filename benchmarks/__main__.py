@@ -12,6 +12,7 @@ from benchmarks.latency import latency
 from benchmarks.memory import memory
 from benchmarks.origin import origin
 from benchmarks.passes import passes
+from benchmarks.ray import ray
 from benchmarks.record import record
 from benchmarks.render import render
 from benchmarks.replay import replay
@@ -28,6 +29,7 @@ for _command in (
     render,
     passes,
     environment,
+    ray,
     labels,
     origin,
     dataloader,

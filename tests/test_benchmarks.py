@@ -61,6 +61,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
         pytest.param(
             "environment", {"BlenderVectorEnv", "BlenderEnv", "pickled REQ/REP", "bare echo (limit)"}, marks=exhaustive
         ),
+        pytest.param("ray", {"asyncblend.ray", "one batch after another", "one fleet (limit)"}, marks=exhaustive),
         pytest.param("dataloader", {"DataLoader", "own batches", "in memory (limit)"}, marks=exhaustive),
         pytest.param(
             "record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}, marks=exhaustive

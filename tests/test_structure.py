@@ -43,6 +43,7 @@ BELOW: dict[str, set[str]] = {
     "data": {"errors", "config", "recording", "stream"},
     "scripts": {"errors"},
     "gym": {"errors", "config", "stream", "scripts"},
+    "ray": {"errors", "config", "fleet", "recording", "stream"},
     "blendtorch": {"errors", "config", "stream"},
     "testing": {"errors", "wire", "blender"},
     "cli": {
@@ -60,8 +61,8 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     },
     "Frames": {*("aclose", "batches", "clips", "episodes", "flush", "samples", "state_dict", "stats")},
     "SyncStream": {
-        *("begin_episode", "close", "config", "episode", "flush", "frames", "render", "start", "state_dict", "stats"),
-        *("usable", "wait_ready"),
+        *("begin_episode", "blender_version", "close", "config", "episode", "flush", "frames", "render", "start"),
+        *("state_dict", "stats", "usable", "wait_ready"),
     },
     "SyncFrames": {
         *("clips", "close", "episodes", "finished", "flush", "get", "hold", "poll", "samples", "state_dict", "stats")
@@ -267,7 +268,7 @@ if TYPE_CHECKING:
 def test_who_imports_what_is_heavy() -> None:
     """Only the datasets import torch, only `aio` uvloop, and only the writers webdataset, which imports torch.
 
-    Only `gym` imports Gymnasium.
+    Only `gym` imports Gymnasium, and only `ray` Ray.
     """
     for module, homes in {
         "torch": [
@@ -282,6 +283,8 @@ def test_who_imports_what_is_heavy() -> None:
             "gym/spaces.py",
             "gym/vector.py",
         ],
+        "pyarrow": ["ray/generating.py", "ray/renderer.py", "ray/rows.py"],
+        "ray": [f"ray/{name}.py" for name in ("__init__", "cluster", "generating", "renderer", "rows")],
         "uvloop": ["aio.py"],
         "webdataset": ["recording/writer.py"],
     }.items():

@@ -156,6 +156,11 @@ class SyncStream(Iterator[Frame]):
         return self._bridge.call_or_now(self._source.state_dict)
 
     @property
+    def blender_version(self) -> str:
+        """Blender's version, once an instance is ready; "" before, and where there is none."""
+        return self._run.blender_version
+
+    @property
     def usable(self) -> bool:
         """Whether passes can be begun: it is started, of this process, and its fleet has not ended."""
         return not self._run.forked and self._thread.alive and not self._run.ending

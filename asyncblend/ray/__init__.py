@@ -1,0 +1,25 @@
+"""Ray: the same samples from a whole cluster. asyncblend stays a fleet per node, and Ray says which node renders what.
+
+`dataset` returns a `ray.data.Dataset` whose rows are samples. All that Ray Data does with rows works with them:
+`iter_torch_batches`, `streaming_split`, `write_parquet`, and Ray Train.
+
+- `generating`: `dataset`. Cuts the indices into blocks, and gives them to actors that render.
+- `renderer`: what runs in each actor: a warm fleet, whose passes render the indices of one batch each.
+- `shipping`: the script, the scene and their files, as content that travels to other nodes.
+- `cluster`: what nodes there are, and which Blender they have.
+- `rows`: samples as typed columns, and as files of WebDataset.
+
+A sample is a function of seed, index and params. So what Ray executes again after a failure gives the same rows.
+"""
+
+try:
+    import ray.data as _data  # noqa: F401
+except ImportError as error:
+    raise ModuleNotFoundError(
+        f'asyncblend.ray needs Ray Data ({error}); type: pip install "asyncblend[ray]"', name=error.name
+    ) from None
+
+from .generating import dataset
+from .rows import decode, encode
+
+__all__ = ["dataset", "decode", "encode"]

@@ -1,0 +1,73 @@
+"""Cluster: what nodes there are, and which Blender they have."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+_log = logging.getLogger("asyncblend")
+_PATIENCE = 10.0  # seconds between two messages that say what is being waited for
+
+
+def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
+    """Return when the cluster has nodes for so many actors. Meanwhile say what is wanted and what there is.
+
+    Whether other programs use these nodes just now does not matter here: Ray waits for that, and says so.
+
+    Args:
+        actors: How many.
+        each: What each of them needs, as Ray's resources.
+    """
+    needs = {name: value for name, value in each.items() if value}
+    if _room(needs) >= actors:
+        return
+    wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
+    group = placement_group([needs] * actors)  # an autoscaler adds nodes for it
+    try:
+        began = time.monotonic()
+        while _room(needs) < actors:
+            nodes = [", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in _nodes()]
+            _log.warning(
+                "The cluster is too small: %d x (%s) is wanted, of one node each; there are nodes with (%s). Waiting "
+                "for nodes, %.0f s so far; Ctrl-C gives up.",
+                *(actors, wanted, "), (".join(nodes) or "nothing", time.monotonic() - began),
+            )
+            if group.wait(_PATIENCE):
+                break
+    finally:
+        remove_placement_group(group)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _room(needs: Mapping[str, float]) -> float:
+    """Return for how many actors there are nodes."""
+    if not needs:
+        return float("inf")
+    return sum(min(node.get(name, 0) // value for name, value in needs.items()) for node in _nodes())
+
+
+class BlenderVersions:
+    """Makes the Blenders of all nodes agree on a version. It runs as an actor of Ray, which ends with its last handle."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, str] | None = None
+
+    def agree(self, version: str, node: str) -> tuple[str, str]:
+        """Return the version and the node of whoever came first."""
+        self._first = self._first or (version, node)
+        return self._first
+
+
+def blender_versions() -> ray.actor.ActorHandle:
+    """Start one, on this node, which it is lost with at the earliest."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(BlenderVersions)
+    return actor.remote()
