@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
+from benchmarks.soak.faults import KINDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -295,6 +296,11 @@ def test_the_table_of_options_is_complete() -> None:
     for part in (ab.RestartPolicy(), ab.Timeouts()):
         for field in dataclasses.fields(part):
             assert f"`{field.name}={getattr(part, field.name)}`" in README
+
+
+def test_the_soaks_table_has_every_fault() -> None:
+    """Each kind of fault that the soak injects has its row."""
+    assert re.findall(r"^\| faults: (.+?) \|", README, flags=re.MULTILINE) == [*KINDS]
 
 
 def test_every_extra_is_named() -> None:
