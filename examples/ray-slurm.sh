@@ -9,8 +9,8 @@
 #
 # Here srun starts `ray symmetric-run` once on each node. That starts Ray there, runs the program on the first node, and
 # stops Ray at the end: all of it that you run on a node, so the job has its nodes for itself. The other nodes notice a
-# minute later that the first one has ended, and report it as an error, which it is not. The job's exit status is that of
-# the program.
+# minute later that the first one has ended, and report it as an error, which it is not. The job's exit status is the
+# program's.
 #
 #SBATCH --job-name=asyncblend
 #SBATCH --nodes=4
