@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
     trainer = ray.train.torch.TorchTrainer(
         train,
         train_loop_config={"epochs": arguments.epochs},
-        datasets={"train": asyncblend.ray.dataset(config, batch_size=BATCH)},
+        datasets={"train": asyncblend.ray.dataset(config, batch_size=BATCH, num_gpus=arguments.gpus)},
         scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": arguments.cpus}),
         run_config=ray.train.RunConfig(storage_path=str(arguments.out.resolve())),
     )
@@ -82,5 +82,6 @@ if __name__ == "__main__":
     parser.add_argument("--blender", help="as the option of a stream: an executable, or `bpy`")
     parser.add_argument("--address", help="of a cluster, or `auto`; by default this machine becomes one")
     parser.add_argument("--out", type=Path, default=Path("tmp/ray_train"), help="a folder that all nodes can write to")
+    parser.add_argument("--gpus", type=float, default=0, help="Ray's GPUs of each actor that renders, such as 0.25")
     parser.add_argument("--cpus", type=float, default=0.5, help="Ray's CPUs of each worker")
     main(parser.parse_args())
