@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import asyncblend as ab
 
-needs_ray = pytest.mark.skipif("not __import__('importlib.util').util.find_spec('ray')", reason='pip install ".[ray]"')
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='pip install ".[ray]"')
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 
