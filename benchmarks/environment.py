@@ -14,6 +14,7 @@ from asyncblend.testing import fake_blender
 from .measuring import Effort, Way, in_turn, timed
 from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.req_rep import req_rep
+from .peers.sockets import sockets
 from .peers.turns import turns
 from .report import Metric, Report
 from .streams import PATIENT, written
@@ -23,8 +24,9 @@ __all__ = ["environment", "measure"]
 _METHOD = (
     "Fake Blenders that render nothing: an observation is four numbers, or an image of 64x64 that is there already. "
     "*BlenderVectorEnv*: all environments take a step at once. *BlenderEnv*: each takes its step after the other. "
-    "*pickled REQ/REP*: blendtorch's way, but with all requests sent at once. *bare echo*: small messages, or those with "
-    "the bytes of an image, between a bare ROUTER in asyncio and DEALERs; it neither packs nor checks anything."
+    "*pickled REQ/REP*: blendtorch's way, but with all requests sent at once. *ZeroMQ's echo*: small messages, or those "
+    "with the bytes of an image, between a bare ROUTER in asyncio and DEALERs. *sockets' echo*: the same between bare "
+    "sockets of the system. Both neither pack nor check anything."
 )
 _SCRIPT = """\
 import numpy as np
@@ -62,7 +64,7 @@ def environment(
 ) -> None:
     """Count steps per second of one and of four environments, without and with an image.
 
-    The limit is a bare ROUTER and DEALERs that answer each message. Beside it stands blendtorch's way.
+    The limits are bare sockets, of ZeroMQ and of the system, that answer each message. Beside them stands blendtorch's way.
     """
     with effort(quick, rounds, seconds) as how:
         report = measure(how)
@@ -98,7 +100,8 @@ def _ways(count: int, shape: tuple[int, ...] | None) -> Iterator[Mapping[str, Wa
             "BlenderVectorEnv": stack.enter_context(_at_once(count, options)),
             "BlenderEnv": stack.enter_context(_one_by_one(count, options)),
             "pickled REQ/REP": stack.enter_context(req_rep(count, shape)),
-            "bare echo (limit)": stack.enter_context(turns(count, math.prod(shape or (1,)))),
+            "ZeroMQ's echo": stack.enter_context(turns(count, math.prod(shape or (1,)))),
+            "sockets' echo (limit)": stack.enter_context(sockets(count, math.prod(shape or (1,)))),
         }
 
 
