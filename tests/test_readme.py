@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ SCRIPTS = {
 PROGRAMS = (
     *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
     *("def item_transform", "def record", "# one question", "ab.Curriculum", "clip=4", "BlenderVectorEnv"),
-    *("WeightedRandomSampler", "StatefulDataLoader"),
+    *("WeightedRandomSampler", "StatefulDataLoader", "asyncblend.ray.dataset"),
 )
 """The other blocks."""
 
@@ -220,6 +221,18 @@ def test_clips_of_episodes(folder: Path) -> None:
     lines = run_block(folder, "clip=4").splitlines()
     assert sorted(int(line.split()[0]) for line in lines) == [0, 0, 1, 1, 2, 2]
     assert all(line.endswith("torch.Size([4, 48, 64, 3]) tensor(True)") for line in lines)
+
+
+@pytest.mark.exhaustive
+def test_a_cluster(folder: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine alone, 32 samples come in batches of 16."""
+    pytest.importorskip("ray.data", reason='pip install ".[ray]"')
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home folder
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with tempfile.TemporaryDirectory(prefix="abr", dir="/tmp") as short:  # Ray's sockets need a short path
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        lines = run_block(folder, "asyncblend.ray.dataset").splitlines()
+    assert lines == [f"torch.Size([16]) torch.Size([16, {size[1]}, {size[0]}, 3]) torch.float32"] * 2
 
 
 def test_environments(folder: Path) -> None:
