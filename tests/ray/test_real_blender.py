@@ -39,6 +39,21 @@ def sample(task):
     return {**bl.render(), "threads": scene.render.threads, "version": bpy.app.version_string}
 """
 
+TOGETHER = """
+import pathlib, time
+import bpy
+
+marks = pathlib.Path(r"{folder}")
+(marks / bpy.app.version_string).touch()
+
+def sample(task):
+    while len(list(marks.iterdir())) < 2:
+        time.sleep(0.01)
+    time.sleep(0.4)  # so that the other node gets a batch before this one has made all of them
+    return {{"version": bpy.app.version_string}}
+"""
+"""No sample ends before two versions of Blender run, and all of them take some seconds from then on."""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
@@ -73,12 +88,13 @@ def test_rows_are_what_one_machine_renders(cluster: Cluster, real: Any, write_sc
 
 
 def test_different_blenders_are_refused(
-    cluster: Cluster, executable: Any, bpy_kind: Any, write_script: Callable[..., Path]
+    cluster: Cluster, executable: Any, bpy_kind: Any, tmp_path: Path, write_script: Callable[..., Path]
 ) -> None:
     """The message names both nodes and versions; whoever wants them mixed says so."""
     import asyncblend.ray
 
-    config = config_of(write_script(CUBE))
+    (tmp_path / "marks").mkdir()
+    config = config_of(write_script(TOGETHER.format(folder=tmp_path / "marks")))
     with pytest.raises(ab.ConfigError, match=r"has Blender .*, but node .* has .*, and their pixels differ"):
         asyncblend.ray.dataset(config, batch_size=2, actors=2, num_cpus=2).take_all()
     gc.collect()  # Ray keeps the actors of an execution that failed as long as its exception is in memory
