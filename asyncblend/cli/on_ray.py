@@ -28,7 +28,7 @@ def record_on_ray(address: str | None, config: StreamConfig, out: Path, **how: A
     require("ray", "pyarrow")
     from ..ray import connect, record
 
-    connect(address)
+    connect(address, quiet=True)
     then = "The same command goes on after them."
     line = _Line(config.length)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Mapping
 
@@ -13,15 +14,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ..errors import ConfigError
 
 _log = logging.getLogger("asyncblend")
-_PATIENCE = 10.0  # seconds between two messages that say what is being waited for
+_PATIENCE = 10.0  # seconds that a head may take to answer, and between two messages that say what is being waited for
 
 
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, *, quiet: bool = False) -> None:
     """Connect this program to a cluster, unless it is connected.
 
     Args:
         address: Where the cluster is, such as "10.0.0.5:6379". None: as the environment's RAY_ADDRESS says, or on this
             machine, where one is started if there is none.
+        quiet: Whether Ray tells only what is wrong.
 
     Raises:
         ConfigError: There is no cluster; or the address is that of Ray's client, through which files cannot be seen.
@@ -34,9 +36,15 @@ def connect(address: str | None = None) -> None:
             f"address of its head, such as 10.0.0.5:6379"
         )
     try:
-        ray.init(address)
-    except (ConnectionError, ValueError) as error:
+        if address is not None and ":" in address:  # Ray itself would try for two minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        ray.init(address, logging_level="warning" if quiet else "info")
+    except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(f"no cluster of Ray at {address!r}: {error}") from None
+    if quiet:
+        for name, level in {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
@@ -92,20 +100,29 @@ class BlenderVersions:
 
 
 class Tally:
-    """Counts what is rendered, and where. It runs as an actor of Ray."""
+    """What the actors of one recording tell the program. It runs as an actor of Ray."""
 
     def __init__(self) -> None:
         self._samples: dict[int, int] = {}
         self._nodes: set[str] = set()
+        self._error: Exception | None = None
 
     def note(self, shard: int, samples: int, node: str) -> None:
         """Note how many samples of a shard are rendered. Rendered again, it counts once."""
         self._samples[shard] = samples
         self._nodes.add(node)
 
-    def told(self) -> tuple[dict[int, int], int]:
+    def counts(self) -> tuple[dict[int, int], int]:
         """Return how many samples of each shard are rendered, and on how many nodes."""
         return self._samples, len(self._nodes)
+
+    def fail(self, error: Exception) -> None:
+        """Note why a shard cannot be made. The first error counts."""
+        self._error = self._error or error
+
+    def error(self) -> Exception | None:
+        """Return why a shard could not be made."""
+        return self._error
 
 
 def start_here(kind: type) -> ray.actor.ActorHandle:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.util
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from ..config import PathLike, StreamConfig, check_whole
 from ..errors import AsyncblendError, ConfigError, RecordingError
@@ -185,12 +185,12 @@ class _Gathering:
         rows.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         with self._reporting(tally):
             try:
-                for row in rows.iter_rows():
-                    self._take_in(row)
-            except RayTaskError as error:
-                if isinstance(error.cause, AsyncblendError):
-                    raise error.cause from None
-                raise
+                # Without prefetching, which would hold back what came last.
+                for batch in rows.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+                    for row in batch.to_pylist():
+                        if row["failed"]:
+                            raise ray.get(tally.error.remote())
+                        self._take_in(row)
             finally:
                 self._take_in_others()
 
@@ -222,7 +222,7 @@ class _Gathering:
         def report() -> None:
             while not ended.wait(_EVERY):
                 with contextlib.suppress(RayActorError):  # it is started again, and told again
-                    self._rendered, self._nodes = ray.get(tally.told.remote())
+                    self._rendered, self._nodes = ray.get(tally.counts.remote())
                 tell(self.progress())
 
         thread = threading.Thread(target=report, name="asyncblend progress", daemon=True)
@@ -248,6 +248,17 @@ class ShardRenderer(Renderer):
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield one row, which says what was written: nothing, if all samples were bad and skipped."""
         number, indices = batch["number"][0].as_py(), batch["indices"][0].as_py()
+        row = {"number": number, "node": self._node, "skipped": 0, "shard": "", "failed": False}
+        try:
+            if (shard := self._written(number, indices)) is not None:
+                row["shard"] = json.dumps([shard.size, shard.about, shard.spans])
+            row["skipped"] = len(indices) - (0 if shard is None else len(shard.spans))
+        except AsyncblendError as error:  # from here, Ray would bury it in its own
+            ray.get(self._tally.fail.remote(error))
+            row["failed"] = True
+        yield pa.Table.from_pylist([row])
+
+    def _written(self, number: int, indices: Sequence[int]) -> Shard | None:
         if not self._folder.is_dir():
             raise RecordingError(
                 f"node {self._node} has no folder {self._folder}; take one that all nodes see under the same path, such "
@@ -256,10 +267,7 @@ class ShardRenderer(Renderer):
             )
         made_of = {**self._made_of, "versions": versions(), "blender": self._stream.blender_version}
         with contextlib.closing(self.samples(indices)) as samples:
-            shard = write_shard(self._folder, number, made_of, self._encoded(samples, number))
-        text = "" if shard is None else json.dumps([shard.size, shard.about, shard.spans])
-        skipped = len(indices) - (0 if shard is None else len(shard.spans))
-        yield pa.table({"number": [number], "skipped": [skipped], "shard": [text], "node": [self._node]})
+            return write_shard(self._folder, number, made_of, self._encoded(samples, number))
 
     def _encoded(self, samples: Iterable[Frame], number: int) -> Iterator[tuple[int, dict[str, bytes]]]:
         """Yield index and files of each sample, and tell now and then how many there are."""
