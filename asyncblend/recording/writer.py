@@ -145,7 +145,7 @@ class Writer:
         """
         with self._adding:
             try:
-                if shard.path.stat().st_size != shard.size:
+                if os.stat(shard.path).st_size != shard.size:
                     raise OSError(f"{shard.path.name} has another size here than where it was written")
                 self._count(shard)
             except OSError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from filelock import FileLock
 
 import asyncblend as ab
+from asyncblend.recording import Recording
 from asyncblend.testing import fake_blender
 
 from .conftest import LIMIT, Cluster, until
