@@ -74,6 +74,7 @@ class Actors:
         batch_size: int,
         samples: int,
         prefetch: int,
+        sparing: bool = False,
     ) -> ray.data.Dataset:
         """Return what the actors make of these rows. Each of them has a `renderer(*arguments)`.
 
@@ -81,6 +82,8 @@ class Actors:
             batch_size: How many rows make a batch, which the renderer is called with.
             samples: How many samples a batch stands for.
             prefetch: The config's.
+            sparing: Whether an actor is given only what it begins at once, which leaves the rest to actors that are
+                still starting. Otherwise Ray gives it some more.
         """
         # One batch ends, some of them fill the Blenders, and one waits for its turn, so that none waits for Ray.
         calls = 2 + math.ceil(self.instances * prefetch / samples)
@@ -92,6 +95,7 @@ class Actors:
             compute=ray.data.ActorPoolStrategy(
                 min_size=self.least,
                 max_size=self.most,
+                max_tasks_in_flight_per_actor=calls if sparing else None,
                 max_concurrent_calls_per_actor=calls,
                 enable_true_multi_threading=True,
             ),

@@ -112,9 +112,9 @@ class Tally:
         self._samples[shard] = samples
         self._nodes.add(node)
 
-    def counts(self) -> tuple[dict[int, int], int]:
-        """Return how many samples of each shard are rendered, and on how many nodes."""
-        return self._samples, len(self._nodes)
+    def counts(self) -> tuple[dict[int, int], set[str]]:
+        """Return how many samples of each shard are rendered, and on which nodes."""
+        return self._samples, self._nodes
 
     def fail(self, error: Exception) -> None:
         """Note why a shard cannot be made. The first error counts."""

@@ -22,7 +22,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-import ray.util
 from ray.exceptions import RayActorError
 
 from ..config import PathLike, StreamConfig, check_whole
@@ -141,6 +140,7 @@ def record(
                 batch_size=1,
                 samples=shard_size,
                 prefetch=own.prefetch,
+                sparing=True,
             )
             gathering.gather(rows, set(work["number"].to_pylist()), tally)
         return gathering.progress()
@@ -169,19 +169,19 @@ class _Gathering:
         self._unfinished: set[int] = set()
         self._skipped = 0
         self._rendered: Mapping[int, int] = {}
-        self._nodes = 0
+        self._nodes: set[str] = set()
 
     def progress(self) -> Progress:
         """Return how far it is."""
         rendered = sum(samples for number, samples in self._rendered.items() if number in self._unfinished)
-        whole = (self._writer.recorded, rendered, self._skipped, self._writer.written, self._nodes)
+        whole = (self._writer.recorded, rendered, self._skipped, self._writer.written, len(self._nodes))
         return Progress(self._total, self._before, *whole)
 
     def gather(self, rows: ray.data.Dataset, numbers: set[int], tally: ray.actor.ActorHandle) -> None:
         """Have the shards of these numbers made, and take them in."""
         self._unfinished = numbers
         rows.context.enable_progress_bars = False
-        # Each actor has as much work as it can do, which is when others are to be started on nodes that have come.
+        # When all actors have as much work as they may, others are to be started on nodes that have come.
         rows.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         with self._reporting(tally):
             try:
@@ -195,6 +195,7 @@ class _Gathering:
                 self._take_in_others()
 
     def _take_in(self, row: Mapping[str, Any]) -> None:
+        self._nodes.add(row["node"])
         self._skipped += row["skipped"]
         self._unfinished.discard(row["number"])
         if row["shard"]:
@@ -222,7 +223,8 @@ class _Gathering:
         def report() -> None:
             while not ended.wait(_EVERY):
                 with contextlib.suppress(RayActorError):  # it is started again, and told again
-                    self._rendered, self._nodes = ray.get(tally.counts.remote())
+                    self._rendered, nodes = ray.get(tally.counts.remote())
+                    self._nodes |= nodes
                 tell(self.progress())
 
         thread = threading.Thread(target=report, name="asyncblend progress", daemon=True)
@@ -243,7 +245,7 @@ class ShardRenderer(Renderer):
     ) -> None:
         super().__init__(job)
         self._folder, self._made_of, self._images, self._tally = folder, made_of, images, tally
-        self._node = ray.util.get_node_ip_address()
+        self._node = ray.get_runtime_context().get_node_id()
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield one row, which says what was written: nothing, if all samples were bad and skipped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,7 +28,7 @@ import pathlib, time
 HERE = pathlib.Path(r"{folder}")
 
 def sample(task):
-    while task.index % 100 >= {held} and not (HERE / "go").exists():
+    while task.index % {every} >= {held} and not (HERE / "go").exists():
         time.sleep(0.01)
     rows = int(task.rng.integers(1, 200))
     return {{"image": task.rng.integers(0, 256, (rows, 32, 3), np.uint8), "name": f"sample {{task.index}}"}}
@@ -57,8 +58,8 @@ def cluster(elsewhere: Path) -> Iterator[Cluster]:
 def config(tmp_path: Path, write_script: Callable[..., Path]) -> Callable[..., ab.StreamConfig]:
     """Make a config of a script that a fake Blender runs, whose samples wait for the file `go` from one on."""
 
-    def make(held: int = 100, body: str = HELD, **options: Any) -> ab.StreamConfig:
-        script = write_script(body.format(folder=tmp_path, held=held))
+    def make(held: int = 100, every: int = 100, body: str = HELD, **options: Any) -> ab.StreamConfig:
+        script = write_script(body.format(folder=tmp_path, held=held, every=every))
         return ab.StreamConfig(script=script, blender=fake_blender(tmp_path / "fake"), seed=3, **options)
 
     return make
@@ -129,13 +130,13 @@ def test_what_is_told_meanwhile(cluster: Cluster, config: Callable[..., Any], tm
         if progress.nodes == 2 and progress.rendered >= 2:
             (tmp_path / "go").touch()
 
-    stream = config(held=5, body=HELD.replace("    rows =", RAISES), length=20, on_bad_sample="skip")
+    stream = config(held=5, every=10, body=HELD.replace("    rows =", RAISES), length=80, on_bad_sample="skip")
     last = asyncblend.ray.record(stream, tmp_path / "out", shard_size=10, progress=report)
     assert told[-1] == last
     assert told[0].recorded == 0
-    assert (last.total, last.before, last.recorded, last.rendered, last.skipped, last.nodes) == (20, 0, 19, 0, 1, 2)
+    assert (last.total, last.before, last.recorded, last.rendered, last.skipped, last.nodes) == (80, 0, 79, 0, 1, 2)
     assert last.written == sum(tar.stat().st_size for tar in (tmp_path / "out").glob("*.tar"))
-    assert Recording(tmp_path / "out").indices.tolist() == [index for index in range(20) if index != 7]
+    assert Recording(tmp_path / "out").indices.tolist() == [index for index in range(80) if index != 7]
 
 
 @pytest.mark.timeout(600)
@@ -190,7 +191,7 @@ def test_a_folder_is_recorded_into_once_at_a_time(config: Callable[..., Any], tm
     made = ab.BlenderStream(config(), instances=1, length=10)
     assert asyncio.run(to_the_end(made.record(tmp_path / "out"))) == 10
     with pytest.raises(ab.ConfigError, match="seed is 3 there, 4 here"):
-        asyncblend.ray.record(ab.StreamConfig(**{**vars(config(length=20)), "seed": 4}), tmp_path / "out")
+        asyncblend.ray.record(dataclasses.replace(config(length=20), seed=4), tmp_path / "out")
     assert asyncblend.ray.record(config(length=10), tmp_path / "out").recorded == 10
     with FileLock(tmp_path / "out" / ".writing"), pytest.raises(ab.RecordingError, match="another recording into"):
         asyncblend.ray.record(config(length=20), tmp_path / "out")
