@@ -70,7 +70,8 @@ def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
                 "for nodes, %.0f s so far; Ctrl-C gives up.",
                 *(actors, wanted, "), (".join(nodes) or "nothing", time.monotonic() - began),
             )
-            group.wait(_PATIENCE)
+            if group.wait(_PATIENCE):
+                break
     finally:
         remove_placement_group(group)
 

@@ -53,7 +53,7 @@ def dataset(
     Args:
         config: What to render. Here `instances`, `ordered` and `queue_size` have no meaning, and `threads="auto"` shares
             out `num_cpus`. Samples that are skipped (`on_bad_sample`) have no row.
-        length: The number of samples. None: the config's.
+        length: The number of samples. None: the config's, or the rows of `params`.
         params: As in StreamConfig, but no iterator. Or a Dataset whose rows are the params, which is executed at once
             and kept: its column `index` has the samples' indices; without one, rows are numbered from the config's
             `start` on, in the order that Ray's `preserve_order` gives. None: the config's.
@@ -76,12 +76,12 @@ def dataset(
     workers = Actors.checked(actors, instances_per_actor, num_cpus, num_gpus)
     if length is not None:
         check_whole("length", length, 0)
-    length = config.length if length is None else length
-    if length is None and not isinstance(params, ray.data.Dataset):
-        raise ConfigError("a Dataset is finite: give a length")
     table = params if isinstance(params, ray.data.Dataset) else None
+    wanted = config.length if length is None else length
+    if table is None and wanted is None:
+        raise ConfigError("a Dataset is finite: give a length")
     drawn = None if table is not None else config.params if params is None else check_params(params)
-    own = workers.config(dataclasses.replace(config, length=length, params=drawn))
+    own = workers.config(dataclasses.replace(config, length=wanted, params=drawn))
     shipment = Shipment.packed(own, files)
     connect()
     rows = own_indices(own) if table is None else _numbered(table, config.start, length)

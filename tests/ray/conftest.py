@@ -20,6 +20,7 @@ _QUIET = {
     "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_timeout_ms": "100000",  # a slow machine is not a dead one
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
@@ -77,8 +78,8 @@ class Cluster:
         return self.processes("MapWorker")
 
     def blenders(self) -> list[psutil.Process]:
-        """Return the fake Blenders."""
-        return self.processes("/fake/main.py")
+        """Return the fake Blenders that are instances of a fleet."""
+        return [process for process in self.processes("/fake/main.py") if "instance=" in " ".join(process.cmdline())]
 
     def folders(self) -> list[Path]:
         """Return the folders of asyncblend."""
@@ -89,8 +90,8 @@ class Cluster:
         import ray
 
         try:
-            until(lambda: not self.folders(), lambda: f"folders left behind: {self.folders()}")
             ray.shutdown()
+            until(lambda: not self.folders(), lambda: f"folders left behind: {self.folders()}")
             self._rays.shutdown()
             until(lambda: not self.processes(), lambda: f"processes left behind: {self.processes()}")
         finally:

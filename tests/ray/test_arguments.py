@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,13 @@ import pytest
 
 import asyncblend as ab
 
-needs_ray = pytest.mark.skipif("not __import__('importlib.util').util.find_spec('ray')", reason='pip install ".[ray]"')
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='pip install ".[ray]"')
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+
+
+def names(value: object) -> str:
+    """Return what a case is called."""
+    return "-".join(value) if isinstance(value, dict) else ""
 
 
 @pytest.fixture
@@ -37,9 +43,10 @@ def config(tmp_path: Path) -> ab.StreamConfig:
         ({"length": 8, "num_gpus": "all"}, "num_gpus must be a number, zero or more; got 'all'"),
         ({"length": 8, "params": iter([{}])}, "must not be an iterator, of which each actor would have a copy"),
         ({"length": 8, "params": [1]}, "params must be a mapping"),
+        ({"length": 8, "files": "nowhere"}, "files must be a list of paths; got 'nowhere'"),
         ({"length": 8, "files": ["nowhere"]}, "nowhere' cannot be read.*No such file"),
     ],
-    ids=str,
+    ids=names,
 )
 def test_a_wrong_argument_is_refused(config: ab.StreamConfig, options: dict[str, Any], words: str) -> None:
     """The message names it and its value. Ray is not even started."""
@@ -47,9 +54,10 @@ def test_a_wrong_argument_is_refused(config: ab.StreamConfig, options: dict[str,
 
     import asyncblend.ray
 
+    before = ray.is_initialized()  # by another test of this process
     with pytest.raises(ab.ConfigError, match=words):
         asyncblend.ray.dataset(config, **options)
-    assert not ray.is_initialized()
+    assert ray.is_initialized() == before
 
 
 @needs_ray
@@ -60,7 +68,7 @@ def test_a_wrong_argument_is_refused(config: ab.StreamConfig, options: dict[str,
         ({"scene": "nowhere.blend"}, "nowhere.blend' cannot be read"),
         ({"script_args": [["a"], ["b"]], "instances": 2}, "one sequence of strings for each of the 1 instances"),
     ],
-    ids=str,
+    ids=names,
 )
 def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     """What an actor cannot have is refused here."""

@@ -138,6 +138,7 @@ def test_params_are_rows_of_another_dataset(cluster: Cluster, configured: Callab
     assert not table.context.execution_options.preserve_order
 
 
+@pytest.mark.exhaustive
 def test_an_index_may_come_with_several_params(cluster: Cluster, configured: Callable[..., Any]) -> None:
     """A column of indices says which samples they are; each of its rows is rendered with its own params."""
     import asyncblend.ray
@@ -204,8 +205,10 @@ def test_the_script_and_its_files_travel(cluster: Cluster, configured: Callable[
     ("body", "error", "words"),
     [
         ("def sample(task): raise ValueError('no light')", ab.SampleError, "no light"),
-        ("raise ValueError('no scene')", ab.InstanceExited, "no scene"),
-        ("def sample(task): return {'x': task.index or 'none'}", ab.SampleError, "'x'"),
+        pytest.param("raise ValueError('no scene')", ab.InstanceExited, "no scene", marks=pytest.mark.exhaustive),
+        pytest.param(
+            "def sample(task): return {'x': task.index or 'none'}", ab.SampleError, "'x'", marks=pytest.mark.exhaustive
+        ),
     ],
     ids=["sample", "start", "rows"],
 )
@@ -220,15 +223,18 @@ def test_errors_are_asyncblends_own(
     gc.collect()  # Ray keeps the actors of an execution that failed as long as its exception is in memory
 
 
+@pytest.mark.exhaustive
 def test_bad_samples_are_left_out(cluster: Cluster, configured: Callable[..., Any]) -> None:
-    """Where they are skipped, other rows come, also from a batch that has no row at all."""
+    """Where they are skipped, other rows come, also from a batch that has no row at all. An episode is one row."""
     import asyncblend.ray
 
-    config = configured("def sample(task): return {'x': 1 // (task.index > 4)}", on_bad_sample="skip")
+    episode = "def sample(task):\n    for step in range(task.index - 3): yield {'x': np.full(2, 1 // (task.index > 4))}"
+    config = configured(episode, on_bad_sample="skip")
     rows = asyncblend.ray.dataset(config, length=8, batch_size=4, actors=1).take_all()
-    assert [row["index"] for row in rows] == [5, 6, 7]
+    assert [(row["index"], row["x"].shape) for row in rows] == [(5, (2, 2)), (6, (3, 2)), (7, (4, 2))]
 
 
+@pytest.mark.exhaustive
 def test_two_ranks_train_on_as_many_rows(cluster: Cluster, configured: Callable[..., Any], tmp_path: Path) -> None:
     """`streaming_split` feeds two ranks of torch.distributed equally, and no row comes to both."""
     import asyncblend.ray

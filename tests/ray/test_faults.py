@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,11 +67,11 @@ def test_an_actor_a_blender_and_a_node_die(cluster: Cluster, config: ab.StreamCo
     rows = iter(asyncblend.ray.dataset(config, batch_size=16, actors=3).iter_rows())
     found = [next(rows)]
     until(lambda: len(cluster.blenders()) == 3)
-    own = {blender.ppid(): blender for blender in cluster.blenders()}
-    lost, other, *_ = (actor for actor in cluster.actors() if actor.pid in own)
-    lost.kill()
-    until(lambda: not own[lost.pid].is_running())
-    own[other.pid].kill()
+    blender = cluster.blenders()[0]
+    actor = blender.ppid()
+    os.kill(actor, signal.SIGKILL)
+    until(lambda: not blender.is_running())
+    next(other for other in cluster.blenders() if other.ppid() != actor).kill()
     cluster.remove(node)
     (tmp_path / "go").touch()
     check([*found, *rows], config)

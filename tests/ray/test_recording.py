@@ -95,7 +95,7 @@ def test_an_actor_and_the_program_are_killed(cluster: Cluster, config: Callable[
     line = command(held, out, "--ray", cluster.address)
     with subprocess.Popen([*line, "--length", "90"], stdout=subprocess.DEVNULL) as program:
         try:
-            until(lambda: len(list(out.glob("shard-*.json"))) == 2 and len(cluster.blenders()) == 2)
+            until(lambda: program.poll() is not None or len(list(out.glob("*.json"))) == len(cluster.blenders()) == 2)
             lost = next(actor for actor in cluster.actors() if actor.children())
             lost.kill()
             until(lambda: not lost.is_running() and len(cluster.blenders()) == 2)
