@@ -11,6 +11,7 @@ What the commands share:
 - `config_file`: reads the argument CONFIG, a TOML file or a script, into a `StreamConfig`.
 - `outputs`: finds out whether a file can be written, before anything is rendered.
 - `tuning`: measures a config with several numbers of instances and threads, and draws the result, for `bench`.
+- `on_ray`: `record --ray`.
 - `needs`: which packages are missing, and the line that installs them.
 """
 

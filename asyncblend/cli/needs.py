@@ -18,6 +18,8 @@ _PACKAGES = {
     "matplotlib": "asyncblend[plot]",
     "pycocotools": "asyncblend[coco]",
     "webdataset": "asyncblend[record]",
+    "ray": "asyncblend[ray]",
+    "pyarrow": "asyncblend[ray]",
 }
 """What pip installs for a module, where that is not the module's name."""
 

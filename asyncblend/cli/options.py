@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,15 @@ LengthOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option(metavar="N", help="The same seed gives the same samples. Overrides a TOML file's.")
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Render on all nodes of a Ray cluster: the one at ADDRESS, such as 10.0.0.5:6379, or this machine's. All of "
+        "them must see FOLDER. --instances is then the number of Blenders in the whole cluster.",
+    ),
+]
+"""Without an address it is ""."""
 
 
 class ScriptCommand(TyperCommand):
@@ -46,7 +56,7 @@ class ScriptCommand(TyperCommand):
         if "--" in args:
             place = args.index("--")
             own, script = args[:place], args[place + 1 :]
-        super().parse_args(ctx, own)
+        super().parse_args(ctx, _with_address(own))
         ctx.args = script
         return script
 
@@ -66,6 +76,16 @@ def check_source(source: Path) -> None:
             f"{source} does not exist (looked in {Path.cwd()}); give a script.py, a TOML file with StreamConfig's "
             f"fields, or a folder that `asyncblend record` wrote"
         )
+
+
+def _with_address(args: Sequence[str]) -> list[str]:
+    """Return the arguments with "" after a `--ray` that no address follows, since typer has no optional values."""
+    given: list[str] = []
+    for arg, following in itertools.zip_longest(args, args[1:], fillvalue=""):
+        given.append(arg)
+        if arg == "--ray" and ":" not in following:
+            given.append("")
+    return given
 
 
 def refuse_rendering(source: Path, options: Mapping[str, object], arguments: Sequence[str]) -> None:

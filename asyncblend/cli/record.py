@@ -14,7 +14,8 @@ from ..aio import run
 from .config_file import load_config
 from .live import MEASURABLE, LiveLine
 from .needs import require
-from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SceneOption, SeedOption
+from .on_ray import record_on_ray
+from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, RayOption, SceneOption, SeedOption
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ def record(
     shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="The samples in a shard, or its bytes, such as 500MB.")
     ] = "100",
+    ray: RayOption = None,
+    num_cpus: Annotated[float | None, typer.Option(metavar="N", help="With --ray: the CPUs of each Blender.")] = None,
+    num_gpus: Annotated[float | None, typer.Option(metavar="N", help="With --ray: the GPUs of each Blender.")] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="With --ray: what else the script reads. May be given again."),
+    ] = None,
 ) -> None:
     """Render samples into a folder.
 
@@ -52,6 +60,7 @@ def record(
 
         asyncblend record scene.py --length 1000 --out cubes
         asyncblend record scene.py --scene room.blend --length 1000 --out rooms -- --level 3
+        asyncblend record scene.py --length 1000000 --out /shared/cubes --ray
     """
     require("webdataset")  # the recorder would miss it only when Blenders run already
     options = {"length": length, "instances": instances, "blender": blender, "seed": seed}
@@ -60,7 +69,14 @@ def record(
         raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
     size = int(shard_size) if shard_size.isdecimal() and len(shard_size) < 20 else shard_size
     how = {"image_format": image_format, "quality": quality, "shard_size": size}
-    run(_record(chosen, out, how))
+    given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "files": file}
+    on_ray = {name: value for name, value in given.items() if value is not None}
+    if ray is not None:
+        record_on_ray(ray or None, chosen, out, actors=instances, **how, **on_ray)
+    elif on_ray:
+        raise typer.BadParameter("it goes with --ray", param_hint="--num-cpus, --num-gpus or --file")
+    else:
+        run(_record(chosen, out, how))
 
 
 async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ class RecordedDataset(ItemDataset):
     has the samples r, r + R, r + 2R, ..., and its workers share them in the same way.
 
     Args:
-        folder: The recording, which must be there. What is recorded into it later is not seen.
+        folder: The recording, which must be there: a folder, or its URL in an object store, such as
+            "s3://bucket/cubes", which fsspec reads with its own settings. What is recorded into it later is not seen.
         shuffle: Whether each epoch has another order. The shards come in a random order, and the samples of eight
             shards at a time are mixed.
         seed: Of the shuffling.
@@ -106,8 +107,7 @@ class RecordedDataset(ItemDataset):
 
     def _samples(self, epoch: int, share: tuple[int, int], repetition: int = 0) -> Iterator[Frame]:
         """Yield the samples k, k + n, k + 2n, ... of an epoch, as the stream gave them."""
-        for position in self._order(epoch, repetition)[share[0] :: share[1]]:
-            sample = self._recording[position]
+        for sample in self._recording.at(self._order(epoch, repetition)[share[0] :: share[1]]):
             yield Frame(sample.returned, index=sample.index, instance=sample.instance, params=sample.params)
 
     def _order(self, epoch: int, repetition: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,9 +1,11 @@
 """Ray: the same samples from a whole cluster. asyncblend stays a fleet per node, and Ray says which node renders what.
 
 `dataset` returns a `ray.data.Dataset` whose rows are samples. All that Ray Data does with rows works with them:
-`iter_torch_batches`, `streaming_split`, `write_parquet`, and Ray Train.
+`iter_torch_batches`, `streaming_split`, `write_parquet`, and Ray Train. `record` writes them as a recording.
 
 - `generating`: `dataset`. Cuts the indices into blocks, and gives them to actors that render.
+- `recording`: `record`. Gives the shards of a recording to such actors.
+- `actors`: how many they are, and what each of them has of Ray's resources.
 - `renderer`: what runs in each actor: a warm fleet, whose passes render the indices of one batch each.
 - `shipping`: the script, the scene and their files, as content that travels to other nodes.
 - `cluster`: what nodes there are, and which Blender they have.
@@ -19,7 +21,9 @@ except ImportError as error:
         f'asyncblend.ray needs Ray Data ({error}); type: pip install "asyncblend[ray]"', name=error.name
     ) from None
 
+from .cluster import connect
 from .generating import dataset
+from .recording import Progress, record
 from .rows import decode, encode
 
-__all__ = ["dataset", "decode", "encode"]
+__all__ = ["Progress", "connect", "dataset", "decode", "encode", "record"]

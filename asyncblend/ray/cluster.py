@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Mapping
 
@@ -10,8 +11,40 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ..errors import ConfigError
+
 _log = logging.getLogger("asyncblend")
-_PATIENCE = 10.0  # seconds between two messages that say what is being waited for
+_PATIENCE = 10.0  # seconds that a head may take to answer, and between two messages that say what is being waited for
+
+
+def connect(address: str | None = None, *, quiet: bool = False) -> None:
+    """Connect this program to a cluster, unless it is connected.
+
+    Args:
+        address: Where the cluster is, such as "10.0.0.5:6379". None: as the environment's RAY_ADDRESS says, or on this
+            machine, where one is started if there is none.
+        quiet: Whether Ray tells only what is wrong.
+
+    Raises:
+        ConfigError: There is no cluster; or the address is that of Ray's client, through which files cannot be seen.
+    """
+    if ray.is_initialized():
+        return
+    if address is not None and address.startswith("ray://"):
+        raise ConfigError(
+            f"{address!r} is for programs outside of the cluster; run this on one of its nodes, with `--ray` alone or the "
+            f"address of its head, such as 10.0.0.5:6379"
+        )
+    try:
+        if address is not None and ":" in address:  # Ray itself would try for two minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        ray.init(address, logging_level="warning" if quiet else "info")
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"no cluster of Ray at {address!r}: {error}") from None
+    if quiet:
+        for name, level in {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
@@ -24,13 +57,13 @@ def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
         each: What each of them needs, as Ray's resources.
     """
     needs = {name: value for name, value in each.items() if value}
-    if _room(needs) >= actors:
+    if room(needs) >= actors:
         return
     wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
     group = placement_group([needs] * actors)  # an autoscaler adds nodes for it
     try:
         began = time.monotonic()
-        while _room(needs) < actors:
+        while room(needs) < actors:
             nodes = [", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in _nodes()]
             _log.warning(
                 "The cluster is too small: %d x (%s) is wanted, of one node each; there are nodes with (%s). Waiting "
@@ -47,15 +80,16 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _room(needs: Mapping[str, float]) -> float:
-    """Return for how many actors there are nodes."""
+def room(each: Mapping[str, float]) -> float:
+    """Return for how many actors that need so much each there are nodes."""
+    needs = {name: value for name, value in each.items() if value}
     if not needs:
         return float("inf")
     return sum(min(node.get(name, 0) // value for name, value in needs.items()) for node in _nodes())
 
 
 class BlenderVersions:
-    """Makes the Blenders of all nodes agree on a version. It runs as an actor of Ray, which ends with its last handle."""
+    """Makes the Blenders of all nodes agree on a version. It runs as an actor of Ray."""
 
     def __init__(self) -> None:
         self._first: tuple[str, str] | None = None
@@ -66,8 +100,33 @@ class BlenderVersions:
         return self._first
 
 
-def blender_versions() -> ray.actor.ActorHandle:
-    """Start one, on this node, which it is lost with at the earliest."""
+class Tally:
+    """What the actors of one recording tell the program. It runs as an actor of Ray."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, int] = {}
+        self._nodes: set[str] = set()
+        self._error: Exception | None = None
+
+    def note(self, shard: int, samples: int, node: str) -> None:
+        """Note how many samples of a shard are rendered. Rendered again, it counts once."""
+        self._samples[shard] = samples
+        self._nodes.add(node)
+
+    def counts(self) -> tuple[dict[int, int], set[str]]:
+        """Return how many samples of each shard are rendered, and on which nodes."""
+        return self._samples, self._nodes
+
+    def fail(self, error: Exception) -> None:
+        """Note why a shard cannot be made. The first error counts."""
+        self._error = self._error or error
+
+    def error(self) -> Exception | None:
+        """Return why a shard could not be made."""
+        return self._error
+
+
+def start_here(kind: type) -> ray.actor.ActorHandle:
+    """Start an actor on this node, which it is lost with at the earliest. It ends with its last handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(BlenderVersions)
-    return actor.remote()
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind).remote()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -14,16 +13,13 @@ import ray.data
 
 from ..config import Params, PathLike, StreamConfig, check_params, check_whole
 from ..errors import ConfigError
-from ..stream.params import is_iterator
 from ..stream.passes import own_indices
-from .cluster import blender_versions, wait_for_nodes
+from .actors import Actors
+from .cluster import BlenderVersions, connect, start_here, wait_for_nodes
 from .renderer import Job, Renderer
 from .shipping import Shipment
 
 _MOST_BLOCKS = 4096  # Ray's driver keeps all blocks of indices
-
-# Else Ray kills the children of an actor that ends, before it could stop its Blenders, and the sweeper of its files too.
-_ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
 
 
 def dataset(
@@ -76,17 +72,8 @@ def dataset(
     """
     if not isinstance(config, StreamConfig):
         raise ConfigError(f"config must be a StreamConfig; got {config!r}")
-    for name, value in {"batch_size": batch_size, "instances_per_actor": instances_per_actor}.items():
-        check_whole(name, value, 1)
-    least, most = _range_of(actors)
-    cpus = instances_per_actor if num_cpus is None else num_cpus
-    for name, number in {"num_cpus": cpus, "num_gpus": num_gpus}.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-            raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
-    if config.gpus is not None:
-        raise ConfigError(f"gpus={config.gpus!r}: Ray says which GPUs an actor has; give num_gpus instead")
-    if isinstance(files, str | os.PathLike):
-        raise ConfigError(f"files must be a list of paths; got {files!r}")
+    check_whole("batch_size", batch_size, 1)
+    workers = Actors.checked(actors, instances_per_actor, num_cpus, num_gpus)
     if length is not None:
         check_whole("length", length, 0)
     table = params if isinstance(params, ray.data.Dataset) else None
@@ -94,46 +81,16 @@ def dataset(
     if table is None and wanted is None:
         raise ConfigError("a Dataset is finite: give a length")
     drawn = None if table is not None else config.params if params is None else check_params(params)
-    if is_iterator(drawn):
-        raise ConfigError(
-            f"params must not be an iterator, of which each actor would have a copy; give a callable(index), or a "
-            f"Dataset; got {drawn!r:.100}"
-        )
-    threads = max(1, int(cpus / instances_per_actor)) if config.threads == "auto" else config.threads
-    own = dataclasses.replace(
-        config, length=wanted, params=drawn, instances=instances_per_actor, threads=threads, ordered=False
-    )
+    own = workers.config(dataclasses.replace(config, length=wanted, params=drawn))
     shipment = Shipment.packed(own, files)
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     rows = own_indices(own) if table is None else _numbered(table, config.start, length)
-    blocks = _blocks_of(rows, batch_size)
-    wait_for_nodes(least, {"CPU": cpus, "GPU": num_gpus})
-    # One batch ends, some of them fill the Blenders, and one waits for its turn, so that none waits for Ray.
-    calls = 2 + math.ceil(instances_per_actor * config.prefetch / batch_size)
-    return ray.data.from_blocks(blocks).map_batches(
-        Renderer,
-        fn_constructor_args=(Job(shipment, None if mixed_blenders else blender_versions()),),
-        batch_size=batch_size,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            min_size=least, max_size=most, max_concurrent_calls_per_actor=calls, enable_true_multi_threading=True
-        ),
-        num_cpus=cpus,
-        num_gpus=num_gpus,
-        runtime_env=_ENVIRONMENT,
+    blocks = blocks_of(rows, batch_size)
+    wait_for_nodes(workers.least, workers.each)
+    job = Job(shipment, None if mixed_blenders else start_here(BlenderVersions))
+    return workers.map(
+        ray.data.from_blocks(blocks), Renderer, job, batch_size=batch_size, samples=batch_size, prefetch=own.prefetch
     )
-
-
-def _range_of(actors: int | tuple[int, int]) -> tuple[int, int]:
-    pair = actors if isinstance(actors, tuple) else (actors, actors)
-    if len(pair) != 2:
-        raise ConfigError(f"actors must be a number, or a pair (least, greatest); got {actors!r}")
-    for number in pair:
-        check_whole("actors", number, 1)
-    if pair[0] > pair[1]:
-        raise ConfigError(f"actors needs least <= greatest; got {actors!r}")
-    return pair
 
 
 def _numbered(params: ray.data.Dataset, start: int, length: int | None) -> pa.Table:
@@ -158,7 +115,7 @@ def _numbered(params: ray.data.Dataset, start: int, length: int | None) -> pa.Ta
     return table
 
 
-def _blocks_of(rows: pa.Table | Sequence[int], batch_size: int) -> list[pa.Table]:
+def blocks_of(rows: pa.Table | Sequence[int], batch_size: int) -> list[pa.Table]:
     """Return the rows, or those of a sequence of indices, as tables of whole batches, each of which is one task of Ray."""
     size = batch_size * max(1, math.ceil(len(rows) / batch_size / _MOST_BLOCKS))
     parts = [rows[start : start + size] for start in range(0, max(1, len(rows)), size)]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import ray
 
 from ..errors import AsyncblendError, ConfigError
 from ..fleet.workspace import Workspace
+from ..stream.frame import Frame
 from ..stream.sync import SyncStream
 from .rows import table_of
 from .shipping import Shipment
@@ -60,22 +61,34 @@ class Renderer:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield the rows of these indices, in their order. Other columns are their params; else the config's are drawn."""
-        if self._refusal:
-            raise ConfigError(self._refusal)
         indices = batch["index"].to_pylist()
         own = batch.drop_columns("index").to_pylist() if batch.num_columns > 1 else None
+        samples = list(self.samples(indices, own, queue_size=len(indices)))
+        if samples:  # else all of them were bad, and skipped
+            yield table_of(samples)
+
+    def samples(
+        self, indices: Sequence[int], own: Sequence[Mapping[str, Any]] | None = None, *, queue_size: int | None = None
+    ) -> Generator[Frame]:
+        """Render these indices, and yield their samples in their order, when it is their turn.
+
+        Args:
+            indices: At least one.
+            own: The params of each. None: the config's are drawn.
+            queue_size: How many frames may be in memory. None: as the config has it.
+        """
+        if self._refusal:
+            raise ConfigError(self._refusal)
         with self._turn:
             before, self._leased = self._leased, threading.Event()
             leased = self._leased
         before.wait()
         try:
             params = _drawn(indices, own, self._params, leased.set)
-            with self._stream.frames(indices, params=params, ordered=True, queue_size=len(indices)) as frames:
-                samples = list(frames.samples())
+            with self._stream.frames(indices, params=params, ordered=True, queue_size=queue_size) as frames:
+                yield from frames.samples()
         finally:
             leased.set()
-        if samples:  # else all of them were bad, and skipped
-            yield table_of(samples)
 
     def _disagreement(self, versions: ray.actor.ActorHandle, node: str) -> str:
         own = self._stream.blender_version

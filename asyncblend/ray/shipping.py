@@ -32,8 +32,10 @@ class Shipment:
         """Read the script, the Python files beside it that it imports, the scene, and further files and folders.
 
         Raises:
-            ConfigError: A file cannot be read.
+            ConfigError: A file cannot be read, or `files` is a single path.
         """
+        if isinstance(files, str | os.PathLike):
+            raise ConfigError(f"files must be a list of paths; got {files!r}")
         scene = [] if config.scene is None else [config.scene]
         paths = [Path(os.path.abspath(path)) for path in (config.script, *scene, *files)]
         content = {}

@@ -2,6 +2,7 @@
 
     checksums  what is compared so that no changed byte is read in silence
     codec      one sample as files, and back: images, npy and JSON
+    places     where recordings are read: folders, and object stores
     shards     whole shards in a folder: their tables, and reading a sample from one
     reader     Recording: the samples of all shards of a folder
     writer     Writer: shard after shard into a locked folder, each of which gets its name when it is whole

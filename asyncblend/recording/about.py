@@ -30,11 +30,16 @@ def about(config: StreamConfig, images: Images) -> dict[str, Any]:
         "params": _params(config.params),
         "image_format": images.format,
         "quality": images.quality,
-        "versions": {
-            "asyncblend": __version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("numpy", "pillow", "webdataset")},
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what records here. None: it is not installed."""
+    return {
+        "asyncblend": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("numpy", "pillow", "webdataset")},
     }
 
 

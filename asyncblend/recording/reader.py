@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import numpy as np
 
 from ..errors import RecordingError
 from .codec import Sample
+from .places import each, place_of
 from .shards import Shard, Span, find_shard, read_sample, shards_in
 
 
 def is_recording(folder: str | os.PathLike[str]) -> bool:
-    """Return whether this is a folder with at least one shard. Reading it may still raise."""
-    path = Path(folder)
+    """Return whether this is a folder, or the URL of one, with at least one shard. Reading it may still raise."""
+    place = place_of(folder)
     try:
-        return path.is_dir() and bool(shards_in(path))
+        return not (isinstance(place, Path) and not place.is_dir()) and bool(shards_in(place))
     except RecordingError:
         return True  # a damaged one; reading it says how
 
@@ -34,19 +35,22 @@ def read(folder: str | os.PathLike[str]) -> Iterator[Sample]:
 class Recording:
     """The samples of a recording by position, in order of index. No file stays open, and it can be pickled.
 
+    Args:
+        folder: Where it lies: a folder, or the URL of one in an object store, such as "s3://bucket/cubes".
+
     Raises:
         RecordingError: There is no recording, or a shard is missing, damaged or of another format. The error's `path`
             is the shard's, and its `offset` says where the damage is. Reading a sample may raise it too.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = place_of(folder)
         numbers = shards_in(self.folder)
         if not numbers:
             raise RecordingError(
                 f"{self.folder} has no recording: no whole shard, such as shard-000000.tar", path=str(self.folder)
             )
-        shards = [find_shard(self.folder, number) for number in numbers]
+        shards = list(each(self.folder, functools.partial(find_shard, self.folder), numbers))
         self._files = [(shard.path, shard.checked) for shard in shards]
         self._table = table_of(shards)
         if not len(self._table):
@@ -79,7 +83,11 @@ class Recording:
         return read_sample(path, span, checked=checked)
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[position] for position in range(len(self)))
+        return self.at(range(len(self)))
+
+    def at(self, positions: Iterable[int]) -> Iterator[Sample]:
+        """Yield the samples at these positions. From an object store, those to come are read meanwhile."""
+        return each(self.folder, self.__getitem__, positions)
 
 
 def table_of(shards: Sequence[Shard]) -> np.ndarray[Any, Any]:

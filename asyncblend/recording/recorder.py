@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -55,7 +56,8 @@ class Recorder(AsyncIterator[F]):
     """Records a stream: to its end, when it is awaited; or frame by frame, as an asynchronous iterator.
 
     Threads encode the images and write the files, so the event loop never waits for either. When two frames for each
-    thread wait to be written, the iterator waits too; then the slots fill up, and the fleet waits.
+    thread wait to be written, the iterator waits too; then the slots fill up, and the fleet waits. Frames are written
+    in the order in which they come.
 
     Args:
         stream: The stream. The recorder is a pass over those of its indices that the folder lacks.
@@ -93,6 +95,8 @@ class Recorder(AsyncIterator[F]):
         self._frames: _Samples[F] | None = None  # none if the folder has all samples
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: set[asyncio.Future[None]] = set()
+        self._written = threading.Event()  # whether the frame that came last is written
+        self._written.set()
         self._error: BaseException | None = None  # of a job, until it has been raised
         self._beginning: asyncio.Future[None] | None = None
         self._finishing: asyncio.Future[None] | None = None
@@ -145,7 +149,9 @@ class Recorder(AsyncIterator[F]):
         # From here on nothing is awaited: a frame that was taken is recorded, also if this task is cancelled.
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "asyncblend recording")
-        job = asyncio.get_running_loop().run_in_executor(self._pool, partial(self._write, frame))
+        before, self._written = self._written, threading.Event()
+        write = partial(self._write, frame, before, self._written)
+        job = asyncio.get_running_loop().run_in_executor(self._pool, write)
         self._jobs.add(job)
         job.add_done_callback(self._done)
         return frame
@@ -197,18 +203,22 @@ class Recorder(AsyncIterator[F]):
         state = {"seed": self._stream.config.seed, "indices": described, "watermark": watermark}
         self._frames = self._stream.frames(indices, state={**state, "above": done[watermark:]}).samples()
 
-    def _write(self, frame: Any) -> None:
-        """Encode and write a frame, in a thread of the pool."""
+    def _write(self, frame: Any, before: threading.Event, written: threading.Event) -> None:
+        """Encode a frame, and write it after the one before it, in a thread of the pool, which begins that one first."""
         assert self._writer is not None
-        files = encode(
-            frame,
-            index=frame.index,
-            instance=frame.instance,
-            params=frame.params,
-            images=self._images,
-            steps=getattr(frame, "length", 1),
-        )
-        self._writer.add(frame.index, files, blender=self._stream.blender_version)
+        try:
+            files = encode(
+                frame,
+                index=frame.index,
+                instance=frame.instance,
+                params=frame.params,
+                images=self._images,
+                steps=getattr(frame, "length", 1),
+            )
+            before.wait()
+            self._writer.add(frame.index, files, blender=self._stream.blender_version)
+        finally:
+            written.set()
 
     def _done(self, job: asyncio.Future[None]) -> None:
         self._jobs.discard(job)

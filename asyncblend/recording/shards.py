@@ -11,19 +11,19 @@ skip. Everything has checksums, by `checksums`; a table whose checksum differs i
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import re
-import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ..errors import RecordingError
 from .checksums import FORMAT, Damaged, sealed, unsealed
 from .codec import Sample, decode
+from .places import Place, RemoteFile, names_in, open_file, size_of
+
+P = TypeVar("P", Path, Place)
 
 ABOUT = "__recording__/about"  # the key of the file that says what made the samples; its extension is "json"
 END = b"\0" * 1024  # the end of a tar file
@@ -31,6 +31,7 @@ _FORMATS = (2, FORMAT)  # those that are read
 _BLOCK = 512  # bytes; a tar consists of these
 _PADDING = 1 << 20  # bytes at the end of a tar that are looked at; a writer leaves at most 11 KiB
 _MAX_INDEX = 1 << 63  # an index is kept as an int64
+_AHEAD = 1 << 20  # bytes; where a table is missing, the headers in a tar are read
 _GO_ON = "to go on without its samples and have the next `record` make them again"
 
 
@@ -46,7 +47,7 @@ class Span(NamedTuple):
 class Shard:
     """A whole shard: a tar file of `size` bytes. `has_table` says whether its table is there and right."""
 
-    path: Path
+    path: Place
     size: int
     about: Mapping[str, Any]  # What made the samples
     spans: Sequence[Span]
@@ -58,12 +59,12 @@ class Shard:
         return bool(self.about["format"] == FORMAT)
 
 
-def tar_of(folder: Path, number: int) -> Path:
+def tar_of(folder: P, number: int) -> P:
     """Return the path of a shard's tar file."""
     return folder / f"shard-{number:06d}.tar"
 
 
-def shards_in(folder: Path) -> list[int]:
+def shards_in(folder: Place) -> list[int]:
     """Return the numbers of the whole shards in a folder, ascending.
 
     Raises RecordingError if the folder cannot be read, or a shard is missing whose table is there.
@@ -71,8 +72,8 @@ def shards_in(folder: Path) -> list[int]:
     tars: set[int] = set()
     tables: set[int] = set()
     try:
-        for entry in os.scandir(folder):
-            if match := re.fullmatch(r"shard-(\d{6,})\.(tar|json)", entry.name):
+        for name in names_in(folder):
+            if match := re.fullmatch(r"shard-(\d{6,})\.(tar|json)", name):
                 (tars if match[2] == "tar" else tables).add(int(match[1]))
     except OSError as error:
         raise RecordingError(f"cannot read the folder {folder}: {error.strerror}", path=str(folder)) from error
@@ -86,15 +87,15 @@ def shards_in(folder: Path) -> list[int]:
     return sorted(tars)
 
 
-def find_shard(folder: Path, number: int) -> Shard:
+def find_shard(folder: Place, number: int) -> Shard:
     """Return a whole shard, from its table if that is right, else from the headers in the tar.
 
     Raises RecordingError if the shard is damaged, or was written in another format.
     """
     path = tar_of(folder, number)
     try:
-        with _open(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_file(path, ahead=_AHEAD) as file:
+            size = size_of(file)
             shard = _from_table(path, size) or _from_tar(path, size, file)
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
@@ -108,7 +109,7 @@ def find_shard(folder: Path, number: int) -> Shard:
     return shard
 
 
-def read_sample(path: Path, span: Span, *, checked: bool) -> Sample:
+def read_sample(path: Place, span: Span, *, checked: bool) -> Sample:
     """Read a sample from the shard at `path`, and compare its checksums if it has them.
 
     Raises:
@@ -116,7 +117,7 @@ def read_sample(path: Path, span: Span, *, checked: bool) -> Sample:
     """
     places: dict[str, int] = {}
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             block = _read(file, span.start, span.end - span.start)
         files = {}
         for member, start, size in _members(lambda at: block[at : at + _BLOCK], len(block)):
@@ -138,6 +139,7 @@ def read_sample(path: Path, span: Span, *, checked: bool) -> Sample:
 def write_table(shard: Shard) -> None:
     """Put the shard's table beside it, in one step. Raises OSError if that fails."""
     table = {"format": FORMAT, "size": shard.size, "about": shard.about, "samples": shard.spans}
+    assert isinstance(shard.path, Path), "nothing is written to an object store"
     path = shard.path.with_suffix(".json")
     partial = path.with_suffix(".json.partial")
     try:
@@ -150,10 +152,10 @@ def write_table(shard: Shard) -> None:
         raise
 
 
-def _from_table(path: Path, size: int) -> Shard | None:
+def _from_table(path: Place, size: int) -> Shard | None:
     """Return the shard as its table has it. None if there is no table, or it does not fit a tar of this size."""
     try:
-        with _open(path.with_suffix(".json")) as file:
+        with open_file(path.with_suffix(".json")) as file:
             table = unsealed(_read(file, 0, -1), checked=True)
         spans = [Span(*map(int, span)) for span in table["samples"]]
         about, full_size = dict(table["about"]), table["size"]
@@ -170,7 +172,7 @@ def _from_table(path: Path, size: int) -> Shard | None:
     return Shard(path, size, about, spans) if good and full_size == size else None
 
 
-def _from_tar(path: Path, size: int, file: BinaryIO) -> Shard:
+def _from_tar(path: Place, size: int, file: BinaryIO | RemoteFile) -> Shard:
     about: dict[str, Any] = {}
     spans: list[Span] = []
     end = 0
@@ -221,20 +223,7 @@ def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError if it is a pipe, which would be waited for, or a device without an end."""
-
-    def opener(name: str, flags: int) -> int:
-        descriptor = os.open(name, flags | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no ordinary file")
-        return descriptor
-
-    return open(path, "rb", opener=opener)
-
-
-def _read(file: BinaryIO, at: int, size: int) -> bytes:
+def _read(file: BinaryIO | RemoteFile, at: int, size: int) -> bytes:
     """Read `size` bytes from `at`, or as many as there are. Raises Damaged if they do not fit into memory."""
     file.seek(at)
     try:

@@ -10,16 +10,17 @@ import contextlib
 import io
 import os
 import re
+import secrets
 import stat
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from ..errors import ConfigError, RecordingError
+from ..errors import AsyncblendError, ConfigError, RecordingError
 from .about import check_same
 from .checksums import FORMAT, sealed
 from .codec import key_of
@@ -92,8 +93,7 @@ class Writer:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock_folder()
-            for leftover in self._folder.glob(f"shard-*{_PARTIAL}"):
-                leftover.unlink(missing_ok=True)
+            self.sweep()
             numbers = shards_in(self._folder)
             shards = [find_shard(self._folder, number) for number in numbers]
             for shard in shards:
@@ -136,6 +136,25 @@ class Writer:
                     self._count(self._shard.finish())
             except Exception as error:
                 self._fail(error)
+
+    def include(self, shard: Shard) -> None:
+        """Count a shard that `write_shard` wrote, and write its table.
+
+        Raises:
+            RecordingError: It is not there, or the disk does not take its table.
+        """
+        with self._adding:
+            try:
+                if os.stat(shard.path).st_size != shard.size:
+                    raise OSError(f"{shard.path.name} has another size here than where it was written")
+                self._count(shard)
+            except OSError as error:
+                self._fail(error)
+
+    def sweep(self) -> None:
+        """Remove unfinished shards and tables, so that whoever may still write them cannot give them their names."""
+        for leftover in self._folder.glob(f"shard-*{_PARTIAL}"):
+            leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Make the unfinished shard whole, and unlock the folder. May be called twice.
@@ -202,6 +221,43 @@ class Writer:
         return RecordingError(text, path=str(self._folder), recorded=self.recorded)
 
 
+def write_shard(
+    folder: Path, number: int, about: Mapping[str, Any], samples: Iterable[tuple[int, Mapping[str, bytes]]]
+) -> Shard | None:
+    """Write a shard of its own into a folder that another process has open, perhaps on another machine.
+
+    A shard of this number that is there already is returned as it is: the process before this one got that far. The
+    table is left to the folder's writer.
+
+    Args:
+        folder: It must be there.
+        number: The shard's, which no other process has.
+        about: What the samples are made from and with.
+        samples: Their indices and files.
+
+    Returns:
+        The shard, or None if there were no samples.
+
+    Raises:
+        RecordingError: The disk does not take it. Nothing of it is left.
+    """
+    path = tar_of(folder, number)
+    try:
+        if path.exists():
+            return find_shard(folder, number)
+        shard = _PartialShard(path, {"format": FORMAT, **about})
+        try:
+            for index, files in samples:
+                shard.add(index, files)
+            return shard.finish() if shard.spans else None
+        finally:
+            shard.discard()
+    except AsyncblendError:
+        raise  # some are OSErrors too
+    except OSError as error:
+        raise RecordingError(f"cannot record into {folder}: {error.strerror or error}", path=str(folder)) from error
+
+
 class _PartialShard:
     """A shard that samples are added to. It gets its name when it is whole and on the disk. Not thread-safe.
 
@@ -210,7 +266,8 @@ class _PartialShard:
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path, self._about = path, about
-        self._partial = path.with_name(path.name + _PARTIAL)
+        # A name that no process had before: a shard may be begun again while the one that began it still ends.
+        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
         self.size = 0  # The bytes written so far
         self.spans: list[Span] = []
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -243,9 +300,13 @@ class _PartialShard:
                     self.spans.pop()  # where this sample was, there is room for the end of the tar
             return None
         finally:
-            self._close()
-            with contextlib.suppress(OSError):
-                self._partial.unlink(missing_ok=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the file, unless it has its name."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self._partial.unlink(missing_ok=True)
 
     def _write_files(self, files: Mapping[str, Any]) -> None:
         # Fixed times and owners, so that the same samples give the same bytes.

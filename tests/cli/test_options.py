@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 from pycocotools.coco import COCO
+from typer.testing import CliRunner
 
 from asyncblend import __version__
 from asyncblend.cli import app
@@ -187,3 +188,32 @@ def test_a_toml_file_that_python_cannot_read(text: str, tmp_path: Path) -> None:
 def test_every_command_is_registered_in_order() -> None:
     """The list of the help is sorted."""
     assert list(typer.main.get_command(app).commands) == NAMES  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ("scene.py --out out --length 8 --ray", None),
+        ("--ray scene.py --out out --length 8", None),
+        ("scene.py --ray --out out --length 8 -- --ray head:1", None),
+        ("scene.py --out out --ray 10.0.0.5:6379 --length 8", "10.0.0.5:6379"),
+        ("scene.py --out out --ray=10.0.0.5:6379 --length 8", "10.0.0.5:6379"),
+    ],
+)
+def test_the_address_of_a_cluster_may_be_left_out(
+    line: str, address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows `--ray` is an address if it has a port, and otherwise what it would be without `--ray`."""
+    given: list[Any] = []
+    command = sys.modules["asyncblend.cli.record"]
+    monkeypatch.setattr(command, "record_on_ray", lambda *args, **options: given.append((*args, options)))
+    monkeypatch.chdir(tmp_path)
+    Path("scene.py").touch()
+    result = CliRunner().invoke(app, ["record", *line.split()], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    ((found, config, out, options),) = given
+    assert (found, config.length, str(config.script), str(out)) == (address, 8, "scene.py", "out")
+    assert (options["actors"], options["shard_size"]) == (None, 100)
+    result = CliRunner().invoke(app, ["record", "scene.py", "--out", "out", "--length", "8", "--num-cpus", "2"])
+    assert (result.exit_code, given[1:]) == (2, [])
+    assert "it goes with --ray" in result.output

@@ -238,11 +238,12 @@ def test_a_shard_cut_off_anywhere_is_told(left: float, table: bool, written: Wri
 
 def test_a_shard_cut_off_while_it_is_open_is_told(written: Written) -> None:
     """A shard that changes after the recording was opened is noticed when a sample is read."""
-    found = Recording(written(range(4)))
-    os.truncate(found.folder / "shard-000000.tar", 3000)
+    folder = written(range(4))
+    found = Recording(folder)
+    os.truncate(folder / "shard-000000.tar", 3000)
     with pytest.raises(RecordingError, match=r"shard-000000\.tar is damaged: sample 3"):
         found[3]
-    (found.folder / "shard-000000.tar").unlink()
+    (folder / "shard-000000.tar").unlink()
     with pytest.raises(RecordingError, match=r"cannot read .*shard-000000\.tar: No such file"):
         found[0]
 

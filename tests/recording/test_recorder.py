@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import sys
+import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,35 @@ async def test_awaiting_records_all(make: Make, folder: Path) -> None:
     assert [sample.params for sample in read(folder)] == [{"level": index / 2} for index in range(25)]
     assert {sample.instance for sample in read(folder)} <= {0, 1}
     assert len(list(folder.glob("*.tar"))) == 3
+
+
+VARIOUS = """
+def sample(task):
+    rows = 400 if task.index % 2 == 0 else 1
+    return {"image": task.rng.integers(0, 256, (rows, 400, 3), np.uint8)}
+"""
+
+
+async def test_frames_are_written_in_the_order_in_which_they_come(
+    tmp_path: Path, write_script: Callable[..., Path]
+) -> None:
+    """However long their images take. So one Blender, or `ordered`, gives the same bytes each time."""
+    script, fake = write_script(VARIOUS), fake_blender(tmp_path / "fake")
+    kinds: dict[str, dict[str, Any]] = {
+        "one": {"instances": 1},
+        "again": {"instances": 1},
+        "ordered": {"ordered": True},
+    }
+    for name, options in kinds.items():
+        stream = ab.BlenderStream(script=script, blender=fake, length=30, **options)
+        async with asyncio.timeout(LIMIT):
+            await stream.record(tmp_path / name, shard_size=30)
+        with tarfile.open(tmp_path / name / "shard-000000.tar") as tar:
+            files = [member for member in tar.getnames() if member.endswith(".image.png")]
+        assert files == [f"{index:09d}.image.png" for index in range(30)]
+    assert (tmp_path / "one" / "shard-000000.tar").read_bytes() == (
+        tmp_path / "again" / "shard-000000.tar"
+    ).read_bytes()
 
 
 async def test_a_stream_that_is_not_entered_is_entered_and_closed(make: Make, folder: Path) -> None:

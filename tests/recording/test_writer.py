@@ -20,11 +20,11 @@ import pytest
 
 import asyncblend
 from asyncblend.config import StreamConfig
-from asyncblend.errors import ConfigError, RecordingError
+from asyncblend.errors import ConfigError, RecordingError, StartTimeout
 from asyncblend.recording import Recording, read
 from asyncblend.recording.about import about, check_same
 from asyncblend.recording.codec import Images
-from asyncblend.recording.writer import ShardSize, Writer
+from asyncblend.recording.writer import ShardSize, Writer, write_shard
 
 from .conftest import ABOUT, files_of
 
@@ -395,3 +395,63 @@ def test_closing_makes_the_shard_whole_from_any_thread(folder: Path) -> None:
     assert indices(folder) == [0]
     with pytest.raises(RecordingError, match="closed"):
         writer.add(1, files_of(1))
+
+
+# -- shards that other processes write -----------------------------------------------------------------------------
+
+
+def test_a_shard_of_another_process_is_counted_and_gets_its_table(folder: Path, tmp_path: Path) -> None:
+    """The files are those that a single writer makes. Written again, it is the one that is there."""
+    writer = opened(folder, 4)
+    made: Any = {**ABOUT, "blender": "4.5"}
+    shards = [
+        write_shard(folder, number, made, ((index, files_of(index)) for index in range(4 * number, 4 * number + 4)))
+        for number in (1, 0)
+    ]
+    for shard in shards:
+        assert shard is not None
+        writer.include(shard)
+    again = write_shard(folder, 1, made, iter([(99, files_of(99))]))
+    assert again is not None
+    assert [span.sample for span in again.spans] == [4, 5, 6, 7]
+    assert writer.recorded == 8
+    writer.close()
+
+    alone = opened(tmp_path / "alone", 4)
+    for index in range(8):
+        alone.add(index, files_of(index), blender="4.5")
+    alone.close()
+    assert names(folder) == names(tmp_path / "alone")
+    for name in names(folder) - {".writing"}:
+        assert (folder / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_nothing_is_left_of_a_shard_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when its samples raise, nor when the disk is full; without samples there is no shard."""
+    writer = opened(folder)
+
+    def failing() -> Iterator[tuple[int, dict[str, bytes]]]:
+        yield 0, files_of(0)
+        raise StartTimeout("no Blender", instance=0)  # an OSError, as the disk's are
+
+    with pytest.raises(StartTimeout, match="no Blender"):
+        write_shard(folder, 0, ABOUT, failing())
+    assert write_shard(folder, 0, ABOUT, iter(())) is None
+
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(RecordingError, match=r"cannot record into .*recording: No space left on device"):
+            write_shard(folder, 0, ABOUT, iter([(0, files_of(0))]))
+    assert names(folder) == {".writing"}
+    with pytest.raises(RecordingError, match=r"cannot record into .*: No such file or directory"):
+        write_shard(folder / "nowhere", 0, ABOUT, iter([(0, files_of(0))]))
+
+    shard = write_shard(folder, 0, ABOUT, iter([(0, files_of(0))]))
+    assert shard is not None
+    (folder / "shard-000000.tar").unlink()
+    with pytest.raises(RecordingError, match=r"cannot record into .*: No such file or directory"):
+        writer.include(shard)
+    writer.close()

@@ -1,0 +1,210 @@
+"""Recordings that a cluster makes: the files of one machine, whatever dies meanwhile, and what is said of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+import asyncblend as ab
+from asyncblend.recording import Recording
+from asyncblend.testing import fake_blender
+
+from .conftest import LIMIT, Cluster, until
+
+pytest.importorskip("ray.data", reason='pip install ".[ray]"')
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+
+HELD = """
+import pathlib, time
+HERE = pathlib.Path(r"{folder}")
+
+def sample(task):
+    while task.index % {every} >= {held} and not (HERE / "go").exists():
+        time.sleep(0.01)
+    rows = int(task.rng.integers(1, 200))
+    return {{"image": task.rng.integers(0, 256, (rows, 32, 3), np.uint8), "name": f"sample {{task.index}}"}}
+"""
+"""Samples of various sizes, so that their images take various times. From one on, they wait for a file."""
+RAISES = """    if task.index == 7:
+        raise ValueError("no light")
+    rows ="""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the nodes' processes run in."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def cluster(elsewhere: Path) -> Iterator[Cluster]:
+    """A head that renders nothing, and two nodes."""
+    with contextlib.chdir(elsewhere):
+        made = Cluster({"num_cpus": 1}, {"num_cpus": 1})
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def config(tmp_path: Path, write_script: Callable[..., Path]) -> Callable[..., ab.StreamConfig]:
+    """Make a config of a script that a fake Blender runs, whose samples wait for the file `go` from one on."""
+
+    def make(held: int = 100, every: int = 100, body: str = HELD, **options: Any) -> ab.StreamConfig:
+        script = write_script(body.format(folder=tmp_path, held=held, every=every))
+        return ab.StreamConfig(script=script, blender=fake_blender(tmp_path / "fake"), seed=3, **options)
+
+    return make
+
+
+def command(config: ab.StreamConfig, out: Path, *more: str) -> list[str]:
+    """Return the line that records a stream."""
+    line = [sys.executable, "-m", "asyncblend", "record", str(config.script), "--out", str(out), "--seed", "3"]
+    return [*line, "--blender", str(config.blender), "--shard-size", "20", *more]
+
+
+def run(line: list[str]) -> str:
+    """Run a command to its end, and return what it printed on the standard output."""
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def to_the_end(recorder: Awaitable[int]) -> int:
+    """Record all."""
+    return await recorder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return all files of a recording, but the one that is locked."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".writing"}
+
+
+@pytest.mark.timeout(600)
+def test_an_actor_and_the_program_are_killed(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
+    """The same command goes on. In the end the files are those of one machine, byte for byte, and none was made twice."""
+    held, out = config(held=50), tmp_path / "cluster"
+    line = command(held, out, "--ray", cluster.address)
+    with subprocess.Popen([*line, "--length", "90"], stdout=subprocess.DEVNULL) as program:
+        try:
+            until(lambda: program.poll() is not None or len(list(out.glob("*.json"))) == len(cluster.blenders()) == 2)
+            lost = next(actor for actor in cluster.actors() if actor.children())
+            lost.kill()
+            until(lambda: not lost.is_running() and len(cluster.blenders()) == 2)
+        finally:
+            program.kill()
+    until(lambda: not cluster.actors() and not cluster.blenders())
+    assert sorted(path.name for path in out.glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
+    before = {path: path.stat().st_ino for path in out.glob("*.tar")}
+    assert list(out.glob("*.partial"))
+
+    (tmp_path / "go").touch()
+    printed = run([*line, "--length", "110"])
+    assert "40 of 110 samples are there already" in printed
+    assert "110 samples are in" in printed
+    assert ": 70 new ones in" in printed
+    assert {path: path.stat().st_ino for path in before} == before
+
+    alone = ab.BlenderStream(held, instances=1, length=110).record(tmp_path / "alone", shard_size=20)
+    assert asyncio.run(to_the_end(alone)) == 110
+    assert content(out) == content(tmp_path / "alone")
+
+
+@pytest.mark.timeout(600)
+def test_what_is_told_meanwhile(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
+    """Progress is that of all nodes, also of shards that are not whole; what is skipped is counted."""
+    import asyncblend.ray
+
+    told: list[asyncblend.ray.Progress] = []
+
+    def report(progress: asyncblend.ray.Progress) -> None:
+        told.append(progress)
+        if progress.nodes == 2 and progress.rendered >= 2:
+            (tmp_path / "go").touch()
+
+    stream = config(held=5, every=10, body=HELD.replace("    rows =", RAISES), length=80, on_bad_sample="skip")
+    last = asyncblend.ray.record(stream, tmp_path / "out", shard_size=10, progress=report)
+    assert told[-1] == last
+    assert told[0].recorded == 0
+    assert (last.total, last.before, last.recorded, last.rendered, last.skipped, last.nodes) == (80, 0, 79, 0, 1, 2)
+    assert last.written == sum(tar.stat().st_size for tar in (tmp_path / "out").glob("*.tar"))
+    assert Recording(tmp_path / "out").indices.tolist() == [index for index in range(80) if index != 7]
+
+
+@pytest.mark.timeout(600)
+def test_what_goes_wrong_on_a_node_is_said(
+    cluster: Cluster, elsewhere: Path, config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A sample that raises is a SampleError, and whole shards stay; a folder that is not shared is named with the node."""
+    import asyncblend.ray
+
+    stream = config(length=20, body="def sample(task): return {{'x': 1 // (task.index != 12)}}")
+    with pytest.raises(ab.SampleError, match="sample 12 failed") as caught:
+        asyncblend.ray.record(stream, tmp_path / "out", shard_size=10, actors=1)
+    assert type(caught.value) is ab.SampleError
+    assert Recording(tmp_path / "out").indices.tolist() == list(range(10))
+
+    (elsewhere / "other").mkdir()
+    for name, words in {"missing": "has no folder", "other": "which this machine does not see"}.items():
+        own = Path("/proc/self/cwd", name)  # another folder for each process
+        with contextlib.chdir(tmp_path), pytest.raises(ab.RecordingError, match=f"node .*{words}.*all nodes see"):
+            asyncblend.ray.record(stream, own, length=10, shard_size=10, actors=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shard_size": "1MB"}, "shard_size must be a number of samples, so that it is known.*got '1MB'"),
+        ({"shard_size": 0}, "shard_size must be a number of samples, at least 1"),
+        ({"length": 30}, "length=30 is more than the stream has, which is 20"),
+        ({"num_cpus": 0}, "num_cpus=0 without num_gpus lets a node have any number of actors; give actors"),
+        ({"quality": 80}, "quality goes with image_format='jpeg'"),
+        ({"actors": 0}, "actors must be a whole number, at least 1; got 0"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_refused(
+    config: Callable[..., Any], tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    """The message names it and its value. No folder is made."""
+    import asyncblend.ray
+
+    with pytest.raises(ab.ConfigError, match=words):
+        asyncblend.ray.record(config(length=20), tmp_path / "out", **options)
+    with pytest.raises(ab.ConfigError, match="an endless stream is recorded up to a length"):
+        asyncblend.ray.record(config(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_recorded_into_once_at_a_time(config: Callable[..., Any], tmp_path: Path) -> None:
+    """A recording that goes on, or that is another stream's, is left alone, before Ray is asked for anything."""
+    import asyncblend.ray
+
+    made = ab.BlenderStream(config(), instances=1, length=10)
+    assert asyncio.run(to_the_end(made.record(tmp_path / "out"))) == 10
+    with pytest.raises(ab.ConfigError, match="seed is 3 there, 4 here"):
+        asyncblend.ray.record(dataclasses.replace(config(length=20), seed=4), tmp_path / "out")
+    assert asyncblend.ray.record(config(length=10), tmp_path / "out").recorded == 10
+    with FileLock(tmp_path / "out" / ".writing"), pytest.raises(ab.RecordingError, match="another recording into"):
+        asyncblend.ray.record(config(length=20), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("127.0.0.1:9", "no cluster of Ray at '127.0.0.1:9': .*refused"), ("ray://head:10001", "on one of its nodes")],
+)
+def test_an_address_without_a_cluster(address: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said at once, by a program that is not connected."""
+    import asyncblend.ray
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(ab.ConfigError, match=words):
+        asyncblend.ray.connect(address)
