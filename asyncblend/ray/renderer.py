@@ -60,7 +60,7 @@ class Renderer:
                 self._refusal = self._disagreement(job.versions, context.get_node_id())
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Yield the rows of these indices, in their order. Without a column `params`, the config's are drawn."""
+        """Yield the rows of these indices, in their order. Other columns are their params; else the config's are drawn."""
         indices = batch["index"].to_pylist()
         own = batch.drop_columns("index").to_pylist() if batch.num_columns > 1 else None
         samples = list(self.samples(indices, own, queue_size=len(indices)))
