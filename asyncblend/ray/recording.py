@@ -88,7 +88,7 @@ def record(
         length, image_format, quality: As `BlenderStream.record` has them.
         shard_size: The samples in a shard. A lost actor's shard is rendered again.
         actors: The number of actors, each with one Blender; or the least and the greatest. None: as many as there are
-            nodes for, also those that come later.
+            nodes for when it begins.
         num_cpus, num_gpus: Ray's CPUs and GPUs of each Blender.
         files: What else the script reads, as `dataset` has it.
         progress: Called with how far the recording is, about once a second from another thread, and at the end, also
@@ -131,7 +131,7 @@ def record(
             work = _work(missing, shard_size, place)
             if actors is None:
                 least = min(len(work), max(1, int(room(workers.each))))
-                workers = dataclasses.replace(workers, least=least, most=len(work))
+                workers = dataclasses.replace(workers, least=least, most=least)
             tally = start_here(Tally)
             rows = workers.map(
                 ray.data.from_blocks(blocks_of(work, 1)),
@@ -181,8 +181,6 @@ class _Gathering:
         """Have the shards of these numbers made, and take them in."""
         self._unfinished = numbers
         rows.context.enable_progress_bars = False
-        # When all actors have as much work as they may, others are to be started on nodes that have come.
-        rows.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         with self._reporting(tally):
             try:
                 # Without prefetching, which would hold back what came last.
