@@ -22,4 +22,4 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-ins
 USER ray
 WORKDIR /home/ray/asyncblend
 COPY --chown=ray . .
-RUN pip install --no-cache-dir ".[bpy,ray]"
+RUN pip install --no-cache-dir ".[bpy,ray,record,cloud]"

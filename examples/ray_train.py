@@ -5,7 +5,8 @@
     python examples/ray_train.py --address auto        # on the cluster that this machine is a node of
 
 A network learns which way a cone points. Each worker takes its own half of the rows, and DistributedDataParallel keeps
-the two networks the same. Whatever actor or node dies meanwhile, each sample is trained on once in an epoch.
+the two networks the same. Whatever actor that renders dies meanwhile, each sample is trained on once in an epoch, but for
+those that do not make whole batches for both.
 """
 
 from __future__ import annotations

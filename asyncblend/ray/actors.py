@@ -43,6 +43,10 @@ class Actors:
         for name, number in {"num_cpus": cpus, "num_gpus": num_gpus}.items():
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
                 raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
+        if num_gpus > 1 and num_gpus % 1:
+            raise ConfigError(
+                f"num_gpus must be a whole number where it is more than 1, as Ray wants; got {num_gpus!r}"
+            )
         return cls(least, most, instances, cpus, num_gpus)
 
     @property

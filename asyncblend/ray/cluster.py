@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import socket
 import time
 from collections.abc import Mapping
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -30,18 +33,21 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
     """
     if ray.is_initialized():
         return
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
     if address is not None and address.startswith("ray://"):
         raise ConfigError(
-            f"{address!r} is for programs outside of the cluster; run this on one of its nodes, with `--ray` alone or the "
-            f"address of its head, such as 10.0.0.5:6379"
+            f"{address!r} is for programs outside of the cluster; run this on one of its nodes, without an address or with "
+            f"that of its head, such as 10.0.0.5:6379"
         )
     try:
         if address is not None and ":" in address:  # Ray itself would try for two minutes
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), _PATIENCE).close()
+            socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
         ray.init(address, logging_level="warning" if quiet else "info")
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(f"no cluster of Ray at {address!r}: {error}") from None
+    except (OSError, ValueError, OverflowError, RuntimeError, RayError) as error:
+        where = "on this machine" if address is None else f"at {address!r}"
+        raise ConfigError(f"no cluster of Ray that this program may join {where}: {error}") from None
     if quiet:
         for name, level in {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}.items():
             logging.getLogger(name).setLevel(level)
@@ -85,7 +91,8 @@ def room(each: Mapping[str, float]) -> float:
     needs = {name: value for name, value in each.items() if value}
     if not needs:
         return float("inf")
-    return sum(min(node.get(name, 0) // value for name, value in needs.items()) for node in _nodes())
+    # Not //, for which 1 has only four times 0.2. Ray itself counts in parts of ten thousand.
+    return sum(min(math.floor(node.get(name, 0) / value + 1e-6) for name, value in needs.items()) for node in _nodes())
 
 
 class BlenderVersions:
@@ -127,6 +134,6 @@ class Tally:
 
 
 def start_here(kind: type) -> ray.actor.ActorHandle:
-    """Start an actor on this node, which it is lost with at the earliest. It ends with its last handle."""
+    """Start an actor on this node, as long as which it lives. It ends with its last handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind).remote()

@@ -57,7 +57,8 @@ def dataset(
         params: As in StreamConfig, but no iterator. Or a Dataset whose rows are the params, which is executed at once
             and kept: its column `index` has the samples' indices; without one, rows are numbered from the config's
             `start` on, in the order that Ray's `preserve_order` gives. None: the config's.
-        batch_size: How many samples an actor renders as one task of Ray: what a lost actor has to render again. An
+        batch_size: How many samples an actor renders at a time; a lost actor's tasks, of one batch each or, from 4096 batches
+            on, of several, are rendered again. An
             actor begins the next batch before the last one ends, and has the frames of both in memory.
         actors: The number of actors, or the least and the greatest.
         instances_per_actor: Blenders of each actor.
@@ -102,7 +103,10 @@ def _numbered(params: ray.data.Dataset, start: int, length: int | None) -> pa.Ta
     options = rows.context.execution_options
     before, options.preserve_order = options.preserve_order, True
     try:
-        table = next(iter(rows.iter_batches(batch_size=sys.maxsize, batch_format="pyarrow")), pa.table({"index": []}))
+        table = next(
+            iter(rows.iter_batches(batch_size=sys.maxsize, batch_format="pyarrow")),
+            pa.table({"index": pa.array([], pa.int64())}),
+        )
     finally:
         options.preserve_order = before
     if "index" not in table.column_names:

@@ -22,12 +22,13 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from ..config import PathLike, StreamConfig, check_whole
 from ..errors import AsyncblendError, ConfigError, RecordingError
 from ..recording.about import about, versions
 from ..recording.codec import Images, encode
+from ..recording.places import folder_of
 from ..recording.shards import Shard, Span, find_shard, shards_in, tar_of
 from ..recording.writer import ShardSize, Writer, write_shard
 from ..stream.frame import Frame
@@ -39,6 +40,7 @@ from .renderer import Job, Renderer
 from .shipping import Shipment
 
 _EVERY = 1.0  # seconds between two reports
+_PATIENCE = 10.0  # seconds for an answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Progress:
     """How far a recording is, over the whole cluster."""
 
     total: int
-    """Samples that it will have."""
+    """Samples of the stream."""
     before: int
     """Samples that were in the folder at the beginning."""
     recorded: int
@@ -79,8 +81,9 @@ def record(
 
         asyncblend.ray.record(ab.StreamConfig(script="scene.py"), "/shared/cubes", length=1_000_000)
 
-    The recording is that of `BlenderStream.record` with one instance, byte for byte, however many nodes make it; it is
-    continued in the same way, here or there, when it was interrupted. Whole shards are never made again.
+    The recording is that of `BlenderStream.record` with one instance, byte for byte, however many nodes make it, if these
+    have the same packages and no sample is skipped; it is continued in the same way, here or there, when it was
+    interrupted. Whole shards are never made again.
 
     Args:
         config: What to record. Here `instances` and `ordered` have no meaning.
@@ -91,8 +94,8 @@ def record(
             nodes for when it begins.
         num_cpus, num_gpus: Ray's CPUs and GPUs of each Blender.
         files: What else the script reads, as `dataset` has it.
-        progress: Called with how far the recording is, about once a second from another thread, and at the end, also
-            after an error.
+        progress: Called with how far the recording is, about once a second from another thread, and when nodes render
+            no more, also after an error.
 
     Raises:
         ConfigError: An argument is wrong, or the folder has a recording of another stream.
@@ -118,7 +121,7 @@ def record(
         )
     size, images = ShardSize(shard_size), Images(image_format, quality)
     own = workers.config(dataclasses.replace(config, length=config.length if length is None else length))
-    indices, place = own_indices(own), Path(os.path.abspath(folder))
+    indices, place = own_indices(own), Path(os.path.abspath(folder_of(folder)))
     made_of, shipment = about(own, images), Shipment.packed(own, files)
     writer = Writer(place, made_of, size)
     writer.open()
@@ -145,8 +148,10 @@ def record(
             gathering.gather(rows, set(work["number"].to_pylist()), tally)
         return gathering.progress()
     finally:
-        writer.sweep()
-        writer.close()
+        try:
+            writer.sweep()
+        finally:
+            writer.close()
 
 
 def _work(missing: Sequence[int], shard_size: int, folder: Path) -> pa.Table:
@@ -187,7 +192,8 @@ class _Gathering:
                 for batch in rows.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                     for row in batch.to_pylist():
                         if row["failed"]:
-                            raise ray.get(tally.error.remote())
+                            lost = RecordingError("a node cannot make a shard, and its reason was lost; record again")
+                            raise ray.get(tally.error.remote()) or lost
                         self._take_in(row)
             finally:
                 self._take_in_others()
@@ -195,7 +201,6 @@ class _Gathering:
     def _take_in(self, row: Mapping[str, Any]) -> None:
         self._nodes.add(row["node"])
         self._skipped += row["skipped"]
-        self._unfinished.discard(row["number"])
         if row["shard"]:
             path = tar_of(self._folder, row["number"])
             if not path.exists():
@@ -206,6 +211,7 @@ class _Gathering:
                 )
             size, made_of, spans = json.loads(row["shard"])
             self._writer.include(Shard(path, size, made_of, [Span(*span) for span in spans]))
+        self._unfinished.discard(row["number"])
 
     def _take_in_others(self) -> None:
         """Take in the shards that have become whole, and were not told of before an error or Ctrl-C."""
@@ -220,8 +226,8 @@ class _Gathering:
 
         def report() -> None:
             while not ended.wait(_EVERY):
-                with contextlib.suppress(RayActorError):  # it is started again, and told again
-                    self._rendered, nodes = ray.get(tally.counts.remote())
+                with contextlib.suppress(RayError):  # it is lost or slow, and what it says is for the progress only
+                    self._rendered, nodes = ray.get(tally.counts.remote(), timeout=_PATIENCE)
                     self._nodes |= nodes
                 tell(self.progress())
 
@@ -267,7 +273,13 @@ class ShardRenderer(Renderer):
             )
         made_of = {**self._made_of, "versions": versions(), "blender": self._stream.blender_version}
         with contextlib.closing(self.samples(indices)) as samples:
-            return write_shard(self._folder, number, made_of, self._encoded(samples, number))
+            shard = write_shard(self._folder, number, made_of, self._encoded(samples, number))
+        if shard is not None and not {span.sample for span in shard.spans} <= set(indices):
+            raise RecordingError(
+                f"{shard.path} was written meanwhile by a recording that had been ended; record again",
+                path=str(shard.path),
+            )
+        return shard
 
     def _encoded(self, samples: Iterable[Frame], number: int) -> Iterator[tuple[int, dict[str, bytes]]]:
         """Yield index and files of each sample, and tell now and then how many there are."""

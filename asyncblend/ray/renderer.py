@@ -82,8 +82,8 @@ class Renderer:
         with self._turn:
             before, self._leased = self._leased, threading.Event()
             leased = self._leased
-        before.wait()
         try:
+            before.wait()
             params = _drawn(indices, own, self._params, leased.set)
             with self._stream.frames(indices, params=params, ordered=True, queue_size=queue_size) as frames:
                 yield from frames.samples()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
-from ..errors import RecordingError
+from ..errors import ConfigError, RecordingError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +37,21 @@ Place = Path | Remote
 def place_of(folder: str | os.PathLike[str]) -> Place:
     """Return the place that a path or a URL names."""
     text = os.fspath(folder)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
     return Remote(text) if "://" in text else Path(text)
+
+
+def folder_of(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder of this machine that is to be written into.
+
+    Raises:
+        ConfigError: It is a URL.
+    """
+    text = os.fspath(folder)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # a path made of a URL has one slash less
+        raise ConfigError(f"a recording is written into a folder, not to {text!r}; copy it there when it is whole")
+    return Path(text)
 
 
 def names_in(folder: Place) -> list[str]:
@@ -141,7 +156,10 @@ def _store_of(path: Remote) -> tuple[Any, str]:
 
         files, inside = url_to_fs(str(path))
     except ImportError as error:
-        text = f'{path} cannot be read without fsspec and its package for such URLs: pip install "asyncblend[cloud]"'
+        text = (
+            f"{path} cannot be read without fsspec and its package for such URLs, which are s3fs for s3://, gcsfs for gs:// "
+            f'and adlfs for az://: pip install "asyncblend[cloud]" has the first'
+        )
         raise RecordingError(f"{text} ({error})", path=str(path)) from None
     except ValueError as error:
         raise RecordingError(f"{path} cannot be read: {error}", path=str(path)) from None

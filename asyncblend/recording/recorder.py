@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +17,7 @@ from ..config import StreamConfig, check_whole, cores
 from ..errors import ConfigError, RecordingError
 from .about import about
 from .codec import Images, encode
+from .places import folder_of
 from .writer import ShardSize, Writer
 
 F = TypeVar("F")
@@ -85,7 +85,7 @@ class Recorder(AsyncIterator[F]):
                 raise ConfigError(f"length={length} is more than the stream has, which is {config.length}")
         elif config.length is None:
             raise ConfigError("an endless stream is recorded up to a length: record(folder, length=1000)")
-        self._stream, self._entered, self._folder, self._images = stream, entered, Path(folder), images
+        self._stream, self._entered, self._folder, self._images = stream, entered, folder_of(folder), images
         k, n = config.shard or (0, 1)
         end = config.start + (length if length is not None else config.length or 0)
         self._indices = range(config.start + k, end, n)

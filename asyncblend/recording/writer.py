@@ -7,6 +7,7 @@ are not among `indices`, they are made again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -278,6 +279,8 @@ class _PartialShard:
             raise
 
     def add(self, index: int, files: Mapping[str, bytes]) -> None:
+        if not os.fstat(self._descriptor).st_nlink:
+            raise OSError(errno.ESTALE, "the recording was ended, and this unfinished shard was removed")
         start = self.size
         self._write_files({"__key__": key_of(index), **files})
         self.spans.append(Span(index, start, self.size))

@@ -41,6 +41,7 @@ def config(tmp_path: Path) -> ab.StreamConfig:
         ({"length": 8, "instances_per_actor": 1.5}, "instances_per_actor must be"),
         ({"length": 8, "num_cpus": -1}, "num_cpus must be a number, zero or more; got -1"),
         ({"length": 8, "num_gpus": "all"}, "num_gpus must be a number, zero or more; got 'all'"),
+        ({"length": 8, "num_gpus": 1.5}, "num_gpus must be a whole number where it is more than 1"),
         ({"length": 8, "params": iter([{}])}, "must not be an iterator, of which each actor would have a copy"),
         ({"length": 8, "params": [1]}, "params must be a mapping"),
         ({"length": 8, "files": "nowhere"}, "files must be a list of paths; got 'nowhere'"),

@@ -152,7 +152,15 @@ def test_what_goes_wrong_on_a_node_is_said(
     """A sample that raises is a SampleError, and whole shards stay; a folder that is not shared is named with the node."""
     import asyncblend.ray
 
-    stream = config(length=20, body="def sample(task): return {{'x': 1 // (task.index != 12)}}")
+    whole = str(tmp_path / "out" / "shard-000000.tar")
+    body = f"""
+import os, time
+def sample(task):
+    while task.index == 12 and not os.path.exists({whole!r}):
+        time.sleep(0.01)
+    return {{{{"x": 1 // (task.index != 12)}}}}
+"""
+    stream = config(length=20, body=body)
     with pytest.raises(ab.SampleError, match="sample 12 failed") as caught:
         asyncblend.ray.record(stream, tmp_path / "out", shard_size=10, actors=1)
     assert type(caught.value) is ab.SampleError
@@ -174,6 +182,7 @@ def test_what_goes_wrong_on_a_node_is_said(
         ({"num_cpus": 0}, "num_cpus=0 without num_gpus lets a node have any number of actors; give actors"),
         ({"quality": 80}, "quality goes with image_format='jpeg'"),
         ({"actors": 0}, "actors must be a whole number, at least 1; got 0"),
+        ({"num_gpus": 1.5}, "num_gpus must be a whole number where it is more than 1, as Ray wants; got 1.5"),
     ],
     ids=str,
 )
@@ -187,7 +196,20 @@ def test_a_wrong_argument_is_refused(
         asyncblend.ray.record(config(length=20), tmp_path / "out", **options)
     with pytest.raises(ab.ConfigError, match="an endless stream is recorded up to a length"):
         asyncblend.ray.record(config(), tmp_path / "out")
+    with pytest.raises(ab.ConfigError, match="written into a folder, not to 's3://data/cubes'"):
+        asyncblend.ray.record(config(length=20), "s3://data/cubes")
     assert not (tmp_path / "out").exists()
+
+
+def test_there_is_room_for_parts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit, though their sum is no exact number; the scarcest counts."""
+    from asyncblend.ray import cluster as module
+
+    monkeypatch.setattr(module, "_nodes", lambda: [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 1.0}])
+    assert [module.room({"CPU": 0, "GPU": part}) for part in (0.1, 0.2, 0.3, 1)] == [10, 5, 3, 1]
+    assert module.room({"CPU": 0.8, "GPU": 0}) == 11
+    assert module.room({"CPU": 4, "GPU": 0.1}) == 2
+    assert module.room({}) == float("inf")
 
 
 def test_a_folder_is_recorded_into_once_at_a_time(config: Callable[..., Any], tmp_path: Path) -> None:

@@ -128,3 +128,18 @@ def test_what_cannot_be_read_is_said(
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(RecordingError, match=r'without fsspec.*pip install "asyncblend\[cloud\]"'):
         Recording(url)
+
+
+def test_a_url_of_a_file_is_a_path(written: Callable[..., Path]) -> None:
+    """It is read as the folder that it names."""
+    folder = written(range(3))
+    assert Recording(f"file://{folder}").indices.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("url", ["s3://data/cubes", "s3:/data/cubes", "gs://x"])
+def test_nothing_is_written_to_a_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a folder of that name; the second is what a Path makes of the first."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ab.ConfigError, match=f"written into a folder, not to '{url}'; copy it there when it is whole"):
+        ab.BlenderStream(script="scene.py").record(url, length=3)
+    assert not list(tmp_path.iterdir())

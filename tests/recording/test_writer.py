@@ -454,4 +454,12 @@ def test_nothing_is_left_of_a_shard_that_cannot_be_written(folder: Path, monkeyp
     (folder / "shard-000000.tar").unlink()
     with pytest.raises(RecordingError, match=r"cannot record into .*: No such file or directory"):
         writer.include(shard)
+
+    def swept() -> Iterator[tuple[int, dict[str, bytes]]]:
+        yield 0, files_of(0)
+        writer.sweep()  # as a program does that ends while another process goes on
+        yield 1, files_of(1)
+
+    with pytest.raises(RecordingError, match=r"cannot record into .*: the recording was ended"):
+        write_shard(folder, 1, ABOUT, swept())
     writer.close()
