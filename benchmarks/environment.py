@@ -24,6 +24,7 @@ __all__ = ["environment", "measure"]
 _METHOD = (
     "Fake Blenders that render nothing: an observation is four numbers, or an image of 64x64 that is there already. "
     "*BlenderVectorEnv*: all environments take a step at once. *BlenderEnv*: each takes its step after the other. "
+    "*episodes*: all at once by `send` and `receive` of `stream.episode`, without Gymnasium. "
     "*pickled REQ/REP*: blendtorch's way, but with all requests sent at once. *ZeroMQ's echo*: small messages, or those "
     "with the bytes of an image, between a bare ROUTER in asyncio and DEALERs. *sockets' echo*: the same between bare "
     "sockets of the system. Both neither pack nor check anything."
@@ -79,7 +80,13 @@ def measure(how: Effort) -> Report:
         Metric("host CPU µs each", lambda timed: timed.cpu_each, 1),
     ]
     report = Report(
-        "environment", "Environments: steps", _METHOD, metrics, "BlenderVectorEnv", own=["BlenderEnv"], columns=2
+        "environment",
+        "Environments: steps",
+        _METHOD,
+        metrics,
+        "BlenderVectorEnv",
+        own=["BlenderEnv", "episodes"],
+        columns=2,
     )
     for shape in (None, (64, 64, 3)):
         for count in (1, 4):
@@ -99,6 +106,7 @@ def _ways(count: int, shape: tuple[int, ...] | None) -> Iterator[Mapping[str, Wa
         yield {
             "BlenderVectorEnv": stack.enter_context(_at_once(count, options)),
             "BlenderEnv": stack.enter_context(_one_by_one(count, options)),
+            "episodes": stack.enter_context(_episodes(count, options)),
             "pickled REQ/REP": stack.enter_context(req_rep(count, shape)),
             "ZeroMQ's echo": stack.enter_context(turns(count, math.prod(shape or (1,)))),
             "sockets' echo (limit)": stack.enter_context(sockets(count, math.prod(shape or (1,)))),
@@ -132,6 +140,23 @@ def _one_by_one(count: int, options: Mapping[str, Any]) -> Iterator[Way]:
         def step() -> int:
             for env in envs:
                 env.step(1)
+            return count
+
+        yield _way(step)
+
+
+@contextlib.contextmanager
+def _episodes(count: int, options: Mapping[str, Any]) -> Iterator[Way]:
+    import asyncblend as ab
+
+    with ab.BlenderStream(instances=count, **options).sync() as stream, contextlib.ExitStack() as stack:
+        episodes = [stack.enter_context(stream.episode(index)) for index in range(count)]
+
+        def step() -> int:
+            for episode in episodes:
+                episode.send({"action": 1})
+            for episode in episodes:
+                episode.receive()
             return count
 
         yield _way(step)

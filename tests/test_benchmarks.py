@@ -60,7 +60,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
         ("latency", {"async for", "sync", "async for, 64x64 image", "sync, 64x64 image", "bare echo (limit)"}),
         pytest.param(
             "environment",
-            {"BlenderVectorEnv", "BlenderEnv", "pickled REQ/REP", "ZeroMQ's echo", "sockets' echo (limit)"},
+            {"BlenderVectorEnv", "BlenderEnv", "episodes", "pickled REQ/REP", "ZeroMQ's echo", "sockets' echo (limit)"},
             marks=exhaustive,
         ),
         pytest.param("ray", {"asyncblend.ray", "one batch after another", "one fleet (limit)"}, marks=exhaustive),
