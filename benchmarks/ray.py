@@ -73,7 +73,11 @@ def _ways(size: int) -> Iterator[Mapping[str, Way]]:
 
     def apart() -> ray.data.Dataset:
         return ray.data.range(_LENGTH, override_num_blocks=_LENGTH // size).map_batches(
-            _Apart, fn_constructor_args=(config,), batch_size=size, compute=ray.data.ActorPoolStrategy(size=1)
+            _Apart,
+            fn_constructor_args=(config,),
+            batch_size=size,
+            compute=ray.data.ActorPoolStrategy(size=1),
+            runtime_env={"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}},  # else folders stay
         )
 
     with tempfile.TemporaryDirectory(prefix="bench") as folder, mock.patch.dict(os.environ, _QUIET):

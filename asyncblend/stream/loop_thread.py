@@ -48,7 +48,7 @@ class LoopThread:
     @property
     def is_current(self) -> bool:
         """Whether the caller is in this thread."""
-        return threading.get_ident() == self._thread.ident
+        return threading.current_thread() is self._thread  # not its number, which others get when it has ended
 
     def start(self) -> None:
         """Start the thread; once."""

@@ -442,3 +442,23 @@ def test_which_event_loop_it_is(make_sync: Make, monkeypatch: pytest.MonkeyPatch
         assert len(list(make_sync(instances=1, length=5))) == 5
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_number_of_a_thread_that_has_ended_is_another_ones(make_sync: Any) -> None:
+    """A stream that could not start says why in every thread, also in one that got the number of its own."""
+    stream = make_sync("raise RuntimeError('no scene')", start=False)
+    with pytest.raises(ab.InstanceExited, match="no scene"):
+        stream.start()
+    seen: list[type[BaseException]] = []
+
+    def take() -> None:
+        try:
+            next(stream.frames([0]))
+        except ab.AsyncblendError as error:
+            seen.append(type(error))
+
+    for _ in range(20):
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+    assert set(seen) == {ab.InstanceExited}
