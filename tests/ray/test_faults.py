@@ -75,18 +75,3 @@ def test_an_actor_a_blender_and_a_node_die(cluster: Cluster, config: ab.StreamCo
     cluster.remove(node)
     (tmp_path / "go").touch()
     check([*found, *rows], config)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.timeout(600)
-def test_a_node_loses_its_power(cluster: Cluster, config: ab.StreamConfig, tmp_path: Path) -> None:
-    """Ray notices it when the node has not answered for a while."""
-    import asyncblend.ray
-
-    node = cluster.add(num_cpus=1)
-    rows = iter(asyncblend.ray.dataset(config, batch_size=16, actors=3).iter_rows())
-    found = [next(rows)]
-    until(lambda: len(cluster.blenders()) == 3)
-    cluster.remove(node, graceful=False)
-    (tmp_path / "go").touch()
-    check([*found, *rows], config)
