@@ -133,10 +133,6 @@ class Fleet:
         if instance := self._current(life):
             instance.leased(self._clock())
 
-    def waits(self, life: Life) -> None:
-        """Note that this life holds an episode, and waits for its next step to be granted."""
-        self.working_since(life, None)
-
     def working_since(self, life: Life, began: float | None) -> None:
         """Note when this life began the step that it is at, on the fleet's clock. None: it waits for the next one."""
         if instance := self._current(life):

@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from ..config import PathLike, StreamConfig, check_whole
 from ..errors import AsyncblendError, ConfigError, RecordingError
 from ..recording.about import about, versions
-from ..recording.codec import Images, encode
+from ..recording.codec import Images, encode_sample
 from ..recording.places import folder_of
 from ..recording.shards import Shard, Span, find_shard, shards_in, tar_of
 from ..recording.writer import ShardSize, Writer, write_shard
@@ -285,15 +285,7 @@ class ShardRenderer(Renderer):
         """Yield index and files of each sample, and tell now and then how many there are."""
         told = -math.inf
         for count, frame in enumerate(samples, 1):
-            files = encode(
-                frame,
-                index=frame.index,
-                instance=frame.instance,
-                params=frame.params,
-                images=self._images,
-                steps=getattr(frame, "length", 1),
-            )
-            yield frame.index, files
+            yield frame.index, encode_sample(frame, self._images)
             if time.monotonic() - told >= _EVERY:
                 told = time.monotonic()
                 self._tally.note.remote(number, count, self._node)

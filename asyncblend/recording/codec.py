@@ -144,6 +144,18 @@ def encode(
     return files
 
 
+def encode_sample(sample: Any, images: Images) -> dict[str, bytes]:
+    """Return the files of a Frame, or of an episode as a Clip of all its frames, as `encode` does."""
+    return encode(
+        sample,
+        index=sample.index,
+        instance=sample.instance,
+        params=sample.params,
+        images=images,
+        steps=getattr(sample, "length", 1),
+    )
+
+
 def _unused(name: str, extension: str, files: Mapping[str, bytes]) -> str:
     """Return a new file name that every tar and every WebDataset reader takes, with no dot but before the extension."""
     base = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:_MAX_NAME].strip("_-") or "value"

@@ -16,7 +16,7 @@ from ..aio import finish
 from ..config import StreamConfig, check_whole, cores
 from ..errors import ConfigError, RecordingError
 from .about import about
-from .codec import Images, encode
+from .codec import Images, encode_sample
 from .places import folder_of
 from .writer import ShardSize, Writer
 
@@ -207,14 +207,7 @@ class Recorder(AsyncIterator[F]):
         """Encode a frame, and write it after the one before it, in a thread of the pool, which begins that one first."""
         assert self._writer is not None
         try:
-            files = encode(
-                frame,
-                index=frame.index,
-                instance=frame.instance,
-                params=frame.params,
-                images=self._images,
-                steps=getattr(frame, "length", 1),
-            )
+            files = encode_sample(frame, self._images)
             before.wait()
             self._writer.add(frame.index, files, blender=self._stream.blender_version)
         finally:

@@ -551,7 +551,7 @@ class Dispatcher:
         if holding.episode is not one or not one.source.on_demand:  # else nothing is possible until it is asked for
             self.dispatch()
         if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
-            self._fleet.waits(life)
+            self._fleet.working_since(life, None)
 
     def _let_go(self, holding: Holding, one: Held) -> None:
         """Note that a life holds this lease no more."""
