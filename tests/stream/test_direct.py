@@ -19,7 +19,7 @@ import pytest
 import asyncblend as ab
 from asyncblend.stream.episode_pass import EpisodePass
 from asyncblend.wire import payload
-from asyncblend.wire.line import LONGEST, Line
+from asyncblend.wire.line import LONGEST, Line, pack
 
 from .conftest import LIMIT, Elsewhere
 from .test_stepped_episodes import PATIENT, pid_of
@@ -290,6 +290,10 @@ def test_an_episode_that_was_given_up_leaves_nothing_for_the_next(make_sync: Mak
             episode.send({"add": 1, "size": 3000})
     steps = [{"add": 1}, {"add": 1}]
     with stream.episode(50) as episode:
+        assert episode._source.direct is not None
+        late = pack((99, 0), 1, payload.encode_values({"add": 100}))  # as of an episode closed before Blender read it
+        assert late is not None
+        episode._source.direct._line.send(late)
         assert [seen(episode.step(step)) for step in steps] == list(frames_of(steps, 50))[1:]
     assert stream.stats().restarts == 0
 
