@@ -173,9 +173,13 @@ class Player:
 
     def _ask(self, params: dict[str, Any]) -> None:
         assert self._episode is not None, "an episode was begun"
+        self._owed = True  # before it is sent: Ctrl-C may come right after, and then the answer comes nevertheless
         if self._lost is None:
-            self._episode.send(params)
-        self._owed = True
+            try:
+                self._episode.send(params)
+            except Exception:
+                self._owed = False  # nothing was sent
+                raise
         if "action" in params:
             self._picture = None
 

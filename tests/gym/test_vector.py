@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from asyncblend.errors import ConfigError, EpisodeLost, EpisodeOver, SampleError, StreamClosed
 from asyncblend.gym import BlenderVectorEnv
+from asyncblend.stream.sync_episode import SyncEpisode
 from tests.gym.conftest import WALK, Make
 
 ENVS = 3
@@ -211,6 +212,27 @@ def test_a_step_that_was_interrupted_is_not_taken_for_another(make: Make) -> Non
         ConfigError, match=r"interrupted, by Ctrl-C .*, and its answer is still to come: call reset\(\)"
     ):
         envs.step(actions(envs, 2))
+    assert envs.reset(seed=1)[0].tolist() == first.tolist()
+
+
+def test_ctrl_c_right_after_an_action_was_sent_is_an_interrupted_step(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer comes although `send` did not return; that of the next step would be taken for it."""
+    envs = make.vector(WALK, instances=1)
+    first, _ = envs.reset(seed=1)
+    send = SyncEpisode.send
+
+    def interrupted(episode: SyncEpisode, params: Any = None) -> None:
+        send(episode, params)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SyncEpisode, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            envs.step(actions(envs, 0))
+    with pytest.raises(ConfigError, match=r"the step before was interrupted, .*: call reset\(\)"):
+        envs.step(actions(envs, 1))
     assert envs.reset(seed=1)[0].tolist() == first.tolist()
 
 
