@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from .errors import ConfigError
 
@@ -20,6 +20,15 @@ Params = (
     | AsyncIterator[Mapping[str, Any]]
 )
 PathLike = str | os.PathLike[str]
+
+
+class Elsewhere(Protocol):
+    """Where Blenders run if not on this machine: `asyncblend.ray.Cluster`."""
+
+    def place(self, config: StreamConfig, first: int) -> Any:
+        """Return a `Place` for this config's Blenders, which are numbered from `first` on."""
+
+
 T = TypeVar("T")
 _MOST_PREFETCHED = 1000  # the leases of a Blender must fit into the header of one message
 
@@ -253,6 +262,9 @@ class StreamConfig:
     """Devices to render on with Cycles, as CUDA_VISIBLE_DEVICES numbers them. Instances get them in turns.
     None: the CPU, or what the scene and the user's preferences say."""
 
+    cluster: Elsewhere | None = None
+    """Machines that the Blenders run on: an `asyncblend.ray.Cluster`. None: this one."""
+
     logs: PathLike | None = None
     """Folder to keep each Blender's latest output in, at most 1 MiB, as `instance-<number>.log`. None: kept only for
     errors."""
@@ -288,6 +300,7 @@ class StreamConfig:
         if self.threads not in ("auto", None):
             check_whole("threads", self.threads, 1)
         self._check_gpus()
+        self._check_cluster()
         self._check_script_args()
         self._check_shard()
         if self.params is not None:
@@ -306,6 +319,18 @@ class StreamConfig:
         good = isinstance(gpus, Sequence) and not isinstance(gpus, str) and len(gpus) > 0
         if not good or not all(isinstance(one, int | str) and not isinstance(one, bool) for one in gpus):
             raise ConfigError(f"gpus must be a sequence of devices, such as [0, 1]; got {gpus!r}")
+
+    def _check_cluster(self) -> None:
+        if self.cluster is None:
+            return
+        if not hasattr(self.cluster, "place"):
+            raise ConfigError(f"cluster must be an asyncblend.ray.Cluster; got {self.cluster!r}")
+        if self.gpus is not None:
+            raise ConfigError(
+                f"gpus={self.gpus!r}: the cluster says which GPUs a Blender has; give it num_gpus=1 instead"
+            )
+        if self.show:
+            raise ConfigError("show opens a window on this machine, and Blenders of a cluster run on others")
 
     def _check_script_args(self) -> None:
         args = self.script_args
@@ -377,6 +402,7 @@ class StreamOptions(TypedDict, total=False):
     threads: int | Literal["auto"] | None
     show: bool
     gpus: Sequence[int | str] | None
+    cluster: Elsewhere | None
     logs: PathLike | None
     factory_startup: bool
     autoexec: bool

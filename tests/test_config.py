@@ -174,6 +174,7 @@ def test_defaults_are_as_pinned() -> None:
         "threads": "auto",
         "show": False,
         "gpus": None,
+        "cluster": None,
         "logs": None,
         "factory_startup": True,
         "autoexec": True,

@@ -23,6 +23,9 @@ class Ending(NamedTuple):
 def why_it_ended(instance: Instance, status: int, log_tail: str, report: Report, timeouts: Timeouts) -> Ending:
     """Judge by the exit status (a negative one is a signal) and by what the Blender left."""
     cause: Cause = "crash"
+    if report.lost and instance.condemned is None:
+        text = f"Blender {instance.number} was lost: {report.lost}"
+        return Ending(cause, InstanceError(text, instance=instance.number, log_tail=log_tail), report)
     if report.packages is not None:
         cause = "needs_packages"
     elif report.window_closed and instance.condemned is None:

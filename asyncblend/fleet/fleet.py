@@ -17,17 +17,24 @@ from ..wire.launch import Life, Report
 from .ending import Ending, cannot_start, still_missing, why_it_ended
 from .install import packages
 from .instance import Instance
-from .log import Log
 
 OnDeath = Callable[[Life, InstanceError | None], None]
 
 _log = logging.getLogger("asyncblend")
 
 
+class Output(Protocol):
+    """What a Blender writes; `Log` says what each call means."""
+
+    def tail(self) -> str: ...
+    def trim(self) -> None: ...
+
+
 class Child(Protocol):
     """A launched Blender; `ChildProcess` and `BlenderProcess` say what each call means."""
 
-    log: Log
+    @property
+    def log(self) -> Output: ...
 
     async def wait(self) -> int: ...
     def report(self) -> Report: ...
@@ -223,6 +230,7 @@ class Fleet:
             raise
         except OSError as error:
             return cannot_start(instance.number, error)
+        instance.launched(self._clock())
         self._children[instance.number] = child
         try:
             status = await child.wait()

@@ -80,6 +80,10 @@ class Instance:
         self._liveness = Liveness(self._config.timeouts, now)
         return self.life
 
+    def launched(self, now: float) -> None:
+        """Note that its process runs now: it may have waited for a machine."""
+        self._liveness = Liveness(self._config.timeouts, now)
+
     def stopping(self) -> None:
         """Note that its process is being ended."""
         self.state = "stopping"

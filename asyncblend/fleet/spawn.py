@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Protocol
 
 from ..config import StreamConfig
 from ..errors import BlenderNotFound
-from ..wire.launch import BOOTSTRAP, RUN, Launch, Life, Report
+from ..wire.launch import BOOTSTRAP, RUN, Host, Launch, Life, Report
 from ..wire.line import Line
 from ..wire.ring import Ring
 from .discovery import Blender
 from .install import packages
 from .log import Log
 from .process import ChildProcess
+from .pythons import check
 from .workspace import Workspace
 
 _REPORT = "report.json"
@@ -42,13 +42,6 @@ renders with. At 128 x 96 that was half of all processor time: 13 ms a frame ins
 """
 
 
-class Address(Protocol):
-    """Where a Blender finds its host."""
-
-    endpoint: str
-    token: str
-
-
 class BlenderProcess(ChildProcess):
     """A Blender of the fleet."""
 
@@ -64,7 +57,7 @@ class Spawner:
         config: The options.
         blender: What to launch.
         workspace: Has the folders of the run.
-        address: Where the Blender finds its host.
+        host_of: Returns where a life finds its host.
         rings: Gets the memory that is shared with each life, where there can be any.
         lines: Gets the host's end of each life's line, likewise.
         cwd: The working directory when the run began. Every Blender gets it, also one that starts later.
@@ -80,15 +73,19 @@ class Spawner:
         config: StreamConfig,
         blender: Blender,
         workspace: Workspace,
-        address: Address,
+        host_of: Callable[[Life], Host],
         rings: MutableMapping[Life, Ring],
         lines: MutableMapping[Life, Line],
         *,
         cwd: str,
         first: int = 0,
     ) -> None:
-        self._config, self._blender, self._workspace, self._address = config, blender, workspace, address
+        self._config, self._blender, self._workspace, self._host_of = config, blender, workspace, host_of
         self._rings, self._lines, self._cwd, self._first = rings, lines, cwd, first
+
+    async def check(self) -> None:
+        """Check that Blender is there to be started, as far as `find_blender` could not. Raises BlenderNotFound."""
+        await check(self._blender, self._workspace.folder)
 
     async def __call__(self, life: Life) -> BlenderProcess:
         folder = self._workspace.life_folder(*life)
@@ -155,9 +152,9 @@ class Spawner:
         if (gpu := config.gpu_of(life.instance)) is not None:
             environment.update(dict.fromkeys(_VISIBLE, gpu))
         environment[RUN] = workspace.folder.name
+        host = self._host_of(life)
         Launch(
-            endpoint=self._address.endpoint,
-            token=self._address.token,
+            **host._asdict(),
             instance=life.instance,
             epoch=life.epoch,
             beat=min(1.0, config.timeouts.beat / 4),

@@ -23,7 +23,8 @@ except ImportError as error:
 
 from .cluster import connect
 from .generating import dataset
+from .placing import Cluster
 from .recording import Progress, record
 from .rows import decode, encode
 
-__all__ = ["Progress", "connect", "dataset", "decode", "encode", "record"]
+__all__ = ["Cluster", "Progress", "connect", "dataset", "decode", "encode", "record"]

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..stream.params import is_iterator
 
 # Else Ray kills the children of an actor that ends, before it could stop its Blenders, and the sweeper of its files too.
-_ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
+ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Actors:
             ),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
-            runtime_env=_ENVIRONMENT,
+            runtime_env=ENVIRONMENT,
         )
 
 

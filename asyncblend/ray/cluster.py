@@ -70,16 +70,21 @@ def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
     try:
         began = time.monotonic()
         while room(needs) < actors:
-            nodes = [", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in _nodes()]
             _log.warning(
                 "The cluster is too small: %d x (%s) is wanted, of one node each; there are nodes with (%s). Waiting "
                 "for nodes, %.0f s so far; Ctrl-C gives up.",
-                *(actors, wanted, "), (".join(nodes) or "nothing", time.monotonic() - began),
+                *(actors, wanted, describe_nodes(needs), time.monotonic() - began),
             )
             if group.wait(_PATIENCE):
                 break
     finally:
         remove_placement_group(group)
+
+
+def describe_nodes(needs: Mapping[str, float]) -> str:
+    """Return how much of these resources each node has, in use or not."""
+    nodes = [", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in _nodes()]
+    return "), (".join(nodes) or "nothing"
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import zmq
 
 from ..aio import end_context
-from ..errors import ProtocolError
+from ..errors import ConfigError, ProtocolError
+from ..fleet.place import Network
 from ..wire import payload, protocol
 from ..wire.gate import Gate
-from ..wire.launch import Life
+from ..wire.launch import Host, Life
 from ..wire.protocol import Message, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
 
@@ -65,29 +66,34 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             free port of loopback tcp.
         seed: The stream's; each Blender is told.
         rings: The memory that is shared with each life, where there is any.
+        network: For Blenders on other machines: what they reach this one by. Then all connections are encrypted.
+
+    Raises:
+        ConfigError: The socket cannot be bound to that address, or this libzmq cannot encrypt.
     """
 
-    def __init__(self, folder: Path, seed: int, rings: Mapping[Life, Ring]) -> None:
+    def __init__(self, folder: Path, seed: int, rings: Mapping[Life, Ring], network: Network | None = None) -> None:
         self.token = secrets.token_hex(16)  # The run's secret: each Blender's first message must have it
         self.bad_messages = 0
         """Messages dropped because they could not be read, or because their sender had sent too many such."""
         self.refused = 0
-        """Connections refused in the handshake, because they did not show the run's token."""
+        """Connections refused in the handshake, because they did not show the run's token, or a key of a present life."""
         self.blender = ""  # Blender's version, once an instance has said it
-        self._seed, self._rings = seed, rings
+        self._seed, self._rings, self._network = seed, rings, network
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
         self._identity_of: dict[Life, bytes] = {}
         self._warned: set[str] = set()
         self._draining = False
+        self._sender: Life | None = None  # whose keys the message at hand was encrypted with
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
         self._broken: asyncio.Future[None] | None = None  # done when nothing can be received any more
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gate = Gate(self._context, self.token, self._on_refused)
+        self._gate = Gate(self._context, self.token, self._on_refused, encrypted=network is not None)
         self._socket = self._context.socket(zmq.ROUTER)
         self._gate.guard(self._socket)
         # A context that is collected waits for its open sockets, which nobody may close any more: for ever.
-        self._end = weakref.finalize(self, end_context, self._context, self._socket, self._gate.socket)
+        self._end = weakref.finalize(self, end_context, self._context, self._socket, *self._gate.sockets)
         # Without it a message to a connection that is gone vanishes in silence.
         self._socket.router_mandatory = True
         # Leases bound what is in flight; high-water marks would drop (ROUTER) or block instead.
@@ -95,13 +101,31 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._socket.linger = 0
         self._socket.maxmsgsize = payload.MAX_PIECE
         path = folder / "hub"
-        if zmq.has("ipc") and len(bytes(path)) <= _LONGEST_IPC_PATH:
+        if network is not None:
+            self._bind_to(network.address)
+        elif zmq.has("ipc") and len(bytes(path)) <= _LONGEST_IPC_PATH:
             self._socket.bind(f"ipc://{path}")
         else:
             self._socket.bind("tcp://127.0.0.1:*")
         endpoint = self._socket.get(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         self.endpoint = endpoint.decode().rstrip("\0")
+
+    def _bind_to(self, address: str) -> None:
+        self._socket.ipv6 = v6 = ":" in address
+        try:
+            self._socket.bind(f"tcp://[{address}]:*" if v6 else f"tcp://{address}:*")
+        except zmq.ZMQError as error:
+            self._end()
+            raise ConfigError(
+                f"this machine cannot be reached by the address {address!r} ({error.strerror}); give one of its own, that "
+                f"the others reach it by"
+            ) from None
+
+    def host_of(self, life: Life) -> Host:
+        """Return where a life finds this host. From then on it may connect, until it is forgotten."""
+        silence = None if self._network is None else self._network.silence
+        return Host(self.endpoint, self.token, self._gate.admit(life), silence)
 
     def __exit__(self, *error: object) -> None:
         self._end()
@@ -131,11 +155,12 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
             return read
 
-        drain, admit = reader(lambda: self._drain(lives, answers)), reader(self._gate.answer)
+        drain = reader(lambda: self._drain(lives, answers))
 
         # The sockets' own descriptors: pyzmq's asyncio layer makes futures and timers for each wait, which cost a
         # tenth of a millisecond of a round trip.
-        readers = {self._socket.fileno(): drain, self._gate.fileno(): admit}
+        admitting = {descriptor: reader(answer) for descriptor, answer in self._gate.readers().items()}
+        readers = {self._socket.fileno(): drain, **admitting}
         self._wake = lambda: loop.call_soon(drain)
         try:
             for descriptor, read in readers.items():
@@ -155,6 +180,12 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 if not (message := self._received()):
                     return False
                 identity, *parts = message
+                if self._gate.encrypted and (sender := self._gate.life_of(identity)) is None:
+                    # Its keys were revoked while the connection was open, so it is asked to end.
+                    self._on_refused()
+                    self._send_to(identity.bytes, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
+                    continue
+                self._sender = sender if self._gate.encrypted else None
                 self._handle(lives, answers, identity.bytes, parts)
             return True
         finally:
@@ -220,6 +251,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     def forget(self, life: Life) -> None:
         """Listen no more to a life that is over."""
+        self._gate.revoke(life)
         if (identity := self._identity_of.pop(life, None)) is not None:
             del self._life_of[identity]
             self._bad.pop(identity, None)
@@ -266,8 +298,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             elif kind == protocol.OVER and life is not None:
                 answers.over(life, fields["pass"], fields["lease"])
             elif kind == protocol.BEAT:
-                sender = protocol.life_of(fields, self.token)
-                own = self._rings.get(sender)
+                own = self._rings.get(sender := self._claimed(fields))
                 lives.beat(sender, protocol.field({"rss": 0, **fields}, "rss", int), 0 if own is None else own.lost)
             elif kind == protocol.HELLO:
                 self._hello(lives, answers, identity, message)
@@ -276,7 +307,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                     answers.dropped_frame()
                 self._send_to(identity, protocol.encode(protocol.HELLO, {}))
             elif kind == protocol.READY:
-                self.blender = protocol.field({"blender": "", **fields}, "blender", str) or self.blender
+                self._note_version(answers, life, protocol.field({"blender": "", **fields}, "blender", str))
                 self._warn(protocol.texts({"warnings": [], **fields}, "warnings"))
                 lives.ready(life)
             elif kind == protocol.FAILED:
@@ -295,6 +326,18 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self.refused += 1
         if _is_power_of_two(self.refused):
             _log.warning("Refused a connection that did not show this run's token (%d so far)", self.refused)
+
+    def _note_version(self, answers: Answers, life: Life, version: str) -> None:
+        """Note Blender's version. Other machines may have another one."""
+        self.blender = self.blender or version
+        if self._network is not None and not self._network.mixed_blenders and version != self.blender:
+            answers.fail(
+                ConfigError(
+                    f"Blender {life.instance} is {version or 'of no version'}, on a node of the cluster, but others are "
+                    f"{self.blender or 'of none'}, and their pixels differ; install the same version on all nodes, or give "
+                    f"the Cluster mixed_blenders=True"
+                )
+            )
 
     def _warn(self, texts: Sequence[str]) -> None:
         """Log what Blender found in its scene: each text once, as all instances and lives have the same scene."""
@@ -325,9 +368,16 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         if _is_power_of_two(self.bad_messages):
             _log.warning("Dropped a message of %s (%d so far): %s", sender, self.bad_messages, error)
 
+    def _claimed(self, fields: Mapping[str, Any]) -> Life:
+        """Return which life a message says that it is of, as `protocol.life_of` does."""
+        life = protocol.life_of(fields, self.token)
+        if self._sender is not None and life != self._sender:
+            raise ProtocolError(f"a message with the keys of {self._sender} says that it is of {life}")
+        return life
+
     def _hello(self, lives: Lives, answers: Answers, identity: bytes, message: Message) -> None:
         try:
-            life = protocol.life_of(message.fields, self.token)
+            life = self._claimed(message.fields)
         except (WrongToken, WrongVersion) as error:
             self._send_to(identity, protocol.encode(protocol.STOP, {"reason": str(error)}))
             if isinstance(error, WrongVersion):

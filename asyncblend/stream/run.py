@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from pathlib import Path
 
 from ..aio import AtExit, finish, separate_after_fork, the_one_error
 from ..config import StreamConfig
-from ..errors import ConfigError, ForkedProcessError, InstanceError, StreamClosed
-from ..fleet.discovery import find_blender
+from ..errors import ForkedProcessError, InstanceError, StreamClosed
 from ..fleet.fleet import Fleet
-from ..fleet.preflight import check_descriptors, check_loopback, check_window, working_directory
-from ..fleet.pythons import check
-from ..fleet.spawn import Spawner
+from ..fleet.place import Here
+from ..fleet.preflight import check_descriptors
 from ..fleet.workspace import Workspace
 from ..wire.launch import Life
 from ..wire.line import Line
@@ -56,20 +53,13 @@ class Run:
         """
         config = self._config
         check_descriptors(config.instances)
-        cwd = working_directory()
-        _check_file("script", config.script)
-        if config.scene is not None:
-            _check_file("scene", config.scene)
-        blender = self._blender = find_blender(config.blender)
-        if config.show:
-            check_window(blender)
+        place = Here(config, self._first) if config.cluster is None else config.cluster.place(config, self._first)
         self.loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self.loop.create_future()
         try:
             workspace = self._workspace = self._resources.enter_context(Workspace())
-            self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings))
-            check_loopback(self._hub.endpoint)
-            spawn = Spawner(config, blender, workspace, self._hub, self._rings, self._lines, cwd=cwd, first=self._first)
+            self._hub = self._resources.enter_context(Hub(workspace.folder, config.seed, self._rings, place.network))
+            spawn = self._spawn = place.spawner(self._hub, workspace, self._rings, self._lines)
             self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
             self._dispatcher = Dispatcher(config, self._hub, self._fleet, self._lines)
             self._serving = asyncio.create_task(self._serve(), name="asyncblend run")  # aclose awaits it
@@ -165,7 +155,7 @@ class Run:
         """Run the fleet and the hub until cancelled, or until they cannot go on. Their error goes to the consumers."""
         fleet, dispatcher = self._fleet, self.dispatcher
         try:
-            await check(self._blender, self._workspace.folder)
+            await self._spawn.check()
             # The hub outlives the fleet, so that a Blender that reconnects while the fleet stops still receives STOP.
             async with asyncio.TaskGroup() as outer:
                 hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")
@@ -232,11 +222,3 @@ def _disown_in_forked_child() -> None:
 
 
 os.register_at_fork(after_in_child=_disown_in_forked_child)
-
-
-def _check_file(name: str, path: str | os.PathLike[str]) -> None:
-    if not Path(path).is_file():
-        what = (
-            "is a folder" if Path(path).is_dir() else "is no regular file" if Path(path).exists() else "does not exist"
-        )
-        raise ConfigError(f"{name} {os.fspath(path)!r} {what} (looked in {Path.cwd()})")

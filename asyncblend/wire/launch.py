@@ -31,6 +31,24 @@ class Life(NamedTuple):
     """Number of this launch of the instance, from 0 on."""
 
 
+class Keys(NamedTuple):
+    """What a life on another machine encrypts its connections with: CURVE's keys, as 40 characters each."""
+
+    server: str
+    """The host's public key."""
+    public: str
+    secret: str
+
+
+class Host(NamedTuple):
+    """Where a life finds its host, and how it shows who it is. `Launch` says what each part means."""
+
+    endpoint: str
+    token: str
+    keys: Keys | None = None
+    silence: float | None = None
+
+
 class Lifeline(NamedTuple):
     """The read end of the host's pipe, as a descriptor that a Blender inherits, and which pipe it is."""
 
@@ -88,9 +106,14 @@ class Launch:
     """Folder in which each kind of Python has a folder with packages that Blender's Python may lack."""
     report: str
     """Path of the file for a `Report`."""
+    keys: Keys | None = None
+    """What connections are encrypted with. None: they are not, and the host is on this machine."""
+    silence: float | None = None
+    """Seconds without any sign of the host, after which this Blender ends. None: the lifeline tells of the host's end."""
 
     def __post_init__(self) -> None:
-        _check_endpoint(self.endpoint)
+        if self.keys is None:
+            _check_endpoint(self.endpoint)
 
     def put(self, environment: MutableMapping[str, str]) -> None:
         """Write this into the environment of a child process."""
@@ -100,7 +123,9 @@ class Launch:
     def take(cls, environment: MutableMapping[str, str]) -> Launch:
         """Read this from the environment, and remove it, so that processes which the script starts do not get the secret."""
         told = json.loads(environment.pop(_VARIABLE))
-        return cls(**told | {"lifeline": told["lifeline"] and Lifeline(*told["lifeline"])})
+        told["lifeline"] = told["lifeline"] and Lifeline(*told["lifeline"])
+        told["keys"] = told["keys"] and Keys(*told["keys"])
+        return cls(**told)
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,8 @@ class Report:
 
     script_failed: bool = False
     """Whether the scene could not be opened, or the script raised, exited, or ended without calling serve."""
+    lost: str = ""
+    """Why nobody knows how it ended: its machine was lost. The host writes this itself."""
     window_closed: bool = False
     """Whether the user closed its window."""
     packages: Sequence[str] | None = None

@@ -21,6 +21,7 @@ from ...wire.launch import Launch
 from ...wire.line import Line, LineBroken, LineMessage, gone_on, pack
 from ...wire.protocol import Message
 from ...wire.ring import Slots
+from .contact import keep_in_touch
 from .episode import NOT_THE_SAME, Episode, first_frame
 from .heartbeat import Heartbeat
 from .serve import Sample
@@ -51,8 +52,10 @@ class Worker:
         self._ready = False
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        show_token(self._socket, launch.token)
-        self._heartbeat = Heartbeat(self._context, launch.endpoint, self._identity, launch.beat)
+        show_token(self._socket, launch.token, launch.keys)
+        if launch.silence is not None:
+            keep_in_touch(self._socket, launch.silence)
+        self._heartbeat = Heartbeat(self._context, launch, self._identity)
 
     @property
     def served(self) -> bool:

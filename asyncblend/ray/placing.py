@@ -1,0 +1,194 @@
+"""Cluster: has Ray place the Blenders of a stream on the nodes of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from ..config import PathLike, StreamConfig, options_checked
+from ..errors import ConfigError
+from ..fleet.place import Meeting, Network
+from ..fleet.workspace import Workspace
+from ..wire.launch import Life
+from ..wire.line import Line
+from ..wire.ring import Ring
+from .actors import ENVIRONMENT
+from .cluster import connect, describe_nodes, room
+from .keeper import Keeper, packed
+from .remote import RemoteBlender, end
+
+_log = logging.getLogger("asyncblend")
+_TELL = 10.0  # seconds between two messages that say what is being waited for
+_AVOIDED = 120.0  # seconds; then Ray itself has noticed what became of a node that was lost
+
+
+@options_checked
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Machines that Ray knows, for the Blenders of a stream:
+
+        stream = BlenderStream(script="cube.py", instances=8, cluster=asyncblend.ray.Cluster(num_cpus=2))
+
+    This program stays the host: it leases, and gets the frames over encrypted connections. Ray says on which node a
+    Blender runs, and starts it on another one when that is lost. The samples are the same as on one machine.
+
+    Raises:
+        ConfigError: An option is wrong.
+    """
+
+    address: str | None = None
+    """Where the cluster is, such as "10.0.0.5:6379". None: as `asyncblend.ray.connect` finds it."""
+
+    num_cpus: float = 1
+    """Ray's CPUs of each Blender. With `threads="auto"` it renders with as many threads."""
+
+    num_gpus: float = 0
+    """Ray's GPUs of each Blender, which renders on them."""
+
+    resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Further resources of Ray's that each Blender needs."""
+
+    strategy: Literal["DEFAULT", "SPREAD"] = "DEFAULT"
+    """How Ray chooses among nodes: those that are in use already first, or all alike."""
+
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Labels that a node must have, as Ray's `label_selector`."""
+
+    host: str | None = None
+    """The address of this machine by which the nodes reach it. None: the one that Ray knows it by."""
+
+    files: Sequence[PathLike] = ()
+    """Files and folders that the script reads. They travel to the nodes, as the script, what it imports from its own
+    folder, and the scene do."""
+
+    mixed_blenders: bool = False
+    """Whether nodes may have different versions of Blender, whose pixels differ."""
+
+    def __post_init__(self) -> None:
+        needs = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}
+        for name, number in needs.items():
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+                raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
+            if number > 1 and number % 1:
+                raise ConfigError(
+                    f"{name} must be a whole number where it is more than 1, as Ray wants; got {number!r}"
+                )
+        if self.strategy not in ("DEFAULT", "SPREAD"):
+            raise ConfigError(f"strategy must be 'DEFAULT' or 'SPREAD'; got {self.strategy!r}")
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What one Blender needs, as Ray's resources."""
+        needs = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
+        return {name: value for name, value in needs.items() if value}
+
+    def place(self, config: StreamConfig, first: int) -> Placement:
+        """Connect to the cluster, and read the files that travel. For BlenderStream.
+
+        Raises:
+            ConfigError: There is no cluster, or a file cannot be read.
+        """
+        connect(self.address)
+        return Placement(self, config, first)
+
+
+class Placement:
+    """A cluster as a place for one run. Called with a life, it has Ray launch its Blender."""
+
+    def __init__(self, cluster: Cluster, config: StreamConfig, first: int) -> None:
+        self._cluster, self._first = cluster, first
+        threads = max(1, int(cluster.num_cpus)) if config.threads == "auto" else config.threads_each()
+        self._shipment = ray.put(packed(config, threads, cluster.files))
+        self._logs = None if config.logs is None else Path(os.path.abspath(config.logs))
+        self._avoided: dict[str, float] = {}  # nodes, and until when
+        address = cluster.host or ray.util.get_node_ip_address()
+        self.network: Network | None = Network(address, config.timeouts.beat, cluster.mixed_blenders)
+
+    def spawner(
+        self, hub: Meeting, workspace: Workspace, rings: MutableMapping[Life, Ring], lines: MutableMapping[Life, Line]
+    ) -> Placement:
+        """Return itself: nothing is shared with a Blender on another machine."""
+        self._hub = hub
+        return self
+
+    async def check(self) -> None:
+        """Nothing: each node looks for its Blender."""
+
+    async def __call__(self, life: Life) -> RemoteBlender:
+        """Launch the Blender of a life, on the node that Ray chooses. Wait for a node, and say so, if there is none.
+
+        Raises:
+            ConfigError, BlenderNotFound: As on this machine.
+            OSError: The node died, or refused.
+        """
+        host = self._hub.host_of(life)
+        began = time.monotonic()
+        while True:
+            avoided = self._present_avoided()
+            actor = self._keeper(avoided)
+            launched = asyncio.wrap_future(actor.launch.remote(life, host).future())
+            try:
+                while not launched.done() and avoided == self._present_avoided():
+                    await asyncio.wait([launched], timeout=_TELL)
+                    if not launched.done():
+                        self._tell(life, time.monotonic() - began, avoided)
+                if launched.done():
+                    node = launched.result()
+                    break
+            except RayTaskError as error:
+                end(actor)
+                raise error.cause from None
+            except RayError as error:
+                end(actor)
+                raise OSError(f"its node was lost: {str(error).strip()}") from None
+            except BaseException:
+                end(actor)
+                raise
+            end(actor)  # it may wait for a node that was lost meanwhile, or need not avoid one any more
+        log = None if self._logs is None else self._logs / f"instance-{life.instance}.log"
+        return RemoteBlender(actor, lambda: self._avoid(node), log)
+
+    def _keeper(self, avoided: list[str]) -> Any:
+        labels = dict(self._cluster.labels)
+        if avoided:
+            labels["ray.io/node-id"] = f"!in({','.join(avoided)})"
+        return (
+            ray.remote(Keeper)
+            .options(
+                num_cpus=self._cluster.num_cpus,
+                num_gpus=self._cluster.num_gpus,
+                resources=dict(self._cluster.resources),
+                label_selector=labels or None,
+                scheduling_strategy=self._cluster.strategy,
+                runtime_env=ENVIRONMENT,
+            )
+            .remote(self._shipment, self._first)
+        )
+
+    def _avoid(self, node: str) -> None:
+        _log.warning("Lost the node %s; its Blenders start on others", node)
+        self._avoided[node] = time.monotonic() + _AVOIDED
+
+    def _present_avoided(self) -> list[str]:
+        now = time.monotonic()
+        return sorted(node for node, until in self._avoided.items() if until > now)
+
+    def _tell(self, life: Life, seconds: float, avoided: list[str]) -> None:
+        needs = self._cluster.each
+        wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items()) or "nothing"
+        without = f", without {len(avoided)} that were lost" if avoided else ""
+        _log.warning(
+            "Blender %d waits for a node with (%s) free, %.0f s so far; the cluster has nodes with (%s)%s, room for %g "
+            "such Blenders in all; Ctrl-C gives up.",
+            *(life.instance, wanted, seconds, describe_nodes(needs), without, room(needs)),
+        )

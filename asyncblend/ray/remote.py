@@ -1,0 +1,134 @@
+"""RemoteBlender: a Blender on another machine, as the fleet knows one on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ..aio import finish
+from ..wire.launch import Report
+from .keeper import Ended
+
+_SIGKILL = 9
+_PATIENCE = 5.0  # seconds that a node has to say what became of a Blender that was killed, and to clean up
+_ASK_AGAIN = 1.0  # seconds between two requests to end
+
+_log = logging.getLogger("asyncblend")
+
+
+class RemoteBlender:
+    """A Blender that a `Keeper` has launched. `ChildProcess` says what each call means.
+
+    Args:
+        actor: The Keeper.
+        on_lost: Called if its node does not answer any more.
+        kept_log: The file that what it wrote is added to at its end. None: nowhere.
+    """
+
+    def __init__(self, actor: Any, on_lost: Callable[[], None], kept_log: Path | None) -> None:
+        self._actor, self._on_lost, self._kept_log = actor, on_lost, kept_log
+        self._loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[Ended] = self._loop.create_future()
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._stopped = False
+        actor.ended.remote().future().add_done_callback(self._on_answer)
+
+    @property
+    def log(self) -> RemoteBlender:
+        """What it wrote: known when it has ended."""
+        return self
+
+    def tail(self) -> str:
+        """Return the last lines of its output."""
+        return self._exited.result().tail if self._exited.done() else ""
+
+    def trim(self) -> None:
+        """Nothing: its node keeps the log small."""
+
+    def report(self) -> Report:
+        """Return what it left for the host."""
+        return self._exited.result().report if self._exited.done() else Report()
+
+    async def wait(self) -> int:
+        """Wait for its end, and return the exit status."""
+        return (await asyncio.shield(self._exited)).status
+
+    def kill(self) -> None:
+        """Kill it, and all that it started. If its node does not answer, it is lost, and will end itself."""
+        if self._stopped or self._exited.done() or self._giving_up is not None:
+            return
+        self._actor.kill.remote()
+        self._giving_up = self._loop.call_later(_PATIENCE, self._lose, f"no answer in {_PATIENCE:g} s")
+
+    def see_dead(self) -> None:
+        """Nothing: it dies with this program, as its keeper does."""
+
+    def disown(self) -> None:
+        """In a forked copy of the host: leave it alone from now on."""
+        self._stopped = True
+
+    async def stop(self, ask: Callable[[], None], grace: float) -> None:
+        """Have it end. Return when it has, or when its node does not answer."""
+        if self._stopped:
+            return
+        try:
+            async with asyncio.timeout(grace):
+                while not self._exited.done():
+                    ask()
+                    await asyncio.wait([self._exited], timeout=_ASK_AGAIN)
+        except TimeoutError:
+            pass
+        finally:
+            self.kill()
+            await finish(self._clean())
+
+    async def _clean(self) -> None:
+        try:
+            await self.wait()
+            closed = asyncio.wrap_future(self._actor.close.remote().future())
+            await asyncio.wait([closed], timeout=_PATIENCE)
+            closed.cancel()
+        finally:
+            self._stopped = True
+            end(self._actor)
+
+    def _on_answer(self, answer: concurrent.futures.Future[Ended]) -> None:
+        """In a thread of Ray's."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._note, answer)
+
+    def _note(self, answer: concurrent.futures.Future[Ended]) -> None:
+        error = answer.exception()
+        if error is not None:
+            self._lose(str(error).strip())
+        elif not self._exited.done():
+            self._set_exited(answer.result())
+
+    def _lose(self, why: str) -> None:
+        if not self._exited.done():
+            self._on_lost()
+            self._set_exited(Ended(-_SIGKILL, "", Report(lost=why), b""))
+
+    def _set_exited(self, ended: Ended) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        if self._kept_log is not None and ended.log:
+            try:
+                self._kept_log.parent.mkdir(parents=True, exist_ok=True)
+                self._kept_log.write_bytes(ended.log)
+            except OSError as error:
+                _log.warning("Cannot keep the log of a Blender: %s", error)
+        self._exited.set_result(ended)
+
+
+def end(actor: Any) -> None:
+    """End an actor. It may hang where a network is cut, so nobody waits for it."""
+    threading.Thread(target=ray.kill, args=(actor,), name="asyncblend ends a keeper", daemon=True).start()
