@@ -57,7 +57,7 @@ class Spawner:
         config: The options.
         blender: What to launch.
         workspace: Has the folders of the run.
-        host_of: Returns where a life finds its host.
+        host_of: Returns where a life finds its host. With one on another machine nothing is shared.
         rings: Gets the memory that is shared with each life, where there can be any.
         lines: Gets the host's end of each life's line, likewise.
         cwd: The working directory when the run began. Every Blender gets it, also one that starts later.
@@ -90,11 +90,14 @@ class Spawner:
     async def __call__(self, life: Life) -> BlenderProcess:
         folder = self._workspace.life_folder(*life)
         log = self._kept_log(life)
-        ring = Ring.create() if self._config.shared_memory else None
+        host = self._host_of(life)
+        near = host.keys is None  # on this machine
+        ring = Ring.create() if near and self._config.shared_memory else None
         if ring is not None:
             self._rings[life] = ring
         shared = None if ring is None else ring.descriptor
-        line, blenders_end = Line.pair(None if ring is None else ring.hold) or (None, None)
+        pair = Line.pair(None if ring is None else ring.hold) if near else None
+        line, blenders_end = pair or (None, None)
         if line is not None:
             self._lines[life] = line
         inherited_line = None if blenders_end is None else blenders_end.fileno()
@@ -103,7 +106,7 @@ class Spawner:
         try:
             return await BlenderProcess.start(
                 self._command(life),
-                self._environment(life, folder, shared, inherited_line),
+                self._environment(life, host, folder, shared, inherited_line),
                 folder,
                 log=log,
                 inherit=inherited,
@@ -138,7 +141,9 @@ class Spawner:
             "--python-exit-code", "1", "--python", str(BOOTSTRAP), *about,
         ]  # fmt: skip
 
-    def _environment(self, life: Life, folder: Path, shared: int | None, line: int | None) -> dict[str, str]:
+    def _environment(
+        self, life: Life, host: Host, folder: Path, shared: int | None, line: int | None
+    ) -> dict[str, str]:
         config, workspace = self._config, self._workspace
         environment = dict(os.environ)
         if self._blender.path != sys.executable:
@@ -152,7 +157,6 @@ class Spawner:
         if (gpu := config.gpu_of(life.instance)) is not None:
             environment.update(dict.fromkeys(_VISIBLE, gpu))
         environment[RUN] = workspace.folder.name
-        host = self._host_of(life)
         Launch(
             **host._asdict(),
             instance=life.instance,

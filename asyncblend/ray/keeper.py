@@ -108,5 +108,5 @@ class Keeper:
 
 def packed(config: StreamConfig, threads: int | None, files: Sequence[PathLike]) -> Shipment:
     """Return what a Keeper needs of a config: without what only the host needs, which may not even be pickled."""
-    own = dataclasses.replace(config, params=None, cluster=None, shared_memory=False, threads=threads)
+    own = dataclasses.replace(config, params=None, cluster=None, threads=threads)
     return Shipment.packed(own, files)

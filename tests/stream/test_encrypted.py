@@ -44,7 +44,7 @@ class Elsewhere:
     silence: float = 30.0
 
     def place(self, config: ab.StreamConfig, first: int) -> There:
-        place = There(dataclasses.replace(config, cluster=None, shared_memory=False), first)
+        place = There(dataclasses.replace(config, cluster=None), first)
         place.change, place.network = self.change, Network("127.0.0.1", self.silence)
         return place
 
@@ -65,7 +65,7 @@ class There(Here):
             def host_of(self, life: Life) -> Host:
                 return place.change(hub.host_of(life))
 
-        return super().spawner(Changed(), workspace, {}, {})
+        return super().spawner(Changed(), workspace, rings, lines)
 
 
 class Proxy:
