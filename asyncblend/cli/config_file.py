@@ -45,6 +45,11 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     for name, part in (("timeouts", Timeouts), ("restart", RestartPolicy)):
         if isinstance(fields.get(name), dict):
             fields[name] = part(**fields[name])
+    if isinstance(about := fields.get("cluster"), dict):
+        from ..ray import Cluster
+
+        files = [path.parent / _expanded(path, "cluster.files", file) for file in about.get("files", ())]
+        fields["cluster"] = Cluster(**{**about, "files": files})
     if isinstance(fields.get("shard"), list):
         fields["shard"] = tuple(fields["shard"])
     return StreamConfig(**{**fields, **options})

@@ -30,9 +30,18 @@ class Share(NamedTuple):
 
 
 def share_of(config: StreamConfig, rank: int) -> Share | None:
-    """Return what this process runs of a config's instances: in a DataLoader's worker, a part of them, or none."""
+    """Return what this process runs of a config's instances: in a DataLoader's worker, a part of them, or none.
+
+    Raises:
+        ConfigError: In a worker, the Blenders are those of a cluster.
+    """
     info = get_worker_info()
     w, workers = (0, 1) if info is None else (info.id, info.num_workers)
+    if info is not None and config.cluster is not None:
+        raise ConfigError(
+            "a worker of a DataLoader would be a host of its own for Blenders of the cluster; iterate with num_workers=0, "
+            "as the Blenders make their samples on other machines anyway"
+        )
     active = min(workers, config.instances)
     if w >= active:
         return None

@@ -42,14 +42,13 @@ def cannot_start(number: int, error: OSError) -> Ending:
     return Ending("crash", InstanceError(f"Blender {number} could not be started: {error}", instance=number))
 
 
-def still_missing(number: int, ending: Ending) -> Ending:
-    """Judge a Blender whose packages were installed, and which does not find them."""
-    report, tail = ending.report, ending.error.log_tail
+def still_missing(number: int, report: Report, log_tail: str) -> InstanceError:
+    """Return the error of a Blender whose packages were installed, and which does not find them."""
     text = (
         f"{' and '.join(report.packages or ())} for Blender's Python {report.python} are in {report.folder}, "
         f"but Blender {number} does not find them there; is it shut off from that folder?"
     )
-    return Ending("fatal", InstanceError(text, instance=number, log_tail=tail), report)
+    return InstanceError(text, instance=number, log_tail=log_tail)
 
 
 def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -> InstanceError:

@@ -247,7 +247,8 @@ class Fleet:
     def _judge(self, instance: Instance, ending: Ending) -> Ending:
         """Return the same ending, or one with a graver cause, considering what came before it."""
         if ending.cause == "needs_packages" and instance.number in self._installed:
-            return still_missing(instance.number, ending)
+            error = still_missing(instance.number, ending.report, ending.error.log_tail)
+            return Ending("fatal", error, ending.report)
         if ending.cause == "crash" and not self._first_ready.is_set():
             return ending._replace(cause="fatal")
         return ending

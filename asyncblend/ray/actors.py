@@ -62,6 +62,8 @@ class Actors:
         """
         if config.gpus is not None:
             raise ConfigError(f"gpus={config.gpus!r}: Ray says which GPUs an actor has; give num_gpus instead")
+        if config.cluster is not None:
+            raise ConfigError(f"cluster={config.cluster!r}: each actor has its Blenders on its own node")
         if is_iterator(config.params):
             raise ConfigError(
                 f"params must not be an iterator, of which each actor would have a copy; give a callable(index), or a "

@@ -11,12 +11,16 @@ from typing import NamedTuple
 import ray
 
 from ..config import PathLike, StreamConfig
+from ..errors import InstanceError
+from ..fleet.ending import still_missing
 from ..fleet.install import packages
 from ..fleet.place import Here
 from ..fleet.spawn import BlenderProcess
 from ..fleet.workspace import Workspace
 from ..wire.launch import Host, Life, Report
 from .shipping import Shipment
+
+_FATAL = Report(script_failed=True)  # another life would do no better
 
 
 class Ended(NamedTuple):
@@ -75,18 +79,26 @@ class Keeper:
 
     async def ended(self) -> Ended:
         """Return how the Blender ended, when nothing is left of it. One that lacks packages gets them, and starts again."""
-        installed = False
-        while True:
-            assert self._child is not None, "launch comes first"
-            status = await self._child.wait()
-            ended = Ended(status, self._child.log.tail(), self._child.report(), self._kept_log())
-            await self._child.stop(lambda: None, 0)
-            missing = ended.report.packages
-            if missing is None or installed or self._killed:
-                return ended
-            await packages.install(list(missing), ended.report.python, Path(ended.report.folder))
-            installed = True
-            self._child = await self._spawn(self._life)
+        ended = await self._end()
+        if ended.report.packages is None or self._killed:
+            return ended
+        try:
+            await packages.install(list(ended.report.packages), ended.report.python, Path(ended.report.folder))
+        except InstanceError as error:
+            return ended._replace(tail=str(error), report=_FATAL)
+        self._child = await self._spawn(self._life)
+        ended = await self._end()
+        if ended.report.packages is None:
+            return ended
+        error = still_missing(self._life.instance, ended.report, ended.tail)
+        return ended._replace(tail=str(error), report=_FATAL)
+
+    async def _end(self) -> Ended:
+        assert self._child is not None, "launch comes first"
+        status = await self._child.wait()
+        ended = Ended(status, self._child.log.tail(), self._child.report(), self._kept_log())
+        await self._child.stop(lambda: None, 0)
+        return ended
 
     async def kill(self) -> None:
         """Kill the Blender, and all that it started."""

@@ -154,7 +154,10 @@ class Placement:
             except BaseException:
                 end(actor)
                 raise
+            finally:
+                launched.cancel()  # unless it is done
             end(actor)  # it may wait for a node that was lost meanwhile, or need not avoid one any more
+        _log.info("Blender %d runs on the node %s", life.instance, node)
         log = None if self._logs is None else self._logs / f"instance-{life.instance}.log"
         return RemoteBlender(actor, lambda: self._avoid(node), log)
 

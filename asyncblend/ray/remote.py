@@ -63,8 +63,8 @@ class RemoteBlender:
 
     def kill(self) -> None:
         """Kill it, and all that it started. If its node does not answer, it is lost, and will end itself."""
-        if self._stopped or self._exited.done() or self._giving_up is not None:
-            return
+        if self._stopped or self._exited.done() or self._giving_up is not None or self._loop.is_closed():
+            return  # where the loop is closed, it dies with this program
         self._actor.kill.remote()
         self._giving_up = self._loop.call_later(_PATIENCE, self._lose, f"no answer in {_PATIENCE:g} s")
 
