@@ -90,8 +90,8 @@ class Keeper:
         ended = await self._end()
         if ended.report.packages is None:
             return ended
-        error = still_missing(self._life.instance, ended.report, ended.tail)
-        return ended._replace(tail=str(error), report=_FATAL)
+        missing = still_missing(self._life.instance, ended.report, ended.tail)
+        return ended._replace(tail=str(missing), report=_FATAL)
 
     async def _end(self) -> Ended:
         assert self._child is not None, "launch comes first"
