@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from benchmarks.cluster import cluster
 from benchmarks.dataloader import dataloader
 from benchmarks.environment import environment
 from benchmarks.fuzz.command import fuzz
@@ -30,6 +31,7 @@ for _command in (
     passes,
     environment,
     ray,
+    cluster,
     labels,
     origin,
     dataloader,

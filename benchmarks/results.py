@@ -15,6 +15,7 @@ from rich.console import Console
 from asyncblend.fleet.discovery import find_blender
 
 from . import (
+    cluster,
     dataloader,
     environment,
     labels,
@@ -86,6 +87,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("passes", lambda how: passes.measure(how, blender), (5, 1.0)),
         ("environment", environment.measure, (5, 0.3)),
         ("ray", ray.measure, (3, 4.0)),
+        ("cluster", cluster.measure, (3, 4.0)),
         ("labels", lambda how: labels.measure(how, blender), (7, 1.5)),
         ("dataloader", dataloader.measure, (5, 0.4)),
         ("record", lambda how: record.measure(how, blender), (5, 1.0)),

@@ -49,7 +49,7 @@ SCRIPTS = {
 PROGRAMS = (
     *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
     *("def item_transform", "def record", "# one question", "ab.Curriculum", "clip=4", "BlenderVectorEnv"),
-    *("WeightedRandomSampler", "StatefulDataLoader", "asyncblend.ray.dataset"),
+    *("WeightedRandomSampler", "StatefulDataLoader", "asyncblend.ray.dataset", "cluster=Cluster"),
 )
 """The other blocks."""
 
@@ -224,14 +224,19 @@ def test_clips_of_episodes(folder: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_a_cluster(folder: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this machine alone, 32 samples come in batches of 16."""
+@pytest.mark.parametrize("word", ["asyncblend.ray.dataset", "cluster=Cluster"])
+def test_a_cluster(folder: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """On this machine alone, 32 samples come in batches of 16; and 8 frames from Blenders that Ray has placed."""
     pytest.importorskip("ray.data", reason='pip install ".[ray]"')
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home folder
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     with tempfile.TemporaryDirectory(prefix="abr", dir="/tmp") as short:  # Ray's sockets need a short path
         monkeypatch.setenv("RAY_TMPDIR", short)
-        lines = run_block(folder, "asyncblend.ray.dataset").splitlines()
+        lines = run_block(folder, word).splitlines()
+    if word == "cluster=Cluster":
+        assert sorted(int(line.split()[0]) for line in lines) == list(range(8))
+        assert all(line.endswith(f"({size[1]}, {size[0]}, 3)") for line in lines)
+        return
     assert lines == [f"torch.Size([16]) torch.Size([16, {size[1]}, {size[0]}, 3]) torch.float32"] * 2
 
 

@@ -3,6 +3,7 @@
 - `discovery.py`: which Blenders are on this machine. `pythons.py`: whether another Python has the bpy module.
 - `install/`: what Blenders lack.
 - `preflight.py`: what a run needs of this process and machine, checked before anything starts.
+- `place.py`: where Blenders are: this machine, or a cluster.
 - `workspace.py`: the run's private folder, and the pipe that tells a Blender when its host is gone. `sweeper.py`: the
   process that then removes what is left.
 - `spawn.py`: the command line and environment of one Blender. `process.py`: one child process. `log.py`: its output.

@@ -3,6 +3,13 @@
 `dataset` returns a `ray.data.Dataset` whose rows are samples. All that Ray Data does with rows works with them:
 `iter_torch_batches`, `streaming_split`, `write_parquet`, and Ray Train. `record` writes them as a recording.
 
+Or this program stays the host, and `Cluster` has Ray place the Blenders of its stream:
+
+- `placing`: `Cluster`, and how Ray is asked for a node. `keeper`: the actor that has one Blender there. `remote`: how the
+  fleet sees that Blender.
+
+The rows of a dataset and the shards of a recording come from fleets in actors:
+
 - `generating`: `dataset`. Cuts the indices into blocks, and gives them to actors that render.
 - `recording`: `record`. Gives the shards of a recording to such actors.
 - `actors`: how many they are, and what each of them has of Ray's resources.

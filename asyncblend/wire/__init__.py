@@ -1,5 +1,6 @@
 """What a host and its Blenders agree on. Both sides import these files; they import nothing of the package but errors.
 
+    gate       who may connect: by a token on one machine, by keys from others
     launch     what a Blender is told when it is started, and the report that it leaves if it cannot serve
     protocol   the messages, and their form: a JSON header and raw buffers
     payload    the values that a message carries, as JSON and arrays
