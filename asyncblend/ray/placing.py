@@ -83,6 +83,9 @@ class Cluster:
                 raise ConfigError(
                     f"{name} must be a whole number where it is more than 1, as Ray wants; got {number!r}"
                 )
+        if not any(needs.values()):
+            # Ray would place what needs nothing by way of any node, also of one that is cut off.
+            raise ConfigError("a Blender must need something of its node: give num_cpus, num_gpus or resources")
         if self.strategy not in ("DEFAULT", "SPREAD"):
             raise ConfigError(f"strategy must be 'DEFAULT' or 'SPREAD'; got {self.strategy!r}")
 
@@ -162,9 +165,10 @@ class Placement:
         return RemoteBlender(actor, lambda: self._avoid(node), log)
 
     def _keeper(self, avoided: list[str]) -> Any:
-        labels = dict(self._cluster.labels)
+        labels, strategy = dict(self._cluster.labels), self._cluster.strategy
         if avoided:
-            labels["ray.io/node-id"] = f"!in({','.join(avoided)})"
+            # Ray learns only after a minute that a node is cut off. SPREAD would choose it in spite of the label.
+            labels["ray.io/node-id"], strategy = f"!in({','.join(avoided)})", "DEFAULT"
         return (
             ray.remote(Keeper)
             .options(
@@ -172,7 +176,7 @@ class Placement:
                 num_gpus=self._cluster.num_gpus,
                 resources=dict(self._cluster.resources),
                 label_selector=labels or None,
-                scheduling_strategy=self._cluster.strategy,
+                scheduling_strategy=strategy,
                 runtime_env=ENVIRONMENT,
             )
             .remote(self._shipment, self._first)

@@ -235,6 +235,7 @@ def test_errors(
     ("options", "text"),
     [
         ({"num_cpus": -1}, "num_cpus must be a number, zero or more; got -1"),
+        ({"num_cpus": 0}, "must need something of its node: give num_cpus"),
         ({"num_gpus": 1.5}, "num_gpus must be a whole number where it is more than 1"),
         ({"resources": {"rack": "a"}}, "rack must be a number"),
         ({"strategy": "PACKED"}, "strategy must be 'DEFAULT' or 'SPREAD'; got 'PACKED'"),
