@@ -17,10 +17,10 @@ from .conftest import until
 from .netns import Node, RayNetwork, ray_network, unavailable
 
 pytest.importorskip("ray", reason='pip install ".[ray]"')
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(unavailable()), reason=unavailable())]
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.skipif(bool(unavailable()), reason=unavailable())]
 
 BEAT = 4.0
-LENGTH = 400
+LENGTH = 250
 BODY = """
 import time
 def sample(task):
@@ -29,8 +29,9 @@ def sample(task):
 """
 DRIVER = f"""
 import asyncio, hashlib, logging, sys, time
-import asyncblend as ab, asyncblend.ray
+import asyncblend as ab, asyncblend.ray, ray
 
+ray.init(log_to_driver=False)
 logging.basicConfig(level="WARNING")
 
 async def main():
@@ -41,7 +42,7 @@ async def main():
     async with stream:
         async for frame in stream:
             both = set(stream.stats().state.values()) <= {{"ready", "idle"}}
-            print(frame.index, hashlib.sha256(frame["x"].tobytes()).hexdigest(), int(both), flush=True)
+            print("frame", frame.index, hashlib.sha256(frame["x"].tobytes()).hexdigest(), int(both), flush=True)
         began = time.monotonic()
     print("closed in", time.monotonic() - began, stream.stats().restarts)
 
@@ -66,7 +67,9 @@ class Watched:
             if line.startswith("closed"):
                 self.last = line
                 return
-            index, digest, both = line.split()
+            if not line.startswith("frame"):
+                continue  # Ray's own
+            _, index, digest, both = line.split()
             assert int(index) not in self.frames
             self.frames[int(index)] = digest
             if condition(both == "1"):
