@@ -16,7 +16,7 @@ from unittest import mock
 import psutil
 
 LIMIT = 100  # seconds; the bound of failure of every wait
-_QUIET = {
+QUIET = {
     "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,7 +39,7 @@ class Cluster:
         # A short path, because sockets lie in it. Several clusters may run at once.
         self.folder = Path(tempfile.mkdtemp(prefix="abr", dir="/tmp"))
         self.mark = uuid.uuid4().hex
-        self._environment = {**_QUIET, "TMPDIR": str(self.folder), "ASYNCBLEND_TEST": self.mark}
+        self._environment = {**QUIET, "TMPDIR": str(self.folder), "ASYNCBLEND_TEST": self.mark}
         with mock.patch.dict(os.environ, self._environment):
             head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(self.folder / "ray")}
             self._rays = RaysOwn(initialize_head=True, head_node_args=head)
