@@ -28,7 +28,7 @@ _PRIVATE = "/dev/shm"
 """Where each node has files of its own, in memory. Nothing of the outside that a test needs is there."""
 # The first process inherits the orphans. It ignores their ends, so that the kernel takes them away.
 _FIRST = f"mount -t tmpfs tmpfs {_PRIVATE} && echo ready && exec env --ignore-signal=CHLD cat"
-_TRIAL = f"mount -t tmpfs tmpfs {_PRIVATE} && ip link add type bridge && ip link add type veth && env --ignore-signal=CHLD true"
+_TRIAL = f"ip link add type bridge && ip link add type veth && {_FIRST}"
 
 
 @functools.cache
@@ -36,7 +36,8 @@ def unavailable() -> str:
     """Return why there can be no such nodes here, or nothing."""
     if missing := [program for program in ("unshare", "nsenter", "ip") if shutil.which(program) is None]:
         return f"there is no {' and no '.join(missing)} here: apt install util-linux iproute2"
-    trial = subprocess.run([*_UNSHARE, "sh", "-c", _TRIAL], capture_output=True, text=True, timeout=LIMIT, check=False)
+    command = [*_UNSHARE, "sh", "-c", _TRIAL]
+    trial = subprocess.run(command, input="", capture_output=True, text=True, timeout=LIMIT, check=False)
     return f"needs root, and Linux with bridges and veth: {trial.stderr.strip()}" if trial.returncode else ""
 
 
@@ -110,12 +111,12 @@ class Node(_Namespace):
         return found
 
     def cut(self) -> None:
-        """Unplug this node: its processes live on, and nobody is told."""
-        self._switch.ip(f"link set {self._port} down")
+        """Part this node from the others. Its processes live on, and neither side is told: its link stays up."""
+        self._switch.ip(f"link set {self._port} nomaster")
 
     def mend(self) -> None:
-        """Plug it in again."""
-        self._switch.ip(f"link set {self._port} up")
+        """Join it to the others again."""
+        self._switch.ip(f"link set {self._port} master bridge")
 
 
 def finish(process: subprocess.Popen[str]) -> str:
