@@ -24,7 +24,7 @@ __all__ = ["cluster", "measure"]
 _METHOD = (
     "Fake Blenders on nodes of Ray, all on this machine, reached over encrypted TCP as on others. *asyncblend.ray.Cluster*: "
     "each waits for 50 ms and has an image of 64x64 then. *so many times one Blender*: what one such Blender without Ray "
-    "gives, times their number, which cannot be beaten. In the last cases nobody waits, so that what this program can take "
+    "gives, times their number, which cannot be beaten (processor time is not given). In the last cases nobody waits, so that what this program can take "
     "is the limit, on cores that it shares with those who send. Driver CPU: processor time of this program, in all its "
     "threads, for each image."
 )
@@ -142,6 +142,6 @@ def _options(folder: Path, shape: tuple[int, ...], wait: float) -> dict[str, Any
 def _times(number: int, way: Way) -> Way:
     def scaled(seconds: float) -> Timed:
         timed = way(seconds)
-        return timed._replace(done=number * timed.done, cpu=number * timed.cpu)
+        return timed._replace(done=number * timed.done, cpu=0.0)  # of the others it is not known
 
     return scaled

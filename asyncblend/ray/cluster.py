@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 import ray
@@ -71,8 +72,8 @@ def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
         began = time.monotonic()
         while room(needs) < actors:
             _log.warning(
-                "The cluster is too small: %d x (%s) is wanted, of one node each; there are nodes with (%s). Waiting "
-                "for nodes, %.0f s so far; Ctrl-C gives up.",
+                "The cluster is too small: %d x (%s) is wanted, of one node each; there are nodes: %s. Waiting "
+                "for more, %.0f s so far; Ctrl-C gives up.",
                 *(actors, wanted, describe_nodes(needs), time.monotonic() - began),
             )
             if group.wait(_PATIENCE):
@@ -83,8 +84,8 @@ def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:
 
 def describe_nodes(needs: Mapping[str, float]) -> str:
     """Return how much of these resources each node has, in use or not."""
-    nodes = [", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in _nodes()]
-    return "), (".join(nodes) or "nothing"
+    nodes = Counter(", ".join(f"{node.get(name, 0):g} {name}" for name in needs) for node in _nodes())
+    return ", ".join(f"{count} x ({node})" for node, count in nodes.most_common()) or "none"
 
 
 def _nodes() -> list[dict[str, float]]:

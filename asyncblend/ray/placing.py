@@ -19,7 +19,7 @@ from ..config import PathLike, StreamConfig, options_checked
 from ..errors import ConfigError
 from ..fleet.place import Meeting, Network
 from ..fleet.workspace import Workspace
-from ..wire.launch import Life
+from ..wire.launch import Host, Life
 from ..wire.line import Line
 from ..wire.ring import Ring
 from .actors import ENVIRONMENT
@@ -114,6 +114,8 @@ class Placement:
         self._shipment = ray.put(packed(config, threads, cluster.files))
         self._logs = None if config.logs is None else Path(os.path.abspath(config.logs))
         self._avoided: dict[str, float] = {}  # nodes, and until when
+        self._waiting: dict[Life, float] = {}  # lives without a node, and since when
+        self._told = 0.0  # when it was said last what is being waited for
         address = cluster.host or ray.util.get_node_ip_address()
         self.network: Network | None = Network(address, config.timeouts.beat, cluster.mixed_blenders)
 
@@ -135,7 +137,17 @@ class Placement:
             OSError: The node died, or refused.
         """
         host = self._hub.host_of(life)
-        began = time.monotonic()
+        self._waiting[life] = time.monotonic()
+        try:
+            actor, node = await self._launched(life, host)
+        finally:
+            del self._waiting[life]
+        _log.info("Blender %d runs on the node %s", life.instance, node)
+        log = None if self._logs is None else self._logs / f"instance-{life.instance}.log"
+        return RemoteBlender(actor, lambda: self._avoid(node), log)
+
+    async def _launched(self, life: Life, host: Host) -> tuple[Any, str]:
+        """Return the keeper of a life, and its node, when the Blender is launched."""
         while True:
             avoided = self._present_avoided()
             actor = self._keeper(avoided)
@@ -143,11 +155,9 @@ class Placement:
             try:
                 while not launched.done() and avoided == self._present_avoided():
                     await asyncio.wait([launched], timeout=_TELL)
-                    if not launched.done():
-                        self._tell(life, time.monotonic() - began, avoided)
+                    self._tell(avoided)
                 if launched.done():
-                    node = launched.result()
-                    break
+                    return actor, launched.result()
             except RayTaskError as error:
                 end(actor)
                 raise error.cause from None
@@ -160,9 +170,6 @@ class Placement:
             finally:
                 launched.cancel()  # unless it is done
             end(actor)  # it may wait for a node that was lost meanwhile, or need not avoid one any more
-        _log.info("Blender %d runs on the node %s", life.instance, node)
-        log = None if self._logs is None else self._logs / f"instance-{life.instance}.log"
-        return RemoteBlender(actor, lambda: self._avoid(node), log)
 
     def _keeper(self, avoided: list[str]) -> Any:
         labels, strategy = dict(self._cluster.labels), self._cluster.strategy
@@ -190,12 +197,18 @@ class Placement:
         now = time.monotonic()
         return sorted(node for node, until in self._avoided.items() if until > now)
 
-    def _tell(self, life: Life, seconds: float, avoided: list[str]) -> None:
+    def _tell(self, avoided: list[str]) -> None:
+        """Say what is wanted and what there is, now and then, if anything has been waited for that long."""
+        now = time.monotonic()
+        longest = now - min(self._waiting.values())
+        if min(longest, now - self._told) < 0.9 * _TELL:  # which timers do not meet exactly
+            return
+        self._told = now
         needs = self._cluster.each
-        wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items()) or "nothing"
-        without = f", without {len(avoided)} that were lost" if avoided else ""
+        wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
+        without = f", {len(avoided)} of them lost" if avoided else ""
         _log.warning(
-            "Blender %d waits for a node with (%s) free, %.0f s so far; the cluster has nodes with (%s)%s, room for %g "
-            "such Blenders in all; Ctrl-C gives up.",
-            *(life.instance, wanted, seconds, describe_nodes(needs), without, room(needs)),
+            "Waiting for %d x (%s), %.0f s so far; the cluster has nodes: %s%s, with room for %g such Blenders in all. "
+            "Ctrl-C gives up.",
+            *(len(self._waiting), wanted, longest, describe_nodes(needs), without, room(needs)),
         )
