@@ -18,6 +18,8 @@ class Timed(NamedTuple):
     seconds: float
     cpu: float = 0.0
     """Seconds of processor time that this process took, in all its threads."""
+    busiest: float = 0.0
+    """Seconds of processor time of the thread that took most of it. 0: not measured."""
 
     @property
     def rate(self) -> float:
@@ -28,6 +30,11 @@ class Timed(NamedTuple):
     def cpu_each(self) -> float:
         """Microseconds of this process's processor time for each."""
         return 1e6 * self.cpu / max(self.done, 1)
+
+    @property
+    def busiest_each(self) -> float:
+        """Microseconds of the busiest thread's processor time for each."""
+        return 1e6 * self.busiest / max(self.done, 1)
 
 
 Way = Callable[[float], Timed]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import zmq
 
 from ..aio import end_context
+from ..config import cores
 from ..errors import ConfigError, ProtocolError
 from ..fleet.place import Network
 from ..wire import payload, protocol
@@ -25,6 +26,7 @@ from ..wire.ring import Ring
 _log = logging.getLogger("asyncblend")
 _LONGEST_IPC_PATH = 100  # bytes; the limit is 107 on Linux, 103 on macOS
 _MESSAGES_A_TURN = 64
+_DECRYPTING = 4  # threads at most
 _DONTWAIT = int(zmq.DONTWAIT)  # the enumeration's own operators cost more than a send
 _POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
@@ -88,7 +90,9 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
         self._broken: asyncio.Future[None] | None = None  # done when nothing can be received any more
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # Decrypting takes most of what a frame costs here, and is done in ZeroMQ's threads: each connection has one of them.
+        threads = 1 if network is None else min(_DECRYPTING, cores())
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(threads)
         self._gate = Gate(self._context, self.token, self._on_refused, encrypted=network is not None)
         self._socket = self._context.socket(zmq.ROUTER)
         self._gate.guard(self._socket)
