@@ -30,9 +30,14 @@ class Share(NamedTuple):
 
 
 def share_of(config: StreamConfig, rank: int) -> Share | None:
-    """Return what this process runs of a config's instances: in a DataLoader's worker, a part of them, or none."""
+    """Return what this process runs of a config's instances: in a DataLoader's worker, a part of them, or none.
+
+    All workers share the instances of a `fleet`, which is another program's.
+    """
     info = get_worker_info()
     w, workers = (0, 1) if info is None else (info.id, info.num_workers)
+    if config.fleet is not None:
+        return Share(config, 0, w, workers)
     active = min(workers, config.instances)
     if w >= active:
         return None

@@ -15,7 +15,8 @@ from ..errors import ConfigError
 from ..stream.params import is_iterator
 
 # Else Ray kills the children of an actor that ends, before it could stop its Blenders, and the sweeper of its files too.
-_ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
+ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
+"""The runtime environment of whatever has a fleet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Actors:
         Raises:
             ConfigError: An actor cannot have what the config asks for.
         """
+        if config.fleet is not None:
+            raise ConfigError(f"fleet={config.fleet!r} runs already; give the script that the nodes are to render")
         if config.gpus is not None:
             raise ConfigError(f"gpus={config.gpus!r}: Ray says which GPUs an actor has; give num_gpus instead")
         if is_iterator(config.params):
@@ -105,7 +108,7 @@ class Actors:
             ),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
-            runtime_env=_ENVIRONMENT,
+            runtime_env=ENVIRONMENT,
         )
 
 
