@@ -49,7 +49,7 @@ BELOW: dict[str, set[str]] = {
     "testing": {"errors", "wire", "blender"},
     "cli": {
         *("errors", "config", "aio", "wire", "fleet", "recording"),
-        *("pictures", "export", "stream", "data", "scripts", "ray", "__init__"),
+        *("pictures", "export", "stream", "data", "scripts", "ray", "warm", "__init__"),
     },
 }
 """What each room may import. Neither rooms nor files may import each other in a circle."""
