@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class WarmFleet:
         self._run: Run | None = None
         self._stopped: FleetLost | None = None
         self._programs: dict[str, _Program] = {}
+        self._left: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by program
+        self._watching: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> Exception | None:
         """Start the Blenders, and return when the first one is ready, or why there will be none."""
@@ -97,32 +100,35 @@ class WarmFleet:
 
     # -- for the programs -----------------------------------------------------------------------------------------
 
-    async def attach(self, program: str) -> Welcome:
-        """Admit a program, under a name that it has made up."""
+    async def stay(self, program: str) -> None:
+        """Return when a program has left. What a call returns belongs to the caller, and is lost with it."""
+        await self._left[program].wait()
+
+    async def attach(self, program: str, presence: list[ray.ObjectRef[None]]) -> Welcome:
+        """Admit a program, until it leaves or dies.
+
+        Args:
+            program: A name that it has made up for itself.
+            presence: What its call of `stay` returns.
+        """
         status, (config, source) = await self.status(), self._told
         if status.error is None:
             assert self._run is not None, "begin comes first"
             self._programs[program] = _Program(self._run, len(status.state))
+            watching = asyncio.create_task(self._watch(program, presence[0]), name="asyncblend program")
+            self._watching.add(watching)  # ends with the program
+            watching.add_done_callback(self._watching.discard)
         return Welcome(version=VERSION, config=config, source=source, status=status)
 
     async def detach(self, program: str) -> None:
         """Give up what a program holds."""
-        if (left := self._programs.pop(program, None)) is not None:
-            left.end()
+        self._left.pop(program, asyncio.Event()).set()
+        if (gone := self._programs.pop(program, None)) is not None:
+            gone.end()
 
-    async def stay(self, program: str) -> None:
-        """Return when the program has left. What a call returns belongs to the caller, and so is lost with it."""
-        if (one := self._programs.get(program)) is not None:
-            await one.left.wait()
-
-    async def watch(self, program: str, presence: list[ray.ObjectRef[None]]) -> None:
-        """Detach a program when it dies.
-
-        Args:
-            presence: What its call of `stay` returns.
-        """
-        with contextlib.suppress(RayError):
-            await presence[0]
+    async def _watch(self, program: str, presence: ray.ObjectRef[None]) -> None:
+        with contextlib.suppress(RayError):  # its owner has died
+            await presence
         await self.detach(program)
 
     async def lease(
@@ -324,7 +330,6 @@ class _Program:
         self.places = [_Place(run) for _ in range(places)]
         self.jobs: dict[Name, _Job] = {}
         """Those of which more may be wanted."""
-        self.left = asyncio.Event()
         self._turn = 0
         self._later: dict[int, asyncio.Future[None]] = {}  # calls that came before their turn
 
@@ -339,7 +344,6 @@ class _Program:
 
     def end(self, why: Exception | None = None) -> None:
         """Give all leases up. Who waits for one is told why."""
-        self.left.set()
         for job in list(self.jobs.values()):
             job.close(Gone() if why is None else Ended(why))
         for waiting in self._later.values():

@@ -52,9 +52,12 @@ class AttachedRun(Run):
         """
         self.loop = asyncio.get_running_loop()
         self._ready = self.loop.create_future()
-        await asyncio.to_thread(self._attach)
-        attachment = self._attachment
-        assert attachment is not None, "_attach sets it"
+        attaching = asyncio.ensure_future(asyncio.to_thread(self._attach))
+        try:
+            attachment = self._attachment = await asyncio.shield(attaching)
+        except asyncio.CancelledError:
+            attaching.add_done_callback(_give_up)  # the thread goes on
+            raise
         self._dispatcher = Dispatcher(self.config, attachment, attachment, {})
         self._serving = asyncio.create_task(self._serve(), name="asyncblend attached")  # aclose awaits it
         self._keep()
@@ -70,7 +73,7 @@ class AttachedRun(Run):
         assert self._attachment is not None, "begin comes first"
         return dict(self._attachment.welcome.source)
 
-    def _attach(self) -> None:
+    def _attach(self) -> Attachment:
         try:
             from ..warm.attachment import Attachment
         except ImportError as error:
@@ -79,8 +82,12 @@ class AttachedRun(Run):
             ) from None
         assert self.config.fleet is not None, "run_of looks at it"
         attachment = Attachment(self.config.fleet, self.config.timeouts.beat)
-        self.config = _completed(self.config, attachment.welcome)
-        self._attachment = attachment
+        try:
+            self.config = _completed(self.config, attachment.welcome)
+        except BaseException:
+            attachment.give_up()
+            raise
+        return attachment
 
     async def _run(self) -> None:
         assert self._attachment is not None, "begin comes first"
@@ -95,6 +102,11 @@ class AttachedRun(Run):
     def _disown(self) -> None:
         """In a forked copy: leave the loop to the parent."""
         separate_after_fork(self.loop)
+
+
+def _give_up(attaching: asyncio.Future[Attachment]) -> None:
+    if not attaching.cancelled() and attaching.exception() is None:
+        attaching.result().give_up()
 
 
 def _completed(config: StreamConfig, welcome: Welcome) -> StreamConfig:

@@ -22,9 +22,9 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from ..errors import FleetLost, ProtocolError, SampleError
+from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
 from ..wire.launch import Life
-from ..wire.protocol import Step, check_version
+from ..wire.protocol import Name, Step, check_version
 from .finding import find
 from .told import Bad, Ended, FleetStatus, Made, Over, Welcome
 
@@ -75,12 +75,19 @@ class Attachment:
         self._calls = itertools.count()
         self._answers: Answers | None = None  # while it runs
         self._group = asyncio.TaskGroup()
+        self._latest: dict[Name, asyncio.Task[None]] = {}  # by lease: who hears the answer to the latest call
+        # Of this program's objects one does not come before it leaves. If it dies, who waits for that one is told.
+        self._presence = self._fleet.stay.remote(self._program)
         try:
-            self.welcome: Welcome = ray.get(self._fleet.attach.remote(self._program), timeout=patience)
+            admitted = self._fleet.attach.remote(self._program, [self._presence])
+            self.welcome: Welcome = ray.get(admitted, timeout=patience)
+            check_version({"version": self.welcome.version}, f"fleet {name!r}")
+            self._note(self.welcome.status)
         except RayError as error:
             raise self._lost(error) from None
-        check_version({"version": self.welcome.version}, f"fleet {name!r}")
-        self._note(self.welcome.status)
+        except AsyncblendError:
+            self.give_up()
+            raise
         self._places = [Life(place, 0) for place in range(len(self.states))]
 
     async def run(self, answers: Answers) -> None:
@@ -90,15 +97,16 @@ class Attachment:
             FleetLost: The fleet was stopped or lost, or does not answer.
             AsyncblendError: Why the fleet cannot go on.
         """
-        # Of this program's objects one never comes. When the program dies, who waits for that one is told.
-        presence = self._fleet.stay.remote(self._program)
-        self._fleet.watch.remote(self._program, [presence])
         async with self._group:
             self._answers = answers
             answers.dispatch()
             while True:
                 await asyncio.sleep(_EVERY)
                 self._note(await self._look())
+
+    def give_up(self) -> None:
+        """Leave at once, where nothing was leased."""
+        self._fleet.detach.remote(self._program)
 
     async def leave(self) -> None:
         """Give all leases back. A fleet that does not hear of it will notice that this program is gone."""
@@ -150,15 +158,24 @@ class Attachment:
         """Call a method of the fleet about a lease, and hear what it answers later. Return False if it cannot be called."""
         if self._answers is None or not ray.is_initialized():  # a call would start another Ray
             return False
-        call = getattr(self._fleet, method).remote(self._program, next(self._calls), (number, serial), *args)
-        self._group.create_task(self._hear(self._answers, life, number, serial, call), name="asyncblend lease")
+        name = number, serial
+        call = getattr(self._fleet, method).remote(self._program, next(self._calls), name, *args)
+        hearing = self._hear(self._answers, life, name, call, self._latest.get(name))
+        latest = self._latest[name] = self._group.create_task(hearing, name="asyncblend lease")
+        latest.add_done_callback(lambda _: self._latest.get(name) is latest and self._latest.pop(name))
         return True
 
-    async def _hear(self, answers: Answers, life: Life, number: int, serial: int, call: ray.ObjectRef[Any]) -> None:
+    async def _hear(
+        self, answers: Answers, life: Life, name: Name, call: ray.ObjectRef[Any], before: asyncio.Task[None] | None
+    ) -> None:
+        """Hand over what a call answers, after what the one before it about the same lease does."""
         try:
             answer = await call
         except RayError as error:
             raise self._lost(error) from None
+        if before is not None:
+            await asyncio.wait([before])
+        number, serial = name
         if isinstance(answer, Made):
             step = Step(answer.step, answer.last, answer.fingerprint)
             answers.frame(life, number, serial, answer.sample, _read_only(answer.values), step, answer.instance)

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 
 from ..errors import ConfigError, ForkedProcessError
 
@@ -46,7 +47,10 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
         if address is not None and ":" in address:  # Ray itself would try for two minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
-        ray.init(address, logging_level="warning" if quiet else "info")
+        in_main = (
+            threading.current_thread() is threading.main_thread()
+        )  # in others Ray warns that it handles no SIGTERM
+        ray.init(address, logging_level="info" if not quiet else "warning" if in_main else "error")
     except (OSError, ValueError, OverflowError, RuntimeError, RayError) as error:
         where = "on this machine" if address in (None, "auto") else f"at {address!r}"
         raise ConfigError(f"no cluster of Ray that this program may join {where}: {error}") from None
