@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,29 +171,26 @@ class WarmFleet:
         if (one := await self._in_turn(program, turn)) is None:
             return self._no_more()
         job = one.jobs.get(name)
-        return Gone() if job is None else await job.step(step)
+        return Answer(None, Gone()) if job is None else await job.step(step)
 
     async def revoke(self, program: str, turn: int, name: Name) -> Answer:
         """Take a lease back, and return when nothing of it is made any more."""
         if (one := await self._in_turn(program, turn)) is None:
             return self._no_more()
-        if (job := one.jobs.get(name)) is not None:
-            job.close(Gone())
-            await job.closed.wait()
-        return Over()
+        if (job := one.jobs.get(name)) is None or job.revoked:
+            return Answer(None, Over())
+        return await job.revoke()
 
     async def _in_turn(self, name: str, turn: int) -> _Program | None:
-        """Return the program of that name when its earlier calls have been heard, or None if it is not attached."""
+        """Return the program of that name when its earlier calls have been heard. None: it is not attached any more."""
         program = self._programs.get(name)
         if program is not None:
             await program.in_turn(turn)
-        return self._programs.get(name)
+        return None if self._stopped is not None else self._programs.get(name)
 
-    def _no_more(self) -> Ended:
-        why = "it took this program for dead"
-        return Ended(
-            self._stopped or FleetLost(f"fleet {self._name!r} has no place for this program: {why}", fleet=self._name)
-        )
+    def _no_more(self) -> Answer:
+        told = f"fleet {self._name!r} took this program for dead, and gave its leases back; attach again"
+        return Answer(None, Ended(self._stopped or FleetLost(told, fleet=self._name)))
 
 
 class _Job:
@@ -215,9 +213,10 @@ class _Job:
     ) -> None:
         self.index, self.params, self.urgent = index, params, urgent
         self.first, self.fingerprint = first, fingerprint
-        self.closed = asyncio.Event()
-        """Set when nothing of it is made any more."""
-        self.forget = forget
+        self.finished: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        """What answers who has revoked it, when nothing of it is made any more."""
+        self.revoked = False
+        self._forget = forget
         self.making: asyncio.Task[None] | None = None
         self._steps: dict[int, asyncio.Future[Answer]] = {}  # those that are wanted
         self._wanted = asyncio.Event()
@@ -248,14 +247,21 @@ class _Job:
             for answer in self._steps.values():
                 answer.set_result(end)
         if self.making is None:
-            self.finish()
+            self.finish(Answer(None, Over()))
         elif self.making is not asyncio.current_task():
             self.making.cancel()
 
-    def finish(self) -> None:
-        """Note that nothing of it is made any more."""
-        self.closed.set()
-        self.forget()
+    def revoke(self) -> asyncio.Future[Answer]:
+        """Take it back. Return the answer, which comes when nothing of it is made any more."""
+        self.revoked = True
+        self.close(Answer(None, Gone()))
+        return self.finished
+
+    def finish(self, answer: Answer) -> None:
+        """Note that nothing of it is made any more. Who has revoked it is answered so."""
+        if not self.finished.done():
+            self.finished.set_result(answer)
+        self._forget()
 
 
 class _Place:
@@ -264,6 +270,7 @@ class _Place:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._jobs: list[_Job] = []  # those that are not begun
+        self._turns = itertools.count()
         self._working: asyncio.Task[None] | None = None
 
     def add(self, job: _Job) -> None:
@@ -276,15 +283,15 @@ class _Place:
     async def _work(self) -> None:
         while self._jobs:
             job = self._jobs.pop(0)
-            if not job.closed.is_set():  # else it was taken back
+            if not job.finished.done():  # else it was taken back
                 job.making = asyncio.create_task(self._make(job), name=f"asyncblend sample {job.index}")
                 await asyncio.wait([job.making])
-                job.finish()
+                job.finish(self._in_order(Over()) if job.revoked else Answer(None, Over()))
         self._working = None
 
     async def _make(self, job: _Job) -> None:
         """Make the wanted steps of a lease."""
-        end: Answer = Gone()
+        end = Answer(None, Gone())
         try:
             async with Frames(self._run, self._pass_of(job)) as frames:
                 step, last = job.first, False
@@ -294,16 +301,20 @@ class _Place:
                     last = frame.last
                     saved = frames.state_dict() if step == 0 and not last else {}
                     fingerprint = saved.get("fingerprints", {}).get("0", [])
-                    job.answer(step, Made(frame.index, dict(frame), frame.instance, step, last, fingerprint))
+                    made = Made(frame.index, dict(frame), frame.instance, step, last, fingerprint)
+                    job.answer(step, self._in_order(made))
                     step += 1
         except StopAsyncIteration:
-            job.answer(step, Over())
+            job.answer(step, self._in_order(Over()))
         except SampleError as error:
-            job.answer(step, Bad(error))
+            job.answer(step, self._in_order(Bad(error)))
         except Exception as error:
-            end = Ended(error)
+            end = Answer(None, Ended(error))
         finally:
             job.close(end)
+
+    def _in_order(self, what: Made | Bad | Over) -> Answer:
+        return Answer(next(self._turns), what)
 
     def _pass_of(self, job: _Job) -> Pass:
         indices = range(job.index, job.index + 1)
@@ -345,6 +356,6 @@ class _Program:
     def end(self, why: Exception | None = None) -> None:
         """Give all leases up. Who waits for one is told why."""
         for job in list(self.jobs.values()):
-            job.close(Gone() if why is None else Ended(why))
+            job.close(Answer(None, Gone() if why is None else Ended(why)))
         for waiting in self._later.values():
             waiting.set_result(None)

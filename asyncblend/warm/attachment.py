@@ -13,9 +13,10 @@ which has asked for it, and goes when that program goes. On the fleet's own node
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
 from ..wire.launch import Life
 from ..wire.protocol import Name, Step, check_version
 from .finding import find
-from .told import Bad, Ended, FleetStatus, Made, Over, Welcome
+from .told import Answer, Bad, Ended, FleetStatus, Gone, Made, Over, Welcome
 
 _EVERY = 1.0  # seconds between two looks at how the fleet is
 
@@ -75,7 +76,6 @@ class Attachment:
         self._calls = itertools.count()
         self._answers: Answers | None = None  # while it runs
         self._group = asyncio.TaskGroup()
-        self._latest: dict[Name, asyncio.Task[None]] = {}  # by lease: who hears the answer to the latest call
         # Of this program's objects one does not come before it leaves. If it dies, who waits for that one is told.
         self._presence = self._fleet.stay.remote(self._program)
         try:
@@ -89,6 +89,8 @@ class Attachment:
             self.give_up()
             raise
         self._places = [Life(place, 0) for place in range(len(self.states))]
+        self._heard = dict.fromkeys(self._places, 0)  # how many answers
+        self._early: dict[tuple[Life, int], Callable[[], None]] = {}  # by their turn: answers that others come before
 
     async def run(self, answers: Answers) -> None:
         """Ask for leases, and hand over what comes back, until cancelled.
@@ -158,33 +160,24 @@ class Attachment:
         """Call a method of the fleet about a lease, and hear what it answers later. Return False if it cannot be called."""
         if self._answers is None or not ray.is_initialized():  # a call would start another Ray
             return False
-        name = number, serial
-        call = getattr(self._fleet, method).remote(self._program, next(self._calls), name, *args)
-        hearing = self._hear(self._answers, life, name, call, self._latest.get(name))
-        latest = self._latest[name] = self._group.create_task(hearing, name="asyncblend lease")
-        latest.add_done_callback(lambda _: self._latest.get(name) is latest and self._latest.pop(name))
+        call = getattr(self._fleet, method).remote(self._program, next(self._calls), (number, serial), *args)
+        self._group.create_task(self._hear(self._answers, life, (number, serial), call), name="asyncblend lease")
         return True
 
-    async def _hear(
-        self, answers: Answers, life: Life, name: Name, call: ray.ObjectRef[Any], before: asyncio.Task[None] | None
-    ) -> None:
-        """Hand over what a call answers, after what the one before it about the same lease does."""
+    async def _hear(self, answers: Answers, life: Life, name: Name, call: ray.ObjectRef[Any]) -> None:
+        """Hand over what a call answers, and what came too early before."""
         try:
-            answer = await call
+            answer: Answer = await call
         except RayError as error:
             raise self._lost(error) from None
-        if before is not None:
-            await asyncio.wait([before])
-        number, serial = name
-        if isinstance(answer, Made):
-            step = Step(answer.step, answer.last, answer.fingerprint)
-            answers.frame(life, number, serial, answer.sample, _read_only(answer.values), step, answer.instance)
-        elif isinstance(answer, Bad):
-            answers.bad_sample(life, number, serial, answer.error)
-        elif isinstance(answer, Over):
-            answers.over(life, number, serial)
-        elif isinstance(answer, Ended):
-            raise answer.error
+        hand_over = functools.partial(_hand_over, answers, life, name, answer.what)
+        if answer.turn is None:
+            hand_over()
+            return
+        self._early[life, answer.turn] = hand_over
+        while (hand_over_next := self._early.pop((life, self._heard[life]), None)) is not None:
+            self._heard[life] += 1
+            hand_over_next()
 
     # -- what the dispatcher asks and tells of Blenders -----------------------------------------------------------
 
@@ -227,6 +220,19 @@ class Attachment:
     def _lost(self, why: object) -> FleetLost:
         about = str(why).strip().partition("\n")[0]
         return FleetLost(f"fleet {self._name!r} is gone: {about}; start it anew, and attach again", fleet=self._name)
+
+
+def _hand_over(answers: Answers, life: Life, name: Name, what: Made | Bad | Over | Gone | Ended) -> None:
+    number, serial = name
+    if isinstance(what, Made):
+        step = Step(what.step, what.last, what.fingerprint)
+        answers.frame(life, number, serial, what.sample, _read_only(what.values), step, what.instance)
+    elif isinstance(what, Bad):
+        answers.bad_sample(life, number, serial, what.error)
+    elif isinstance(what, Over):
+        answers.over(life, number, serial)
+    elif isinstance(what, Ended):
+        raise what.error
 
 
 async def _result(call: ray.ObjectRef[Any]) -> Any:

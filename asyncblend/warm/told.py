@@ -64,11 +64,11 @@ class Bad(NamedTuple):
 
 
 class Over(NamedTuple):
-    """The episode has ended, and there is no such step."""
+    """No more is made of the sample: its episode has ended before this step, or it was taken back."""
 
 
 class Gone(NamedTuple):
-    """The lease was taken back, or answered for good before."""
+    """There is nothing to be said: the lease was taken back, or its last frame answered it."""
 
 
 class Ended(NamedTuple):
@@ -77,4 +77,9 @@ class Ended(NamedTuple):
     error: Exception
 
 
-Answer = Made | Bad | Over | Gone | Ended
+class Answer(NamedTuple):
+    """What a call about a lease returns. Ray may deliver answers in another order than that in which they were given."""
+
+    turn: int | None
+    """Its number among the answers of one place, from 0 on: they are heard in that order. None: at any time."""
+    what: Made | Bad | Over | Gone | Ended
