@@ -21,6 +21,7 @@ from benchmarks.soak.command import soak
 from benchmarks.startup import startup
 from benchmarks.transport import transport
 from benchmarks.tune import tune
+from benchmarks.warm import warm
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 for _command in (
@@ -36,6 +37,7 @@ for _command in (
     record,
     replay,
     startup,
+    warm,
     memory,
     tune,
     soak,

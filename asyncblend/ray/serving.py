@@ -35,8 +35,8 @@ from .shipping import Shipment
 _AHEAD = 2  # frames of an episode that are made before its program wants them
 
 
-class WarmFleet:
-    """A fleet and the programs that are attached to it. It runs as an actor of Ray: `begin`, and at last `stop`.
+class Serving:
+    """A fleet and the programs that are attached to it. It runs in an actor of Ray: `begin`, and at last `stop`.
 
     Each program numbers its calls from 0 on. They take effect in that order, which Ray does not keep.
 
@@ -197,7 +197,7 @@ class _Job:
     """A lease, and the answers that are awaited for it. A place makes it.
 
     Args:
-        index, params, urgent, first, fingerprint: As `WarmFleet.lease` has them.
+        index, params, urgent, first, fingerprint: As `Serving.lease` has them.
         forget: Called when nothing of it is made any more.
     """
 

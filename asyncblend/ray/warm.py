@@ -13,12 +13,13 @@ from ray.exceptions import RayError
 from ..config import PathLike, StreamConfig
 from ..errors import ConfigError, FleetLost
 from ..recording.about import source
+from ..warm.actor import WarmFleet
 from ..warm.connection import connect
 from ..warm.finding import NAMESPACE, find, names
 from ..warm.told import FleetStatus
 from .actors import ENVIRONMENT, Actors
 from .cluster import wait_for_nodes
-from .serving import WarmFleet
+from .serving import Serving
 from .shipping import Shipment
 
 _CALLS = 100_000  # of all programs, that may be waiting at once: each lease is one
@@ -75,13 +76,13 @@ def start(
     options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_concurrency": _CALLS}
     kind = ray.remote(num_cpus=actors.cpus, num_gpus=actors.gpus, runtime_env=ENVIRONMENT)(WarmFleet)
     try:
-        fleet = kind.options(**options).remote(name, shipment, own, made_of)
+        fleet = kind.options(**options).remote(Serving, name, shipment, own, made_of)
     except ValueError:  # another program was faster
         raise _taken(name) from None
     try:
-        error = ray.get(fleet.begin.remote())
+        error = ray.get(fleet.call.remote("begin"))
         if error is None:
-            status: FleetStatus = ray.get(fleet.status.remote())
+            status: FleetStatus = ray.get(fleet.call.remote("status"))
     except BaseException as failure:
         ray.kill(fleet)
         if isinstance(failure, RayError):
@@ -100,7 +101,7 @@ def fleets() -> list[FleetStatus]:
         ConfigError: There is no cluster.
     """
     connect("auto", quiet=True)
-    calls = [fleet.status.remote() for fleet in map(_found, names()) if fleet is not None]
+    calls = [fleet.call.remote("status") for fleet in map(_found, names()) if fleet is not None]
     found = []
     for call in calls:
         try:
@@ -118,7 +119,7 @@ def stop(name: str) -> None:
     """
     fleet = find(name)
     with contextlib.suppress(RayError):  # it is gone already
-        ray.get(fleet.stop.remote())
+        ray.get(fleet.call.remote("stop"))
     ray.kill(fleet)
 
 

@@ -2,6 +2,7 @@
 
 connection   joins this program to a cluster of Ray
 finding      the fleets that run there, by their names
+actor        what such a fleet is to Ray
 told         what such a fleet and its programs tell each other
 attachment   a program's places in the fleet: its leases go there, frames come back
 

@@ -77,9 +77,9 @@ class Attachment:
         self._answers: Answers | None = None  # while it runs
         self._group = asyncio.TaskGroup()
         # Of this program's objects one does not come before it leaves. If it dies, who waits for that one is told.
-        self._presence = self._fleet.stay.remote(self._program)
+        self._presence = self._fleet.call.remote("stay", self._program)
         try:
-            admitted = self._fleet.attach.remote(self._program, [self._presence])
+            admitted = self._fleet.call.remote("attach", self._program, [self._presence])
             self.welcome: Welcome = ray.get(admitted, timeout=patience)
             check_version({"version": self.welcome.version}, f"fleet {name!r}")
             self._note(self.welcome.status)
@@ -108,13 +108,13 @@ class Attachment:
 
     def give_up(self) -> None:
         """Leave at once, where nothing was leased."""
-        self._fleet.detach.remote(self._program)
+        self._fleet.call.remote("detach", self._program)
 
     async def leave(self) -> None:
         """Give all leases back. A fleet that does not hear of it will notice that this program is gone."""
         self._answers = None
         if ray.is_initialized():
-            leaving = asyncio.ensure_future(_result(self._fleet.detach.remote(self._program)))
+            leaving = asyncio.ensure_future(_result(self._fleet.call.remote("detach", self._program)))
             await asyncio.wait([leaving], timeout=self._patience)
             if leaving.done():
                 leaving.exception()  # a fleet that has ended has nothing to give back
@@ -160,7 +160,7 @@ class Attachment:
         """Call a method of the fleet about a lease, and hear what it answers later. Return False if it cannot be called."""
         if self._answers is None or not ray.is_initialized():  # a call would start another Ray
             return False
-        call = getattr(self._fleet, method).remote(self._program, next(self._calls), (number, serial), *args)
+        call = self._fleet.call.remote(method, self._program, next(self._calls), (number, serial), *args)
         self._group.create_task(self._hear(self._answers, life, (number, serial), call), name="asyncblend lease")
         return True
 
@@ -204,7 +204,7 @@ class Attachment:
         """Ask the fleet how it is."""
         if not ray.is_initialized():
             raise FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
-        looking = asyncio.ensure_future(_result(self._fleet.status.remote()))
+        looking = asyncio.ensure_future(_result(self._fleet.call.remote("status")))
         try:
             # Not wait_for, which would drop an answer that came while this loop itself stood still.
             await asyncio.wait([looking], timeout=self._patience)
