@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .errors import CrashLoop as CrashLoop
     from .errors import EpisodeLost as EpisodeLost
     from .errors import EpisodeOver as EpisodeOver
+    from .errors import FleetLost as FleetLost
     from .errors import ForkedProcessError as ForkedProcessError
     from .errors import FrameTimeout as FrameTimeout
     from .errors import InstanceError as InstanceError
@@ -62,6 +63,7 @@ __all__ = [
     "Episode",
     "EpisodeLost",
     "EpisodeOver",
+    "FleetLost",
     "ForkedProcessError",
     "Frame",
     "FrameTimeout",
@@ -94,8 +96,8 @@ __getattr__ = lazy(
         "curriculum": "Curriculum",
         "data.collate": "collate",
         "data.dataset": "BlenderDataset",
-        "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop EpisodeLost EpisodeOver ForkedProcessError "
-        "FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed "
+        "errors": "AsyncblendError BlenderNotFound ConfigError CrashLoop EpisodeLost EpisodeOver FleetLost "
+        "ForkedProcessError FrameTimeout InstanceError InstanceExited ProtocolError RecordingError SampleError StartTimeout StreamClosed "
         "WindowClosed",
         "data.map": "BlenderMapDataset",
         "data.mixed": "MixedDataset",

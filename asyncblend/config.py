@@ -174,8 +174,16 @@ class StreamConfig:
         ConfigError: An option is unknown, missing or wrong. Whether paths exist is checked when a stream starts.
     """
 
-    script: PathLike
-    """Python file that runs inside Blender and calls `bl.serve(sample)`."""
+    script: PathLike = ""
+    """Python file that runs inside Blender and calls `bl.serve(sample)`. It may be left out if `fleet` is given."""
+
+    fleet: str | None = None
+    """Name of a fleet that runs already, on Ray: `asyncblend.ray.start` keeps it warm. No Blender is started then. What
+    makes the samples is the fleet's: `script`, `scene`, `script_args`, `seed`, `blender`, `factory_startup` and
+    `autoexec`. Whichever of them is given here too must be the same there, files by their content; without a `script`,
+    those at their defaults are taken from the fleet. So are `instances`, and all that is about running Blenders. The
+    rest is this program's own: `length`, `start`, `ordered`, `shard`, `params`, `queue_size`, `prefetch`,
+    `on_bad_sample`. None: a fleet of this program's own."""
 
     scene: PathLike | None = None
     """.blend file to open first. None: Blender's factory scene (a cube, a camera, a light)."""
@@ -277,8 +285,12 @@ class StreamConfig:
     The scene is trusted as the script is. False: what needs them stands still, and a warning in the log names one."""
 
     def __post_init__(self) -> None:
+        if self.fleet is not None and (not isinstance(self.fleet, str) or not self.fleet):
+            raise ConfigError(f"fleet must be the name of a fleet, such as 'cubes'; got {self.fleet!r}")
+        if self.script == "" and self.fleet is None:
+            raise ConfigError("StreamConfig needs script, a path, unless it names a fleet; got script=''")
         for name in ("script", "scene", "blender", "logs"):
-            if name == "script" or getattr(self, name) is not None:
+            if getattr(self, name) != StreamConfig.__dataclass_fields__[name].default:
                 _path(name, getattr(self, name))
         if str(script := os.fspath(self.script)).endswith(".blend"):
             raise ConfigError(
@@ -325,6 +337,8 @@ class StreamConfig:
             return
         if not hasattr(self.cluster, "place"):
             raise ConfigError(f"cluster must be an asyncblend.ray.Cluster; got {self.cluster!r}")
+        if self.fleet is not None:
+            raise ConfigError(f"fleet={self.fleet!r} has its Blenders already: give either a fleet or a cluster")
         if self.gpus is not None:
             raise ConfigError(
                 f"gpus={self.gpus!r}: the cluster says which GPUs a Blender has; give it num_gpus=1 instead"
@@ -381,6 +395,7 @@ class StreamOptions(TypedDict, total=False):
     """StreamConfig's fields as keywords, for `BlenderStream(**options)` and `BlenderDataset(**options)`."""
 
     script: PathLike
+    fleet: str | None
     scene: PathLike | None
     script_args: Sequence[Any]
     instances: int

@@ -12,6 +12,7 @@ AsyncblendError
 ├── SampleError                           a sample could not be made: .index, .traceback
 ├── EpisodeOver                           a step was asked of an episode that has ended
 ├── EpisodeLost                           the Blender of an episode died, and it is not replayed: .step
+├── FleetLost                             the fleet that a stream is attached to has ended: .fleet
 ├── RecordingError                        a recording cannot be written or read: .path, .offset, .recorded
 ├── ProtocolError                         the other side sent a message that cannot be read
 ├── ForkedProcessError                    a stream was used in a forked copy of its process
@@ -131,6 +132,15 @@ class EpisodeLost(AsyncblendError):
         super().__init__(message)
         self.step = step
         """The number of steps that had been made."""
+
+
+class FleetLost(AsyncblendError):
+    """The fleet that a stream is attached to has ended: it was stopped, its node was lost, or it does not answer."""
+
+    def __init__(self, message: str = "", *, fleet: str = "") -> None:
+        super().__init__(message)
+        self.fleet = fleet
+        """Its name."""
 
 
 class RecordingError(AsyncblendError):

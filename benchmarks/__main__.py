@@ -22,6 +22,7 @@ from benchmarks.soak.command import soak
 from benchmarks.startup import startup
 from benchmarks.transport import transport
 from benchmarks.tune import tune
+from benchmarks.warm import warm
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 for _command in (
@@ -38,6 +39,7 @@ for _command in (
     record,
     replay,
     startup,
+    warm,
     memory,
     tune,
     soak,

@@ -30,6 +30,7 @@ from . import (
     startup,
     transport,
     tune,
+    warm,
 )
 from .machine import machine
 from .measuring import Effort
@@ -93,6 +94,7 @@ def _questions(blender: str | None) -> list[Question]:
         ("record", lambda how: record.measure(how, blender), (5, 1.0)),
         ("replay", replay.measure, (5, 0.3)),
         ("startup", startup.measure, (3, 0.0)),
+        ("warm", warm.measure, (5, 0.0)),
         ("tune", lambda how: tune.measure(how, blender=blender), (1, 2.0)),
     ]
     # If the module was measured, the executable is measured too, with fewer cases.

@@ -24,7 +24,7 @@ from .peers.plain import INSIDE, PlainBlenders
 from .render import CYCLES
 from .report import Metric, Report
 
-__all__ = ["measure", "startup"]
+__all__ = ["kinds", "measure", "startup"]
 
 _METHOD = (
     "One instance, a 128x96 image with Cycles. *asyncblend*: from entering the stream to the first frame. *plain "
@@ -56,10 +56,7 @@ def measure(how: Effort) -> Report:
     report = Report("startup", "Start: from nothing to the first frame", _METHOD, metrics, "asyncblend")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
-        kinds = {"fake": str(fake_blender(folder / "fake", values={"image": ("uint8", (96, 128, 3))}))}
-        if not how.quick:
-            kinds |= _real()
-        for kind, blender in kinds.items():
+        for kind, blender in kinds(folder, quick=how.quick).items():
             how.say(kind)
             limit = _once(_python) if kind == "fake" else _once(lambda b=blender: _plain(b, folder))  # type: ignore[misc]
             ways = {"asyncblend": _once(lambda b=blender: _ours(b)), "plain launch (limit)": limit}  # type: ignore[misc]
@@ -67,8 +64,11 @@ def measure(how: Effort) -> Report:
     return report
 
 
-def _real() -> dict[str, str]:
-    found = {}
+def kinds(folder: Path, *, quick: bool) -> dict[str, str]:
+    """Return the Blenders that are here, by name: the fake, which is made in the folder, and unless `quick` real ones."""
+    found = {"fake": str(fake_blender(folder / "fake", values={"image": ("uint8", (96, 128, 3))}))}
+    if quick:
+        return found
     with contextlib.suppress(BlenderNotFound):
         find_blender("bpy")
         found["bpy module"] = "bpy"

@@ -31,6 +31,8 @@ BAD_STREAM: list[tuple[str, Any]] = [
     ("script", None),
     ("script", 3),
     ("script", b"cube.py"),
+    ("fleet", ""),
+    ("fleet", 3),
     ("scene", ""),
     ("scene", 1.5),
     ("blender", ""),
@@ -135,11 +137,12 @@ def test_a_misspelt_option_gets_a_suggestion() -> None:
 
 
 def test_missing_script_is_named() -> None:
-    """The error names the only required option, whether or not others are given."""
+    """The error names the only required option, whether or not others are given. A fleet that runs has a script."""
     with pytest.raises(ConfigError, match="StreamConfig needs script"):
-        StreamConfig()  # type: ignore[call-arg]
+        StreamConfig()
     with pytest.raises(ConfigError, match="StreamConfig needs script"):
-        StreamConfig(instances=2)  # type: ignore[call-arg]
+        StreamConfig(instances=2)
+    assert StreamConfig(fleet="cubes").script == ""
 
 
 @pytest.mark.parametrize("cls", [StreamConfig, Timeouts, RestartPolicy])
@@ -153,6 +156,7 @@ def test_defaults_are_as_pinned() -> None:
     """The fields and their defaults are public."""
     assert {f.name: getattr(config_of(), f.name) for f in dataclasses.fields(StreamConfig)} == {
         "script": "cube.py",
+        "fleet": None,
         "scene": None,
         "script_args": (),
         "instances": 4,

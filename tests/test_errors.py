@@ -23,6 +23,7 @@ TREE: dict[str, tuple[type[BaseException], ...]] = {
     "SampleError": (errors.AsyncblendError,),
     "EpisodeOver": (errors.AsyncblendError,),
     "EpisodeLost": (errors.AsyncblendError,),
+    "FleetLost": (errors.AsyncblendError,),
     "ProtocolError": (errors.AsyncblendError,),
     "ForkedProcessError": (errors.AsyncblendError,),
     "RecordingError": (errors.AsyncblendError,),
@@ -39,6 +40,7 @@ DATA: dict[str, dict[str, Any]] = {
     "CrashLoop": INSTANCE,
     "SampleError": {"index": 17, "traceback": "Traceback (most recent call last):\n..."},
     "EpisodeLost": {"step": 12},
+    "FleetLost": {"fleet": "cubes"},
     "RecordingError": {"path": "cubes/shard-000003.tar", "offset": 1024, "recorded": 300},
 }
 DEFAULTS = {
@@ -47,6 +49,7 @@ DEFAULTS = {
     "returncode": None,
     "index": None,
     "step": None,
+    "fleet": "",
     "traceback": "",
     "path": None,
     "offset": None,

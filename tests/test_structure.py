@@ -38,17 +38,18 @@ BELOW: dict[str, set[str]] = {
     "recording": {"errors", "config", "aio", "wire", "__init__"},  # "__init__" for the version
     "pictures": {"errors"},
     "export": {"errors", "pictures"},
-    "stream": {"errors", "config", "aio", "wire", "fleet", "recording"},
+    "warm": {"errors", "config", "wire"},
+    "stream": {"errors", "config", "aio", "wire", "fleet", "recording", "warm"},
     "curriculum": {"errors", "config"},
     "data": {"errors", "config", "recording", "stream"},
     "scripts": {"errors"},
     "gym": {"errors", "config", "stream", "scripts"},
-    "ray": {"errors", "config", "aio", "wire", "fleet", "recording", "stream"},
+    "ray": {"errors", "config", "aio", "wire", "fleet", "recording", "stream", "warm"},
     "blendtorch": {"errors", "config", "stream"},
     "testing": {"errors", "wire", "blender"},
     "cli": {
         *("errors", "config", "aio", "wire", "fleet", "recording"),
-        *("pictures", "export", "stream", "data", "scripts", "ray", "__init__"),
+        *("pictures", "export", "stream", "data", "scripts", "ray", "warm", "__init__"),
     },
 }
 """What each room may import. Neither rooms nor files may import each other in a circle."""
@@ -57,11 +58,22 @@ PUBLIC_ATTRIBUTES: dict[str, set[str]] = {
     "BlenderStream": {
         *("aclose", "batches", "blender_version", "clips", "config", "episode", "episodes", "flush", "frames"),
         *("load_state_dict", "record"),
-        *("render", "state_dict", "stats", "sync"),
+        *("render", "source", "state_dict", "stats", "sync"),
     },
     "Frames": {*("aclose", "batches", "clips", "episodes", "flush", "samples", "state_dict", "stats")},
     "SyncStream": {
-        *("begin_episode", "blender_version", "close", "config", "episode", "flush", "frames", "render", "start"),
+        *(
+            "begin_episode",
+            "blender_version",
+            "close",
+            "config",
+            "episode",
+            "flush",
+            "frames",
+            "render",
+            "source",
+            "start",
+        ),
         *("state_dict", "stats", "usable", "wait_ready"),
     },
     "SyncFrames": {
@@ -268,7 +280,7 @@ if TYPE_CHECKING:
 def test_who_imports_what_is_heavy() -> None:
     """Only the datasets import torch, only `aio` uvloop, and only the writers webdataset, which imports torch.
 
-    Only `gym` imports Gymnasium, and only `ray` Ray.
+    Only `gym` imports Gymnasium, and only `ray`, and `warm` below the streams, Ray.
     """
     for module, homes in {
         "torch": [
@@ -288,9 +300,10 @@ def test_who_imports_what_is_heavy() -> None:
             f"ray/{name}.py"
             for name in (
                 *("__init__", "actors", "cluster", "generating", "keeper", "placing", "recording", "remote"),
-                *("renderer", "rows"),
+                *("renderer", "rows", "serving", "warm"),
             )
-        ],
+        ]
+        + [f"warm/{name}.py" for name in ("attachment", "connection", "finding")],
         "fsspec": ["recording/places.py"],
         "uvloop": ["aio.py"],
         "webdataset": ["recording/writer.py"],
@@ -513,7 +526,7 @@ def test_the_public_names_are_as_pinned() -> None:
         *("InstanceError", "InstanceExited", "ProtocolError", "RecordingError", "SampleError", "StartTimeout"),
         *("StreamClosed", "BlenderDataset", "MixedDataset", "RecordedDataset", "RestartPolicy", "StreamConfig"),
         *("Timeouts", "BlenderStream", "Frame", "Frames", "PassStats", "StreamStats", "SyncFrames", "SyncStream"),
-        *("BlenderMapDataset", "Curriculum", "WindowClosed", "collate"),
+        *("BlenderMapDataset", "Curriculum", "FleetLost", "WindowClosed", "collate"),
     }
     assert set(blender.__all__) >= {"Camera", "Task", "render", "serve"}
 

@@ -1,7 +1,8 @@
 """The command line: `asyncblend`, or `python -m asyncblend`.
 
 One file for each command, which imports what it needs only when it runs, so that `--help` needs nothing but typer
-and rich: `bench`, `demo`, `export`, `inspect`, `link`, `record` and `stream`, and the folder `doctor/`.
+and rich: `bench`, `demo`, `export`, `inspect`, `link`, `record` and `stream`, the three of `fleet`, and the folder
+`doctor/`.
 
 What the commands share:
 
@@ -33,6 +34,7 @@ from .bench import bench
 from .demo import demo
 from .doctor.command import doctor
 from .export import export
+from .fleet import list_, start, stop
 from .inspect import inspect
 from .link import link
 from .needs import what_to_install
@@ -45,6 +47,10 @@ __all__ = ["main"]
 
 
 class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the help. typer would put a group of commands at the end."""
+        return sorted(super().list_commands(ctx))
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command. typer would let Ctrl-C end it without a word."""
         try:
@@ -73,12 +79,17 @@ def _help(command: Callable[..., None]) -> str:
 
 _RENDERING: tuple[Callable[..., None], ...] = (bench, export, inspect, record, stream)
 _OTHERS: tuple[Callable[..., None], ...] = (demo, doctor, link)
+_ABOUT_ARGUMENTS = "The ARGUMENTS after `--` are the script's: its `sys.argv[1:]`."
 for _command in sorted(_RENDERING + _OTHERS, key=lambda command: command.__name__):
     if _command in _RENDERING:
-        about = "The ARGUMENTS after `--` are the script's: its `sys.argv[1:]`."
-        app.command(help=_help(_command), epilog=about, cls=ScriptCommand)(_command)
+        app.command(help=_help(_command), epilog=_ABOUT_ARGUMENTS, cls=ScriptCommand)(_command)
     else:
         app.command(help=_help(_command))(_command)
+_fleet = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode=None)
+_fleet.command(help=_help(start), epilog=_ABOUT_ARGUMENTS, cls=ScriptCommand)(start)
+_fleet.command("list", help=_help(list_))(list_)
+_fleet.command(help=_help(stop))(stop)
+app.add_typer(_fleet, name="fleet", help="Start, list and stop fleets that stay warm.")
 
 
 def _print_version(wanted: bool) -> None:

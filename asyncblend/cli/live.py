@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..config import StreamConfig
     from ..stream.frame import Frame
     from ..stream.stats import StreamStats
+    from ..warm.told import FleetStatus
 
 _EVERY = 10.0  # seconds between two plain lines
 _LATE = 10.0  # seconds without a frame, after which it is said what is being waited for
@@ -85,8 +86,8 @@ def facts_table(facts: Mapping[str, str | Text]) -> Table:
     return table
 
 
-def doing(stats: StreamStats | None) -> str:
-    """Return what the Blenders of a stream do now, such as "Blenders: 1 starting, 3 rendering"."""
+def doing(stats: StreamStats | FleetStatus | None) -> str:
+    """Return what the Blenders of a stream or a fleet do now, such as "Blenders: 1 starting, 3 rendering"."""
     if stats is None or not stats.state:
         return "no Blender was started yet"
     counts = Counter(_DOING.get(state, state) for state in stats.state.values())

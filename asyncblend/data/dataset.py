@@ -193,7 +193,7 @@ class BlenderDataset(ItemDataset):
         if self._frames is not None:
             self._frames.close("another iteration over the same dataset has begun")
         self._frames = stream.frames(_indices(share.config, epoch), state=state)
-        self._source = self._source or source(self.config)  # the files as the Blenders have read them, for the states
+        self._note_source()  # the files as the Blenders have read them, for the states
         return self._frames
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -242,11 +242,27 @@ class BlenderDataset(ItemDataset):
         same = super()._same()
         return {
             **same,
-            "workers_with_blenders": min(max(same["workers"], 1), self.config.instances),
+            "workers_with_blenders": self._workers_with_blenders(max(same["workers"], 1)),
             "start": self.config.start,
             "length": self.config.length,
-            **(self._source or source(self.config)),
+            **(self._source or self._source_now()),
         }
+
+    def _workers_with_blenders(self, workers: int) -> int:
+        return workers if self.config.fleet is not None else min(workers, self.config.instances)
+
+    def _note_source(self) -> None:
+        if self._source is None:
+            self._source = self._source_now()
+
+    def _source_now(self) -> dict[str, Any]:
+        """Return what the samples are a function of. A fleet that is not this program's must be asked."""
+        if self.config.fleet is None:
+            return source(self.config)
+        share = self._share() or share_of(self.config, self._distributed()[0])
+        assert share is not None, "each process has a share of such a fleet"
+        self._source = self._own.of(share).source()
+        return self._source
 
     def _untouched(self, epoch: int) -> dict[str, Any]:
         share = self._share()

@@ -32,6 +32,8 @@ class Share(NamedTuple):
 def share_of(config: StreamConfig, rank: int) -> Share | None:
     """Return what this process runs of a config's instances: in a DataLoader's worker, a part of them, or none.
 
+    All workers share the instances of a `fleet`, which is another program's.
+
     Raises:
         ConfigError: In a worker, the Blenders are those of a cluster.
     """
@@ -42,6 +44,8 @@ def share_of(config: StreamConfig, rank: int) -> Share | None:
             "a worker of a DataLoader would be a host of its own for Blenders of the cluster; iterate with num_workers=0, "
             "as the Blenders make their samples on other machines anyway"
         )
+    if config.fleet is not None:
+        return Share(config, 0, w, workers)
     active = min(workers, config.instances)
     if w >= active:
         return None

@@ -16,6 +16,7 @@ from ..stream.params import is_iterator
 
 # Else Ray kills the children of an actor that ends, before it could stop its Blenders, and the sweeper of its files too.
 ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
+"""The runtime environment of whatever has a fleet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Actors:
         Raises:
             ConfigError: An actor cannot have what the config asks for.
         """
+        if config.fleet is not None:
+            raise ConfigError(f"fleet={config.fleet!r} runs already; give the script that the nodes are to render")
         if config.gpus is not None:
             raise ConfigError(f"gpus={config.gpus!r}: Ray says which GPUs an actor has; give num_gpus instead")
         if config.cluster is not None:

@@ -4,54 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
 
 import ray
-from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..errors import ConfigError
-
 _log = logging.getLogger("asyncblend")
-_PATIENCE = 10.0  # seconds that a head may take to answer, and between two messages that say what is being waited for
-
-
-def connect(address: str | None = None, *, quiet: bool = False) -> None:
-    """Connect this program to a cluster, unless it is connected.
-
-    Args:
-        address: Where the cluster is, such as "10.0.0.5:6379". None: as the environment's RAY_ADDRESS says, or on this
-            machine, where one is started if there is none.
-        quiet: Whether Ray tells only what is wrong.
-
-    Raises:
-        ConfigError: There is no cluster; or the address is that of Ray's client, through which files cannot be seen.
-    """
-    if ray.is_initialized():
-        return
-    if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
-    if address is not None and address.startswith("ray://"):
-        raise ConfigError(
-            f"{address!r} is for programs outside of the cluster; run this on one of its nodes, without an address or with "
-            f"that of its head, such as 10.0.0.5:6379"
-        )
-    try:
-        if address is not None and ":" in address:  # Ray itself would try for two minutes
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
-        ray.init(address, logging_level="warning" if quiet else "info")
-    except (OSError, ValueError, OverflowError, RuntimeError, RayError) as error:
-        where = "on this machine" if address is None else f"at {address!r}"
-        raise ConfigError(f"no cluster of Ray that this program may join {where}: {error}") from None
-    if quiet:
-        for name, level in {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}.items():
-            logging.getLogger(name).setLevel(level)
+_PATIENCE = 10.0  # seconds between two messages that say what is being waited for
 
 
 def wait_for_nodes(actors: int, each: Mapping[str, float]) -> None:

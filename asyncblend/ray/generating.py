@@ -14,8 +14,9 @@ import ray.data
 from ..config import Params, PathLike, StreamConfig, check_params, check_whole
 from ..errors import ConfigError
 from ..stream.passes import own_indices
+from ..warm.connection import connect
 from .actors import Actors
-from .cluster import BlenderVersions, connect, start_here, wait_for_nodes
+from .cluster import BlenderVersions, start_here, wait_for_nodes
 from .renderer import Job, Renderer
 from .shipping import Shipment
 

@@ -19,11 +19,12 @@ from ..config import PathLike, StreamConfig, options_checked
 from ..errors import ConfigError
 from ..fleet.place import Meeting, Network
 from ..fleet.workspace import Workspace
+from ..warm.connection import connect
 from ..wire.launch import Host, Life
 from ..wire.line import Line
 from ..wire.ring import Ring
 from .actors import ENVIRONMENT
-from .cluster import connect, describe_nodes, room
+from .cluster import describe_nodes, room
 from .keeper import Keeper, packed
 from .remote import RemoteBlender, end
 

@@ -33,8 +33,9 @@ from ..recording.shards import Shard, Span, find_shard, shards_in, tar_of
 from ..recording.writer import ShardSize, Writer, write_shard
 from ..stream.frame import Frame
 from ..stream.passes import own_indices
+from ..warm.connection import connect
 from .actors import Actors
-from .cluster import BlenderVersions, Tally, connect, room, start_here, wait_for_nodes
+from .cluster import BlenderVersions, Tally, room, start_here, wait_for_nodes
 from .generating import blocks_of
 from .renderer import Job, Renderer
 from .shipping import Shipment

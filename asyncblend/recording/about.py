@@ -20,13 +20,17 @@ _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "qu
 """What must be the same in all of a recording. Scripts and scenes are compared by their content."""
 
 
-def about(config: StreamConfig, images: Images) -> dict[str, Any]:
+def about(config: StreamConfig, images: Images, made_of: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what the samples of a stream are a function of, and how they are recorded, as JSON values.
 
     Raises ConfigError if the script or the scene cannot be read, or params cannot be sent to Blender.
+
+    Args:
+        config, images: The stream's.
+        made_of: What `source` has returned. None: it is called.
     """
     return {
-        **source(config),
+        **(source(config) if made_of is None else made_of),
         "params": _params(config.params),
         "image_format": images.format,
         "quality": images.quality,

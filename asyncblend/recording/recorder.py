@@ -47,6 +47,7 @@ class _Stream(Protocol[F_co]):
 
     @property
     def blender_version(self) -> str: ...
+    def source(self) -> dict[str, Any]: ...
     def frames(self, indices: Sequence[int], *, state: Mapping[str, Any]) -> _Frames[F_co]: ...
     async def __aenter__(self) -> object: ...
     async def aclose(self) -> None: ...
@@ -185,7 +186,9 @@ class Recorder(AsyncIterator[F]):
 
     async def _open(self) -> None:
         """Read what the folder has, and begin a pass over the rest."""
-        made_of = await asyncio.to_thread(about, self._stream.config, self._images)
+        if self._stream.config.fleet is not None:  # which alone knows what its samples are made of
+            await self._enter()
+        made_of = await asyncio.to_thread(self._made_of)
         self._writer = Writer(self._folder, made_of, self._shard_size)
         await asyncio.to_thread(self._writer.open)
         there = set(self._writer.indices)
@@ -194,14 +197,21 @@ class Recorder(AsyncIterator[F]):
         done = sorted(indices.index(index) for index in there if index in indices)
         if self.closed or len(done) == len(indices):
             return
-        self._owns_stream = not self._entered()
-        if self._owns_stream:
-            await self._stream.__aenter__()
+        await self._enter()
         # A state, not a list of what is missing, which may be long.
         watermark = next((i for i, position in enumerate(done) if i != position), len(done))
         described = {"start": indices.start, "stop": indices.stop, "step": indices.step}
         state = {"seed": self._stream.config.seed, "indices": described, "watermark": watermark}
         self._frames = self._stream.frames(indices, state={**state, "above": done[watermark:]}).samples()
+
+    def _made_of(self) -> dict[str, Any]:
+        return about(self._stream.config, self._images, self._stream.source())
+
+    async def _enter(self) -> None:
+        """Enter the stream, unless it is entered already."""
+        if not self._entered():
+            self._owns_stream = True
+            await self._stream.__aenter__()
 
     def _write(self, frame: Any, before: threading.Event, written: threading.Event) -> None:
         """Encode a frame, and write it after the one before it, in a thread of the pool, which begins that one first."""

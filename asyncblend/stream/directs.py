@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
-from ..fleet.fleet import Fleet
 from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.protocol import Name
 from .direct import Direct, Played
+from .ends import Blenders
 from .episode_pass import EpisodePass
 from .holding import Held
 from .passes import Pass
@@ -23,7 +23,7 @@ class Directs:
         frames: Counts the frames of each instance.
     """
 
-    def __init__(self, fleet: Fleet, lines: MutableMapping[Life, Line], frames: MutableMapping[int, int]) -> None:
+    def __init__(self, fleet: Blenders, lines: MutableMapping[Life, Line], frames: MutableMapping[int, int]) -> None:
         self._fleet, self._lines, self._frames = fleet, lines, frames
         self._open: dict[int, tuple[Direct, Held]] = {}  # by pass, which has one lease
         self._told: dict[int, float | None] = {}  # likewise: when the step began that the fleet was told of

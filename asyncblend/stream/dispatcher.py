@@ -8,16 +8,15 @@ from typing import Any
 
 from ..config import StreamConfig
 from ..errors import InstanceError, ProtocolError, SampleError
-from ..fleet.fleet import Fleet
 from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.protocol import WHOLE, Name, Step
 from .direct import Direct
 from .directs import Directs
+from .ends import Blenders, Sender
 from .episode_pass import EpisodePass
 from .frame import Frame
 from .holding import Held, Holding, load, urgent_load
-from .hub import Hub
 from .leases import Lease
 from .params import Drawn, Feeds
 from .passes import Arrival, Pass
@@ -32,7 +31,7 @@ class Dispatcher:
     slots are full, never holds up another.
     """
 
-    def __init__(self, config: StreamConfig, hub: Hub, fleet: Fleet, lines: MutableMapping[Life, Line]) -> None:
+    def __init__(self, config: StreamConfig, hub: Sender, fleet: Blenders, lines: MutableMapping[Life, Line]) -> None:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, fleet
         self.feeds = Feeds(self.dispatch, config.params)
@@ -384,7 +383,14 @@ class Dispatcher:
                 self._hub.send_revoke(life, number, [serial])
 
     def frame(
-        self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step = WHOLE
+        self,
+        life: Life,
+        number: int,
+        serial: int,
+        index: int,
+        values: dict[str, Any],
+        step: Step = WHOLE,
+        made_by: int | None = None,
     ) -> None:
         """Hand a frame to its pass, if the sender holds that lease now.
 
@@ -394,6 +400,7 @@ class Dispatcher:
             index: The sample's.
             values: What the frame carries.
             step: Which frame of its sample it is.
+            made_by: Number of the Blender, where the life is no Blender's own. None: that of the life.
         """
         if (direct := self._directs.find((number, serial))) is not None and direct.has_step(step.number):
             self._stale += 1  # it was made once more, because a connection was lost
@@ -405,7 +412,8 @@ class Dispatcher:
         one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
         if one is None:
             return
-        self._frames[life.instance] += 1
+        instance = life.instance if made_by is None else made_by
+        self._frames[instance] += 1
         source, lease = one
         if dropped or source.ended:
             self._stale += 1
@@ -414,7 +422,7 @@ class Dispatcher:
             frame = Frame(
                 values,
                 index=lease.index,
-                instance=life.instance,
+                instance=instance,
                 params=params,
                 params_age=source.age(lease),
                 step=step.number,
@@ -446,12 +454,16 @@ class Dispatcher:
 
     def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None:
         """Tell a pass that its sample raised, if the sender holds that lease now."""
+        text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}".rstrip()
+        self.bad_sample(life, number, serial, SampleError(text, index=index, traceback=traceback))
+
+    def bad_sample(self, life: Life, number: int, serial: int, error: SampleError) -> None:
+        """Tell a pass why its sample cannot be made, if the sender holds that lease now."""
         taken_back = self._by_message(life, number, serial).is_closing((number, serial))
         one = self._answer(life, number, serial)
         if one is not None:
             if not taken_back:
-                text = f"sample {index} failed in Blender {life.instance}: {error}\n\n{traceback}".rstrip()
-                one.source.sample_failed(one.lease, SampleError(text, index=index, traceback=traceback))
+                one.source.sample_failed(one.lease, error)
                 if one.source.error is not None:
                     self._give_up(one.source)
             self.dispatch()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import StreamConfig, check_whole
-from ..errors import EpisodeLost, InstanceError
+from ..errors import ConfigError, EpisodeLost, InstanceError
 from .direct import Direct
 from .frame import Frame
 from .leases import Lease
@@ -39,6 +39,11 @@ class EpisodePass(Pass):
         wants_line: bool = False,
     ) -> None:
         check_whole("max_replay", max_replay, 0)
+        if config.fleet is not None:
+            raise ConfigError(
+                f"an episode that is stepped keeps a Blender for itself, and those of fleet {config.fleet!r} are shared; "
+                f"give a script instead of the fleet, for Blenders of this program's own"
+            )
         self.wants_line = wants_line
         super().__init__(config, [index], params=params, queue_size=1, urgent=True, on_bad_sample="raise")
         self._index, self._max_replay = index, max_replay

@@ -82,7 +82,7 @@ class Pass:
         on_bad_sample: Literal["raise", "skip"] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self._seed = config.seed
+        self._seed = config.seed if config.script else None  # None: the fleet's, which is not known yet
         self._indices = own_indices(config) if indices is None else checked_indices(indices)
         self.params = ParamsSource(config.params if params is None else check_params(params))
         self._skips = (on_bad_sample or config.on_bad_sample) == "skip"
@@ -357,6 +357,8 @@ class Pass:
         if not isinstance(state, Mapping) or "indices" not in state:
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
         own = {"seed": self._seed, "indices": _description(self._indices)}
+        if self._seed is None or state.get("seed", self._seed) is None:
+            self._seed = own["seed"] = state.get("seed")
         for name, value in own.items():
             if state.get(name) != value:
                 raise ConfigError(f"the saved state has {name}={state.get(name)!r}, this stream has {value!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from typing import Any
 
 from ..aio import AtExit, finish, separate_after_fork, the_one_error
 from ..config import StreamConfig
@@ -13,6 +14,7 @@ from ..fleet.fleet import Fleet
 from ..fleet.place import Here
 from ..fleet.preflight import check_descriptors
 from ..fleet.workspace import Workspace
+from ..recording.about import source
 from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.ring import Ring
@@ -26,7 +28,7 @@ _process = os.getpid()  # kept, because a system call for each frame is slow
 class Run:
     """The engine under `BlenderStream` and `Bridge`: both begin passes on its dispatcher.
 
-    `open`, then `ready`, and `aclose` on every path; once each, in one event loop.
+    `begin`, then `ready`, and `aclose` on every path; once each, in one event loop.
 
     Args:
         config: The options.
@@ -34,7 +36,7 @@ class Run:
     """
 
     def __init__(self, config: StreamConfig, *, first_instance: int = 0) -> None:
-        self._config, self._first = config, first_instance
+        self.config, self._first = config, first_instance
         self._pid = _process
         self._resources = contextlib.ExitStack()
         self._rings: dict[Life, Ring] = {}
@@ -43,7 +45,7 @@ class Run:
         self._serving: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
-    def open(self) -> None:
+    async def begin(self) -> None:
         """Find Blender, bind the socket and begin to launch the fleet. Passes may be begun from now on.
 
         Raises:
@@ -51,7 +53,7 @@ class Run:
                 working directory or folder for temporary files; or Blender cannot open the window that is wanted.
             BlenderNotFound: There is no Blender.
         """
-        config = self._config
+        config = self.config
         check_descriptors(config.instances)
         place = Here(config, self._first) if config.cluster is None else config.cluster.place(config, self._first)
         self.loop = asyncio.get_running_loop()
@@ -63,7 +65,7 @@ class Run:
             self._fleet = Fleet(config, spawn, self._hub.send_stop, first=self._first)
             self._dispatcher = Dispatcher(config, self._hub, self._fleet, self._lines)
             self._serving = asyncio.create_task(self._serve(), name="asyncblend run")  # aclose awaits it
-            _open.add(self)
+            self._keep()
         except BaseException:
             self._resources.close()
             raise
@@ -80,13 +82,13 @@ class Run:
 
     @property
     def opened(self) -> bool:
-        """Whether `open` has succeeded."""
+        """Whether `begin` has succeeded."""
         return self._dispatcher is not None
 
     @property
     def dispatcher(self) -> Dispatcher:
         """Serves the passes, once the run is open."""
-        assert self._dispatcher is not None, "open comes first"
+        assert self._dispatcher is not None, "begin comes first"
         return self._dispatcher
 
     @property
@@ -94,11 +96,19 @@ class Run:
         """Blender's version, once an instance is ready; "" before, and where there is none."""
         return self._hub.blender if self.opened else ""
 
+    def source(self) -> dict[str, Any]:
+        """Return what the samples are a function of, but for params, as JSON values.
+
+        Raises:
+            ConfigError: The script or the scene cannot be read.
+        """
+        return source(self.config)
+
     def stats(self) -> StreamStats:
         """Return a snapshot, also before the start and after the end."""
         if self._dispatcher is not None:
             return self._dispatcher.stats()
-        numbers = range(self._first, self._first + self._config.instances)
+        numbers = range(self._first, self._first + self.config.instances)
         return StreamStats(
             delivered=0, rendering=0, queued=0, restarts=0, recycled=0, duplicates=0, stale=0, bad_messages=0, refused=0,
             skipped=0, frames=dict.fromkeys(numbers, 0), state=dict.fromkeys(numbers, "new"),
@@ -148,24 +158,14 @@ class Run:
             self._ready.set_exception(closed)
         self._ready.exception()  # whoever waits has it; nobody else needs it
         self.dispatcher.close(closed)  # also frees the memory of frames that nobody can take any more
-        await self.dispatcher.feeds.aclose(self._config.timeouts.stop)
+        await self.dispatcher.feeds.aclose(self.config.timeouts.stop)
         self._free()
 
     async def _serve(self) -> None:
-        """Run the fleet and the hub until cancelled, or until they cannot go on. Their error goes to the consumers."""
-        fleet, dispatcher = self._fleet, self.dispatcher
+        """Run until cancelled, or until it cannot go on. Its error goes to the consumers."""
+        dispatcher = self.dispatcher
         try:
-            await self._spawn.check()
-            # The hub outlives the fleet, so that a Blender that reconnects while the fleet stops still receives STOP.
-            async with asyncio.TaskGroup() as outer:
-                hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")
-                async with asyncio.TaskGroup() as group:
-                    running = fleet.run(dispatcher.dispatch, self._life_over, dispatcher.watch)
-                    group.create_task(running, name="asyncblend fleet")
-                    await fleet.first_ready()
-                    if not self._ready.done():
-                        self._ready.set_result(None)
-                hearing.cancel()
+            await self._run()
         except BaseException as error:
             cause = the_one_error(error)
             if isinstance(cause, asyncio.CancelledError):
@@ -178,6 +178,25 @@ class Run:
         finally:
             self._free()
 
+    async def _run(self) -> None:
+        """Run the fleet and the hub until cancelled, or until they cannot go on."""
+        fleet, dispatcher = self._fleet, self.dispatcher
+        await self._spawn.check()
+        # The hub outlives the fleet, so that a Blender that reconnects while the fleet stops still receives STOP.
+        async with asyncio.TaskGroup() as outer:
+            hearing = outer.create_task(self._hub.serve(fleet, dispatcher), name="asyncblend hub")
+            async with asyncio.TaskGroup() as group:
+                running = fleet.run(dispatcher.dispatch, self._life_over, dispatcher.watch)
+                group.create_task(running, name="asyncblend fleet")
+                await fleet.first_ready()
+                if not self._ready.done():
+                    self._ready.set_result(None)
+            hearing.cancel()
+
+    def _keep(self) -> None:
+        """Let this run be ended at the exit, and disowned in forked copies."""
+        _open.add(self)
+
     def _end_at_exit(self) -> None:
         """Stop the fleet of a loop that nobody runs any more, as ZeroMQ would wait at the exit for an open socket."""
         if self.forked or self.ended or self.loop.is_running():
@@ -185,8 +204,11 @@ class Run:
         if not self.loop.is_closed():
             self.loop.run_until_complete(self.aclose())
         else:
-            self._fleet.kill()
+            self._kill()
             self._free()
+
+    def _kill(self) -> None:
+        self._fleet.kill()
 
     def _disown(self) -> None:
         """In a forked copy: let go of all that is the parent's, so that nothing that ends here ends it there."""
@@ -211,7 +233,7 @@ class Run:
         self._lines.clear()
 
 
-_open = AtExit(Run._end_at_exit)
+_open = AtExit[Run](lambda run: run._end_at_exit())
 
 
 def _disown_in_forked_child() -> None:

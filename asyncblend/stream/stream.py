@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..aio import finish
 from ..config import Params, StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError, StreamClosed
+from .attached import run_of
 from .clips import Clip
 from .episode import Episode
 from .episode_pass import MAX_REPLAY, EpisodePass
@@ -37,7 +38,8 @@ class BlenderStream(AsyncIterator[Frame]):
                 ...
 
     Entering starts the fleet and returns when the first instance is ready. Leaving stops it, on every path, within
-    `timeouts.stop` and a little. A stream is entered once, in one event loop, and is not thread-safe; `sync` is for
+    `timeouts.stop` and a little. With `fleet`, entering attaches to one that runs already, and leaving gives back what
+    that holds of this stream. A stream is entered once, in one event loop, and is not thread-safe; `sync` is for
     programs without asyncio. Several tasks may iterate; each frame goes to one of them.
 
     Iterating over the stream itself is one pass over the config's own indices. `frames` begins others over the same
@@ -53,7 +55,7 @@ class BlenderStream(AsyncIterator[Frame]):
 
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[StreamOptions]) -> None:
         self.config = resolve(config, options)
-        self._run = Run(self.config)
+        self._run = run_of(self.config)
         self._source = Pass(self.config)  # the config's own pass, begun when it is first iterated
         self._loaded: Mapping[str, Any] | None = None  # the state where that goes on
         self._frames: Frames | None = None
@@ -67,16 +69,21 @@ class BlenderStream(AsyncIterator[Frame]):
         """Start the fleet, and return when the first instance is ready.
 
         Raises:
-            ConfigError: Script or scene do not exist, or the stream was entered before.
+            ConfigError: Script or scene do not exist, or the stream was entered before; or the `fleet` does not run, or
+                makes other samples than the config says.
             BlenderNotFound: There is no Blender.
             InstanceExited, StartTimeout: A Blender died, or was not ready in time. Nothing is left running.
+            FleetLost: The `fleet` has ended meanwhile.
             ForkedProcessError: This is a forked copy.
         """
         self._run.check_process()
         if self._entered():
             raise ConfigError("a BlenderStream can be entered only once; make another one")
-        self._run.open()
+        await self._run.begin()
         try:
+            if self._run.config is not self.config:
+                self.config = self._run.config
+                self._source = Pass(self.config, state=self._loaded)
             await self._run.ready()
         except BaseException:
             await self.aclose()
@@ -171,7 +178,7 @@ class BlenderStream(AsyncIterator[Frame]):
 
         Raises:
             SampleError: The script raised, or the sample killed its Blender too often.
-            ConfigError: An argument is wrong, or the stream was not entered.
+            ConfigError: An argument is wrong, or the stream was not entered; or its `fleet` is shared with others.
             StreamClosed: The stream was closed before the frame came.
         """
         episode = Episode(self._open(), EpisodePass(self.config, index, params, max_replay=max_replay))
@@ -292,6 +299,16 @@ class BlenderStream(AsyncIterator[Frame]):
         if not isinstance(state, Mapping):
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
         self._source, self._loaded = Pass(self.config, state=state), state
+
+    def source(self) -> dict[str, Any]:
+        """Return what the samples are a function of, but for params: seed, script, scene and arguments, as JSON values.
+
+        With `fleet`, they are known once the stream is entered.
+
+        Raises:
+            ConfigError: The script or the scene cannot be read.
+        """
+        return self._run.source()
 
     @property
     def blender_version(self) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 from ..config import Params, StreamConfig
 from ..errors import ConfigError, StreamClosed
+from .attached import run_of
 from .bridge import Bridge, Channel
 from .episode_pass import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .loop_thread import LoopThread
 from .passes import Indices, Pass
-from .run import Run
 from .stats import StreamStats
 from .sync_episode import SyncEpisode
 from .sync_frames import SyncFrames
@@ -41,7 +41,8 @@ class SyncStream(Iterator[Frame]):
         self, config: StreamConfig, state: Mapping[str, Any] | None = None, *, first_instance: int = 0
     ) -> None:
         self.config = config
-        self._run = Run(config, first_instance=first_instance)
+        self._loaded = state
+        self._run = run_of(config, first_instance=first_instance)
         self._source = Pass(config, state=state)
         self._own: SyncFrames | None = None
         self._own_channel = Channel(self._source)
@@ -110,12 +111,14 @@ class SyncStream(Iterator[Frame]):
         Raises:
             AsyncblendError: As `BlenderStream.frames` raises, or because the fleet could not start.
         """
+        self._wait_open()
         return self._frames(
             Pass(self.config, indices, params=params, ordered=ordered, queue_size=queue_size, state=state)
         )
 
     def render(self, index: int, params: Mapping[str, Any] | None = None) -> Frame:
         """Render one sample, and wait for its frame, as `BlenderStream.render` does."""
+        self._wait_open()
         with self._frames(Pass.single(self.config, index, params)) as frames:
             return next(frames)
 
@@ -139,6 +142,7 @@ class SyncStream(Iterator[Frame]):
         self, index: int, params: Mapping[str, Any] | None = None, *, max_replay: int = MAX_REPLAY
     ) -> SyncEpisode:
         """Begin an episode, and do not wait for its first frame: its `receive` does. So several begin at once."""
+        self._wait_open()
         source = EpisodePass(self.config, index, params, max_replay=max_replay, wants_line=True)
         return SyncEpisode(source, self._frames(source), self._bridge)
 
@@ -154,6 +158,17 @@ class SyncStream(Iterator[Frame]):
     def state_dict(self) -> dict[str, Any]:
         """Return which samples of the config's own pass have been delivered, as plain data that JSON can hold."""
         return self._bridge.call_or_now(self._source.state_dict)
+
+    def source(self) -> dict[str, Any]:
+        """Return what the samples are a function of, but for params, as `BlenderStream.source` does.
+
+        Raises:
+            ConfigError: The script or the scene cannot be read.
+            AsyncblendError: Why the `fleet` cannot be attached to.
+        """
+        if self.config.fleet is not None:
+            self.wait_ready()
+        return self._run.source()
 
     @property
     def blender_version(self) -> str:
@@ -215,7 +230,10 @@ class SyncStream(Iterator[Frame]):
 
     async def _main(self) -> None:
         try:
-            self._run.open()
+            await self._run.begin()
+            if self._run.config is not self.config:
+                self.config = self._run.config
+                self._source = self._own_channel.source = Pass(self.config, state=self._loaded)
             self._opened.set()
             await self._run.ready()
             self._started.set_result(None)

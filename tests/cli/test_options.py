@@ -22,7 +22,8 @@ from asyncblend.recording import Recording
 from asyncblend.testing import fake_blender
 
 NAMES = sorted(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
-RENDERING = ("bench", "export", "inspect", "record", "stream")
+FLEET = ("fleet list", "fleet start", "fleet stop")
+RENDERING = ("bench", "export", "fleet start", "inspect", "record", "stream")
 SCRIPT = """
 import runpy, sys
 from asyncblend import blender as bl
@@ -50,15 +51,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [None, *NAMES])
+@pytest.mark.parametrize("command", [None, *NAMES, *FLEET])
 def test_help_teaches(command: str | None, tmp_path: Path) -> None:
     """-h and --help are the same. Each command has an example, whose options are real, and flags can be turned off."""
-    own = () if command is None else (command,)
+    own = () if command is None else command.split()
     short, long = (asyncblend(*own, option, cwd=tmp_path) for option in ("-h", "--help"))
     assert short.returncode == long.returncode == 0
     assert short.stdout == long.stdout
     if command is None:
-        for name in NAMES:
+        for name in (*NAMES, "fleet"):
             assert re.search(rf"^  {name} +\w.*\.$", short.stdout, re.MULTILINE)  # no sentence is cut off
         return
     examples = re.findall(rf"^      asyncblend ({command}.*)$", short.stdout, re.MULTILINE)
@@ -187,7 +188,8 @@ def test_a_toml_file_that_python_cannot_read(text: str, tmp_path: Path) -> None:
 
 def test_every_command_is_registered_in_order() -> None:
     """The list of the help is sorted."""
-    assert list(typer.main.get_command(app).commands) == NAMES  # type: ignore[attr-defined]
+    commands: Any = typer.main.get_command(app)
+    assert commands.list_commands(None) == sorted([*NAMES, "fleet"])
 
 
 @pytest.mark.parametrize(

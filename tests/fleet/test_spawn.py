@@ -54,7 +54,7 @@ def sample(task):
     blender = fake_blender(tmp_path / "fake")
     config = ab.StreamConfig(script=script, script_args=[["a"]], blender=blender, instances=1, length=1, gpus=[0, 1, 2])
     run = Run(config, first_instance=4)
-    run.open()
+    await run.begin()
     try:
         (frame,) = [frame async for frame in Frames(run, Pass(config))]
     finally:

@@ -1,0 +1,252 @@
+"""Attachment: a program's places in a fleet that another one has started. Leases go there, frames come back.
+
+The program has as many places as the fleet has Blenders, and each looks to its dispatcher like a Blender: it takes the
+leases that it is given one after another. Which Blender makes a sample, the fleet decides: all programs share them.
+
+    Dispatcher -> send_lease, send_step, send_revoke -> calls of the fleet's actor
+               <- frame, bad_sample, over ------------- what these calls return
+
+Each call is answered by what the actor's method returns, so a frame is an object of Ray's that belongs to the program
+which has asked for it, and goes when that program goes. On the fleet's own node its arrays are views of shared memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
+from ..wire.launch import Life
+from ..wire.protocol import Name, Step, check_version
+from .finding import find
+from .told import Answer, Bad, Ended, FleetStatus, Gone, Made, Over, Welcome
+
+_EVERY = 1.0  # seconds between two looks at how the fleet is
+
+
+class Answers(Protocol):
+    """What an attachment tells of leases; `Dispatcher` says what each call means. None of them may block."""
+
+    def dispatch(self) -> None: ...
+    def frame(
+        self,
+        life: Life,
+        number: int,
+        serial: int,
+        index: int,
+        values: dict[str, Any],
+        step: Step = ...,
+        made_by: int | None = ...,
+    ) -> None: ...
+    def bad_sample(self, life: Life, number: int, serial: int, error: SampleError) -> None: ...
+    def over(self, life: Life, number: int, serial: int) -> None: ...
+
+
+class Attachment:
+    """One program's connection to a fleet. Made in any thread, then used in one event loop: `run`, and at last `leave`.
+
+    To a dispatcher it is both ends of a fleet: it takes what is told to Blenders, and knows which there are.
+
+    Args:
+        name: The fleet's.
+        patience: Seconds for which the fleet may be silent.
+
+    Raises:
+        ConfigError: There is no such fleet, or no cluster.
+        ForkedProcessError: This process is a forked copy of one that was connected to Ray.
+        FleetLost: It has ended meanwhile.
+        ProtocolError: It runs another version of asyncblend.
+        AsyncblendError: Why it has failed.
+    """
+
+    bad_messages = refused = recycled = restarts = 0
+
+    def __init__(self, name: str, patience: float) -> None:
+        self._name, self._patience = name, patience
+        self._fleet = find(name)
+        self._program = uuid.uuid4().hex
+        self._calls = itertools.count()
+        self._answers: Answers | None = None  # while it runs
+        self._group = asyncio.TaskGroup()
+        # Of this program's objects one does not come before it leaves. If it dies, who waits for that one is told.
+        self._presence = self._fleet.call.remote("stay", self._program)
+        try:
+            admitted = self._fleet.call.remote("attach", self._program, [self._presence])
+            self.welcome: Welcome = ray.get(admitted, timeout=patience)
+            check_version({"version": self.welcome.version}, f"fleet {name!r}")
+            self._note(self.welcome.status)
+        except RayError as error:
+            raise self._lost(error) from None
+        except AsyncblendError:
+            self.give_up()
+            raise
+        self._places = [Life(place, 0) for place in range(len(self.states))]
+        self._heard = dict.fromkeys(self._places, 0)  # how many answers
+        self._early: dict[tuple[Life, int], Callable[[], None]] = {}  # by their turn: answers that others come before
+
+    async def run(self, answers: Answers) -> None:
+        """Ask for leases, and hand over what comes back, until cancelled.
+
+        Raises (in an ExceptionGroup):
+            FleetLost: The fleet was stopped or lost, or does not answer.
+            AsyncblendError: Why the fleet cannot go on.
+        """
+        async with self._group:
+            self._answers = answers
+            answers.dispatch()
+            while True:
+                await asyncio.sleep(_EVERY)
+                self._note(await self._look())
+
+    def give_up(self) -> None:
+        """Leave at once, where nothing was leased."""
+        self._fleet.call.remote("detach", self._program)
+
+    async def leave(self) -> None:
+        """Give all leases back. A fleet that does not hear of it will notice that this program is gone."""
+        self._answers = None
+        if ray.is_initialized():
+            leaving = asyncio.ensure_future(_result(self._fleet.call.remote("detach", self._program)))
+            await asyncio.wait([leaving], timeout=self._patience)
+            if leaving.done():
+                leaving.exception()  # a fleet that has ended has nothing to give back
+            else:
+                leaving.cancel()
+
+    # -- what the dispatcher tells a Blender ----------------------------------------------------------------------
+
+    def send_lease(
+        self,
+        life: Life,
+        number: int,
+        serial: int,
+        index: int,
+        params: Sequence[Any],
+        *,
+        urgent: bool = False,
+        first: int = 0,
+        on_demand: bool = False,
+        fingerprint: Sequence[Any] = (),
+        line: bool = False,
+    ) -> bool:
+        """Lease an index of a pass, as `Hub.send_lease` does."""
+        assert not on_demand, "streams refuse such episodes"
+        return self._ask(
+            life, number, serial, "lease", life.instance, index, list(params), urgent, first, list(fingerprint)
+        )
+
+    def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
+        """Let an episode make another step."""
+        return self._ask(life, number, serial, "step", step)
+
+    def send_revoke(self, life: Life, number: int, serials: Sequence[int]) -> None:
+        """Take back leases of a pass, also one that was begun."""
+        for serial in serials:
+            self._ask(life, number, serial, "revoke")
+
+    def count_bad_line(self, life: Life, error: ProtocolError) -> None:
+        """There are no lines."""
+        raise AssertionError("there are no lines")
+
+    def _ask(self, life: Life, number: int, serial: int, method: str, *args: Any) -> bool:
+        """Call a method of the fleet about a lease, and hear what it answers later. Return False if it cannot be called."""
+        if self._answers is None or not ray.is_initialized():  # a call would start another Ray
+            return False
+        call = self._fleet.call.remote(method, self._program, next(self._calls), (number, serial), *args)
+        self._group.create_task(self._hear(self._answers, life, (number, serial), call), name="asyncblend lease")
+        return True
+
+    async def _hear(self, answers: Answers, life: Life, name: Name, call: ray.ObjectRef[Any]) -> None:
+        """Hand over what a call answers, and what came too early before."""
+        try:
+            answer: Answer = await call
+        except RayError as error:
+            raise self._lost(error) from None
+        hand_over = functools.partial(_hand_over, answers, life, name, answer.what)
+        if answer.turn is None:
+            hand_over()
+            return
+        self._early[life, answer.turn] = hand_over
+        while (hand_over_next := self._early.pop((life, self._heard[life]), None)) is not None:
+            self._heard[life] += 1
+            hand_over_next()
+
+    # -- what the dispatcher asks and tells of Blenders -----------------------------------------------------------
+
+    def ready_lives(self) -> list[Life]:
+        """Return this program's places."""
+        return self._places if self._answers is not None else []
+
+    def leased(self, life: Life) -> None:
+        """Nothing is to be noted: the fleet watches its Blenders itself. Nor is it in the next three."""
+
+    def working_since(self, life: Life, began: float | None) -> None: ...
+    def goes_on(self, life: Life) -> None: ...
+    def answered(self, life: Life, *, more: bool, count: int = 1) -> None: ...
+
+    # -- how the fleet is -----------------------------------------------------------------------------------------
+
+    def _note(self, status: FleetStatus) -> None:
+        if status.error is not None:
+            raise status.error
+        self.states = dict(status.state)
+        self.restarts, self.recycled = status.restarts, status.recycled
+
+    async def _look(self) -> FleetStatus:
+        """Ask the fleet how it is."""
+        if not ray.is_initialized():
+            raise FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
+        looking = asyncio.ensure_future(_result(self._fleet.call.remote("status")))
+        try:
+            # Not wait_for, which would drop an answer that came while this loop itself stood still.
+            await asyncio.wait([looking], timeout=self._patience)
+            if not looking.done():
+                raise self._lost(f"it has not answered for {self._patience:g} s")
+            status: FleetStatus = looking.result()
+        except RayError as error:
+            raise self._lost(error) from None
+        finally:
+            looking.cancel()
+        return status
+
+    def _lost(self, why: object) -> FleetLost:
+        about = str(why).strip().partition("\n")[0]
+        return FleetLost(f"fleet {self._name!r} is gone: {about}; start it anew, and attach again", fleet=self._name)
+
+
+def _hand_over(answers: Answers, life: Life, name: Name, what: Made | Bad | Over | Gone | Ended) -> None:
+    number, serial = name
+    if isinstance(what, Made):
+        step = Step(what.step, what.last, what.fingerprint)
+        answers.frame(life, number, serial, what.sample, _read_only(what.values), step, what.instance)
+    elif isinstance(what, Bad):
+        answers.bad_sample(life, number, serial, what.error)
+    elif isinstance(what, Over):
+        answers.over(life, number, serial)
+    elif isinstance(what, Ended):
+        raise what.error
+
+
+async def _result(call: ray.ObjectRef[Any]) -> Any:
+    return await call
+
+
+def _read_only(value: Any) -> Any:
+    """Return a value in which no array can be written, as in all frames. Those that are views of Ray's memory are so."""
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    elif isinstance(value, dict):
+        for one in value.values():
+            _read_only(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _read_only(one)
+    return value
