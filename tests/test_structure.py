@@ -300,7 +300,7 @@ def test_who_imports_what_is_heavy() -> None:
             f"ray/{name}.py"
             for name in (
                 *("__init__", "actors", "cluster", "generating", "keeper", "placing", "recording", "remote"),
-                *("renderer", "rows", "serving", "warm"),
+                *("renderer", "rows", "serving", "session", "warm"),
             )
         ]
         + [f"warm/{name}.py" for name in ("attachment", "connection", "finding")],

@@ -48,8 +48,9 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     if isinstance(about := fields.get("cluster"), dict):
         from ..ray import Cluster
 
-        files = [path.parent / _expanded(path, "cluster.files", file) for file in about.get("files", ())]
-        fields["cluster"] = Cluster(**{**about, "files": files})
+        if isinstance(files := about.get("files"), list) and all(isinstance(file, str) for file in files):
+            about["files"] = [path.parent / _expanded(path, "cluster.files", file) for file in files]
+        fields["cluster"] = Cluster(**about)
     if isinstance(fields.get("shard"), list):
         fields["shard"] = tuple(fields["shard"])
     return StreamConfig(**{**fields, **options})

@@ -39,16 +39,19 @@ def why_it_ended(instance: Instance, status: int, log_tail: str, report: Report,
 
 def cannot_start(number: int, error: OSError) -> Ending:
     """Judge a process that the operating system refused: out of descriptors, processes, memory or disk. It may pass."""
-    return Ending("crash", InstanceError(f"Blender {number} could not be started: {error}", instance=number))
+    lost = str(error) if isinstance(error, ConnectionError) else ""  # the machine is gone
+    text = f"Blender {number} could not be started: {error}"
+    return Ending("crash", InstanceError(text, instance=number), Report(lost=lost))
 
 
-def still_missing(number: int, report: Report, log_tail: str) -> InstanceError:
-    """Return the error of a Blender whose packages were installed, and which does not find them."""
+def still_missing(number: int, ending: Ending) -> Ending:
+    """Judge a Blender whose packages were installed, and which does not find them."""
+    report, tail = ending.report, ending.error.log_tail
     text = (
         f"{' and '.join(report.packages or ())} for Blender's Python {report.python} are in {report.folder}, "
         f"but Blender {number} does not find them there; is it shut off from that folder?"
     )
-    return InstanceError(text, instance=number, log_tail=log_tail)
+    return Ending("fatal", InstanceError(text, instance=number, log_tail=tail), report)
 
 
 def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -> InstanceError:

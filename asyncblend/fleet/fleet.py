@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Protocol
 
 from ..aio import finish
@@ -15,7 +15,6 @@ from ..config import StreamConfig
 from ..errors import BlenderNotFound, CrashLoop, InstanceError
 from ..wire.launch import Life, Report
 from .ending import Ending, cannot_start, still_missing, why_it_ended
-from .install import packages
 from .instance import Instance
 
 OnDeath = Callable[[Life, InstanceError | None], None]
@@ -35,6 +34,8 @@ class Child(Protocol):
 
     @property
     def log(self) -> Output: ...
+    @property
+    def machine(self) -> str: ...
 
     async def wait(self) -> int: ...
     def report(self) -> Report: ...
@@ -42,6 +43,7 @@ class Child(Protocol):
     def see_dead(self) -> None: ...
     def disown(self) -> None: ...
     async def stop(self, ask: Callable[[], None], grace: float) -> None: ...
+    async def install(self, report: Report) -> None: ...
 
 
 class Fleet:
@@ -75,8 +77,8 @@ class Fleet:
         self._instances = {number: Instance(number, config, chance) for number in numbers}
         self._children: dict[int, Child] = {}
         self._first_ready = asyncio.Event()
-        self._installing = asyncio.Lock()
-        self._installed: set[int] = set()
+        self._installing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by machine
+        self._installed: set[tuple[int, str]] = set()  # instances, each with the machine that it lacked packages on
 
     @property
     def states(self) -> dict[int, str]:
@@ -205,7 +207,8 @@ class Fleet:
         while True:
             life = instance.start(self._clock())
             try:
-                ending = self._judge(instance, await self._live(instance))
+                ending, child = await self._live(instance)
+                ending = self._judge(instance, ending, child)
             except BaseException:
                 instance.close()
                 on_death(life, None)
@@ -215,26 +218,26 @@ class Fleet:
             if delay is None:
                 self._give_up(instance, ending)
                 return
-            if ending.cause == "needs_packages":
-                await self._install(instance, ending.report)
+            if ending.cause == "needs_packages" and child is not None:
+                await self._install(instance, child, ending.report)
             elif instance.state == "backoff":
                 about = str(ending.error).partition("\n")[0]
                 _log.warning("Restarting Blender %d in %.2g s. %s", instance.number, delay, about)
                 await self._sleep(delay)
 
-    async def _live(self, instance: Instance) -> Ending:
-        """Run one life, until nothing is left of it."""
+    async def _live(self, instance: Instance) -> tuple[Ending, Child | None]:
+        """Run one life, until nothing is left of it. Return how it ended, and what it was, if it could be launched."""
         try:
             child = await self._spawn(instance.life)
         except BlenderNotFound:
             raise
         except OSError as error:
-            return cannot_start(instance.number, error)
+            return cannot_start(instance.number, error), None
         instance.launched(self._clock())
         self._children[instance.number] = child
         try:
             status = await child.wait()
-            return why_it_ended(instance, status, child.log.tail(), child.report(), self._config.timeouts)
+            return why_it_ended(instance, status, child.log.tail(), child.report(), self._config.timeouts), child
         finally:
             # Before it serves there is nothing to end gracefully, and nobody to hear the request.
             grace = self._config.timeouts.stop if instance.served else 0
@@ -244,12 +247,13 @@ class Fleet:
             await finish(child.stop(lambda: self._send_stop(life), grace))
             child.log.trim()
 
-    def _judge(self, instance: Instance, ending: Ending) -> Ending:
+    def _judge(self, instance: Instance, ending: Ending, child: Child | None) -> Ending:
         """Return the same ending, or one with a graver cause, considering what came before it."""
-        if ending.cause == "needs_packages" and instance.number in self._installed:
-            error = still_missing(instance.number, ending.report, ending.error.log_tail)
-            return Ending("fatal", error, ending.report)
-        if ending.cause == "crash" and not self._first_ready.is_set():
+        if child is not None and ending.cause == "needs_packages":
+            again = (instance.number, child.machine) in self._installed
+            return still_missing(instance.number, ending) if again else ending
+        # A machine that was lost says nothing of the script.
+        if ending.cause == "crash" and not ending.report.lost and not self._first_ready.is_set():
             return ending._replace(cause="fatal")
         return ending
 
@@ -269,15 +273,15 @@ class Fleet:
             log_tail=ending.error.log_tail,
         ) from ending.error
 
-    async def _install(self, instance: Instance, report: Report) -> None:
-        """Install what this Blender's Python lacks, once for all instances."""
-        async with self._installing:
+    async def _install(self, instance: Instance, child: Child, report: Report) -> None:
+        """Install what this Blender's Python lacks, once for all instances of a machine."""
+        async with self._installing[child.machine]:
             try:
-                await packages.install(list(report.packages or ()), report.python, Path(report.folder))
+                await child.install(report)
             except InstanceError as error:
                 error.instance = instance.number
                 raise
-        self._installed.add(instance.number)
+        self._installed.add((instance.number, child.machine))
 
     async def _watch(self, on_watch: Callable[[], None]) -> None:
         """Kill what overran a budget. Its supervisor sees the exit."""

@@ -82,7 +82,7 @@ class Instance:
 
     def launched(self, now: float) -> None:
         """Note that its process runs now: it may have waited for a machine."""
-        self._liveness = Liveness(self._config.timeouts, now)
+        self._liveness.started_at(now)
 
     def stopping(self) -> None:
         """Note that its process is being ended."""

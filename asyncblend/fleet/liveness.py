@@ -28,6 +28,10 @@ class Liveness:
         """Whether it holds a lease."""
         return self._progress is not None
 
+    def started_at(self, now: float) -> None:
+        """Note that the process runs. The start budget begins."""
+        self._started = now
+
     def beat_at(self, now: float) -> None:
         """Note a sign of life."""
         self._beat = now

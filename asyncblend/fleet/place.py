@@ -24,6 +24,8 @@ class Network(NamedTuple):
 
     address: str
     """One of this machine's own, by which the others know it."""
+    port: int | None
+    """None: a free one."""
     silence: float
     """Seconds without any sign of the host, after which a Blender ends itself."""
     mixed_blenders: bool = False

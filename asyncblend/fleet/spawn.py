@@ -43,7 +43,14 @@ renders with. At 128 x 96 that was half of all processor time: 13 ms a frame ins
 
 
 class BlenderProcess(ChildProcess):
-    """A Blender of the fleet."""
+    """A Blender of the fleet, on this machine."""
+
+    machine = ""
+    """The name of the machine. This one has none."""
+
+    async def install(self, report: Report) -> None:
+        """Install what its Python lacks, where the next life will look for it. Called when this one has ended."""
+        await packages.install(list(report.packages or ()), report.python, Path(report.folder))
 
     def report(self) -> Report:
         """Return what it left for the host."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -50,17 +50,18 @@ def describe_nodes(needs: Mapping[str, float]) -> str:
     return ", ".join(f"{count} x ({node})" for node, count in nodes.most_common()) or "none"
 
 
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _nodes(*, without: Collection[str] = ()) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without]
 
 
-def room(each: Mapping[str, float]) -> float:
-    """Return for how many actors that need so much each there are nodes."""
+def room(each: Mapping[str, float], *, without: Collection[str] = ()) -> float:
+    """Return for how many actors that need so much each there are nodes, leaving out those with these ids."""
     needs = {name: value for name, value in each.items() if value}
     if not needs:
         return float("inf")
     # Not //, for which 1 has only four times 0.2. Ray itself counts in parts of ten thousand.
-    return sum(min(math.floor(node.get(name, 0) / value + 1e-6) for name, value in needs.items()) for node in _nodes())
+    nodes = _nodes(without=without)
+    return sum(min(math.floor(node.get(name, 0) / value + 1e-6) for name, value in needs.items()) for node in nodes)
 
 
 class BlenderVersions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -13,24 +14,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+import ray.util
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from ..config import PathLike, StreamConfig, options_checked
+from ..config import PathLike, StreamConfig, check_whole, options_checked
 from ..errors import ConfigError
 from ..fleet.place import Meeting, Network
 from ..fleet.workspace import Workspace
 from ..warm.connection import connect
-from ..wire.launch import Host, Life
+from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.ring import Ring
 from .actors import ENVIRONMENT
 from .cluster import describe_nodes, room
 from .keeper import Keeper, packed
-from .remote import RemoteBlender, end
+from .remote import RemoteBlender
+from .session import Session, apart
 
 _log = logging.getLogger("asyncblend")
 _TELL = 10.0  # seconds between two messages that say what is being waited for
-_AVOIDED = 120.0  # seconds; then Ray itself has noticed what became of a node that was lost
+_AVOIDED = 90.0  # seconds; by then Ray itself has noticed if a node that did not answer is dead
+_LEAST = 0.0001  # the smallest part of a resource that Ray counts
+_NODE = "ray.io/node-id"
+_WILDCARDS = ("", "*", "0.0.0.0", "::")
 
 
 @options_checked
@@ -72,6 +78,9 @@ class Cluster:
     """Files and folders that the script reads. They travel to the nodes, as the script, what it imports from its own
     folder, and the scene do."""
 
+    port: int | None = None
+    """The port on this machine that they connect to, for a firewall. None: a free one for each run."""
+
     mixed_blenders: bool = False
     """Whether nodes may have different versions of Blender, whose pixels differ."""
 
@@ -80,6 +89,8 @@ class Cluster:
         for name, number in needs.items():
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
                 raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
+            if 0 < number < _LEAST:
+                raise ConfigError(f"{name} must be at least {_LEAST}, as Ray counts; got {number!r}")
             if number > 1 and number % 1:
                 raise ConfigError(
                     f"{name} must be a whole number where it is more than 1, as Ray wants; got {number!r}"
@@ -87,6 +98,17 @@ class Cluster:
         if not any(needs.values()):
             # Ray would place what needs nothing by way of any node, also of one that is cut off.
             raise ConfigError("a Blender must need something of its node: give num_cpus, num_gpus or resources")
+        for name, wanted in self.labels.items():
+            if not isinstance(name, str) or not isinstance(wanted, str) or name == _NODE:
+                raise ConfigError(
+                    f"labels must be strings by their names, and {_NODE!r} is not among them; got {self.labels!r}"
+                )
+        if isinstance(self.files, str) or not isinstance(self.files, Sequence):
+            raise ConfigError(f"files must be a list of paths; got {self.files!r}")
+        if self.host is not None and (not isinstance(self.host, str) or self.host in _WILDCARDS):
+            raise ConfigError(f"host must be the one address by which nodes reach this machine; got {self.host!r}")
+        if self.port is not None:
+            check_whole("port", self.port, 1)
         if self.strategy not in ("DEFAULT", "SPREAD"):
             raise ConfigError(f"strategy must be 'DEFAULT' or 'SPREAD'; got {self.strategy!r}")
 
@@ -111,14 +133,16 @@ class Placement:
 
     def __init__(self, cluster: Cluster, config: StreamConfig, first: int) -> None:
         self._cluster, self._first = cluster, first
+        self._session = Session()
         threads = max(1, int(cluster.num_cpus)) if config.threads == "auto" else config.threads_each()
         self._shipment = ray.put(packed(config, threads, cluster.files))
         self._logs = None if config.logs is None else Path(os.path.abspath(config.logs))
-        self._avoided: dict[str, float] = {}  # nodes, and until when
+        self._avoided: dict[str, float] = {}  # nodes that did not answer, and until when
+        self._silences = 0  # how often a node did not answer
         self._waiting: dict[Life, float] = {}  # lives without a node, and since when
         self._told = 0.0  # when it was said last what is being waited for
         address = cluster.host or ray.util.get_node_ip_address()
-        self.network: Network | None = Network(address, config.timeouts.beat, cluster.mixed_blenders)
+        self.network: Network | None = Network(address, cluster.port, config.timeouts.beat, cluster.mixed_blenders)
 
     def spawner(
         self, hub: Meeting, workspace: Workspace, rings: MutableMapping[Life, Ring], lines: MutableMapping[Life, Line]
@@ -134,51 +158,64 @@ class Placement:
         """Launch the Blender of a life, on the node that Ray chooses. Wait for a node, and say so, if there is none.
 
         Raises:
-            ConfigError, BlenderNotFound: As on this machine.
-            OSError: The node died, or refused.
+            ConfigError, BlenderNotFound, OSError: As on this machine; ConnectionError if the node was lost.
         """
-        host = self._hub.host_of(life)
         self._waiting[life] = time.monotonic()
         try:
-            actor, node = await self._launched(life, host)
+            actor, node = await self._launched(life)
         finally:
             del self._waiting[life]
         _log.info("Blender %d runs on the node %s", life.instance, node)
         log = None if self._logs is None else self._logs / f"instance-{life.instance}.log"
-        return RemoteBlender(actor, lambda: self._avoid(node), log)
+        return RemoteBlender(self._session, actor, node, lambda: self._avoid(node), log)
 
-    async def _launched(self, life: Life, host: Host) -> tuple[Any, str]:
+    async def _launched(self, life: Life) -> tuple[Any, str]:
         """Return the keeper of a life, and its node, when the Blender is launched."""
         while True:
-            avoided = self._present_avoided()
-            actor = self._keeper(avoided)
-            launched = asyncio.wrap_future(actor.launch.remote(life, host).future())
+            silences = self._silences
+            actor = await self._keeper()
             try:
-                while not launched.done() and avoided == self._present_avoided():
-                    await asyncio.wait([launched], timeout=_TELL)
-                    self._tell(avoided)
-                if launched.done():
-                    return actor, launched.result()
-            except RayTaskError as error:
-                end(actor)
-                raise error.cause from None
-            except RayError as error:
-                end(actor)
-                raise OSError(f"its node was lost: {str(error).strip()}") from None
-            except BaseException:
-                end(actor)
+                # With new keys each time: there may be another Blender of this life, on a node that does not answer.
+                host = self._hub.host_of(life)
+                launched = asyncio.wrap_future(actor.launch.remote(self._shipment, life, host, self._first).future())
+                try:
+                    while not launched.done() and silences == self._silences:
+                        await asyncio.wait([launched], timeout=_TELL)
+                        await self._tell()
+                    if launched.done():
+                        return actor, launched.result()
+                finally:
+                    launched.cancel()  # unless it is done
+            except BaseException as error:
+                self._session.end(actor)
+                if isinstance(error, RayError):
+                    raise _plain(error) from None
                 raise
-            finally:
-                launched.cancel()  # unless it is done
-            end(actor)  # it may wait for a node that was lost meanwhile, or need not avoid one any more
+            self._session.end(actor)  # it may be meant for the node that was lost just now
 
-    def _keeper(self, avoided: list[str]) -> Any:
-        labels, strategy = dict(self._cluster.labels), self._cluster.strategy
-        if avoided:
+    async def _keeper(self) -> Any:
+        """Ask Ray for a keeper, and return it. It may have to wait for a node."""
+        if not self._session.lasts:
+            raise ConfigError("this program has left Ray, while a stream has Blenders of the cluster: close it before")
+        starting = apart(self._start)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._unwanted)
+            raise
+
+    def _unwanted(self, starting: asyncio.Future[Any]) -> None:
+        if starting.exception() is None:
+            self._session.end(starting.result())
+
+    def _start(self) -> Any:
+        needs, labels, strategy = self._cluster.each, dict(self._cluster.labels), self._cluster.strategy
+        avoided = self._present_avoided()
+        if avoided and room(needs, without=avoided):
             # Ray learns only after a minute that a node is cut off. SPREAD would choose it in spite of the label.
-            labels["ray.io/node-id"], strategy = f"!in({','.join(avoided)})", "DEFAULT"
+            labels[_NODE], strategy = f"!in({','.join(avoided)})", "DEFAULT"
         return (
-            ray.remote(Keeper)
+            _kind()
             .options(
                 num_cpus=self._cluster.num_cpus,
                 num_gpus=self._cluster.num_gpus,
@@ -187,29 +224,51 @@ class Placement:
                 scheduling_strategy=strategy,
                 runtime_env=ENVIRONMENT,
             )
-            .remote(self._shipment, self._first)
+            .remote()
         )
 
     def _avoid(self, node: str) -> None:
-        _log.warning("Lost the node %s; its Blenders start on others", node)
+        if node not in self._present_avoided():
+            _log.warning("The node %s does not answer; Blenders start on others for %g s", node, _AVOIDED)
+            self._silences += 1
         self._avoided[node] = time.monotonic() + _AVOIDED
 
     def _present_avoided(self) -> list[str]:
         now = time.monotonic()
         return sorted(node for node, until in self._avoided.items() if until > now)
 
-    def _tell(self, avoided: list[str]) -> None:
+    async def _tell(self) -> None:
         """Say what is wanted and what there is, now and then, if anything has been waited for that long."""
         now = time.monotonic()
         longest = now - min(self._waiting.values())
-        if min(longest, now - self._told) < 0.9 * _TELL:  # which timers do not meet exactly
+        if min(longest, now - self._told) < 0.9 * _TELL or not self._session.lasts:  # timers do not meet it exactly
             return
         self._told = now
-        needs = self._cluster.each
-        wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
-        without = f", {len(avoided)} of them lost" if avoided else ""
+        needs, avoided = self._cluster.each, self._present_avoided()
+        nodes, fit = await apart(lambda: (describe_nodes(needs), room(needs)))
         _log.warning(
             "Waiting for %d x (%s), %.0f s so far; the cluster has nodes: %s%s, with room for %g such Blenders in all. "
             "Ctrl-C gives up.",
-            *(len(self._waiting), wanted, longest, describe_nodes(needs), without, room(needs)),
+            len(self._waiting),
+            ", ".join(f"{value:g} {name}" for name, value in needs.items()),
+            longest,
+            nodes,
+            f", {len(avoided)} of them without an answer" if avoided else "",
+            fit,
         )
+
+
+@functools.cache
+def _kind() -> Any:
+    """Return the actor's class, as Ray knows it: made once, because each is kept in the cluster."""
+    return ray.remote(Keeper)
+
+
+def _plain(error: RayError) -> Exception:
+    """Return what an error of Ray's means here."""
+    if isinstance(error, RayTaskError):
+        return error.cause  # type: ignore[no-any-return]
+    text = str(error).strip()
+    if isinstance(error, RayActorError) and "creation task" in text:
+        return ConfigError(f"a node cannot import asyncblend as it is here; install the same version there: {text}")
+    return ConnectionError(f"its node was lost: {text}")

@@ -6,16 +6,18 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
+from ray.exceptions import RayError, RayTaskError
 
 from ..aio import finish
+from ..errors import InstanceError
+from ..fleet.log import Log
 from ..wire.launch import Report
 from .keeper import Ended
+from .session import Session
 
 _SIGKILL = 9
 _PATIENCE = 5.0  # seconds that a node has to say what became of a Blender that was killed, and to clean up
@@ -28,18 +30,24 @@ class RemoteBlender:
     """A Blender that a `Keeper` has launched. `ChildProcess` says what each call means.
 
     Args:
+        session: This program's connection to the cluster.
         actor: The Keeper.
-        on_lost: Called if its node does not answer any more.
+        node: The id of its node.
+        on_silence: Called if the node does not answer any more.
         kept_log: The file that what it wrote is added to at its end. None: nowhere.
     """
 
-    def __init__(self, actor: Any, on_lost: Callable[[], None], kept_log: Path | None) -> None:
-        self._actor, self._on_lost, self._kept_log = actor, on_lost, kept_log
+    def __init__(
+        self, session: Session, actor: Any, node: str, on_silence: Callable[[], None], kept_log: Path | None
+    ) -> None:
+        self.machine = node
+        self._session, self._actor, self._on_silence, self._kept_log = session, actor, on_silence, kept_log
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[Ended] = self._loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
         self._stopped = False
-        actor.ended.remote().future().add_done_callback(self._on_answer)
+        self._answer: concurrent.futures.Future[Ended] = actor.ended.remote().future()
+        self._answer.add_done_callback(self._on_answer)
 
     @property
     def log(self) -> RemoteBlender:
@@ -65,8 +73,11 @@ class RemoteBlender:
         """Kill it, and all that it started. If its node does not answer, it is lost, and will end itself."""
         if self._stopped or self._exited.done() or self._giving_up is not None or self._loop.is_closed():
             return  # where the loop is closed, it dies with this program
+        if not self._session.lasts:
+            self._lose("this program has left Ray")
+            return
         self._actor.kill.remote()
-        self._giving_up = self._loop.call_later(_PATIENCE, self._lose, f"no answer in {_PATIENCE:g} s")
+        self._giving_up = self._loop.call_later(_PATIENCE, self._give_up)
 
     def see_dead(self) -> None:
         """Nothing: it dies with this program, as its keeper does."""
@@ -90,15 +101,37 @@ class RemoteBlender:
             self.kill()
             await finish(self._clean())
 
-    async def _clean(self) -> None:
+    async def install(self, report: Report) -> None:
+        """Install what its Python lacks, on its node, when it has ended.
+
+        Raises:
+            InstanceError: That failed, or the node was lost meanwhile.
+        """
+        installed = asyncio.wrap_future(self._actor.install.remote(report).future())
         try:
-            await self.wait()
+            await installed
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise InstanceError(f"the node was lost while packages were installed: {error}") from None
+        finally:
+            await finish(self._close())
+
+    async def _clean(self) -> None:
+        await self.wait()
+        self._stopped = True
+        # One that lacks packages has yet to install them. If nobody asks for that, it ends with its last handle.
+        if self.report().packages is None:
+            await self._close()
+
+    async def _close(self) -> None:
+        """Have the keeper remove what is left there, and end it."""
+        if self._session.lasts and not self.report().lost:
             closed = asyncio.wrap_future(self._actor.close.remote().future())
             await asyncio.wait([closed], timeout=_PATIENCE)
-            closed.cancel()
-        finally:
-            self._stopped = True
-            end(self._actor)
+            if not closed.cancel():
+                closed.exception()  # it has died meanwhile, which removes all as well
+        self._session.end(self._actor)
 
     def _on_answer(self, answer: concurrent.futures.Future[Ended]) -> None:
         """In a thread of Ray's."""
@@ -106,16 +139,21 @@ class RemoteBlender:
             self._loop.call_soon_threadsafe(self._note, answer)
 
     def _note(self, answer: concurrent.futures.Future[Ended]) -> None:
-        error = answer.exception()
-        if error is not None:
-            self._lose(str(error).strip())
+        if (error := answer.exception()) is not None:
+            self._lose(f"its keeper has died: {str(error).strip()}")
         elif not self._exited.done():
             self._set_exited(answer.result())
 
+    def _give_up(self) -> None:
+        if self._answer.done():  # while this loop stood still
+            self._note(self._answer)
+        elif not self._exited.done():
+            self._on_silence()
+            self._lose(f"its node has not answered for {_PATIENCE:g} s")
+
     def _lose(self, why: str) -> None:
         if not self._exited.done():
-            self._on_lost()
-            self._set_exited(Ended(-_SIGKILL, "", Report(lost=why), b""))
+            self._set_exited(Ended(-_SIGKILL, "", Report(lost=why)))
 
     def _set_exited(self, ended: Ended) -> None:
         if self._giving_up is not None:
@@ -123,12 +161,9 @@ class RemoteBlender:
         if self._kept_log is not None and ended.log:
             try:
                 self._kept_log.parent.mkdir(parents=True, exist_ok=True)
-                self._kept_log.write_bytes(ended.log)
+                with open(self._kept_log, "ab") as file:
+                    file.write(ended.log)
+                Log(self._kept_log).trim()
             except OSError as error:
                 _log.warning("Cannot keep the log of a Blender: %s", error)
         self._exited.set_result(ended)
-
-
-def end(actor: Any) -> None:
-    """End an actor. It may hang where a network is cut, so nobody waits for it."""
-    threading.Thread(target=ray.kill, args=(actor,), name="asyncblend ends a keeper", daemon=True).start()

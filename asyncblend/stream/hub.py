@@ -79,7 +79,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self.bad_messages = 0
         """Messages dropped because they could not be read, or because their sender had sent too many such."""
         self.refused = 0
-        """Connections refused in the handshake, because they did not show the run's token, or a key of a present life."""
+        """How often who did not show the run's token, or the keys of a present life, was turned away."""
         self.blender = ""  # Blender's version, once an instance has said it
         self._seed, self._rings, self._network = seed, rings, network
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
@@ -106,7 +106,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._socket.maxmsgsize = payload.MAX_PIECE
         path = folder / "hub"
         if network is not None:
-            self._bind_to(network.address)
+            self._bind_to(network)
         elif zmq.has("ipc") and len(bytes(path)) <= _LONGEST_IPC_PATH:
             self._socket.bind(f"ipc://{path}")
         else:
@@ -115,15 +115,17 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         assert isinstance(endpoint, bytes)
         self.endpoint = endpoint.decode().rstrip("\0")
 
-    def _bind_to(self, address: str) -> None:
-        self._socket.ipv6 = v6 = ":" in address
+    def _bind_to(self, network: Network) -> None:
+        self._socket.ipv6 = v6 = ":" in network.address
+        address = f"[{network.address}]" if v6 else network.address
+        port = "*" if network.port is None else network.port
         try:
-            self._socket.bind(f"tcp://[{address}]:*" if v6 else f"tcp://{address}:*")
+            self._socket.bind(f"tcp://{address}:{port}")
         except zmq.ZMQError as error:
             self._end()
             raise ConfigError(
-                f"this machine cannot be reached by the address {address!r} ({error.strerror}); give one of its own, that "
-                f"the others reach it by"
+                f"nobody can connect to {address}:{port} ({error.strerror}): give an address of this machine's own that the "
+                f"others reach it by, and a port that is free"
             ) from None
 
     def host_of(self, life: Life) -> Host:
@@ -287,6 +289,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             return
         life = self._life_of.get(identity)
         try:
+            if life is not None and self._sender not in (None, life):  # a peer may choose its identity
+                raise ProtocolError(f"a message with the keys of {self._sender} on the connection of {life}")
             ring = None if life is None else self._rings.get(life)
             hold = None if ring is None else ring.hold
             # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
@@ -329,7 +333,9 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def _on_refused(self) -> None:
         self.refused += 1
         if _is_power_of_two(self.refused):
-            _log.warning("Refused a connection that did not show this run's token (%d so far)", self.refused)
+            _log.warning(
+                "Turned away who did not show this run's token, or a present Blender's key (%d so far)", self.refused
+            )
 
     def _note_version(self, answers: Answers, life: Life, version: str) -> None:
         """Note Blender's version. Other machines may have another one."""

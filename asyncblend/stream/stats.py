@@ -35,7 +35,8 @@ class StreamStats(PassStats):
     bad_messages: int
     """Messages dropped because they could not be read, or because their sender had sent too many such."""
     refused: int
-    """Connections refused because they did not show the run's token: they are not of this run's Blenders."""
+    """How often a peer was turned away, because it did not show the run's token or, with a cluster, the keys of a present
+    Blender: connections in their handshake, and messages of a Blender that is over."""
     frames: Mapping[int, int]
     """By instance: frames that arrived from it."""
     state: Mapping[int, str]

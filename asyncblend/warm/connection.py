@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
@@ -23,7 +24,8 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
         quiet: Whether Ray tells only what is wrong.
 
     Raises:
-        ConfigError: There is no cluster; or the address is that of Ray's client, through which files cannot be seen.
+        ConfigError: There is no cluster; or the address is that of Ray's client, through which files cannot be seen; or
+            the program is connected to another one.
         ForkedProcessError: This process is a forked copy of one that was connected.
     """
     import ray
@@ -35,6 +37,12 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
             'anew instead, as a DataLoader does with multiprocessing_context="spawn", or connect only after the fork'
         )
     if ray.is_initialized():
+        present = ray.get_runtime_context().gcs_address
+        if address is not None and ":" in address and _resolved(address) != _resolved(present):
+            raise ConfigError(
+                f"this program is connected to the cluster at {present} already, and cannot join the one at {address} too; "
+                f"leave the address out, or call ray.shutdown() first"
+            )
         return
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS") or address
@@ -59,10 +67,20 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
             logging.getLogger(name).setLevel(level)
 
 
+def _resolved(address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition(":")
+    try:
+        return socket.gethostbyname(host), port
+    except OSError:
+        return host, port
+
+
 def _note_fork() -> None:
     global _inherited
     ray = sys.modules.get("ray")
-    _inherited = _inherited or (ray is not None and ray.is_initialized())
+    if ray is not None and ray.is_initialized():
+        _inherited = True
+        atexit.unregister(ray.shutdown)  # in a forked copy it never returns
 
 
 os.register_at_fork(after_in_child=_note_fork)

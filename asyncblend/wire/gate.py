@@ -22,6 +22,7 @@ from .launch import Keys, Life
 _NAME = b"asyncblend"
 _PLAIN, _CURVE = b"PLAIN", b"CURVE"
 _AT_ONCE = 64
+_MONITOR = "inproc://asyncblend-gate"
 _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _HANDSHAKE = 10_000  # milliseconds; a peer that needs longer is cut off
 
@@ -69,6 +70,7 @@ class Gate:
                     f"machines must be; install pyzmq from PyPI, whose wheels can"
                 )
             self._public, self._secret = zmq.curve_keypair()
+        self._context = context
         self._monitor: zmq.Socket[Any] | None = None
         self.socket = context.socket(zmq.REP)
         self.socket.linger = 0
@@ -81,15 +83,20 @@ class Gate:
         if self.encrypted:
             socket.curve_server = True
             socket.curve_secretkey = self._secret
-            # Who does not encrypt, or not for this host, fails before the handler is asked.
-            self._monitor = socket.get_monitor_socket(_FAILURES)
+            # Who does not encrypt, or not for this host, fails before the handler is asked. Without a limit, as ZeroMQ's
+            # thread waits where there is one, and with it all Blenders.
+            socket.monitor(_MONITOR, _FAILURES)
+            self._monitor = self._context.socket(zmq.PAIR)
+            self._monitor.linger = self._monitor.rcvhwm = 0
+            self._monitor.connect(_MONITOR)
         else:
             socket.plain_server = True
 
     def admit(self, life: Life) -> Keys | None:
-        """Make keys for a life, which may connect with them until it is revoked. None: connections are not encrypted."""
+        """Make keys for a life, in place of those that it had. None: connections are not encrypted."""
         if not self.encrypted:
             return None
+        self.revoke(life)
         public, secret = (key.decode() for key in zmq.curve_keypair())
         self._life_of[public] = life
         return Keys(self._public.decode(), public, secret)

@@ -13,6 +13,7 @@ from asyncblend.aio import the_one_error
 from asyncblend.config import RestartPolicy, StreamConfig, Timeouts
 from asyncblend.errors import AsyncblendError, BlenderNotFound, CrashLoop, FrameTimeout, InstanceExited, StartTimeout
 from asyncblend.fleet.fleet import Fleet
+from asyncblend.fleet.install import packages
 from asyncblend.fleet.log import Log
 from asyncblend.wire.launch import Life, Report
 
@@ -58,6 +59,8 @@ async def settled() -> None:
 class Process:
     """A Blender that lives until it is killed, asked to stop, or told to `exit`."""
 
+    machine = ""
+
     def __init__(self, folder: Path, life: Life) -> None:
         self.life = life
         self.log = Log(folder / f"{life.instance}.{life.epoch}.txt")
@@ -90,6 +93,9 @@ class Process:
     async def stop(self, ask: Callable[[], None], grace: float) -> None:
         ask()
         self.kill()
+
+    async def install(self, report: Report) -> None:
+        await packages.install(list(report.packages or ()), report.python, Path(report.folder))
 
 
 class Stage:
@@ -448,7 +454,7 @@ async def test_a_blender_that_lacks_packages_starts_again_after_their_installati
     async def install(names: list[str], python: str, folder: Path) -> None:
         installed.append(names)
 
-    monkeypatch.setattr("asyncblend.fleet.fleet.packages.install", install)
+    monkeypatch.setattr(packages, "install", install)
     lacking = Report(packages=["pyzmq"], python="3.10", folder=str(tmp_path))
     stage = make(restart=RestartPolicy(max_restarts=0))
     await settled()

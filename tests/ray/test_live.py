@@ -9,10 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import asyncblend as ab
@@ -211,20 +213,15 @@ def test_a_wait_that_is_given_up(cluster: Cluster, config: Callable[..., ab.Stre
         ({"script": "gone.py"}, ConfigError, "'.*gone.py' cannot be read, so it cannot travel"),
         ({"blender": "/opt/gone/blender"}, BlenderNotFound, "/opt/gone/blender"),
         ({"body": "raise RuntimeError('broken script')", "instances": 1}, InstanceExited, "broken script"),
-        ({"on": {"address": "127.0.0.1:1"}}, None, ""),
+        ({"on": {"address": "127.0.0.1:1"}}, ConfigError, "connected to the cluster at .* already, and cannot join"),
     ],
     ids=["no-script", "no-blender-on-the-node", "a-script-that-raises", "connected-already"],
 )
 def test_errors(
-    cluster: Cluster,
-    config: Callable[..., ab.StreamConfig],
-    options: dict[str, Any],
-    error: type[Exception] | None,
-    text: str,
+    cluster: Cluster, config: Callable[..., ab.StreamConfig], options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     """They are those of one machine."""
-    expected = contextlib.nullcontext() if error is None else pytest.raises(error, match=text)
-    with expected:
+    with pytest.raises(error, match=text):
         images(config(**{"length": 1, **options}))
     until(lambda: not cluster.blenders())
 
@@ -234,6 +231,13 @@ def test_errors(
     [
         ({"num_cpus": -1}, "num_cpus must be a number, zero or more; got -1"),
         ({"num_cpus": 0}, "must need something of its node: give num_cpus"),
+        ({"num_cpus": 0.00001}, "num_cpus must be at least 0.0001, as Ray counts"),
+        ({"host": 5}, "host must be the one address"),
+        ({"host": "0.0.0.0"}, "host must be the one address"),
+        ({"port": 0}, "port must be a whole number, at least 1"),
+        ({"labels": {"a": 3}}, "labels must be strings"),
+        ({"labels": {"ray.io/node-id": "x"}}, "'ray.io/node-id' is not among them"),
+        ({"files": "textures"}, "files must be a list of paths; got 'textures'"),
         ({"num_gpus": 1.5}, "num_gpus must be a whole number where it is more than 1"),
         ({"resources": {"rack": "a"}}, "rack must be a number"),
         ({"strategy": "PACKED"}, "strategy must be 'DEFAULT' or 'SPREAD'; got 'PACKED'"),
@@ -248,6 +252,110 @@ def test_wrong_options(options: dict[str, Any], text: str) -> None:
         asyncblend.ray.Cluster(**options)
 
 
+def test_the_only_node_with_room_is_used_again(
+    cluster: Cluster, config: Callable[..., ab.StreamConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A keeper that is killed says nothing of its node."""
+    node = cluster.add(num_cpus=1, resources={"own": 1})
+    body = "import time" + NOISE.replace("return", "time.sleep(0.02); return")
+    own = config(body, length=60, instances=1, queue_size=2, on={"resources": {"own": 1}})
+
+    def seen(frame: ab.Frame) -> None:
+        if frame.index == 20:
+            os.kill(cluster.blenders()[0].ppid(), signal.SIGKILL)
+
+    assert len(set(images(own, seen))) == 60
+    assert "does not answer" not in caplog.text
+    cluster.remove(node)
+
+
+@pytest.mark.timeout(300)
+def test_a_keeper_that_dies_before_any_blender_is_ready(
+    cluster: Cluster, config: Callable[..., ab.StreamConfig]
+) -> None:
+    """It says nothing of the script, so another one is started."""
+    body = "import os, time\nwhile not os.path.exists(r'{}'): time.sleep(0.05)\n" + NOISE
+    own = config(body, length=4, instances=1)
+    go = Path(own.script).parent / "go"
+    Path(own.script).write_text(Path(own.script).read_text().replace("{}", str(go)))
+
+    async def main() -> None:
+        async def kill() -> None:
+            while not cluster.blenders():
+                await asyncio.sleep(0.05)
+            os.kill(cluster.blenders()[0].ppid(), signal.SIGKILL)
+            go.touch()
+
+        killing = asyncio.ensure_future(kill())
+        async with ab.BlenderStream(own) as stream:
+            await killing
+            assert len([frame async for frame in stream]) == 4
+            assert stream.stats().restarts == 1
+
+    asyncio.run(main())
+
+
+def test_a_program_that_leaves_ray(config: Callable[..., ab.StreamConfig], tmp_path: Path) -> None:
+    """`ray.shutdown` under a stream ends it with an error that says so, and starts no other Ray."""
+    own = config()
+    program = tmp_path / "leaves.py"
+    program.write_text(
+        f"""
+import asyncio, ray
+import asyncblend as ab, asyncblend.ray
+
+async def main():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    cluster = asyncblend.ray.Cluster()
+    async with ab.BlenderStream(
+        script={str(own.script)!r}, blender={str(own.blender)!r}, instances=1, cluster=cluster
+    ) as stream:
+        async for frame in stream:
+            if frame.index == 5:
+                ray.shutdown()
+
+try:
+    asyncio.run(main())
+except ab.AsyncblendError as error:
+    print("told:", error)
+print("Ray:", ray.is_initialized())
+"""
+    )
+    with tempfile.TemporaryDirectory(prefix="abr", dir="/tmp") as short:
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": short}
+        ran = subprocess.run(
+            [sys.executable, str(program)], capture_output=True, text=True, timeout=100, env=environment, check=False
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert "this program has left Ray" in ran.stdout
+    assert ran.stdout.endswith("Ray: False\n")
+    assert "Exception in thread" not in ran.stderr
+
+
+def test_a_head_that_is_slow_holds_up_no_frame(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
+    """While the head answers nothing, a Blender dies; the other one goes on all the time."""
+    (head,) = cluster.processes("gcs_server")
+    own = config("import time" + NOISE.replace("return", "time.sleep(0.05); return"), ordered=False)
+
+    async def main() -> None:
+        async with ab.BlenderStream(own) as stream:
+            frames = aiter(stream)
+            while len({(await anext(frames)).instance for _ in range(10)}) < 2:
+                pass
+            head.suspend()
+            try:
+                cluster.blenders()[0].kill()
+                async with asyncio.timeout(100):
+                    for _ in range(100):
+                        await anext(frames)
+                assert stream.stats().restarts == 1
+                assert head.status() == psutil.STATUS_STOPPED
+            finally:
+                head.resume()
+
+    asyncio.run(main())
+
+
 def test_a_dataset_and_its_workers(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
     """A dataset streams from the cluster; workers of a DataLoader would each be a host of their own, and are refused."""
     from torch.utils.data import DataLoader
@@ -260,9 +368,12 @@ def test_a_dataset_and_its_workers(cluster: Cluster, config: Callable[..., ab.St
 
 
 def test_logs_are_kept_here(cluster: Cluster, config: Callable[..., ab.StreamConfig], tmp_path: Path) -> None:
-    """What a Blender wrote on its node is in the folder on this machine."""
-    images(config(NOISE + "\nprint('hello from the node')", length=2, instances=1, logs=tmp_path / "logs"))
-    assert "hello from the node" in (tmp_path / "logs" / "instance-0.log").read_text()
+    """What a Blender wrote on its node is in the folder on this machine, of each of its lives."""
+    body = NOISE.replace("return", "print('sample', task.index); return")
+    images(config(body, length=4, instances=1, logs=tmp_path / "logs", max_frames_per_instance=2))
+    text = (tmp_path / "logs" / "instance-0.log").read_text()
+    assert text.count("--- Blender 0, start") == 2
+    assert all(f"sample {index}\n" in text for index in range(4))
 
 
 def test_a_config_file(cluster: Cluster, config: Callable[..., ab.StreamConfig], tmp_path: Path) -> None:

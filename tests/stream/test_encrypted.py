@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
+import socket as socketlib
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,7 @@ class Elsewhere:
 
     def place(self, config: ab.StreamConfig, first: int) -> There:
         place = There(dataclasses.replace(config, cluster=None), first)
-        place.change, place.network = self.change, Network("127.0.0.1", self.silence)
+        place.change, place.network = self.change, Network("127.0.0.1", None, self.silence)
         return place
 
 
@@ -233,17 +236,42 @@ def test_a_connection_that_falls_silent(proxied: Any, *, cut: bool) -> None:
     asyncio.run(main())
 
 
+def test_a_host_that_is_busy_while_a_blender_starts(make: Make) -> None:
+    """Its loop stands still for longer than a Blender bears silence. As long as it can be connected to, it is there."""
+    body = NOISE + "\nimport time\ntime.sleep(1)"
+
+    async def main() -> None:
+        options = {"instances": 2, "length": 4, "restart": ab.RestartPolicy(max_restarts=0), "timeouts": FOR_EVER}
+        async with make(body, cluster=Elsewhere(silence=2.0), **options) as stream:
+            threading.Event().wait(12)  # ZeroMQ cuts handshakes off after ten
+            assert len([frame async for frame in stream]) == 4
+            assert stream.stats().restarts == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("beat", [math.inf, 1e9])
+def test_a_silence_without_end(make: Make, beat: float) -> None:
+    """Longer than ZeroMQ can count."""
+
+    async def main() -> None:
+        async with make(NOISE, length=2, cluster=Elsewhere(silence=beat)) as stream:
+            assert len(await images(stream)) == 2
+
+    asyncio.run(main())
+
+
 def test_an_address_of_another_machine(make: Make) -> None:
     """The host cannot be reached by it."""
 
     class Wrong(Elsewhere):
         def place(self, config: ab.StreamConfig, first: int) -> There:
             place = super().place(config, first)
-            place.network = Network("192.0.2.250", 30.0)
+            place.network = Network("192.0.2.250", None, 30.0)
             return place
 
     async def main() -> None:
-        with pytest.raises(ConfigError, match=r"cannot be reached by the address '192\.0\.2\.250'"):
+        with pytest.raises(ConfigError, match=r"nobody can connect to 192\.0\.2\.250:"):
             async with make(NOISE, cluster=Wrong()):
                 pass
 
@@ -269,8 +297,11 @@ class Room:
         self.sockets: list[zmq.asyncio.Socket] = []
         self.serving = asyncio.ensure_future(hub.serve(self.told, self.told))
 
-    def connect(self, host: Host) -> zmq.asyncio.Socket:
+    def connect(self, host: Host, name: bytes = b"") -> zmq.asyncio.Socket:
+        """Connect, with a routing id of the peer's own choice."""
         socket = self.context.socket(zmq.DEALER)
+        if name:
+            socket.routing_id = name
         self.sockets.append(socket)
         socket.linger = 0
         socket.rcvtimeo = 1000 * LIMIT
@@ -291,7 +322,7 @@ class Room:
 @contextlib.asynccontextmanager
 async def room(*, mixed: bool = False) -> AsyncIterator[Room]:
     """Serve a hub."""
-    network = Network("127.0.0.1", 30.0, mixed)
+    network = Network("127.0.0.1", None, 30.0, mixed)
     with tempfile.TemporaryDirectory(prefix="h") as folder, Hub(Path(folder), SEED, {}, network) as hub:
         room = Room(hub)
         try:
@@ -340,6 +371,62 @@ def test_one_life_cannot_speak_for_another() -> None:
             await hall.until(lambda: hall.hub.bad_messages == 2)
             assert hall.told.events == []
             assert not hall.hub.send_lease(other, 0, 0, 0, NO_PARAMS)
+
+    asyncio.run(main())
+
+
+def test_one_life_cannot_take_the_connection_of_another() -> None:
+    """A peer may choose its routing id, also one that another has had."""
+
+    async def main() -> None:
+        async with room() as hall:
+            host, other = hall.hub.host_of(ME), Life(2, 0)
+            first = hall.connect(host, b"chosen")
+            await hall.say(first, protocol.HELLO, host, ME, ready=True, holding=[])
+            await hall.told.until("ready", ME)
+            first.close()
+            hall.told.events.clear()
+            second = hall.connect(hall.hub.host_of(other), b"chosen")
+            while not hall.hub.bad_messages:  # until the hub has noticed that the first one is gone
+                await second.send_multipart(protocol.encode(protocol.REPLAYED, {"pass": 0, "lease": 0, "step": 0}))
+                await asyncio.sleep(0.05)
+            assert hall.told.events == []
+
+    asyncio.run(main())
+
+
+def test_the_keys_of_an_earlier_launch_of_a_life() -> None:
+    """A life that is launched anew, as its node does not answer, has other keys; the old ones are worth nothing."""
+
+    async def main() -> None:
+        async with room() as hall:
+            old = hall.hub.host_of(ME)
+            hall.hub.host_of(ME)
+            hall.connect(old)
+            await hall.until(lambda: hall.hub.refused > 0)
+
+    asyncio.run(main())
+
+
+def test_strangers_do_not_hold_up_a_host_that_is_busy() -> None:
+    """Thousands of them, each turned away while the host's loop stands still; a Blender's connection lives on."""
+
+    async def main() -> None:
+        async with room() as hall:
+            host = hall.hub.host_of(ME)
+            socket = hall.connect(host)
+            await hall.say(socket, protocol.HELLO, host, ME, ready=True, holding=[])
+            await hall.told.until("ready", ME)
+            hall.told.events.clear()
+            port = int(host.endpoint.rpartition(":")[2])
+            null = b"\xff" + 8 * b"\0" + b"\x7f\x03\x00NULL" + 48 * b"\0"
+            for _ in range(2500):  # no await: the loop stands still
+                with socketlib.create_connection(("127.0.0.1", port), LIMIT) as stranger:
+                    stranger.sendall(null)
+                    stranger.recv(64)
+            await hall.say(socket, protocol.BEAT, host, ME, rss=1)
+            await hall.told.until("beat", ME, 1)
+            await hall.until(lambda: hall.hub.refused >= 2500)
 
     asyncio.run(main())
 

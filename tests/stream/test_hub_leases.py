@@ -31,6 +31,8 @@ Name = tuple[int, int]
 class Idle:
     """A process that lives until it is stopped, and does nothing."""
 
+    machine = ""
+
     def __init__(self, folder: Path) -> None:
         self.log = Log(folder / "log.txt")
 
@@ -44,6 +46,7 @@ class Idle:
     def report(self) -> Report:
         return Report()
 
+    async def install(self, report: Report) -> None: ...
     def see_dead(self) -> None: ...
     def disown(self) -> None: ...
     def kill(self) -> None:

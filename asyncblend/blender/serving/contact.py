@@ -17,8 +17,9 @@ import zmq
 
 _PINGS = 3  # in the time after which silence means that the connection is lost
 _SOON = 3.0  # seconds in which a lost connection is noticed, where `silence` is longer
+_LONGEST = 2e6  # seconds; ZeroMQ counts milliseconds in 31 bits
 _TRIES = 3  # handshakes that are cut off at once, before the host's key is called wrong
-_AT_ONCE = 5.0  # seconds; a host that is only busy lets ten pass
+_AT_ONCE = 5.0  # seconds; where the host's Python is busy, it is the host's ZeroMQ that cuts it off, after ten
 _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _EVENTS = (
     zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -28,10 +29,15 @@ _EVENTS = (
 
 def keep_in_touch(socket: zmq.Socket[Any], silence: float) -> None:
     """Have a socket connect again when nothing comes from the host for so many seconds. Call it before `connect`."""
-    socket.heartbeat_timeout = int(1000 * silence)
-    socket.heartbeat_ivl = int(1000 * silence / _PINGS)
+    _ping(socket, silence)
     # The host forgets the connection, too, when it hears no ping. The option counts in tenths of a second, in 16 bits.
-    socket.heartbeat_ttl = min(int(2000 * silence), 6_553_500)
+    socket.heartbeat_ttl = int(1000 * min(2 * silence, 6553))
+
+
+def _ping(socket: zmq.Socket[Any], silence: float) -> None:
+    silence = min(silence, _LONGEST)
+    socket.heartbeat_timeout = int(1000 * silence)
+    socket.heartbeat_ivl = max(1, int(1000 * silence / _PINGS))
 
 
 class Contact:
@@ -45,8 +51,7 @@ class Contact:
 
     def __init__(self, socket: zmq.Socket[Any], endpoint: str, silence: float) -> None:
         self._endpoint, self._silence = endpoint, silence
-        socket.heartbeat_timeout = int(1000 * min(silence, _SOON))
-        socket.heartbeat_ivl = int(1000 * min(silence, _SOON) / _PINGS)
+        _ping(socket, min(silence, _SOON))
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._lost_at: float | None = time.monotonic()  # None: there is a connection
         self._connected_at = self._lost_at
@@ -66,8 +71,9 @@ class Contact:
     def _note(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._lost_at, self.known = None, True
-        elif event == zmq.EVENT_CONNECTED:
+        elif event == zmq.EVENT_CONNECTED:  # the host is there, though its Python may be too busy to answer
             self._connected_at = time.monotonic()
+            self._lost_at = self._lost_at and self._connected_at
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             _end(
                 f"the host at {self._endpoint} refuses the key of this Blender, whose life is over or is another run's"

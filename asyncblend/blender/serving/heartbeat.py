@@ -66,7 +66,7 @@ class Heartbeat:
         """Watch the contact until the next beat. Return False if this thread was stopped."""
         end = time.monotonic() + self._launch.beat
         while (left := end - time.monotonic()) > 0:
-            # What goes wrong with the first connection is told by how soon it does.
+            # A handshake that is cut off at once means something else than one that is cut off later.
             if self._stop.wait(left if contact.known else min(left, _LOOK)):
                 return False
             contact.check()
