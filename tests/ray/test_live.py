@@ -308,7 +308,8 @@ async def main():
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     cluster = asyncblend.ray.Cluster()
     async with ab.BlenderStream(
-        script={str(own.script)!r}, blender={str(own.blender)!r}, instances=1, cluster=cluster
+        script={str(own.script)!r}, blender={str(own.blender)!r}, instances=1, cluster=cluster,
+        timeouts=ab.Timeouts(beat=3.0),
     ) as stream:
         async for frame in stream:
             if frame.index == 5:
