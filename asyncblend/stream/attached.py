@@ -39,6 +39,7 @@ class AttachedRun(Run):
     """
 
     _attachment: Attachment | None = None
+    _beginning = False
 
     async def begin(self) -> None:
         """Find the fleet, and take from it what the config leaves open. Passes may be begun from now on.
@@ -50,6 +51,9 @@ class AttachedRun(Run):
             AsyncblendError: Why it has failed.
             ModuleNotFoundError: Ray is not installed.
         """
+        if self._beginning:
+            raise ConfigError("a BlenderStream can be entered only once; make another one")
+        self._beginning = True
         self.loop = asyncio.get_running_loop()
         self._ready = self.loop.create_future()
         attaching = asyncio.ensure_future(asyncio.to_thread(self._attach))

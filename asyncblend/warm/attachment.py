@@ -75,6 +75,7 @@ class Attachment:
         self._program = uuid.uuid4().hex
         self._calls = itertools.count()
         self._answers: Answers | None = None  # while it runs
+        self._open: set[ray.ObjectRef[Any]] = set()  # calls that are not answered
         self._group = asyncio.TaskGroup()
         # Of this program's objects one does not come before it leaves. If it dies, who waits for that one is told.
         self._presence = self._fleet.call.remote("stay", self._program)
@@ -113,13 +114,15 @@ class Attachment:
     async def leave(self) -> None:
         """Give all leases back. A fleet that does not hear of it will notice that this program is gone."""
         self._answers = None
-        if ray.is_initialized():
-            leaving = asyncio.ensure_future(_result(self._fleet.call.remote("detach", self._program)))
-            await asyncio.wait([leaving], timeout=self._patience)
-            if leaving.done():
-                leaving.exception()  # a fleet that has ended has nothing to give back
-            else:
-                leaving.cancel()
+        if not ray.is_initialized():
+            return
+        # All that it was asked is answered then. Ray may crash a program that ends while it still waits for answers.
+        calls = [self._fleet.call.remote("detach", self._program), *self._open]
+        leaving = [asyncio.ensure_future(_result(call)) for call in calls]
+        await asyncio.wait(leaving, timeout=self._patience)
+        for one in leaving:
+            one.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)  # a fleet that has ended has nothing to give back
 
     # -- what the dispatcher tells a Blender ----------------------------------------------------------------------
 
@@ -161,6 +164,7 @@ class Attachment:
         if self._answers is None or not ray.is_initialized():  # a call would start another Ray
             return False
         call = self._fleet.call.remote(method, self._program, next(self._calls), (number, serial), *args)
+        self._open.add(call)
         self._group.create_task(self._hear(self._answers, life, (number, serial), call), name="asyncblend lease")
         return True
 
@@ -168,8 +172,9 @@ class Attachment:
         """Hand over what a call answers, and what came too early before."""
         try:
             answer: Answer = await call
-        except RayError as error:
+        except Exception as error:  # where the program has left Ray, errors are of any kind
             raise self._lost(error) from None
+        self._open.discard(call)
         hand_over = functools.partial(_hand_over, answers, life, name, answer.what)
         if answer.turn is None:
             hand_over()
@@ -203,7 +208,7 @@ class Attachment:
     async def _look(self) -> FleetStatus:
         """Ask the fleet how it is."""
         if not ray.is_initialized():
-            raise FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
+            raise self._lost("")
         looking = asyncio.ensure_future(_result(self._fleet.call.remote("status")))
         try:
             # Not wait_for, which would drop an answer that came while this loop itself stood still.
@@ -211,13 +216,17 @@ class Attachment:
             if not looking.done():
                 raise self._lost(f"it has not answered for {self._patience:g} s")
             status: FleetStatus = looking.result()
-        except RayError as error:
+        except FleetLost:
+            raise
+        except Exception as error:
             raise self._lost(error) from None
         finally:
             looking.cancel()
         return status
 
     def _lost(self, why: object) -> FleetLost:
+        if not ray.is_initialized():
+            return FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
         about = str(why).strip().partition("\n")[0]
         return FleetLost(f"fleet {self._name!r} is gone: {about}; start it anew, and attach again", fleet=self._name)
 

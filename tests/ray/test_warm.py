@@ -39,7 +39,9 @@ def values(task, step):
 
 def episode(task):
     for step in range(5):
-        yield values(task, step)
+        made = values(task, step)
+        del made["made_by"]  # another Blender may have to make the same again
+        yield made
 
 def sample(task):
     while task.params.get("wait") and not (HERE / task.params["wait"]).exists():
@@ -164,7 +166,7 @@ def frames_of(config: ab.StreamConfig | None = None, **options: Any) -> dict[tup
     with ab.BlenderStream(config, **options).sync() as stream:
         for frame in stream:
             assert (frame.index, frame.step) not in found
-            assert frame["made_by"] == frame.instance
+            assert frame.get("made_by", frame.instance) == frame.instance
             found[frame.index, frame.step] = frame
     return found
 
@@ -209,6 +211,15 @@ def test_episodes_come_whole(cubes: str, config: ab.StreamConfig) -> None:
         clips = list(stream.frames().clips(2, 2))
         assert sorted(clip.index for clip in clips) == list(range(1000, 1006))
         assert clips[0]["image"].shape == (2, 24, 32, 3)
+
+
+def test_a_program_that_stands_still_holds_up_no_other(cubes: str, config: ab.StreamConfig) -> None:
+    """It has episodes open in both Blenders, and takes no more of their frames. Later it goes on where it was."""
+    with ab.BlenderStream(fleet=cubes, start=1000, length=4, queue_size=2).sync() as slow:
+        found = {(frame.index, frame.step): frame for frame in [next(slow)]}
+        assert len(frames_of(fleet=cubes, length=20)) == 20
+        found |= {(frame.index, frame.step): frame for frame in slow}
+    assert_same(found, frames_of(config, start=1000, length=4))
 
 
 async def test_a_stream_goes_on_in_the_middle_of_an_episode(cubes: str, config: ab.StreamConfig) -> None:
@@ -422,6 +433,21 @@ async def lost(stream: ab.BlenderStream, end: Callable[[], None]) -> tuple[int, 
                 if count == 3:
                     await asyncio.to_thread(end)
         return count, caught.value
+
+
+async def test_a_fleet_that_does_not_answer_is_given_up(cubes: str, cluster: Cluster) -> None:
+    """It is waited for as long as for a heartbeat."""
+    (actor,) = cluster.processes("WarmFleet")
+
+    def end() -> None:
+        actor.suspend()
+
+    try:
+        stream = ab.BlenderStream(fleet=cubes, timeouts=ab.Timeouts(beat=1.5))
+        _, error = await lost(stream, end)
+    finally:
+        actor.resume()
+    assert "has not answered for 1.5 s" in str(error)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
