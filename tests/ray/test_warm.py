@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import asyncblend as ab
+from asyncblend.cli import app
 from asyncblend.recording import Recording
 from asyncblend.testing import fake_blender
 
@@ -476,23 +478,28 @@ async def test_a_fleet_that_ends_is_told_after_the_good_frames(
             pass
 
 
-def test_the_commands(cluster: Cluster, config: ab.StreamConfig, tmp_path: Path) -> None:
-    """One starts a fleet, one lists it, others use it by a TOML file, and one stops it."""
+def test_the_commands(
+    cluster: Cluster, config: ab.StreamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One starts a fleet and ends, one lists it, others use it by a TOML file, and one stops it."""
 
-    def run(*args: str, status: int = 0) -> str:
-        line = [sys.executable, "-m", "asyncblend", *args]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=tmp_path)
-        assert done.returncode == status, done.stderr
-        return done.stdout + done.stderr
+    def run(*args: str) -> str:
+        result = CliRunner().invoke(app, args, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.output
 
-    common = ("--blender", str(config.blender), "--instances", "1", "--ray", cluster.address)
-    started = run("fleet", "start", str(config.script), "--name", "cones", "--num-cpus", "0", *common)
+    line = [sys.executable, "-m", "asyncblend", "fleet", "start", str(config.script), "--name", "cones"]
+    line += ["--num-cpus", "0", "--blender", str(config.blender), "--instances", "1", "--ray", cluster.address]
+    started = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     assert "fleet cones runs on node" in started
     assert "asyncblend fleet stop cones" in started
-    (tmp_path / "job.toml").write_text('fleet = "cones"\n')
+    monkeypatch.chdir(tmp_path)
+    Path("job.toml").write_text('fleet = "cones"\n')
     assert "5 samples are in out" in run("record", "job.toml", "--length", "5", "--out", "out")
     listed = run("fleet", "list")
     assert "cones" in listed
     assert "1 waiting for work" in listed
+    with pytest.raises(ab.ConfigError, match="fleet 'cones' has its own number of instances"):
+        run("bench", "job.toml")
     assert "fleet cones is stopped" in run("fleet", "stop", "cones", "--ray", cluster.address)
-    assert "there is no fleet 'cones'" in run("stream", "job.toml", status=1)
+    assert "cones" not in run("fleet", "list")
