@@ -51,6 +51,7 @@ class Serving:
         self._name, self._shipment, self._told = name, shipment, (config, source)
         self._resources = contextlib.ExitStack()
         self._run: Run | None = None
+        self._begun = asyncio.Event()
         self._stopped: FleetLost | None = None
         self._programs: dict[str, _Program] = {}
         self._left: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by program
@@ -68,9 +69,11 @@ class Serving:
         try:
             await run.begin()
             self._run = run
+            self._begun.set()
             await run.ready()
         except AsyncblendError as error:
             await run.aclose()
+            self._resources.close()
             return error
         return None
 
@@ -84,8 +87,9 @@ class Serving:
         self._resources.close()
 
     async def status(self) -> FleetStatus:
-        """Return how the fleet is."""
-        assert self._run is not None, "begin comes first"
+        """Return how the fleet is, once its Blenders are being started."""
+        await self._begun.wait()
+        assert self._run is not None, "it has begun"
         stats, why = self._run.stats(), self._stopped or self._run.dispatcher.end_error
         return FleetStatus(
             name=self._name,
@@ -114,7 +118,7 @@ class Serving:
         """
         status, (config, source) = await self.status(), self._told
         if status.error is None:
-            assert self._run is not None, "begin comes first"
+            assert self._run is not None, "it has begun"
             self._programs[program] = _Program(self._run, len(status.state))
             watching = asyncio.create_task(self._watch(program, presence[0]), name="asyncblend program")
             self._watching.add(watching)  # ends with the program
@@ -359,3 +363,4 @@ class _Program:
             job.close(Answer(None, Gone() if why is None else Ended(why)))
         for waiting in self._later.values():
             waiting.set_result(None)
+        self._later.clear()

@@ -398,7 +398,9 @@ def test_what_is_wrong_is_said(cubes: str, config: ab.StreamConfig, tmp_path: Pa
         attach(config, fleet=cubes, autoexec=False)
     other = tmp_path / "cubes.py"
     other.write_text(Path(config.script).read_text() + "\n")
-    with pytest.raises(ab.ConfigError, match=r"fleet 'cubes' has script_sha256='.*', and this config has '.*'"):
+    with pytest.raises(
+        ab.ConfigError, match=r"fleet 'cubes' has script='cubes.py' \(SHA-256 \w+\), and this config has 'cubes.py' \("
+    ):
         attach(config, fleet=cubes, script=other)
     with pytest.raises(ab.ConfigError, match="there is a fleet 'cubes' already; attach to it"):
         asyncblend.ray.start(config, name=cubes, num_cpus=0)
