@@ -418,6 +418,16 @@ def test_what_is_wrong_is_said(cubes: str, config: ab.StreamConfig, tmp_path: Pa
     assert [one.name for one in asyncblend.ray.fleets()] == [cubes]
 
 
+def test_a_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the line that installs it."""
+    monkeypatch.setitem(sys.modules, "asyncblend.warm.attachment", None)
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"fleet='cubes' needs Ray .* pip install \"asyncblend\[ray\]\""),
+        ab.BlenderStream(fleet="cubes").sync(),
+    ):
+        pass
+
+
 def test_a_cluster_of_ones_own_is_refused(cubes: str, config: ab.StreamConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet that would end with the program would not stay warm."""
     import asyncblend.ray
@@ -498,6 +508,9 @@ def test_the_commands(
     monkeypatch.chdir(tmp_path)
     Path("job.toml").write_text('fleet = "cones"\n')
     assert "5 samples are in out" in run("record", "job.toml", "--length", "5", "--out", "out")
+    assert Recording("out").about["script"] == "cubes.py"
+    run("inspect", "job.toml", "--samples", "2", "--out", "sheet.png")
+    assert Path("sheet.png").exists()
     listed = run("fleet", "list")
     assert "cones" in listed
     assert "1 waiting for work" in listed
