@@ -79,7 +79,7 @@ def _cluster(folder: Path) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    with mock.patch.dict(os.environ, _QUIET):
+    with mock.patch.dict(os.environ, {**_QUIET, "RAY_TMPDIR": str(folder)}):
         head = {"num_cpus": 2, "include_dashboard": False, "temp_dir": str(folder / "ray")}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:

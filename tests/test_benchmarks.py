@@ -70,6 +70,7 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
         ),
         pytest.param("replay", {"checked", "not checked", "bytes alone (limit)"}, marks=exhaustive),
         ("startup", {"asyncblend", "plain launch (limit)"}),
+        pytest.param("warm", {"fleet=", "fleet=, new program", "its own Blender", "a call (limit)"}, marks=exhaustive),
         ("memory", {"the host", "one Blender"}),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..errors import ConfigError
 from .config_file import load_config
 from .live import Waiting, doing
 from .needs import is_missing, pip, require
@@ -59,6 +60,8 @@ def bench(
     """
     console = Terminal()
     chosen = load_config(config, scene=scene, blender=blender, script_args=context.args)
+    if chosen.fleet is not None:
+        raise ConfigError(f"fleet {chosen.fleet!r} has its own number of instances; give a script to measure others")
     tried = settings(_numbers(instances, "--instances"), _numbers(threads, "--threads"))
     if json_ is not None:
         check_file("--json", json_)

@@ -56,6 +56,24 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     return StreamConfig(**{**fields, **options})
 
 
+def completed(config: StreamConfig) -> StreamConfig:
+    """Return a config with the script and the seed of the fleet that it names, if it names one.
+
+    Raises:
+        AsyncblendError: As attaching to that fleet raises.
+    """
+    if config.fleet is None:
+        return config
+    from ..aio import run
+    from ..stream.stream import BlenderStream
+
+    async def attached() -> StreamConfig:
+        async with BlenderStream(config) as stream:
+            return stream.config
+
+    return run(attached())
+
+
 def _expanded(path: Path, name: str, value: str) -> Path:
     try:
         return Path(value).expanduser()

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .. import __version__
 from ..errors import ConfigError
-from .config_file import load_config
+from .config_file import completed, load_config
 from .live import LiveLine, Waiting, facts_table
 from .options import (
     BlenderOption,
@@ -81,7 +81,8 @@ def export(
         if config.length is None:
             raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
         items = _rendered(dataclasses.replace(config, ordered=True))
-        made_of: Mapping[str, Any] = {"script": Path(config.script).name, "seed": config.seed}
+        whole = completed(config)
+        made_of: Mapping[str, Any] = {"script": Path(whole.script).name, "seed": whole.seed}
     else:
         refuse_rendering(source, options, context.args)
         samples = Recording(source)

@@ -72,9 +72,10 @@ def start(
         status = start(chosen, name=name, files=file or (), num_cpus=num_cpus, num_gpus=num_gpus)
     console = Terminal()
     many = "1 Blender" if len(status.state) == 1 else f"{len(status.state)} Blenders"
-    console.print(f"fleet {name} runs on node {status.node}, with {many}")
+    version = f", version {status.blender}" if status.blender else ""
+    console.print(f"fleet {name} runs on node {status.node}, with {many}{version}")
     console.print(
-        f"Attach to it: BlenderStream(fleet={name!r}), BlenderDataset(fleet={name!r}), or fleet = in a TOML file"
+        f"Attach to it: BlenderDataset(fleet={name!r}), BlenderStream(fleet={name!r}), or the same line in a TOML file"
     )
     console.print(f"Stop it: asyncblend fleet stop {shlex.quote(name)}")
 

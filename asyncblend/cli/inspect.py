@@ -12,7 +12,7 @@ import typer
 
 from ..config import check_whole
 from ..errors import NOBODY_STEPS, ConfigError, SampleError
-from .config_file import load_config
+from .config_file import completed, load_config
 from .live import watch
 from .options import BlenderOption, InstancesOption, SceneOption, SeedOption, check_source, refuse_rendering
 from .outputs import check_file, writing
@@ -140,7 +140,7 @@ def _rendered(source: Path, count: int, options: dict[str, Any]) -> tuple[list[_
             raise
         drawn.clear()
         watch(dataclasses.replace(config, params={"render": True}), seen, most=length)
-    return drawn, config.seed
+    return drawn, completed(config).seed
 
 
 def _drawn(values: Mapping[str, Any], index: int, params: Mapping[str, Any], step: int | None) -> _Drawn:

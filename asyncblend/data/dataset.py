@@ -43,7 +43,8 @@ class BlenderDataset(ItemDataset):
     `close`, garbage collection or exit; with `persistent_workers=True` each worker's share does.
 
     Worker w of W in rank r of R has shard r * W + w of R * W, so ranks have equally many samples if R * W divides the
-    length. The instances of a rank are shared out among its workers, and a worker without an instance gets no indices.
+    length. The instances of a rank are shared out among its workers, and a worker without an instance gets no indices;
+    those of a `fleet` are shared by all ranks and workers.
     A `shard` in the config stands for (r, R).
 
     Params that the training loop changes, `flush` and `feedback` are for `num_workers=0`: each worker has a copy of the

@@ -42,7 +42,8 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     The first access starts the fleet, which stays warm until `close`, the end of a `with` block, garbage collection or
     exit. The instances of a rank are shared out among the workers of a DataLoader, so it may have as many workers as
     there are instances; give it `persistent_workers=True`, else its Blenders start anew in each epoch. While a worker
-    renders a batch, training goes on with those before; without workers it waits for each one.
+    renders a batch, training goes on with those before; without workers it waits for each one. With `fleet`, there may
+    be any number of workers, and none starts a Blender.
 
     Args:
         config: The options. `ordered` has no meaning here, and samples cannot be skipped (`on_bad_sample`).

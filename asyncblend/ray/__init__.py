@@ -16,8 +16,8 @@ The rows of a dataset and the shards of a recording come from fleets in actors:
 - `actors`: how many they are, and what each of them has of Ray's resources.
 - `renderer`: what runs in each actor: a warm fleet, whose passes render the indices of one batch each.
 - `warm`: `start`, `fleets` and `stop`, for fleets that outlive the program which starts them.
-- `serving`: what runs in the actor of such a fleet: it renders for all programs that are attached. The room `warm` below
-  this one has what these programs need.
+- `serving`, `places`: what runs in the actor of such a fleet, which renders for all programs that are attached. The room
+  `warm` below this one has what these programs need.
 - `shipping`: the script, the scene and their files, as content that travels to other nodes.
 - `cluster`: what nodes there are, and which Blender they have.
 - `rows`: samples as typed columns, and as files of WebDataset.

@@ -118,8 +118,8 @@ def stop(name: str) -> None:
         ConfigError: There is no such fleet. The message names those that there are.
     """
     fleet = find(name)
-    with contextlib.suppress(RayError):  # it is gone already
-        ray.get(fleet.call.remote("stop"))
+    with contextlib.suppress(RayError):  # it is gone already, or does not answer: then its Blenders end with it
+        ray.get(fleet.call.remote("stop"), timeout=_PATIENCE)
     ray.kill(fleet)
 
 

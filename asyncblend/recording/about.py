@@ -50,12 +50,14 @@ def versions() -> dict[str, str | None]:
 def source(config: StreamConfig) -> dict[str, Any]:
     """Return what the samples of a stream are a function of, but for params, as JSON values.
 
-    Raises ConfigError if the script or the scene cannot be read.
+    Raises ConfigError if the script or the scene cannot be read. A script that is left to a fleet is left out.
     """
+    named = (
+        {"script": Path(config.script).name, "script_sha256": _sha256("script", config.script)} if config.script else {}
+    )
     return {
         "seed": config.seed,
-        "script": Path(config.script).name,
-        "script_sha256": _sha256("script", config.script),
+        **named,
         "scene": None if config.scene is None else Path(config.scene).name,
         "scene_sha256": None if config.scene is None else _sha256("scene", config.scene),
         # An argument is for all instances, or a list of one for each instance.

@@ -12,6 +12,8 @@ direct       the steps of such an episode that a consumer's thread and a Blender
 directs      which episodes go so, in the event loop's thread
 clips        whole episodes and clips, collected from the frames of a pass
 run          one running fleet with its hub and dispatcher; the engine under stream and sync
+attached     the engine of a stream that has a part in another program's fleet instead, by the room `warm`
+ends         what a dispatcher needs of Blenders, whoever runs them
 dispatcher   which index is leased to which Blender, for which pass; which frame goes to which pass
 holding      what one Blender holds: its leases, and the episode that it is at
 passes       one consumer's leases, queue, order, crashes, error and counters

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..aio import separate_after_fork
@@ -23,8 +22,8 @@ __all__ = ["AttachedRun", "run_of"]
 
 assert connection  # imported before any fork, which it must notice
 
-_PIXELS = ("scene", "script_args", "seed", "blender", "factory_startup", "autoexec")
-"""What else but the script makes the samples."""
+_PIXELS = ("script", "scene", "script_args", "seed", "blender", "factory_startup", "autoexec")
+"""What makes the samples."""
 
 
 def run_of(config: StreamConfig, *, first_instance: int = 0) -> Run:
@@ -39,6 +38,7 @@ class AttachedRun(Run):
     """
 
     _attachment: Attachment | None = None
+    _beginning = False
 
     async def begin(self) -> None:
         """Find the fleet, and take from it what the config leaves open. Passes may be begun from now on.
@@ -50,6 +50,9 @@ class AttachedRun(Run):
             AsyncblendError: Why it has failed.
             ModuleNotFoundError: Ray is not installed.
         """
+        if self._beginning:
+            raise ConfigError("a BlenderStream can be entered only once; make another one")
+        self._beginning = True
         self.loop = asyncio.get_running_loop()
         self._ready = self.loop.create_future()
         attaching = asyncio.ensure_future(asyncio.to_thread(self._attach))
@@ -69,8 +72,13 @@ class AttachedRun(Run):
         return "" if self._attachment is None else self._attachment.welcome.status.blender
 
     def source(self) -> dict[str, Any]:
-        """Return what the fleet's samples are a function of, but for params, as JSON values."""
-        assert self._attachment is not None, "begin comes first"
+        """Return what the fleet's samples are a function of, but for params, as JSON values.
+
+        Raises:
+            ConfigError: `begin` comes first.
+        """
+        if self._attachment is None:
+            raise ConfigError(f"what fleet {self.config.fleet!r} is made of is known when the stream is entered")
         return dict(self._attachment.welcome.source)
 
     def _attach(self) -> Attachment:
@@ -81,7 +89,7 @@ class AttachedRun(Run):
                 f'fleet={self.config.fleet!r} needs Ray ({error}); type: pip install "asyncblend[ray]"', name=error.name
             ) from None
         assert self.config.fleet is not None, "run_of looks at it"
-        attachment = Attachment(self.config.fleet, self.config.timeouts.beat)
+        attachment = Attachment(self.config.fleet, self.config.timeouts)
         try:
             self.config = _completed(self.config, attachment.welcome)
         except BaseException:
@@ -115,26 +123,23 @@ def _completed(config: StreamConfig, welcome: Welcome) -> StreamConfig:
     Raises:
         ConfigError: It says something else than the fleet's, or its files cannot be read.
     """
-    theirs = welcome.config
-    if config.script == "":
-        default = {field.name: field.default for field in dataclasses.fields(StreamConfig)}
-        own = {name: value for name in _PIXELS if (value := getattr(config, name)) != default[name]}
-        _check_same(config, own, {name: getattr(theirs, name) for name in own})
-    else:
-        _check_same(config, source(config), welcome.source)
-        names = ("blender", "factory_startup", "autoexec")
-        _check_same(config, *({name: getattr(one, name) for name in names} for one in (config, theirs)))
-    shared = {name: getattr(theirs, name) for name in ("script", *_PIXELS, "instances")}
-    return dataclasses.replace(config, **shared)
-
-
-def _check_same(config: StreamConfig, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    for name, value in own.items():
-        if name in ("script", "scene") and own.get(f"{name}_sha256") == theirs.get(f"{name}_sha256", ""):
-            continue  # another name of the same file
-        if value != theirs[name] and str(value) != str(theirs[name]):
-            file = name.removesuffix("_sha256")
-            raise ConfigError(
-                f"fleet {config.fleet!r} has {name}={theirs[name]!r}, and this config has {value!r}; leave out {file} and "
-                f"`script`, for those of the fleet, or start another fleet with them"
+    default = {field.name: field.default for field in dataclasses.fields(StreamConfig)}
+    given = [name for name in _PIXELS if config.script or getattr(config, name) != default[name]]
+    own, theirs = (
+        {**{name: getattr(one, name) for name in _PIXELS}, **made_of}
+        for one, made_of in ((config, source(config)), (welcome.config, dict(welcome.source)))
+    )
+    for name in given:
+        content = f"{name}_sha256"
+        same = own[content] == theirs[content] if content in own else str(own[name]) == str(theirs[name])
+        if not same:
+            shown, here = (
+                f"{one[name]!r}" + (f" (SHA-256 {one[content]!s:.12})" if content in one else "")
+                for one in (theirs, own)
             )
+            raise ConfigError(
+                f"fleet {config.fleet!r} has {name}={shown}, and this config has {here}; leave `script` and {name} out, "
+                f"for those of the fleet, or start another fleet with them"
+            )
+    shared = {name: getattr(welcome.config, name) for name in (*_PIXELS, "instances")}
+    return dataclasses.replace(config, **shared)

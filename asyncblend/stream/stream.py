@@ -81,6 +81,8 @@ class BlenderStream(AsyncIterator[Frame]):
             raise ConfigError("a BlenderStream can be entered only once; make another one")
         await self._run.begin()
         try:
+            if self._closed:
+                raise StreamClosed("the stream was closed")
             if self._run.config is not self.config:
                 self.config = self._run.config
                 self._source = Pass(self.config, state=self._loaded)

@@ -23,6 +23,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
+from ..config import Timeouts
 from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
 from ..wire.launch import Life
 from ..wire.protocol import Name, Step, check_version
@@ -30,6 +31,7 @@ from .finding import find
 from .told import Answer, Bad, Ended, FleetStatus, Gone, Made, Over, Welcome
 
 _EVERY = 1.0  # seconds between two looks at how the fleet is
+_LONGEST = 1e6  # seconds, as Ray takes no infinite ones
 
 
 class Answers(Protocol):
@@ -57,7 +59,7 @@ class Attachment:
 
     Args:
         name: The fleet's.
-        patience: Seconds for which the fleet may be silent.
+        timeouts: How long the fleet may be silent: `beat`, and `stop` at the end.
 
     Raises:
         ConfigError: There is no such fleet, or no cluster.
@@ -69,18 +71,19 @@ class Attachment:
 
     bad_messages = refused = recycled = restarts = 0
 
-    def __init__(self, name: str, patience: float) -> None:
-        self._name, self._patience = name, patience
+    def __init__(self, name: str, timeouts: Timeouts) -> None:
+        self._name, self._timeouts = name, timeouts
         self._fleet = find(name)
         self._program = uuid.uuid4().hex
         self._calls = itertools.count()
         self._answers: Answers | None = None  # while it runs
+        self._open: set[ray.ObjectRef[Any]] = set()  # calls that are not answered
         self._group = asyncio.TaskGroup()
         # Of this program's objects one does not come before it leaves. If it dies, who waits for that one is told.
         self._presence = self._fleet.call.remote("stay", self._program)
         try:
             admitted = self._fleet.call.remote("attach", self._program, [self._presence])
-            self.welcome: Welcome = ray.get(admitted, timeout=patience)
+            self.welcome: Welcome = ray.get(admitted, timeout=min(timeouts.beat, _LONGEST))
             check_version({"version": self.welcome.version}, f"fleet {name!r}")
             self._note(self.welcome.status)
         except RayError as error:
@@ -101,10 +104,13 @@ class Attachment:
         """
         async with self._group:
             self._answers = answers
-            answers.dispatch()
-            while True:
-                await asyncio.sleep(_EVERY)
-                self._note(await self._look())
+            try:
+                answers.dispatch()
+                while True:
+                    await asyncio.sleep(_EVERY)
+                    self._note(await self._look())
+            finally:
+                self._answers = None  # a group that ends takes no more tasks
 
     def give_up(self) -> None:
         """Leave at once, where nothing was leased."""
@@ -112,14 +118,15 @@ class Attachment:
 
     async def leave(self) -> None:
         """Give all leases back. A fleet that does not hear of it will notice that this program is gone."""
-        self._answers = None
-        if ray.is_initialized():
-            leaving = asyncio.ensure_future(_result(self._fleet.call.remote("detach", self._program)))
-            await asyncio.wait([leaving], timeout=self._patience)
-            if leaving.done():
-                leaving.exception()  # a fleet that has ended has nothing to give back
-            else:
-                leaving.cancel()
+        if not ray.is_initialized():
+            return
+        # All that it was asked is answered then. Ray may crash a program that ends while it still waits for answers.
+        calls = [self._fleet.call.remote("detach", self._program), *self._open]
+        leaving = [asyncio.ensure_future(_result(call)) for call in calls]
+        await asyncio.wait(leaving, timeout=self._timeouts.stop)
+        for one in leaving:
+            one.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)  # a fleet that has ended has nothing to give back
 
     # -- what the dispatcher tells a Blender ----------------------------------------------------------------------
 
@@ -161,23 +168,32 @@ class Attachment:
         if self._answers is None or not ray.is_initialized():  # a call would start another Ray
             return False
         call = self._fleet.call.remote(method, self._program, next(self._calls), (number, serial), *args)
+        self._open.add(call)
         self._group.create_task(self._hear(self._answers, life, (number, serial), call), name="asyncblend lease")
         return True
 
     async def _hear(self, answers: Answers, life: Life, name: Name, call: ray.ObjectRef[Any]) -> None:
-        """Hand over what a call answers, and what came too early before."""
+        """Hand over what a call answers."""
         try:
-            answer: Answer = await call
-        except RayError as error:
-            raise self._lost(error) from None
-        hand_over = functools.partial(_hand_over, answers, life, name, answer.what)
-        if answer.turn is None:
+            try:
+                answer: Answer = await call
+            except Exception as error:  # where the program has left Ray, errors are of any kind
+                raise self._lost(error) from None
+            self._open.discard(call)
+            self._in_order(life, answer.turn, functools.partial(_hand_over, answers, life, name, answer.what))
+        except BaseException:
+            self._answers = None  # a group that ends takes no more tasks
+            raise
+
+    def _in_order(self, life: Life, turn: int | None, hand_over: Callable[[], None]) -> None:
+        """Hand over an answer when it is its turn, and those that came before it although it is theirs later."""
+        if turn is None:
             hand_over()
             return
-        self._early[life, answer.turn] = hand_over
-        while (hand_over_next := self._early.pop((life, self._heard[life]), None)) is not None:
+        self._early[life, turn] = hand_over
+        while (next_one := self._early.pop((life, self._heard[life]), None)) is not None:
             self._heard[life] += 1
-            hand_over_next()
+            next_one()
 
     # -- what the dispatcher asks and tells of Blenders -----------------------------------------------------------
 
@@ -203,21 +219,25 @@ class Attachment:
     async def _look(self) -> FleetStatus:
         """Ask the fleet how it is."""
         if not ray.is_initialized():
-            raise FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
+            raise self._lost("")
         looking = asyncio.ensure_future(_result(self._fleet.call.remote("status")))
         try:
             # Not wait_for, which would drop an answer that came while this loop itself stood still.
-            await asyncio.wait([looking], timeout=self._patience)
+            await asyncio.wait([looking], timeout=min(self._timeouts.beat, _LONGEST))
             if not looking.done():
-                raise self._lost(f"it has not answered for {self._patience:g} s")
+                raise self._lost(f"it has not answered for {self._timeouts.beat:g} s")
             status: FleetStatus = looking.result()
-        except RayError as error:
+        except FleetLost:
+            raise
+        except Exception as error:
             raise self._lost(error) from None
         finally:
             looking.cancel()
         return status
 
     def _lost(self, why: object) -> FleetLost:
+        if not ray.is_initialized():
+            return FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
         about = str(why).strip().partition("\n")[0]
         return FleetLost(f"fleet {self._name!r} is gone: {about}; start it anew, and attach again", fleet=self._name)
 

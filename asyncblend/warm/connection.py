@@ -12,7 +12,8 @@ import threading
 from ..errors import ConfigError, ForkedProcessError
 
 _PATIENCE = 10.0  # seconds that a head may take to answer
-_inherited = False  # whether this process was forked from one that was connected
+_connected = False  # whether this process was connected here, also if it is no more
+_inherited = False  # whether it was forked from one that was connected
 
 
 def connect(address: str | None = None, *, quiet: bool = False) -> None:
@@ -28,6 +29,7 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
             the program is connected to another one.
         ForkedProcessError: This process is a forked copy of one that was connected.
     """
+    global _connected
     import ray
     from ray.exceptions import RayError
 
@@ -59,6 +61,7 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
             threading.current_thread() is threading.main_thread()
         )  # in others Ray warns that it handles no SIGTERM
         ray.init(address, logging_level="info" if not quiet else "warning" if in_main else "error")
+        _connected = True
     except (OSError, ValueError, OverflowError, RuntimeError, RayError) as error:
         where = "on this machine" if address in (None, "auto") else f"at {address!r}"
         raise ConfigError(f"no cluster of Ray that this program may join {where}: {error}") from None
@@ -78,9 +81,10 @@ def _resolved(address: str) -> tuple[str, str]:
 def _note_fork() -> None:
     global _inherited
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
+    if _connected or (ray is not None and ray.is_initialized()):
         _inherited = True
-        atexit.unregister(ray.shutdown)  # in a forked copy it never returns
+        if ray is not None:
+            atexit.unregister(ray.shutdown)  # in a forked copy it never returns
 
 
 os.register_at_fork(after_in_child=_note_fork)

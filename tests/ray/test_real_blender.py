@@ -102,6 +102,33 @@ def test_blenders_may_be_mixed(cluster: Cluster, together: ab.StreamConfig) -> N
     assert len({row["version"] for row in rows}) == 2
 
 
+def test_a_warm_fleet_renders_what_ones_own_does(
+    cluster: Cluster, real: Any, write_script: Callable[..., Path]
+) -> None:
+    """Samples with params, and cubes that fall for some frames: the same pixels, from the Blender that is named."""
+    import asyncblend.ray
+
+    falls = ROOT / "blender_scripts" / "falling_cubes.py"
+    small = ("--width", "64", "--height", "48", "--samples", "1", "--cubes", "3", "--frames", "5")
+    shared: dict[str, Any] = {"instances": 2, "blender": real.blender, "seed": 5, "threads": 1}
+    params = {"x": 0.25}
+    for script, arguments in ((write_script(CUBE), ()), (falls, small)):
+        config = ab.StreamConfig(script=script, script_args=arguments, **shared)
+        with ab.BlenderStream(config, params=params, length=3).sync() as stream:
+            wanted = {(frame.index, frame.step): frame for frame in stream}
+        asyncblend.ray.start(config, name="real", num_cpus=2)
+        try:
+            with ab.BlenderStream(fleet="real", params=params, length=3).sync() as stream:
+                found = {(frame.index, frame.step): frame for frame in stream}
+                assert stream.blender_version
+        finally:
+            asyncblend.ray.stop("real")
+        assert found.keys() == wanted.keys()
+        for name, frame in wanted.items():
+            assert found[name].keys() == frame.keys()
+            np.testing.assert_array_equal(found[name]["image"], frame["image"], strict=True)
+
+
 @pytest.mark.timeout(600)
 def test_the_example_trains(bpy_kind: Any, cluster: Cluster, tmp_path: Path) -> None:
     """Two workers train for two epochs on rows that the cluster renders, and the network is kept."""

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import asyncblend as ab
+from asyncblend.cli import app
 from asyncblend.recording import Recording
 from asyncblend.testing import fake_blender
 
@@ -39,7 +41,9 @@ def values(task, step):
 
 def episode(task):
     for step in range(5):
-        yield values(task, step)
+        made = values(task, step)
+        del made["made_by"]  # another Blender may have to make the same again
+        yield made
 
 def sample(task):
     while task.params.get("wait") and not (HERE / task.params["wait"]).exists():
@@ -164,7 +168,7 @@ def frames_of(config: ab.StreamConfig | None = None, **options: Any) -> dict[tup
     with ab.BlenderStream(config, **options).sync() as stream:
         for frame in stream:
             assert (frame.index, frame.step) not in found
-            assert frame["made_by"] == frame.instance
+            assert frame.get("made_by", frame.instance) == frame.instance
             found[frame.index, frame.step] = frame
     return found
 
@@ -209,6 +213,15 @@ def test_episodes_come_whole(cubes: str, config: ab.StreamConfig) -> None:
         clips = list(stream.frames().clips(2, 2))
         assert sorted(clip.index for clip in clips) == list(range(1000, 1006))
         assert clips[0]["image"].shape == (2, 24, 32, 3)
+
+
+def test_a_program_that_stands_still_holds_up_no_other(cubes: str, config: ab.StreamConfig) -> None:
+    """It has episodes open in both Blenders, and takes no more of their frames. Later it goes on where it was."""
+    with ab.BlenderStream(fleet=cubes, start=1000, length=4, queue_size=2).sync() as slow:
+        found = {(frame.index, frame.step): frame for frame in [next(slow)]}
+        assert len(frames_of(fleet=cubes, length=20)) == 20
+        found |= {(frame.index, frame.step): frame for frame in slow}
+    assert_same(found, frames_of(config, start=1000, length=4))
 
 
 async def test_a_stream_goes_on_in_the_middle_of_an_episode(cubes: str, config: ab.StreamConfig) -> None:
@@ -385,7 +398,9 @@ def test_what_is_wrong_is_said(cubes: str, config: ab.StreamConfig, tmp_path: Pa
         attach(config, fleet=cubes, autoexec=False)
     other = tmp_path / "cubes.py"
     other.write_text(Path(config.script).read_text() + "\n")
-    with pytest.raises(ab.ConfigError, match=r"fleet 'cubes' has script_sha256='.*', and this config has '.*'"):
+    with pytest.raises(
+        ab.ConfigError, match=r"fleet 'cubes' has script='cubes.py' \(SHA-256 \w+\), and this config has 'cubes.py' \("
+    ):
         attach(config, fleet=cubes, script=other)
     with pytest.raises(ab.ConfigError, match="there is a fleet 'cubes' already; attach to it"):
         asyncblend.ray.start(config, name=cubes, num_cpus=0)
@@ -401,6 +416,16 @@ def test_what_is_wrong_is_said(cubes: str, config: ab.StreamConfig, tmp_path: Pa
     with pytest.raises(ab.InstanceExited, match="no cube"):
         asyncblend.ray.start(dataclasses.replace(config, script=broken), name="broken", num_cpus=0)
     assert [one.name for one in asyncblend.ray.fleets()] == [cubes]
+
+
+def test_a_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the line that installs it."""
+    monkeypatch.setitem(sys.modules, "asyncblend.warm.attachment", None)
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"fleet='cubes' needs Ray .* pip install \"asyncblend\[ray\]\""),
+        ab.BlenderStream(fleet="cubes").sync(),
+    ):
+        pass
 
 
 def test_a_cluster_of_ones_own_is_refused(cubes: str, config: ab.StreamConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,6 +447,21 @@ async def lost(stream: ab.BlenderStream, end: Callable[[], None]) -> tuple[int, 
                 if count == 3:
                     await asyncio.to_thread(end)
         return count, caught.value
+
+
+async def test_a_fleet_that_does_not_answer_is_given_up(cubes: str, cluster: Cluster) -> None:
+    """It is waited for as long as for a heartbeat."""
+    (actor,) = cluster.processes("WarmFleet")
+
+    def end() -> None:
+        actor.suspend()
+
+    try:
+        stream = ab.BlenderStream(fleet=cubes, timeouts=ab.Timeouts(beat=1.5))
+        _, error = await lost(stream, end)
+    finally:
+        actor.resume()
+    assert "has not answered for 1.5 s" in str(error)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
@@ -450,23 +490,31 @@ async def test_a_fleet_that_ends_is_told_after_the_good_frames(
             pass
 
 
-def test_the_commands(cluster: Cluster, config: ab.StreamConfig, tmp_path: Path) -> None:
-    """One starts a fleet, one lists it, others use it by a TOML file, and one stops it."""
+def test_the_commands(
+    cluster: Cluster, config: ab.StreamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One starts a fleet and ends, one lists it, others use it by a TOML file, and one stops it."""
 
-    def run(*args: str, status: int = 0) -> str:
-        line = [sys.executable, "-m", "asyncblend", *args]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=tmp_path)
-        assert done.returncode == status, done.stderr
-        return done.stdout + done.stderr
+    def run(*args: str) -> str:
+        result = CliRunner().invoke(app, args, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.output
 
-    common = ("--blender", str(config.blender), "--instances", "1", "--ray", cluster.address)
-    started = run("fleet", "start", str(config.script), "--name", "cones", "--num-cpus", "0", *common)
+    line = [sys.executable, "-m", "asyncblend", "fleet", "start", str(config.script), "--name", "cones"]
+    line += ["--num-cpus", "0", "--blender", str(config.blender), "--instances", "1", "--ray", cluster.address]
+    started = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     assert "fleet cones runs on node" in started
     assert "asyncblend fleet stop cones" in started
-    (tmp_path / "job.toml").write_text('fleet = "cones"\n')
+    monkeypatch.chdir(tmp_path)
+    Path("job.toml").write_text('fleet = "cones"\n')
     assert "5 samples are in out" in run("record", "job.toml", "--length", "5", "--out", "out")
+    assert Recording("out").about["script"] == "cubes.py"
+    run("inspect", "job.toml", "--samples", "2", "--out", "sheet.png")
+    assert Path("sheet.png").exists()
     listed = run("fleet", "list")
     assert "cones" in listed
     assert "1 waiting for work" in listed
+    with pytest.raises(ab.ConfigError, match="fleet 'cones' has its own number of instances"):
+        run("bench", "job.toml")
     assert "fleet cones is stopped" in run("fleet", "stop", "cones", "--ray", cluster.address)
-    assert "there is no fleet 'cones'" in run("stream", "job.toml", status=1)
+    assert "cones" not in run("fleet", "list")
