@@ -52,7 +52,8 @@ def start(
             `shard`, `params`, `queue_size` and `on_bad_sample`. `threads="auto"` shares out `num_cpus`.
         name: Of the fleet, in this cluster.
         files: What else the script reads, files and folders, as `dataset` has it.
-        num_cpus: Ray's CPUs for the whole fleet, which runs on one node. None: one for each Blender.
+        num_cpus: Ray's CPUs for the whole fleet, which runs on one node. None: one for each Blender. If the config has a
+            `cluster`, that says what Blenders need and where they run, and this is for what leads them. None: one.
         num_gpus: Ray's GPUs for the whole fleet.
 
     Raises:
@@ -63,11 +64,12 @@ def start(
         raise ConfigError(f"config must be a StreamConfig; got {config!r}")
     if not isinstance(name, str) or not name.strip() or name != name.strip():
         raise ConfigError(f"name must be the name of a fleet, such as 'cubes'; got {name!r}")
-    actors = Actors.checked(1, config.instances, num_cpus, num_gpus)
+    here = config.cluster is None  # where the fleet's own node is
+    actors = Actors.checked(1, config.instances if here else 1, num_cpus, num_gpus)
     own = dataclasses.replace(
         config, params=None, length=None, start=0, shard=None, ordered=False, on_bad_sample="raise"
     )
-    own = actors.config(own)
+    own = actors.config(own) if here else own
     made_of, shipment = source(own), Shipment.packed(own, files)
     _connect(name)
     if name in names():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import socket
@@ -83,8 +82,6 @@ def _note_fork() -> None:
     ray = sys.modules.get("ray")
     if _connected or (ray is not None and ray.is_initialized()):
         _inherited = True
-        if ray is not None:
-            atexit.unregister(ray.shutdown)  # in a forked copy it never returns
 
 
 os.register_at_fork(after_in_child=_note_fork)

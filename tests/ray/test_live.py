@@ -133,6 +133,21 @@ def test_a_blender_a_keeper_and_a_node_die(cluster: Cluster, config: Callable[..
     until(lambda: not cluster.blenders() and not cluster.folders())
 
 
+def test_a_warm_fleet_on_several_nodes(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
+    """Its Blenders are where the cluster has room; programs that attach have the samples of one machine."""
+    import asyncblend.ray
+
+    asyncblend.ray.start(config(), name="wide")
+    try:
+        with ab.BlenderStream(fleet="wide", length=40, ordered=True).sync() as frames:
+            found = [frame["image"].tobytes() for frame in frames]
+        assert len({blender.ppid() for blender in cluster.blenders()}) == 2
+    finally:
+        asyncblend.ray.stop("wide")
+    assert found == images(config(length=40), cluster=None)
+    until(lambda: not cluster.blenders() and not cluster.folders())
+
+
 DRIVER = """
 import asyncio, sys
 import asyncblend as ab, asyncblend.ray
