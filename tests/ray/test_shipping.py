@@ -118,7 +118,7 @@ def closed(around: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_closed_folder_is_named(closed: Path) -> None:
     """It is not taken for an empty one."""
-    with pytest.raises(ab.ConfigError, match="files/odd' cannot be read.*Permission denied"):
+    with pytest.raises(ab.ConfigError, match=r"files/odd' cannot be read.*Permission denied"):
         travelled(closed)
 
 
