@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,21 @@ def test_recorded_items_are_the_live_ones(real: Any, tmp_path: Path) -> None:
     assert batch["image"].shape == (8, 64, 96, 3)
     version = Recording(tmp_path).about["blender"]
     assert version.startswith("4.5" if real.name == "bpy" else "3.")
+
+
+@pytest.mark.exhaustive
+def test_no_other_blender_goes_on_with_a_recording(tmp_path: Path) -> None:
+    """The module's recording is not continued by the executable, nor the other way round: their versions differ."""
+    executable = shutil.which("blender") or pytest.skip("there is no Blender executable here")
+    for name, one, other in (("module", "bpy", executable), ("executable", executable, "bpy")):
+        config = ab.StreamConfig(script=script("cube.py"), script_args=["--width", "16", "--height", "16"], length=4)
+
+        async def record(blender: str, length: int, config: ab.StreamConfig = config, name: str = name) -> int:
+            return await ab.BlenderStream(config, blender=blender, instances=1).record(tmp_path / name, length=length)
+
+        assert asyncio.run(record(one, 2)) == 2
+        with pytest.raises(
+            ab.ConfigError, match=r"has a recording of Blender \d.*, and this is \d.*, whose pixels differ"
+        ):
+            asyncio.run(record(other, 4))
+        assert asyncio.run(record(one, 4)) == 4

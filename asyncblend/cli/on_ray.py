@@ -26,14 +26,13 @@ def record_on_ray(address: str | None, config: StreamConfig, out: Path, **how: A
         config, out, how: As `asyncblend.ray.record` has them.
     """
     require("ray", "pyarrow")
-    from ..ray import connect, record
+    from ..ray import record
 
-    connect(address, quiet=True)
     then = "The same command goes on after them."
     line = _Line(config.length)
     try:
         with line:
-            line.report(record(config, out, progress=line.report, **how))
+            line.report(record(config, out, address=address, quiet=True, progress=line.report, **how))
         then = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
     finally:
         if line.now is not None and line.now.recorded:  # else an error says why there is none

@@ -96,6 +96,8 @@ class Actors:
         """
         # One batch ends, some of them fill the Blenders, and one waits for its turn, so that none waits for Ray.
         calls = 2 + math.ceil(self.instances * prefetch / samples)
+        if sparing:  # full actors are as busy as they get: then nodes that have come since get actors, too
+            rows.context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
         return rows.map_batches(
             renderer,
             fn_constructor_args=arguments,

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -65,24 +66,33 @@ def room(each: Mapping[str, float], *, without: Collection[str] = ()) -> float:
 
 
 class BlenderVersions:
-    """Makes the Blenders of all nodes agree on a version. It runs as an actor of Ray."""
+    """Makes the Blenders of all nodes agree on a version. It runs as an actor of Ray.
 
-    def __init__(self) -> None:
-        self._first: tuple[str, str] | None = None
+    It must not be restarted: it would forget, and let the nodes that come then agree on another version.
 
-    def agree(self, version: str, node: str) -> tuple[str, str]:
-        """Return the version and the node of whoever came first."""
-        self._first = self._first or (version, node)
+    Args:
+        version: What they must have. None: what the first of them has.
+        whose: Who has it.
+    """
+
+    def __init__(self, version: str | None = None, whose: str = "") -> None:
+        self._first = None if version is None else (version, whose)
+
+    def agree(self, version: str, whose: str) -> tuple[str, str]:
+        """Return the version of whoever came first, and who that is."""
+        self._first = self._first or (version, whose)
         return self._first
 
 
 class Tally:
-    """What the actors of one recording tell the program. It runs as an actor of Ray."""
+    """What the actors of one recording tell the program. It runs as an actor of Ray.
+
+    One that was restarted knows only what it has been told since. So the program keeps what it has heard.
+    """
 
     def __init__(self) -> None:
         self._samples: dict[int, int] = {}
         self._nodes: set[str] = set()
-        self._error: Exception | None = None
 
     def note(self, shard: int, samples: int, node: str) -> None:
         """Note how many samples of a shard are rendered. Rendered again, it counts once."""
@@ -93,16 +103,15 @@ class Tally:
         """Return how many samples of each shard are rendered, and on which nodes."""
         return self._samples, self._nodes
 
-    def fail(self, error: Exception) -> None:
-        """Note why a shard cannot be made. The first error counts."""
-        self._error = self._error or error
 
-    def error(self) -> Exception | None:
-        """Return why a shard could not be made."""
-        return self._error
+def start_here(kind: type, *arguments: Any, restarts: bool = False) -> ray.actor.ActorHandle:
+    """Start an actor on this node, as long as which it lives. It ends with its last handle.
 
-
-def start_here(kind: type) -> ray.actor.ActorHandle:
-    """Start an actor on this node, as long as which it lives. It ends with its last handle."""
+    Args:
+        kind, arguments: Its class, and what that is made with.
+        restarts: Whether it is made anew when its process dies.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind).remote()
+    times = -1 if restarts else 0
+    options = {"num_cpus": 0, "max_restarts": times, "max_task_retries": times, "scheduling_strategy": here}
+    return ray.remote(**options)(kind).remote(*arguments)

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.extensions import ArrowPythonObjectArray
 from ray.exceptions import RayError
 
 from ..config import PathLike, StreamConfig, check_whole
@@ -76,6 +77,8 @@ def record(
     num_cpus: float = 1,
     num_gpus: float = 0,
     files: Iterable[PathLike] = (),
+    address: str | None = None,
+    quiet: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Record a stream with all nodes of a cluster, and return when the recording is whole:
@@ -92,14 +95,16 @@ def record(
         length, image_format, quality: As `BlenderStream.record` has them.
         shard_size: The samples in a shard. A lost actor's shard is rendered again.
         actors: The number of actors, each with one Blender; or the least and the greatest. None: as many as there are
-            nodes for when it begins.
+            nodes for, also those that come later.
         num_cpus, num_gpus: Ray's CPUs and GPUs of each Blender.
         files: What else the script reads, as `dataset` has it.
+        address, quiet: As `connect` has them. It connects when all arguments and the folder are checked.
         progress: Called with how far the recording is, about once a second from another thread, and when nodes render
             no more, also after an error.
 
     Raises:
-        ConfigError: An argument is wrong, or the folder has a recording of another stream.
+        ConfigError: An argument is wrong, there is no cluster, or the folder has a recording of another stream, or of
+            another version of Blender than a node has.
         RecordingError: The folder cannot be written, a node does not see it, another recording into it is going on, or
             a shard in it is damaged.
         AsyncblendError: As iterating over the stream raises. All whole shards stay.
@@ -130,17 +135,18 @@ def record(
     try:
         missing = [index for index in indices if index not in writer.indices]
         if missing:
-            connect()
+            connect(address, quiet=quiet)
             wait_for_nodes(workers.least, workers.each)
             work = _work(missing, shard_size, place)
             if actors is None:
                 least = min(len(work), max(1, int(room(workers.each))))
-                workers = dataclasses.replace(workers, least=least, most=least)
-            tally = start_here(Tally)
+                workers = dataclasses.replace(workers, least=least, most=len(work))
+            tally = start_here(Tally, restarts=True)
+            blenders = start_here(BlenderVersions, writer.blender, f"the recording in {place}")
             rows = workers.map(
                 ray.data.from_blocks(blocks_of(work, 1)),
                 ShardRenderer,
-                *(Job(shipment, start_here(BlenderVersions)), place, made_of, images, tally),
+                *(Job(shipment, blenders), place, made_of, images, tally),
                 batch_size=1,
                 samples=shard_size,
                 prefetch=own.prefetch,
@@ -192,9 +198,8 @@ class _Gathering:
                 # Without prefetching, which would hold back what came last.
                 for batch in rows.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                     for row in batch.to_pylist():
-                        if row["failed"]:
-                            lost = RecordingError("a node cannot make a shard, and its reason was lost; record again")
-                            raise ray.get(tally.error.remote()) or lost
+                        if row["error"] is not None:
+                            raise row["error"]
                         self._take_in(row)
             finally:
                 self._take_in_others()
@@ -228,7 +233,8 @@ class _Gathering:
         def report() -> None:
             while not ended.wait(_EVERY):
                 with contextlib.suppress(RayError):  # it is lost or slow, and what it says is for the progress only
-                    self._rendered, nodes = ray.get(tally.counts.remote(), timeout=_PATIENCE)
+                    rendered, nodes = ray.get(tally.counts.remote(), timeout=_PATIENCE)
+                    self._rendered = {**self._rendered, **rendered}
                     self._nodes |= nodes
                 tell(self.progress())
 
@@ -255,15 +261,15 @@ class ShardRenderer(Renderer):
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Yield one row, which says what was written: nothing, if all samples were bad and skipped."""
         number, indices = batch["number"][0].as_py(), batch["indices"][0].as_py()
-        row = {"number": number, "node": self._node, "skipped": 0, "shard": "", "failed": False}
+        error: AsyncblendError | None = None
+        row = {"number": number, "node": self._node, "skipped": 0, "shard": ""}
         try:
             if (shard := self._written(number, indices)) is not None:
                 row["shard"] = json.dumps([shard.size, shard.about, shard.spans])
             row["skipped"] = len(indices) - (0 if shard is None else len(shard.spans))
-        except AsyncblendError as error:  # from here, Ray would bury it in its own
-            ray.get(self._tally.fail.remote(error))
-            row["failed"] = True
-        yield pa.Table.from_pylist([row])
+        except AsyncblendError as caught:
+            error = caught  # which Ray would bury in one of its own
+        yield pa.Table.from_pylist([row]).append_column("error", ArrowPythonObjectArray.from_objects([error]))
 
     def _written(self, number: int, indices: Sequence[int]) -> Shard | None:
         if not self._folder.is_dir():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from ..errors import AsyncblendError, ConfigError
 from ..fleet.workspace import Workspace
@@ -92,12 +93,18 @@ class Renderer:
 
     def _disagreement(self, versions: ray.actor.ActorHandle, node: str) -> str:
         own = self._stream.blender_version
-        first, where = ray.get(versions.agree.remote(own, node))
+        try:
+            first, whose = ray.get(versions.agree.remote(own, f"node {node}"))
+        except RayError as error:
+            return (
+                f"node {node} has Blender {own or 'of no version'}, and it cannot be known any more which one the others "
+                f"have, because the actor that knew it was lost; begin again ({str(error).strip()})"
+            )
         if own == first:
             return ""
         return (
-            f"node {node} has Blender {own or 'of no version'}, but node {where} has {first or 'one of no version'}, and "
-            f"their pixels differ; install the same version on all nodes, or give mixed_blenders=True"
+            f"node {node} has Blender {own or 'of no version'}, but {whose} has {first or 'one of no version'}, and their "
+            f"pixels differ; install the same version on all nodes, or give `dataset` mixed_blenders=True"
         )
 
 

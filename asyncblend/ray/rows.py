@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from ray.data.extensions import ArrowTensorArray, ArrowVariableShapedTensorArray
 
-from ..errors import RecordingError, SampleError
+from ..errors import ConfigError, RecordingError, SampleError
 from ..recording import codec
 from ..recording.checksums import Damaged
 from ..stream.frame import Frame, with_params
@@ -37,17 +37,42 @@ def table_of(samples: Sequence[Frame]) -> pa.Table:
     return _table([{**with_params(sample), "index": sample.index} for sample in samples])
 
 
-def encode(row: Mapping[str, Any]) -> dict[str, Any]:
+def encode(row: Mapping[str, Any], *, episodes: bool = False) -> dict[str, Any]:
     """Return a row as the files of a WebDataset sample: images as PNG, other arrays as npy, all else as JSON.
 
         rows.write_webdataset("shards", encoder=asyncblend.ray.encode)
 
-    The files are those of asyncblend's own recordings, are named after the values, and lose nothing.
+    The files are those of asyncblend's own recordings, are named after the values, and lose nothing of the row. They are
+    those of `record` byte for byte, as far as a table keeps what the script returned: there an array without dimensions
+    is a number, what one sample lacks and another one has is None, and all rows have their names in the same order.
+
+    Args:
+        row: A row of `dataset`.
+        episodes: Whether it is an episode, such as of a script that yields its frames. Then the files say how many steps it
+            has, which nothing in a row tells apart from an array's own first axis.
+
+    Raises:
+        ConfigError: It is no episode: its values differ in length, or have none.
     """
     values = {name: value for name, value in row.items() if name not in ("index", "params")}
     index, params = int(row["index"]), row.get("params") or {}
-    files = codec.encode(values, index=index, instance=0, params=params, images=_FILES)
+    steps = _steps(index, values) if episodes else 1
+    files = codec.encode(values, index=index, instance=0, params=params, images=_FILES, steps=steps)
     return {"__key__": codec.key_of(index), **files}
+
+
+def _steps(index: int, values: Mapping[str, Any]) -> int:
+    lengths = {}
+    for name, value in values.items():
+        try:
+            lengths[name] = codec.lengths(value)
+        except TypeError:
+            lengths[name] = set()
+    found = set().union(*lengths.values())
+    if len(found) != 1 or set() in lengths.values():
+        told = ", ".join(f"{name!r} {'/'.join(map(str, sorted(own))) or 'none'}" for name, own in lengths.items())
+        raise ConfigError(f"row {index} is no episode: its values need one length in common, and have {told or 'none'}")
+    return found.pop()
 
 
 def decode(batch: pa.Table) -> pa.Table:

@@ -1,6 +1,7 @@
 """Shipping: the script, the scene and what they need travel to the nodes as content, because no path is sure to be there.
 
-The files stand in the same places in relation to each other as here, so a script finds what lies beside it.
+The files stand in the same places in relation to each other as here, so a script finds what lies beside it. Links travel
+as what they lead to.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from ..config import PathLike, StreamConfig
 from ..errors import ConfigError
+from ..recording.places import open_file, size_of
+
+_MOST = 1 << 31  # bytes; Ray carries them as one object, and each actor has it in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Shipment:
 
     config: StreamConfig
     """Its paths are those on the machine where it was packed; all that travel are absolute."""
-    places: frozenset[str]
-    """The paths there of the files that travel, and of the folders that were named."""
+    folders: frozenset[str]
+    """The paths there of the folders that travel."""
     content: Mapping[str, bytes]
     """What is in each file, by its path there."""
 
@@ -32,34 +36,44 @@ class Shipment:
         """Read the script, the Python files beside it that it imports, the scene, and further files and folders.
 
         Raises:
-            ConfigError: A file cannot be read, or `files` is a single path.
+            ConfigError: A file or a folder cannot be read, is neither, or is too large; a link leads to a folder that it
+                is in; or `files` is a single path.
         """
         if isinstance(files, str | os.PathLike):
             raise ConfigError(f"files must be a list of paths; got {files!r}")
         scene = [] if config.scene is None else [config.scene]
         paths = [Path(os.path.abspath(path)) for path in (config.script, *scene, *files)]
-        content = {}
+        folders, content, size = set(), {}, 0
         for path in (*paths, *_imported(paths[0])):
-            for file in path.rglob("*") if path.is_dir() else [path]:
-                if not file.is_dir():
-                    content[str(file)] = _read(file)
-        places = frozenset([*map(str, paths), *content])
+            for name in _with_all_in_it(str(path)):
+                if os.path.isdir(name):
+                    folders.add(name)
+                elif name not in content:
+                    content[name] = _read(name, _MOST - size)
+                    size += len(content[name])
 
         def absolute(path: str) -> str:
-            return there if (there := os.path.abspath(path)) in places else path
+            there = os.path.abspath(path)
+            return there if there in content or there in folders else path
 
-        return cls(_renamed(config, absolute), places, content)
+        return cls(_renamed(config, absolute), frozenset(folders), content)
 
     def unpacked(self, folder: Path) -> StreamConfig:
         """Write the files into a folder, and return the config with their paths in it.
 
         An argument of the script that is the path of one of them is its path in the folder, too.
         """
+        for path in self.folders:
+            _below(folder, path).mkdir(parents=True, exist_ok=True)
         for path, data in self.content.items():
             file = _below(folder, path)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        return _renamed(self.config, lambda path: str(_below(folder, path)) if path in self.places else path)
+
+        def here(path: str) -> str:
+            return str(_below(folder, path)) if path in self.content or path in self.folders else path
+
+        return _renamed(self.config, here)
 
 
 def _renamed(config: StreamConfig, rename: Callable[[str], str]) -> StreamConfig:
@@ -77,11 +91,43 @@ def _below(folder: Path, path: str) -> Path:
     return folder.joinpath(*Path(path).parts[1:])
 
 
-def _read(path: Path) -> bytes:
+def _with_all_in_it(path: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the path, and if it is a folder, the paths of all that is in it, also where links lead to.
+
+    Args:
+        path: The file or folder.
+        above: The folders that it is in, by device and inode.
+    """
+    yield path
+    if not os.path.isdir(path):
+        return
     try:
-        return path.read_bytes()
+        status, names = os.stat(path), sorted(os.listdir(path))
     except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be read, so it cannot travel to the nodes: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+    own = (status.st_dev, status.st_ino)
+    if own in above:
+        raise ConfigError(f"{path!r} cannot travel to the nodes: it is a link to a folder that it is in")
+    for name in names:
+        yield from _with_all_in_it(os.path.join(path, name), (*above, own))
+
+
+def _read(path: str, most: int) -> bytes:
+    """Return what is in a file, which may have so many bytes. A pipe or the like is not waited for."""
+    try:
+        with open_file(Path(path)) as file:
+            if size_of(file) <= most and len(data := file.read(most + 1)) <= most:
+                return data
+            raise ConfigError(
+                f"{path!r} cannot travel to the nodes: with it, the files have more than {_MOST >> 30} GiB. Put it where all "
+                f"nodes see it, and have the script read it there"
+            )
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> ConfigError:
+    return ConfigError(f"{path!r} cannot be read, so it cannot travel to the nodes: {error.strerror}")
 
 
 def _imported(script: Path) -> set[Path]:
@@ -99,7 +145,7 @@ def _imported(script: Path) -> set[Path]:
 def _modules(file: Path) -> Iterator[str]:
     """Yield the first part of the name of each module that a file imports. Blender will tell what is wrong with it."""
     with contextlib.suppress(SyntaxError, ValueError):
-        for node in ast.walk(ast.parse(_read(file))):
+        for node in ast.walk(ast.parse(_read(str(file), _MOST))):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

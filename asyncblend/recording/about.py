@@ -15,6 +15,7 @@ from ..config import Params, StreamConfig
 from ..errors import ConfigError
 from ..wire import payload
 from .codec import Images
+from .places import open_file
 
 _SAME = ("seed", "script", "scene", "script_args", "params", "image_format", "quality")
 """What must be the same in all of a recording. Scripts and scenes are compared by their content."""
@@ -87,6 +88,15 @@ def check_same(recorded: Mapping[str, Any], config: Mapping[str, Any], folder: P
         )
 
 
+def check_blender(recorded: str | None, version: str, folder: Path) -> None:
+    """Raise ConfigError if a recording was made with another version of Blender. `recorded` is None if none is known."""
+    if recorded is not None and recorded != version:
+        raise ConfigError(
+            f"{folder} has a recording of Blender {recorded or 'of no version'}, and this is {version or 'one of none'}, "
+            f"whose pixels differ. Record into another folder, or take the same version"
+        )
+
+
 def _params(params: Params | None) -> Any:
     """Describe params: a mapping by its content, a function or an iterator only by its name."""
     if params is None:
@@ -109,8 +119,8 @@ def _version(distribution: str) -> str | None:
 
 def _sha256(name: str, path: str | os.PathLike[str]) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open_file(Path(path)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         text = f"{name} {os.fspath(path)!r} cannot be read: {error.strerror} (looked in {Path.cwd()})"
         raise ConfigError(text) from None

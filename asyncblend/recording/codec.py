@@ -193,7 +193,7 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
         if not isinstance(values, dict) or not isinstance(params, dict):
             raise Damaged("its JSON cannot be read: values and params are no dicts", file="json")
         index, instance, steps = int(sample["index"]), int(sample["instance"]), int(sample.get("steps", 1))
-        if steps > 1 and not _lengths(values) <= {steps}:
+        if steps > 1 and not lengths(values) <= {steps}:
             raise Damaged(f"its JSON cannot be read: not all values have {steps} steps", file="json")
     except KeyError as error:
         raise Damaged(f"there is no {error}", file="json") from None
@@ -202,10 +202,10 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
     return Sample(values, index=index, instance=instance, params=params, files=files, steps=steps)
 
 
-def _lengths(value: Any) -> set[int]:
+def lengths(value: Any) -> set[int]:
     """Return the numbers of rows in what an episode's frames are batched to. Raises TypeError if something has none."""
     if isinstance(value, dict):
-        return set().union(*map(_lengths, value.values()))
+        return set().union(*map(lengths, value.values()))
     return {len(value)}
 
 

@@ -139,7 +139,14 @@ class RemoteFile:
             files, path = _store_of(self._path)
             if size < 0:
                 return bytes(files.cat_file(path, start=at))
-            self._start, self._bytes = at, bytes(files.cat_file(path, start=at, end=max(end, at + self._ahead)))
+            try:
+                found = bytes(files.cat_file(path, start=at, end=max(end, at + self._ahead)))
+            except Exception:
+                files.invalidate_cache(path)  # it may have become shorter since it was listed
+                if at < int(files.info(path)["size"]):
+                    raise
+                found = b""  # it ends before: most stores refuse a request for what is beyond the end
+            self._start, self._bytes = at, found
         return self._bytes[:size]
 
 

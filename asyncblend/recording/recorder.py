@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from ..aio import finish
 from ..config import StreamConfig, check_whole, cores
 from ..errors import ConfigError, RecordingError
-from .about import about
+from .about import about, check_blender
 from .codec import Images, encode_sample
 from .places import folder_of
 from .writer import ShardSize, Writer
@@ -124,7 +124,7 @@ class Recorder(AsyncIterator[F]):
         Raises:
             StopAsyncIteration: All samples are recorded.
             RecordingError: A sample cannot be written. All whole samples stay readable.
-            ConfigError: The folder has a recording of another stream.
+            ConfigError: The folder has a recording of another stream, or of another version of Blender.
             AsyncblendError: As iterating over the stream raises. In all these cases the recorder is closed.
         """
         if self.closed:
@@ -198,6 +198,8 @@ class Recorder(AsyncIterator[F]):
         if self.closed or len(done) == len(indices):
             return
         await self._enter()
+        if not getattr(self._stream.config.cluster, "mixed_blenders", False):
+            check_blender(self._writer.blender, self._stream.blender_version, self._folder)
         # A state, not a list of what is missing, which may be long.
         watermark = next((i for i, position in enumerate(done) if i != position), len(done))
         described = {"start": indices.start, "stop": indices.stop, "step": indices.step}

@@ -74,6 +74,7 @@ class Writer:
         self._failure: Exception | None = None
         self.indices: set[int] = set()  # The indices of all samples in the folder, with those in the unfinished shard
         self.recorded = 0  # The number of samples in whole shards, with those of earlier writers
+        self.blender: str | None = None  # The version that the first shard was made with, if it says so
         self._written = 0
 
     @property
@@ -102,6 +103,7 @@ class Writer:
                     write_table(shard)
             if shards:
                 check_same(shards[0].about, self._about, self._folder)
+                self.blender = shards[0].about.get("blender")
             self.indices = set(table_of(shards)["index"].tolist())
             self.recorded = len(self.indices)
             self._next_number = numbers[-1] + 1 if numbers else 0

@@ -194,6 +194,24 @@ def test_a_wrong_argument_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--shard-size", "1MB"), "on a cluster, shard_size must be a number of samples"),
+        (("--file", "nowhere.txt"), "nowhere.txt' cannot be read"),
+    ],
+)
+def test_a_command_checks_before_it_connects(
+    config: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    """A wrong option is told where the address is wrong, too: no cluster is asked, let alone started."""
+    line = command(config(), tmp_path / "out", "--length", "5", "--ray", "127.0.0.1:9", *options)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 1
+    assert words in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_there_is_room_for_parts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as fit, though their sum is no exact number; the scarcest counts."""
     from asyncblend.ray import cluster as module
@@ -232,3 +250,7 @@ def test_an_address_without_a_cluster(address: str, words: str, monkeypatch: pyt
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ab.ConfigError, match=words):
         asyncblend.ray.connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for same in (None, "auto"):
+        with pytest.raises(ab.ConfigError, match=words):
+            asyncblend.ray.connect(same)

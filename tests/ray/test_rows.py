@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
+from asyncblend.recording import codec
+from asyncblend.recording.codec import Images, encode_sample
+from asyncblend.stream.clips import Clip
 from asyncblend.wire.payload import DTYPES
 
 pa = pytest.importorskip("pyarrow", reason='pip install ".[ray]"')
@@ -99,6 +103,73 @@ def test_what_has_no_type_is_refused(values: list[Any], words: str) -> None:
         table(values)
     assert f"samples 7 to {6 + len(values)} cannot be rows of one table" in str(caught.value)
     assert caught.value.index == 7
+
+
+def encoded(samples: Sequence[ab.Frame], **how: Any) -> list[dict[str, Any]]:
+    """Return the files of samples that were rows in between."""
+    from ray.data.block import BlockAccessor
+
+    from asyncblend.ray import encode
+    from asyncblend.ray.rows import table_of
+
+    rows = BlockAccessor.for_block(table_of(samples)).iter_rows(public_row_format=True)
+    return [encode(row, **how) for row in rows]
+
+
+def recorded(sample: ab.Frame) -> dict[str, Any]:
+    """Return the files that `record` writes of a sample."""
+    return {"__key__": f"{sample.index:09d}", **encode_sample(sample, Images())}
+
+
+def test_files_are_those_of_a_recording() -> None:
+    """Byte for byte: images, arrays of one shape and of several, numbers, strings, dicts, lists and params."""
+    rng = np.random.default_rng(0)
+
+    def values(n: int) -> dict[str, Any]:
+        return {
+            "image": rng.integers(0, 256, (4, 5, 3), np.uint8),
+            "mask": rng.random((2, 2)) < 0.5,
+            "bbox": rng.random((n, 4)),
+            "number": n,
+            "far": math.inf,
+            "nothing": None,
+            "camera": {"matrix": rng.random((4, 4)), "name": "Camera"},
+            "empty": [],
+            "objects": [{"name": "Cube", "corners": rng.random((i, 2))} for i in range(n)],
+        }
+
+    params = {"level": 0.25, "tint": np.arange(3)}
+    samples = [ab.Frame(values(n), index=n, instance=0, params=params) for n in range(3)]
+    assert encoded(samples) == [recorded(sample) for sample in samples]
+
+
+def test_files_of_episodes_are_those_of_a_recording() -> None:
+    """They have their steps, if it is said that they are episodes; one of a single step is a sample like others."""
+
+    def frame(step: int, steps: int) -> ab.Frame:
+        values = {"image": np.full((4, 5, 3), step, np.uint8), "name": f"{step}", "body": {"x": step / 2}}
+        return ab.Frame(values, index=steps, instance=0, step=step, last=step == steps - 1)
+
+    clips = [Clip([frame(step, steps) for step in range(steps)], 1) for steps in (1, 2, 3)]
+    files = encoded(clips, episodes=True)
+    assert files == [recorded(clip) for clip in clips]
+    assert [codec.decode({n: f for n, f in own.items() if n != "__key__"}).steps for own in files] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"x": np.zeros(2), "y": np.zeros(3)}, "its values need one length in common, and have 'x' 2, 'y' 3"),
+        ({"x": np.zeros(2), "y": 3}, "'x' 2, 'y' none"),
+        ({"x": {"a": np.zeros(2), "b": np.zeros(3)}}, "'x' 2/3"),
+        ({}, "have none"),
+    ],
+    ids=str,
+)
+def test_what_is_no_episode_is_refused(values: dict[str, Any], words: str) -> None:
+    """It could not be read again. The message names the row."""
+    with pytest.raises(ab.ConfigError, match=f"row 7 is no episode: .*{words}"):
+        encoded([ab.Frame(values, index=7, instance=0)], episodes=True)
 
 
 def test_files_of_something_else_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -107,6 +108,30 @@ def test_damage_is_found(written: Callable[..., Path], uploaded: Uploaded) -> No
     tar.write_bytes(data[:-2000])
     with pytest.raises(RecordingError, match=r"s3://data/runs/cubes/shard-000001\.tar is cut off"):
         Recording(uploaded(folder))
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_a_tar_that_ends_early_is_told_as_in_a_folder(
+    written: Callable[..., Path], uploaded: Uploaded, table: bool
+) -> None:
+    """With the place, wherever it ends, though a store refuses to read beyond the end: since it was opened, or before."""
+    folder = written(range(8))
+    tar = folder / "shard-000001.tar"
+    whole = tar.read_bytes()
+    starts = [int(span[1]) for span in json.loads(tar.with_suffix(".json").read_bytes())["samples"]]
+    if not table:
+        tar.with_suffix(".json").unlink()
+    for size in (0, starts[0], starts[1], starts[1] + 512, starts[1] + 700, starts[2]):
+        tar.write_bytes(whole)
+        local, remote = Recording(folder), Recording(uploaded(folder))
+        tar.write_bytes(whole[:size])
+        told = []
+        for one in (local, remote):
+            uploaded(folder)
+            with pytest.raises(RecordingError, match="damaged") as caught:
+                list(one if table else Recording(str(one.folder)))
+            told.append((str(caught.value).replace(str(one.folder), ""), caught.value.offset))
+        assert told[0] == told[1]
 
 
 def test_what_cannot_be_read_is_said(

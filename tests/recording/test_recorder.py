@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -19,6 +20,9 @@ import pytest
 import asyncblend as ab
 from asyncblend.config import cores
 from asyncblend.recording import Recording, read
+from asyncblend.recording.about import about
+from asyncblend.recording.codec import Images, encode
+from asyncblend.recording.writer import ShardSize, Writer
 from asyncblend.testing import fake_blender
 
 Make = Callable[..., ab.BlenderStream]
@@ -455,6 +459,25 @@ async def test_another_recording_is_told_before_anything_is_rendered(
             await make(length=10).record(folder, image_format="jpeg")
     assert rendered() == before
     check(folder, [0, 1, 2])
+
+
+async def test_another_version_of_blender_is_refused(make: Make, folder: Path) -> None:
+    """Its pixels may differ. What is there stays, and the fleet ends; only what is missing needs a Blender."""
+    stream = make(length=4)
+    writer = Writer(folder, about(stream.config, Images()), ShardSize(2))
+    writer.open()
+    for index in range(2):
+        files = encode({"n": index}, index=index, instance=0, params={}, images=Images())
+        writer.add(index, files, blender="4.2.0 LTS")
+    writer.close()
+    for entered in (False, True):
+        async with make(length=4) if entered else contextlib.nullcontext(make(length=4)) as again:
+            with pytest.raises(
+                ab.ConfigError, match=r"recording of Blender 4\.2\.0 LTS, and this is one of none, whose"
+            ):
+                await again.record(folder)
+    assert Recording(folder).indices.tolist() == [0, 1]
+    assert await make(length=4).record(folder, length=2) == 2
 
 
 async def test_wrong_options_are_told_at_once(make: Make, folder: Path) -> None:
