@@ -19,7 +19,7 @@ The rows of a dataset and the shards of a recording come from fleets in actors:
 - `serving`, `places`: what runs in the actor of such a fleet, which renders for all programs that are attached. The room
   `warm` below this one has what these programs need.
 - `shipping`: the script, the scene and their files, as content that travels to other nodes.
-- `cluster`: what nodes there are, and which Blender they have.
+- `nodes`: what nodes there are, and which Blender they have.
 - `rows`: samples as typed columns, and as files of WebDataset.
 
 A sample is a function of seed, index and params. So what Ray executes again after a failure gives the same rows.

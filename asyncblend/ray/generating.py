@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..stream.passes import own_indices
 from ..warm.connection import connect
 from .actors import Actors
-from .cluster import BlenderVersions, start_here, wait_for_nodes
+from .nodes import BlenderVersions, start_here, wait_for_nodes
 from .renderer import Job, Renderer
 from .shipping import Shipment
 

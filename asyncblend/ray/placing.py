@@ -26,8 +26,8 @@ from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.ring import Ring
 from .actors import ENVIRONMENT
-from .cluster import describe_nodes, room
 from .keeper import Keeper, packed
+from .nodes import describe_nodes, room
 from .remote import RemoteBlender
 from .session import Session, apart
 

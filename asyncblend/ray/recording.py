@@ -36,8 +36,8 @@ from ..stream.frame import Frame
 from ..stream.passes import own_indices
 from ..warm.connection import connect
 from .actors import Actors
-from .cluster import BlenderVersions, Tally, room, start_here, wait_for_nodes
 from .generating import blocks_of
+from .nodes import BlenderVersions, Tally, room, start_here, wait_for_nodes
 from .renderer import Job, Renderer
 from .shipping import Shipment
 

@@ -23,6 +23,7 @@ from ..warm.told import Answer, Ended, FleetStatus, Gone, Over, Welcome
 from ..wire import payload
 from ..wire.protocol import VERSION, Name
 from .places import Job, Program
+from .placing import Cluster
 from .shipping import Shipment
 
 
@@ -51,7 +52,10 @@ class Serving:
     async def begin(self) -> Exception | None:
         """Start the Blenders, and return when the first one is ready, or why there will be none."""
         context = ray.get_runtime_context()
-        config = self._shipment.unpacked(self._resources.enter_context(Workspace()).folder)
+        folder = self._resources.enter_context(Workspace()).folder
+        config = self._shipment.unpacked(folder)
+        if isinstance(config.cluster, Cluster):  # all that came here travels on
+            config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, files=[folder]))
         if gpus := context.get_accelerator_ids().get("GPU"):
             config = dataclasses.replace(config, gpus=gpus)
         if config.logs is not None:

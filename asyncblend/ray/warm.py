@@ -18,7 +18,8 @@ from ..warm.connection import connect
 from ..warm.finding import NAMESPACE, find, names
 from ..warm.told import FleetStatus
 from .actors import ENVIRONMENT, Actors
-from .cluster import wait_for_nodes
+from .nodes import wait_for_nodes
+from .placing import Cluster
 from .serving import Serving
 from .shipping import Shipment
 
@@ -70,6 +71,8 @@ def start(
         config, params=None, length=None, start=0, shard=None, ordered=False, on_bad_sample="raise"
     )
     own = actors.config(own) if here else own
+    if isinstance(config.cluster, Cluster):
+        files = [*files, *config.cluster.files]
     made_of, shipment = source(own), Shipment.packed(own, files)
     _connect(name)
     if name in names():

@@ -133,18 +133,28 @@ def test_a_blender_a_keeper_and_a_node_die(cluster: Cluster, config: Callable[..
     until(lambda: not cluster.blenders() and not cluster.folders())
 
 
-def test_a_warm_fleet_on_several_nodes(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
-    """Its Blenders are where the cluster has room; programs that attach have the samples of one machine."""
+def test_a_warm_fleet_on_several_nodes(
+    cluster: Cluster, config: Callable[..., ab.StreamConfig], tmp_path: Path
+) -> None:
+    """Its Blenders are where the cluster has room; programs that attach have the samples of one machine.
+
+    What the script reads travels to the fleet, and from there to the nodes.
+    """
     import asyncblend.ray
 
-    asyncblend.ray.start(config(), name="wide")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "level.txt").write_text("7")
+    read = "import pathlib, sys\nLEVEL = int(pathlib.Path(sys.argv[1], 'level.txt').read_text())\n"
+    body = read + NOISE.replace("return {", "assert LEVEL == 7; return {'where': sys.argv[1], ")
+    files = {"script_args": [str(tmp_path / "elsewhere")], "on": {"files": [tmp_path / "elsewhere"]}}
+    asyncblend.ray.start(config(body, **files), name="wide")
     try:
         with ab.BlenderStream(fleet="wide", length=40, ordered=True).sync() as frames:
-            found = [frame["image"].tobytes() for frame in frames]
+            found = [frame["image"].tobytes() for frame in frames if "/asyncblend-" in frame["where"]]
         assert len({blender.ppid() for blender in cluster.blenders()}) == 2
     finally:
         asyncblend.ray.stop("wide")
-    assert found == images(config(length=40), cluster=None)
+    assert found == images(config(body, length=40, **files), cluster=None)
     until(lambda: not cluster.blenders() and not cluster.folders())
 
 

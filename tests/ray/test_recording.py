@@ -214,7 +214,7 @@ def test_a_command_checks_before_it_connects(
 
 def test_there_is_room_for_parts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as fit, though their sum is no exact number; the scarcest counts."""
-    from asyncblend.ray import cluster as module
+    from asyncblend.ray import nodes as module
 
     monkeypatch.setattr(module, "_nodes", lambda **_: [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 1.0}])
     assert [module.room({"CPU": 0, "GPU": part}) for part in (0.1, 0.2, 0.3, 1)] == [10, 5, 3, 1]

@@ -1,4 +1,4 @@
-"""Cluster: what nodes there are, and which Blender they have."""
+"""Nodes: what nodes there are, and which Blender they have."""
 
 from __future__ import annotations
 
