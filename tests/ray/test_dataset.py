@@ -16,7 +16,7 @@ import torch
 import asyncblend as ab
 from asyncblend.testing import fake_blender
 
-from .conftest import Cluster
+from .conftest import Cluster, until
 
 ray = pytest.importorskip("ray", reason='pip install ".[ray]"')
 pytest.importorskip("ray.data", reason='pip install ".[ray]"')
@@ -138,6 +138,15 @@ def test_params_are_rows_of_another_dataset(cluster: Cluster, configured: Callab
     assert not table.context.execution_options.preserve_order
 
 
+def test_params_may_be_no_rows_at_all(cluster: Cluster, configured: Callable[..., Any]) -> None:
+    """Then there are no samples, whether or not there is a column of indices."""
+    import asyncblend.ray
+
+    rows = ray.data.from_items([{"index": 1, "level": 0.5}])
+    for table in (ray.data.from_items([]), rows.limit(0)):
+        assert asyncblend.ray.dataset(configured(), params=table, actors=1).take_all() == []
+
+
 @pytest.mark.exhaustive
 def test_an_index_may_come_with_several_params(cluster: Cluster, configured: Callable[..., Any]) -> None:
     """A column of indices says which samples they are; each of its rows is rendered with its own params."""
@@ -221,6 +230,20 @@ def test_errors_are_asyncblends_own(
     with pytest.raises(error, match=words):
         asyncblend.ray.dataset(configured(body), length=8, batch_size=4, actors=1).take_all()
     gc.collect()  # Ray keeps the actors of an execution that failed as long as its exception is in memory
+
+
+def test_what_knows_the_version_is_lost(cluster: Cluster, configured: Callable[..., Any]) -> None:
+    """The nodes that come then are not let in: they could agree on another version than the rows before."""
+    import asyncblend.ray
+
+    rows = asyncblend.ray.dataset(configured(), length=4, batch_size=4, actors=1)
+    assert len(rows.take_all()) == 4
+    for process in cluster.processes("BlenderVersions"):
+        process.kill()
+    until(lambda: not cluster.processes("BlenderVersions"))
+    with pytest.raises(ab.ConfigError, match=r"cannot be known any more which one the others have.*begin again"):
+        rows.take_all()
+    gc.collect()
 
 
 @pytest.mark.exhaustive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,6 +17,9 @@ from filelock import FileLock
 
 import asyncblend as ab
 from asyncblend.recording import Recording
+from asyncblend.recording.about import about
+from asyncblend.recording.codec import Images, encode
+from asyncblend.recording.writer import ShardSize, Writer
 from asyncblend.testing import fake_blender
 
 from .conftest import LIMIT, Cluster, until
@@ -143,6 +147,85 @@ def test_what_is_told_meanwhile(cluster: Cluster, config: Callable[..., Any], tm
     assert (last.total, last.before, last.recorded, last.rendered, last.skipped, last.nodes) == (80, 0, 79, 0, 1, 2)
     assert last.written == sum(tar.stat().st_size for tar in (tmp_path / "out").glob("*.tar"))
     assert Recording(tmp_path / "out").indices.tolist() == [index for index in range(80) if index != 7]
+
+
+@pytest.mark.timeout(600)
+def test_a_node_that_comes_later_renders_too(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
+    """A recording that begins with the nodes that there are does not leave the others idle."""
+    line = command(config(held=1), tmp_path / "out", "--ray", cluster.address, "--length", "400")
+    line[line.index("20")] = "2"
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as program:
+        until(lambda: program.poll() is not None or len(cluster.blenders()) == 2)
+        node = cluster.add(num_cpus=1)
+        try:
+            until(lambda: program.poll() is not None or len(cluster.blenders()) == 3)
+            (tmp_path / "go").touch()
+            printed, _ = program.communicate(timeout=LIMIT)
+        finally:
+            program.kill()
+            cluster.remove(node)
+    assert "400 samples are in" in printed
+    assert "from 3 nodes" in printed
+
+
+@pytest.mark.timeout(600)
+def test_nodes_must_have_the_blender_of_the_recording(
+    cluster: Cluster, config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It is continued with the version that it was begun with, or not at all: the pixels of others differ."""
+    import asyncblend.ray
+
+    stream = config(length=4)
+    writer = Writer(tmp_path / "out", about(stream, Images()), ShardSize(2))
+    writer.open()
+    for index in range(2):
+        writer.add(index, encode({}, index=index, instance=0, params={}, images=Images()), blender="4.2.0 LTS")
+    writer.close()
+    words = r"node .* has Blender of no version, but the recording in .*out has 4\.2\.0 LTS, and their pixels differ"
+    with pytest.raises(ab.ConfigError, match=words):
+        asyncblend.ray.record(stream, tmp_path / "out", shard_size=2, actors=1)
+    assert Recording(tmp_path / "out").indices.tolist() == [0, 1]
+
+
+DRIVER = """
+import asyncblend as ab, asyncblend.ray
+if __name__ == "__main__":
+    config = ab.StreamConfig(script={script!r}, blender={blender!r}, seed=3, length=60)
+    last = asyncblend.ray.record(config, {out!r}, shard_size=20, address={address!r}, quiet=True)
+    print(last.before, last.recorded)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_in_a_program(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
+    """It ends with KeyboardInterrupt, and nothing is left that runs or is half written; the next run goes on."""
+    held, out = config(held=35), tmp_path / "out"
+    names = {"script": str(held.script), "blender": str(held.blender), "out": str(out), "address": cluster.address}
+    (tmp_path / "driver.py").write_text(DRIVER.format(**names))
+    line = [sys.executable, str(tmp_path / "driver.py")]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            until(
+                lambda: (
+                    program.poll() is not None or ((out / "shard-000000.tar").exists() and any(out.glob("*.partial")))
+                )
+            )
+            program.send_signal(signal.SIGINT)
+            _, printed = program.communicate(timeout=LIMIT)
+        finally:
+            program.kill()
+    assert program.returncode != 0
+    assert printed.rstrip().endswith("KeyboardInterrupt")
+    until(lambda: not cluster.actors() and not cluster.blenders() and not cluster.folders())
+    assert not list(out.glob("*.partial"))
+    there = len(Recording(out))
+    assert there in (20, 40)
+
+    (tmp_path / "go").touch()
+    assert run(line) == f"{there} 60\n"
+    alone = ab.BlenderStream(held, instances=1, length=60).record(tmp_path / "alone", shard_size=20)
+    assert asyncio.run(to_the_end(alone)) == 60
+    assert content(out) == content(tmp_path / "alone")
 
 
 @pytest.mark.timeout(600)
