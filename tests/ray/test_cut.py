@@ -20,7 +20,6 @@ pytest.importorskip("ray", reason='pip install ".[ray]"')
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.skipif(bool(unavailable()), reason=unavailable())]
 
 BEAT = 4.0
-LENGTH = 250
 BODY = """
 import time
 def sample(task):
@@ -28,21 +27,26 @@ def sample(task):
     return {"x": task.rng.integers(0, 255, (16, 16)).astype("uint8")}
 """
 DRIVER = f"""
-import asyncio, hashlib, logging, sys, time
+import asyncio, hashlib, logging, sys, threading, time
 import asyncblend as ab, asyncblend.ray, ray
 
 ray.init(log_to_driver=False)
 logging.basicConfig(level="WARNING")
 
+told = threading.Event()
+threading.Thread(target=lambda: sys.stdin.read() or told.set(), daemon=True).start()
+
 async def main():
     stream = ab.BlenderStream(
-        script=sys.argv[1], blender=sys.argv[2], instances=2, length={LENGTH}, queue_size=4,
+        script=sys.argv[1], blender=sys.argv[2], instances=2, ordered=True, queue_size=4,
         timeouts=ab.Timeouts(beat={BEAT}, stop=1.0), cluster=asyncblend.ray.Cluster(strategy="SPREAD"),
     )
     async with stream:
         async for frame in stream:
             both = set(stream.stats().state.values()) <= {{"ready", "idle"}}
             print("frame", frame.index, hashlib.sha256(frame["x"].tobytes()).hexdigest(), int(both), flush=True)
+            if told.is_set():
+                break
         began = time.monotonic()
     print("closed in", time.monotonic() - began, stream.stats().restarts)
 
@@ -61,7 +65,7 @@ class Watched:
         self.last = ""
 
     def until(self, condition: Callable[[bool], bool]) -> None:
-        """Consume frames until this is so; it is told whether both Blenders serve."""
+        """Consume frames, until this is so or there are no more; it is told whether both Blenders serve."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("closed"):
@@ -70,14 +74,17 @@ class Watched:
             if not line.startswith("frame"):
                 continue  # Ray's own
             _, index, digest, both = line.split()
-            assert int(index) not in self.frames
+            assert int(index) == len(self.frames)
             self.frames[int(index)] = digest
             if condition(both == "1"):
                 return
         raise AssertionError(self.process.stderr and self.process.stderr.read())
 
     def finish(self) -> float:
-        """Consume the rest. Return how many seconds the stream took to close."""
+        """Have it end, and consume the rest. Return how many seconds the stream took to close."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.stdin = None  # as `communicate` would write to it
         self.until(lambda both: False)
         _, errors = self.process.communicate(timeout=100)
         assert self.process.returncode == 0, errors
@@ -94,11 +101,11 @@ def folders(node: Node) -> list[Path]:
     return [path for path in node.folder.iterdir() if path.name.startswith("asyncblend-")]
 
 
-def expected(script: Path, folder: Path) -> dict[int, str]:
+def expected(script: Path, folder: Path, length: int) -> dict[int, str]:
     """Return what one machine makes."""
     quick = folder / "quick.py"
     quick.write_text(script.read_text().replace("0.1", "0"))
-    with ab.BlenderStream(script=quick, blender=fake_blender(folder / "own"), length=LENGTH).sync() as frames:
+    with ab.BlenderStream(script=quick, blender=fake_blender(folder / "own"), length=length).sync() as frames:
         return {frame.index: hashlib.sha256(frame["x"].tobytes()).hexdigest() for frame in frames}
 
 
@@ -130,7 +137,7 @@ def test_a_node_is_lost(how: str, tmp_path: Path, write_script: Callable[..., Pa
         if how == "cut":
             lost.mend()
         closing = stream.finish()
-        assert stream.frames == expected(script, tmp_path)
+        assert stream.frames == expected(script, tmp_path, len(stream.frames))
         assert stream.last.split()[3] == "1"
         until(lambda: not any(map(blenders, cluster.nodes)) and not any(map(folders, cluster.nodes)))
     print(f"{how}: the Blender ended after {ended:.1f} s; the stream closed in {closing:.1f} s")
