@@ -150,25 +150,6 @@ def test_what_is_told_meanwhile(cluster: Cluster, config: Callable[..., Any], tm
 
 
 @pytest.mark.timeout(600)
-def test_a_node_that_comes_later_renders_too(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
-    """A recording that begins with the nodes that there are does not leave the others idle."""
-    line = command(config(held=1), tmp_path / "out", "--ray", cluster.address, "--length", "400")
-    line[line.index("20")] = "2"
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as program:
-        until(lambda: program.poll() is not None or len(cluster.blenders()) == 2)
-        node = cluster.add(num_cpus=1)
-        try:
-            until(lambda: program.poll() is not None or len(cluster.blenders()) == 3)
-            (tmp_path / "go").touch()
-            printed, _ = program.communicate(timeout=LIMIT)
-        finally:
-            program.kill()
-            cluster.remove(node)
-    assert "400 samples are in" in printed
-    assert "from 3 nodes" in printed
-
-
-@pytest.mark.timeout(600)
 def test_nodes_must_have_the_blender_of_the_recording(
     cluster: Cluster, config: Callable[..., Any], tmp_path: Path
 ) -> None:
