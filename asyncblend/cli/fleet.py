@@ -47,9 +47,10 @@ def start(
 ) -> None:
     """Start a fleet that stays warm.
 
-    It returns when the first Blender is ready. The fleet outlives this command and all programs that attach to it, so a training that is started again has its
-    first frame at once instead of after the start of Blender. It runs in a cluster of Ray, on one node of it; a
-    cluster of this machine alone is started by `ray start --head`. A program attaches by the name:
+    It returns when the first Blender is ready. The fleet outlives this command and all programs that attach to it, so a
+    training that is started again has its first frame at once instead of after the start of Blender. It runs in a
+    cluster of Ray, on one node of it; or on many, if CONFIG has a table `cluster`. A cluster of this machine alone is
+    started by `ray start --head`. A program attaches by the name:
 
         BlenderDataset(fleet="cubes", length=1000)
 
