@@ -113,7 +113,7 @@ def test_a_pass_begun_before_there_is_a_fleet(make_sync: Make, elsewhere: Any, m
         begun.append(elsewhere(lambda: [frame.index for frame in stream.frames(range(7, 12))]))
         return find(blender)
 
-    monkeypatch.setattr("asyncblend.stream.run.find_blender", find_later)
+    monkeypatch.setattr("asyncblend.fleet.place.find_blender", find_later)
     stream.start(wait=False)
     until(lambda: bool(begun))
     assert sorted(begun[0].result()) == list(range(7, 12))
