@@ -79,7 +79,10 @@ def _nodes(count: int) -> Iterator[Path]:
     from ray.cluster_utils import Cluster
 
     folder = Path(tempfile.mkdtemp(prefix="bench", dir="/tmp" if os.path.isdir("/tmp") else None))  # for sockets
-    with mock.patch.dict(os.environ, {**_QUIET, "TMPDIR": str(folder)}):
+    here = mock.patch.object(
+        tempfile, "tempdir", str(folder)
+    )  # of this program, too, as the variable is for the others
+    with here, mock.patch.dict(os.environ, {**_QUIET, "TMPDIR": str(folder)}):
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder / "ray")}
         rays = Cluster(initialize_head=True, head_node_args=head)
         try:
