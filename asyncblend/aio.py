@@ -162,3 +162,29 @@ def end_context(context: zmq.Context[Any], *sockets: zmq.Socket[Any]) -> None:
         context.destroy(linger=0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def apart(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Call a function that may block, in a thread of its own. The exit of the program does not wait for it."""
+    loop = asyncio.get_running_loop()
+    called: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: Exception | None) -> None:
+        if called.done():  # cancelled
+            return
+        if error is None:
+            called.set_result(result)  # type: ignore[arg-type]
+        else:
+            called.set_exception(error)
+
+    def call() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=call, name="asyncblend waits", daemon=True).start()
+    return called

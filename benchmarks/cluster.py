@@ -60,7 +60,7 @@ def measure(how: Effort) -> Report:
     report = Report("cluster", "Blenders on other nodes", _METHOD, metrics, "asyncblend.ray.Cluster", columns=2)
     with _nodes(1 if how.quick else 8) as folder:
         for nodes, instances in [(1, 2)] if how.quick else _GRID:
-            case = f"{instances} Blenders on {nodes} nodes" if instances > 1 else "1 Blender"
+            case = f"{instances} Blenders on {nodes} node{'s' * (nodes > 1)}" if instances > 1 else "1 Blender"
             how.say(case)
             with _waiting(folder, nodes, instances) as ways:
                 report.add(case, in_turn(ways, how))

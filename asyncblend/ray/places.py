@@ -19,7 +19,7 @@ from ..stream.run import Run
 from ..warm.told import Answer, Bad, Ended, Gone, Made, Over
 from ..wire.protocol import Name
 
-_AHEAD = 2  # frames of an episode that are made before its program wants them
+_AHEAD = 16  # frames of an episode that are made before its program wants them
 
 
 class Job:

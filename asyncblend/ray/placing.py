@@ -17,11 +17,13 @@ import ray
 import ray.util
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from ..aio import apart
 from ..config import PathLike, StreamConfig, check_whole, options_checked
 from ..errors import ConfigError
 from ..fleet.place import Meeting, Network
 from ..fleet.workspace import Workspace
 from ..warm.connection import connect
+from ..warm.session import Session
 from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.ring import Ring
@@ -29,7 +31,6 @@ from .actors import ENVIRONMENT
 from .keeper import Keeper, packed
 from .nodes import describe_nodes, room
 from .remote import RemoteBlender
-from .session import Session, apart
 
 _log = logging.getLogger("asyncblend")
 _TELL = 10.0  # seconds between two messages that say what is being waited for

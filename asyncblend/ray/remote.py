@@ -15,9 +15,9 @@ from ray.exceptions import RayError, RayTaskError
 from ..aio import finish
 from ..errors import InstanceError
 from ..fleet.log import Log
+from ..warm.session import Session
 from ..wire.launch import Report
 from .keeper import Ended
-from .session import Session
 
 _SIGKILL = 9
 _PATIENCE = 5.0  # seconds that a node has to say what became of a Blender that was killed, and to clean up

@@ -48,6 +48,7 @@ class Serving:
         self._programs: dict[str, Program] = {}
         self._left: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by program
         self._watching: set[asyncio.Task[None]] = set()
+        self._given_up: set[str] = set()  # programs that left before they were admitted
 
     async def begin(self) -> Exception | None:
         """Start the Blenders, and return when the first one is ready, or why there will be none."""
@@ -55,7 +56,8 @@ class Serving:
         folder = self._resources.enter_context(Workspace()).folder
         config = self._shipment.unpacked(folder)
         if isinstance(config.cluster, Cluster):  # all that came here travels on
-            config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, files=[folder]))
+            own = dataclasses.replace(config.cluster, files=[folder], address=None, host=None)  # those of this node
+            config = dataclasses.replace(config, cluster=own)
         if gpus := context.get_accelerator_ids().get("GPU"):
             config = dataclasses.replace(config, gpus=gpus)
         if config.logs is not None:
@@ -112,7 +114,9 @@ class Serving:
             presence: What its call of `stay` returns.
         """
         status, (config, source) = await self.status(), self._told
-        if status.error is None:
+        if program in self._given_up:
+            self._given_up.discard(program)
+        elif status.error is None:
             assert self._run is not None, "it has begun"
             self._programs[program] = Program(self._run, len(status.state))
             watching = asyncio.create_task(self._watch(program, presence[0]), name="asyncblend program")
@@ -125,11 +129,15 @@ class Serving:
         self._left.pop(program, asyncio.Event()).set()
         if (gone := self._programs.pop(program, None)) is not None:
             gone.end()
+        else:
+            self._given_up.add(program)  # it may be on its way
 
     async def _watch(self, program: str, presence: ray.ObjectRef[None]) -> None:
         with contextlib.suppress(RayError):  # its owner has died
             await presence
-        await self.detach(program)
+        self._left.pop(program, None)
+        if (gone := self._programs.pop(program, None)) is not None:
+            gone.end(self._taken_for_dead())
 
     async def lease(
         self,
@@ -188,5 +196,8 @@ class Serving:
         return None if self._stopped is not None else self._programs.get(name)
 
     def _no_more(self) -> Answer:
+        return Answer(None, Ended(self._stopped or self._taken_for_dead()))
+
+    def _taken_for_dead(self) -> FleetLost:
         told = f"fleet {self._name!r} took this program for dead, and gave its leases back; attach again"
-        return Answer(None, Ended(self._stopped or FleetLost(told, fleet=self._name)))
+        return FleetLost(told, fleet=self._name)

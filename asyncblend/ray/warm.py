@@ -74,7 +74,7 @@ def start(
     if isinstance(config.cluster, Cluster):
         files = [*files, *config.cluster.files]
     made_of, shipment = source(own), Shipment.packed(own, files)
-    _connect(name)
+    _connect(name, config.cluster.address if isinstance(config.cluster, Cluster) else None)
     if name in names():
         raise _taken(name)
     wait_for_nodes(1, actors.each)
@@ -135,7 +135,7 @@ def _found(name: str) -> ray.actor.ActorHandle | None:
         return None
 
 
-def _connect(name: str) -> None:
+def _connect(name: str, address: str | None) -> None:
     """Connect to a cluster that outlives this program.
 
     Raises:
@@ -143,7 +143,7 @@ def _connect(name: str) -> None:
     """
     advice = "a fleet that stays warm needs a cluster that outlives this program; type `ray start --head` first"
     try:
-        connect("auto", quiet=True)
+        connect(address or "auto", quiet=True)
     except ConfigError as error:
         raise ConfigError(f"{error}; {advice}") from None
     node = ray._private.worker._global_node  # Ray tells nowhere else whether it is this program's own

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ..aio import separate_after_fork
+from ..aio import apart, separate_after_fork
 from ..config import StreamConfig
 from ..errors import ConfigError
 from ..recording.about import source
@@ -55,11 +55,13 @@ class AttachedRun(Run):
         self._beginning = True
         self.loop = asyncio.get_running_loop()
         self._ready = self.loop.create_future()
-        attaching = asyncio.ensure_future(asyncio.to_thread(self._attach))
+        attaching = apart(self._attach)
         try:
             attachment = self._attachment = await asyncio.shield(attaching)
-        except asyncio.CancelledError:
-            attaching.add_done_callback(_give_up)  # the thread goes on
+        except BaseException as error:
+            self._beginning = False
+            if isinstance(error, asyncio.CancelledError):
+                attaching.add_done_callback(_give_up)  # the thread goes on
             raise
         self._dispatcher = Dispatcher(self.config, attachment, attachment, {})
         self._serving = asyncio.create_task(self._serve(), name="asyncblend attached")  # aclose awaits it

@@ -357,8 +357,10 @@ class Pass:
         if not isinstance(state, Mapping) or "indices" not in state:
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
         own = {"seed": self._seed, "indices": _description(self._indices)}
-        if self._seed is None or state.get("seed", self._seed) is None:
+        if self._seed is None:
             self._seed = own["seed"] = state.get("seed")
+        elif state.get("seed", self._seed) is None:
+            del own["seed"]  # it was saved before the fleet, whose seed it is, was known
         for name, value in own.items():
             if state.get(name) != value:
                 raise ConfigError(f"the saved state has {name}={state.get(name)!r}, this stream has {value!r}")

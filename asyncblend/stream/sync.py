@@ -167,6 +167,7 @@ class SyncStream(Iterator[Frame]):
             AsyncblendError: Why the `fleet` cannot be attached to.
         """
         if self.config.fleet is not None:
+            self._wait_open()  # raises where `wait_ready` would wait for a start that nobody asked for
             self.wait_ready()
         return self._run.source()
 

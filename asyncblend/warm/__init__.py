@@ -1,6 +1,7 @@
 """Warm: what a program needs to attach to a fleet that another one has started, and that outlives both.
 
 connection   joins this program to a cluster of Ray
+session      as long as that connection lasts
 finding      the fleets that run there, by their names
 actor        what such a fleet is to Ray
 told         what such a fleet and its programs tell each other

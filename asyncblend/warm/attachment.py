@@ -7,12 +7,13 @@ leases that it is given one after another. Which Blender makes a sample, the fle
                <- frame, bad_sample, over ------------- what these calls return
 
 Each call is answered by what the actor's method returns, so a frame is an object of Ray's that belongs to the program
-which has asked for it, and goes when that program goes. On the fleet's own node its arrays are views of shared memory.
+which has asked for it, and goes when that program goes. Its arrays are copied out of Ray's memory as they come.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import uuid
@@ -21,13 +22,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from ..config import Timeouts
 from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
 from ..wire.launch import Life
 from ..wire.protocol import Name, Step, check_version
 from .finding import find
+from .session import Session
 from .told import Answer, Bad, Ended, FleetStatus, Gone, Made, Over, Welcome
 
 _EVERY = 1.0  # seconds between two looks at how the fleet is
@@ -74,6 +76,7 @@ class Attachment:
     def __init__(self, name: str, timeouts: Timeouts) -> None:
         self._name, self._timeouts = name, timeouts
         self._fleet = find(name)
+        self._session = Session()
         self._program = uuid.uuid4().hex
         self._calls = itertools.count()
         self._answers: Answers | None = None  # while it runs
@@ -87,7 +90,9 @@ class Attachment:
             check_version({"version": self.welcome.version}, f"fleet {name!r}")
             self._note(self.welcome.status)
         except RayError as error:
-            raise self._lost(error) from None
+            self.give_up()
+            silent = isinstance(error, GetTimeoutError)
+            raise self._silent() if silent else self._lost(error) from None
         except AsyncblendError:
             self.give_up()
             raise
@@ -114,11 +119,13 @@ class Attachment:
 
     def give_up(self) -> None:
         """Leave at once, where nothing was leased."""
-        self._fleet.call.remote("detach", self._program)
+        with contextlib.suppress(Exception):  # it has ended, or this program has left Ray
+            if self._session.lasts:
+                self._fleet.call.remote("detach", self._program)
 
     async def leave(self) -> None:
         """Give all leases back. A fleet that does not hear of it will notice that this program is gone."""
-        if not ray.is_initialized():
+        if not self._session.lasts:
             return
         # All that it was asked is answered then. Ray may crash a program that ends while it still waits for answers.
         calls = [self._fleet.call.remote("detach", self._program), *self._open]
@@ -165,7 +172,7 @@ class Attachment:
 
     def _ask(self, life: Life, number: int, serial: int, method: str, *args: Any) -> bool:
         """Call a method of the fleet about a lease, and hear what it answers later. Return False if it cannot be called."""
-        if self._answers is None or not ray.is_initialized():  # a call would start another Ray
+        if self._answers is None or not self._session.lasts:  # a call would start another Ray
             return False
         call = self._fleet.call.remote(method, self._program, next(self._calls), (number, serial), *args)
         self._open.add(call)
@@ -214,18 +221,19 @@ class Attachment:
         if status.error is not None:
             raise status.error
         self.states = dict(status.state)
-        self.restarts, self.recycled = status.restarts, status.recycled
+        before = self.welcome.status  # what happened before this program came is not its own
+        self.restarts, self.recycled = status.restarts - before.restarts, status.recycled - before.recycled
 
     async def _look(self) -> FleetStatus:
         """Ask the fleet how it is."""
-        if not ray.is_initialized():
+        if not self._session.lasts:
             raise self._lost("")
         looking = asyncio.ensure_future(_result(self._fleet.call.remote("status")))
         try:
             # Not wait_for, which would drop an answer that came while this loop itself stood still.
             await asyncio.wait([looking], timeout=min(self._timeouts.beat, _LONGEST))
             if not looking.done():
-                raise self._lost(f"it has not answered for {self._timeouts.beat:g} s")
+                raise self._silent()
             status: FleetStatus = looking.result()
         except FleetLost:
             raise
@@ -236,17 +244,24 @@ class Attachment:
         return status
 
     def _lost(self, why: object) -> FleetLost:
-        if not ray.is_initialized():
+        if not self._session.lasts:
             return FleetLost(f"this program has left Ray, and with it fleet {self._name!r}", fleet=self._name)
         about = str(why).strip().partition("\n")[0]
         return FleetLost(f"fleet {self._name!r} is gone: {about}; start it anew, and attach again", fleet=self._name)
+
+    def _silent(self) -> FleetLost:
+        text = f"fleet {self._name!r} has not answered for {self._timeouts.beat:g} s (timeouts.beat)"
+        return FleetLost(
+            f"{text}; attach again, or stop it by `asyncblend fleet stop {self._name}` and start it anew",
+            fleet=self._name,
+        )
 
 
 def _hand_over(answers: Answers, life: Life, name: Name, what: Made | Bad | Over | Gone | Ended) -> None:
     number, serial = name
     if isinstance(what, Made):
         step = Step(what.step, what.last, what.fingerprint)
-        answers.frame(life, number, serial, what.sample, _read_only(what.values), step, what.instance)
+        answers.frame(life, number, serial, what.sample, _own(what.values), step, what.instance)
     elif isinstance(what, Bad):
         answers.bad_sample(life, number, serial, what.error)
     elif isinstance(what, Over):
@@ -259,14 +274,15 @@ async def _result(call: ray.ObjectRef[Any]) -> Any:
     return await call
 
 
-def _read_only(value: Any) -> Any:
-    """Return a value in which no array can be written, as in all frames. Those that are views of Ray's memory are so."""
+def _own(value: Any) -> Any:
+    """Return a value whose arrays are copies that cannot be written, as in all frames.
+
+    Those that came are views of Ray's memory, which gets other content when this program has left Ray.
+    """
     if isinstance(value, np.ndarray):
-        value.flags.writeable = False
-    elif isinstance(value, dict):
-        for one in value.values():
-            _read_only(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            _read_only(one)
-    return value
+        copy = value.copy()
+        copy.flags.writeable = False
+        return copy
+    if isinstance(value, dict):
+        return {name: _own(one) for name, one in value.items()}
+    return [_own(one) for one in value] if isinstance(value, list) else value

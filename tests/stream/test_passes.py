@@ -401,3 +401,13 @@ def test_a_state_without_its_positions_is_refused() -> None:
             pass_of(range(6), state={key: value for key, value in state.items() if key != name})
     with pytest.raises(ConfigError, match="not a saved state of these 6 indices"):
         pass_of(range(6), state={**state, "above": [6]})
+
+
+def test_a_state_that_knows_no_seed_leaves_a_known_one() -> None:
+    """A pass over a fleet that is not attached yet does not know the seed. Its state is checked no less later."""
+    unknown = Pass(StreamConfig(fleet="cubes")).state_dict()
+    assert unknown["seed"] is None
+    known = Pass(StreamConfig(script="x.py", seed=3), state=unknown).state_dict()
+    assert known["seed"] == 3
+    with pytest.raises(ConfigError, match="the saved state has seed=3, this stream has 4"):
+        Pass(StreamConfig(script="x.py", seed=4), state=known)

@@ -1,18 +1,15 @@
-"""Session: a program's connection to a cluster of Ray, used from an event loop that must never stand still."""
+"""Session: a program's connection to a cluster of Ray, as long as it lasts."""
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
-T = TypeVar("T")
 _PATIENCE = 1.0  # seconds that the exit of the program waits for actors to be ended
 
 _ending: set[threading.Thread] = set()
@@ -40,32 +37,6 @@ class Session:
         with contextlib.suppress(Exception):  # it has ended, or the program has left the cluster, which ends it
             if self.lasts:
                 ray.kill(actor)
-
-
-def apart(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Call a function that may block, in a thread of its own. The exit of the program does not wait for it."""
-    loop = asyncio.get_running_loop()
-    called: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: Exception | None) -> None:
-        if called.done():  # cancelled
-            return
-        if error is None:
-            called.set_result(result)  # type: ignore[arg-type]
-        else:
-            called.set_exception(error)
-
-    def call() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=call, name="asyncblend calls Ray", daemon=True).start()
-    return called
 
 
 def _wait_at_exit() -> None:
