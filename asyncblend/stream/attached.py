@@ -22,7 +22,7 @@ __all__ = ["AttachedRun", "run_of"]
 
 assert connection  # imported before any fork, which it must notice
 
-_PIXELS = ("script", "scene", "script_args", "seed", "blender", "factory_startup", "autoexec")
+_SAMPLES = ("script", "scene", "script_args", "seed", "blender", "factory_startup", "autoexec")
 """What makes the samples."""
 
 
@@ -126,9 +126,9 @@ def _completed(config: StreamConfig, welcome: Welcome) -> StreamConfig:
         ConfigError: It says something else than the fleet's, or its files cannot be read.
     """
     default = {field.name: field.default for field in dataclasses.fields(StreamConfig)}
-    given = [name for name in _PIXELS if config.script or getattr(config, name) != default[name]]
+    given = [name for name in _SAMPLES if config.script or getattr(config, name) != default[name]]
     own, theirs = (
-        {**{name: getattr(one, name) for name in _PIXELS}, **made_of}
+        {**{name: getattr(one, name) for name in _SAMPLES}, **made_of}
         for one, made_of in ((config, source(config)), (welcome.config, dict(welcome.source)))
     )
     for name in given:
@@ -143,5 +143,5 @@ def _completed(config: StreamConfig, welcome: Welcome) -> StreamConfig:
                 f"fleet {config.fleet!r} has {name}={shown}, and this config has {here}; leave `script` and {name} out, "
                 f"for those of the fleet, or start another fleet with them"
             )
-    shared = {name: getattr(welcome.config, name) for name in (*_PIXELS, "instances")}
+    shared = {name: getattr(welcome.config, name) for name in (*_SAMPLES, "instances")}
     return dataclasses.replace(config, **shared)
