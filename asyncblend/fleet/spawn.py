@@ -129,7 +129,7 @@ class Spawner:
                 blenders_end.close()
             if ring is not None:
                 ring.close_descriptor()
-            ring = line = None  # the traceback of a failed start has this frame, and would keep the memory
+            ring = line = pair = None  # the traceback of a failed start has this frame, and would keep the memory
 
     def _command(self, life: Life) -> list[str]:
         # What follows "--" is for people who look at the process list.
