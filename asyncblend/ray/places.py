@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 from ..errors import SampleError
 from ..stream.frames import Frames
 from ..stream.passes import Pass
 from ..stream.run import Run
 from ..warm.told import Answer, Bad, Ended, Gone, Made, Over
-from ..wire.protocol import Name
+from ..wire import payload
+from ..wire.protocol import Name, Request
 
 _AHEAD = 16  # frames of an episode that are made before its program wants them
 
@@ -26,22 +26,12 @@ class Job:
     """A lease, and the answers that are awaited for it. A place makes it.
 
     Args:
-        index, params, urgent, first, fingerprint: As `Serving.lease` has them.
+        request: What is asked for.
         forget: Called when nothing of it is made any more.
     """
 
-    def __init__(
-        self,
-        index: int,
-        params: dict[str, Any],
-        forget: Callable[[], object],
-        *,
-        urgent: bool,
-        first: int,
-        fingerprint: list[Any],
-    ) -> None:
-        self.index, self.params, self.urgent = index, params, urgent
-        self.first, self.fingerprint = first, fingerprint
+    def __init__(self, request: Request, forget: Callable[[], object]) -> None:
+        self.request = request
         self.finished: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         """What answers who has revoked it, when nothing of it is made any more."""
         self.revoked = False
@@ -104,7 +94,11 @@ class Place:
 
     def add(self, job: Job) -> None:
         """Make a lease after the others, an urgent one before those that are not."""
-        at = next((i for i, other in enumerate(self._jobs) if not other.urgent), None) if job.urgent else None
+        at = (
+            next((i for i, other in enumerate(self._jobs) if not other.request.urgent), None)
+            if job.request.urgent
+            else None
+        )
         self._jobs.insert(len(self._jobs) if at is None else at, job)
         if self._working is None:
             self._working = asyncio.create_task(self._work(), name="asyncblend place")  # ends with its last lease
@@ -113,7 +107,7 @@ class Place:
         while self._jobs:
             job = self._jobs.pop(0)
             if not job.finished.done():  # else it was taken back
-                job.making = asyncio.create_task(self._make(job), name=f"asyncblend sample {job.index}")
+                job.making = asyncio.create_task(self._make(job), name=f"asyncblend sample {job.request.index}")
                 await asyncio.wait([job.making])
                 job.finish(self._in_order(Over()) if job.revoked else Answer(None, Over()))
         self._working = None
@@ -123,7 +117,7 @@ class Place:
         end = Answer(None, Gone())
         try:
             async with Frames(self._run, self._pass_of(job)) as frames:
-                step, last = job.first, False
+                step, last = job.request.first, False
                 while not last:
                     await job.wanted(step)
                     frame = await anext(frames)
@@ -146,18 +140,19 @@ class Place:
         return Answer(next(self._turns), what)
 
     def _pass_of(self, job: Job) -> Pass:
-        indices = range(job.index, job.index + 1)
+        request, seed = job.request, self._run.config.seed
+        indices = range(request.index, request.index + 1)
         state = None
-        if job.first:
+        if request.first:
             place = {"start": indices.start, "stop": indices.stop, "step": 1}
-            steps = {"steps": {"0": job.first}, "fingerprints": {"0": job.fingerprint}}
-            state = {"seed": self._run.config.seed, "indices": place, "watermark": 0, "above": [], **steps}
+            steps = {"steps": {"0": request.first}, "fingerprints": {"0": list(request.fingerprint)}}
+            state = {"seed": seed, "indices": place, "watermark": 0, "above": [], **steps}
         return Pass(
             self._run.config,
             indices,
-            params=job.params,
+            params=payload.decode_values(request.params),
             queue_size=_AHEAD,
-            urgent=job.urgent,
+            urgent=request.urgent,
             on_bad_sample="raise",
             state=state,
         )

@@ -20,8 +20,7 @@ from ..errors import AsyncblendError, FleetLost
 from ..fleet.workspace import Workspace
 from ..stream.run import Run
 from ..warm.told import Answer, Ended, FleetStatus, Gone, Over, Welcome
-from ..wire import payload
-from ..wire.protocol import VERSION, Name
+from ..wire.protocol import VERSION, Name, Request
 from .places import Job, Program
 from .placing import Cluster
 from .shipping import Shipment
@@ -139,18 +138,7 @@ class Serving:
         if (gone := self._programs.pop(program, None)) is not None:
             gone.end(self._taken_for_dead())
 
-    async def lease(
-        self,
-        program: str,
-        turn: int,
-        name: Name,
-        place: int,
-        index: int,
-        params: list[Any],
-        urgent: bool,
-        first: int,
-        fingerprint: list[Any],
-    ) -> Answer:
+    async def lease(self, program: str, turn: int, name: Name, place: int, request: Request) -> Answer:
         """Make a sample in one of a program's places, and return its first frame.
 
         Args:
@@ -158,18 +146,12 @@ class Serving:
             turn: The number of this call.
             name: The lease's.
             place: Number of the place.
-            index, params: The sample's index and params, these as they travel.
-            urgent: Whether it comes before what is not begun in that place, and for Blenders before other samples.
-            first: The first step that is wanted, of an episode that was begun before.
-            fingerprint: What the first frame of that episode was like.
+            request: What is asked for. If it is urgent, it comes before what is not begun in that place.
         """
         if (one := await self._in_turn(program, turn)) is None:
             return self._no_more()
-        values = payload.decode_values(params)
-        forget = functools.partial(one.jobs.pop, name, None)
-        job = Job(index, values, forget, urgent=urgent, first=first, fingerprint=fingerprint)
-        one.jobs[name] = job
-        answer = job.step(first)
+        job = one.jobs[name] = Job(request, functools.partial(one.jobs.pop, name, None))
+        answer = job.step(request.first)
         one.places[place].add(job)
         return await answer
 

@@ -10,7 +10,7 @@ from ..config import StreamConfig
 from ..errors import InstanceError, ProtocolError, SampleError
 from ..wire.launch import Life
 from ..wire.line import Line
-from ..wire.protocol import WHOLE, Name, Step
+from ..wire.protocol import WHOLE, Name, Request, Step
 from .direct import Direct
 from .directs import Directs
 from .ends import Blenders, Sender
@@ -250,19 +250,17 @@ class Dispatcher:
     def _send(self, life: Life, one: Held) -> bool:
         """Send a lease, also one whose first steps have arrived before."""
         source, lease = one
-        first = source.book.first_step(lease)
-        sent = self._hub.send_lease(
-            life,
-            source.number,
-            lease.serial,
+        request = Request(
+            one.name,
             lease.index,
             lease.params.parts,
             urgent=source.urgent,
-            first=first,
+            first=source.book.first_step(lease),
             on_demand=source.on_demand,
             fingerprint=source.fingerprint(lease),
             line=self._directs.may_begin(life, source),
         )
+        sent = self._hub.send_lease(life, request)
         for step in _steps_beside(one):
             sent = sent and self._send_step(life, one, step)
         return sent

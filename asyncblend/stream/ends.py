@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ..errors import ProtocolError
 from ..wire.launch import Life
+from ..wire.protocol import Request
 
 
 class Sender(Protocol):
@@ -19,20 +20,7 @@ class Sender(Protocol):
     def bad_messages(self) -> int: ...
     @property
     def refused(self) -> int: ...
-    def send_lease(
-        self,
-        life: Life,
-        number: int,
-        serial: int,
-        index: int,
-        params: Sequence[Any],
-        *,
-        urgent: bool = False,
-        first: int = 0,
-        on_demand: bool = False,
-        fingerprint: Sequence[Any] = (),
-        line: bool = False,
-    ) -> bool: ...
+    def send_lease(self, life: Life, request: Request) -> bool: ...
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool: ...
     def send_revoke(self, life: Life, number: int, serials: Sequence[int]) -> None: ...
     def count_bad_line(self, life: Life, error: ProtocolError) -> None: ...

@@ -20,7 +20,7 @@ from ..fleet.place import Network
 from ..wire import payload, protocol
 from ..wire.gate import Gate
 from ..wire.launch import Host, Life
-from ..wire.protocol import Message, Step, UnreadableValues, WrongToken, WrongVersion
+from ..wire.protocol import Message, Request, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
 
 _log = logging.getLogger("asyncblend")
@@ -212,36 +212,9 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     # -- to Blender ---------------------------------------------------------------------------------------------
 
-    def send_lease(
-        self,
-        life: Life,
-        number: int,
-        serial: int,
-        index: int,
-        params: Sequence[Any],
-        *,
-        urgent: bool = False,
-        first: int = 0,
-        on_demand: bool = False,
-        fingerprint: Sequence[Any] = (),
-        line: bool = False,
-    ) -> bool:
-        """Lease an index of a pass.
-
-        Args:
-            urgent: Whether it goes before what the Blender has not begun.
-            first: Number of the first step that is sent, if it is an episode.
-            on_demand: Whether each further step waits for its own params.
-            fingerprint: What the first frame must be like, as the consumer has it already.
-            line: Whether further steps may be sent over the line.
-
-        Returns:
-            False if the Blender is not connected.
-        """
-        fields: dict[str, Any] = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
-        if first or on_demand:
-            fields |= {"first": first, "on_demand": on_demand, "fingerprint": fingerprint, "line": line}
-        return self._send(life, protocol.encode(protocol.LEASE, fields, params))
+    def send_lease(self, life: Life, request: Request) -> bool:
+        """Lease an index of a pass. Return False if the Blender is not connected."""
+        return self._send(life, request.encode())
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
         """Let an episode make another step, with its params if it is on demand. Return False if it is not connected."""

@@ -27,7 +27,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ..config import Timeouts
 from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
 from ..wire.launch import Life
-from ..wire.protocol import Name, Step, check_version
+from ..wire.protocol import Name, Request, Step, check_version
 from .finding import find
 from .session import Session
 from .told import Answer, Bad, Ended, FleetStatus, Gone, Made, Over, Welcome
@@ -137,25 +137,10 @@ class Attachment:
 
     # -- what the dispatcher tells a Blender ----------------------------------------------------------------------
 
-    def send_lease(
-        self,
-        life: Life,
-        number: int,
-        serial: int,
-        index: int,
-        params: Sequence[Any],
-        *,
-        urgent: bool = False,
-        first: int = 0,
-        on_demand: bool = False,
-        fingerprint: Sequence[Any] = (),
-        line: bool = False,
-    ) -> bool:
+    def send_lease(self, life: Life, request: Request) -> bool:
         """Lease an index of a pass, as `Hub.send_lease` does."""
-        assert not on_demand, "streams refuse such episodes"
-        return self._ask(
-            life, number, serial, "lease", life.instance, index, list(params), urgent, first, list(fingerprint)
-        )
+        assert not request.on_demand, "streams refuse such episodes"
+        return self._ask(life, *request.name, "lease", life.instance, request)
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
         """Let an episode make another step."""

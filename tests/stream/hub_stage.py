@@ -173,7 +173,7 @@ class Stage:
 
     def lease(self, life: Life = ME) -> bool:
         """Send a life a lease that does not matter. Return whether the life is connected."""
-        return self.hub.send_lease(life, 0, 0, 0, NO_PARAMS)
+        return self.hub.send_lease(life, protocol.Request((0, 0), 0, NO_PARAMS))
 
     async def handled(self, peer: Peer) -> None:
         """Wait until the hub has handled all that this peer sent before."""

@@ -201,11 +201,8 @@ class World:
             blender.inbox.append([bytes(part) for part in parts])
         return blender.connected
 
-    def send_lease(
-        self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], **fields: Any
-    ) -> bool:
-        about = {"pass": number, "lease": serial, "index": index, **fields}
-        return self._send(life, protocol.encode(protocol.LEASE, about, params))
+    def send_lease(self, life: Life, request: protocol.Request) -> bool:
+        return self._send(life, request.encode())
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any]) -> bool:
         return self._send(life, protocol.encode(protocol.STEP, {"pass": number, "lease": serial, "step": step}, params))

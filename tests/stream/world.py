@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from asyncblend.stream.passes import Guilt, Pass
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
 from asyncblend.wire.launch import Life
-from asyncblend.wire.protocol import Message
+from asyncblend.wire.protocol import Message, Request
 
 Name = tuple[int, int]  # of a lease: its pass, and its serial in that
 RAISES = 13  # the sample function raises for the multiples of this number
@@ -189,19 +190,17 @@ class World:
     def answered(self, life: Life, *, more: bool) -> None:
         assert more == bool(self.blenders[life.instance].held)
 
-    def send_lease(
-        self, life: Life, number: int, serial: int, index: int, params: Sequence[Any], *, urgent: bool, **episode: Any
-    ) -> bool:
-        assert episode == {"first": 0, "on_demand": False, "fingerprint": [], "line": False}, "no episodes here"
+    def send_lease(self, life: Life, request: Request) -> bool:
+        no_episode = dataclasses.replace(request, first=0, on_demand=False, fingerprint=[], line=False)
+        assert request == no_episode, "no episodes here"
         blender = self.blenders[life.instance]
         assert blender.life == life
         assert blender.serves
-        fields = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
-        message = protocol.decode([bytes(part) for part in protocol.encode(protocol.LEASE, fields, params)])
+        message = protocol.decode([bytes(part) for part in request.encode()])
         if name_of(message) not in blender.held:
             self.check_new_lease(blender, message)
-            blender.held[name_of(message)] = index
-            if urgent:
+            blender.held[name_of(message)] = request.index
+            if request.urgent:
                 blender.urgent.add(name_of(message))
         if blender.connection == "good":
             blender.inbox.append(message)
