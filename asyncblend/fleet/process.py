@@ -146,13 +146,7 @@ class ChildProcess:
         if self._stopped:
             return
         try:
-            if not self._exited.done():
-                async with asyncio.timeout(grace):
-                    while not self._exited.done():
-                        ask()
-                        await asyncio.wait([self._exited], timeout=_ASK_AGAIN)
-        except TimeoutError:
-            pass
+            await ask_to_end(self._exited, ask, grace)
         finally:
             self.kill()
             await finish(self._clean())
@@ -269,6 +263,15 @@ def _without_task(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
 
     step()
     return result
+
+
+async def ask_to_end(exited: asyncio.Future[Any], ask: Callable[[], None], grace: float) -> None:
+    """Ask again and again, until `exited` is done or `grace` seconds have passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace):
+            while not exited.done():
+                ask()
+                await asyncio.wait([exited], timeout=_ASK_AGAIN)
 
 
 async def output_of(

@@ -15,13 +15,13 @@ from ray.exceptions import RayError, RayTaskError
 from ..aio import finish
 from ..errors import InstanceError
 from ..fleet.log import Log
+from ..fleet.process import ask_to_end
 from ..warm.session import Session
 from ..wire.launch import Report
 from .keeper import Ended
 
 _SIGKILL = 9
 _PATIENCE = 5.0  # seconds that a node has to say what became of a Blender that was killed, and to clean up
-_ASK_AGAIN = 1.0  # seconds between two requests to end
 
 _log = logging.getLogger("asyncblend")
 
@@ -91,12 +91,7 @@ class RemoteBlender:
         if self._stopped:
             return
         try:
-            async with asyncio.timeout(grace):
-                while not self._exited.done():
-                    ask()
-                    await asyncio.wait([self._exited], timeout=_ASK_AGAIN)
-        except TimeoutError:
-            pass
+            await ask_to_end(self._exited, ask, grace)
         finally:
             self.kill()
             await finish(self._clean())

@@ -21,6 +21,7 @@ params       where the params of a lease come from, and how they are drawn and s
 leases       the book of one pass: which positions of its indices are leased, arrived, consumed (pure)
 queue        arrived frames of one pass
 hub          the ROUTER socket, and who is connected to it
+rejects      what it turns away or drops, counted
 frame, batch, stats
              what is delivered: a sample, samples stacked, counters
 

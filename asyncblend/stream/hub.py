@@ -22,6 +22,7 @@ from ..wire.gate import Gate
 from ..wire.launch import Host, Life
 from ..wire.protocol import Message, Request, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
+from .rejects import Rejects
 
 _log = logging.getLogger("asyncblend")
 _LONGEST_IPC_PATH = 100  # bytes; the limit is 107 on Linux, 103 on macOS
@@ -31,9 +32,7 @@ _DONTWAIT = int(zmq.DONTWAIT)  # the enumeration's own operators cost more than 
 _POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
 _COPIED = 1 << 16  # bytes; with shared memory all arrays that are sent are smaller
-_TOLERATED = 16  # bad messages of one connection, after which the host does not listen to it any more
 _WARNINGS, _WARNING = 64, 6000  # texts about scenes that are logged in one run, and characters of each
-_OFFENDERS = 1024  # connections whose bad messages are counted: the memory of a host that strangers talk to is bounded
 
 
 class Lives(Protocol):
@@ -76,10 +75,6 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     def __init__(self, folder: Path, seed: int, rings: Mapping[Life, Ring], network: Network | None = None) -> None:
         self.token = secrets.token_hex(16)  # The run's secret: each Blender's first message must have it
-        self.bad_messages = 0
-        """Messages dropped because they could not be read, or because their sender had sent too many such."""
-        self.refused = 0
-        """How often who did not show the run's token, or the keys of a present life, was turned away."""
         self.blender = ""  # Blender's version, once an instance has said it
         self._seed, self._rings, self._network = seed, rings, network
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
@@ -89,11 +84,11 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._sender: Life | None = None  # whose keys the message at hand was encrypted with
         self._wake: Callable[[], object] | None = None  # schedules the receiving of what is here
         self._broken: asyncio.Future[None] | None = None  # done when nothing can be received any more
-        self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
+        self._rejects = Rejects()
         # Decrypting takes most of what a frame costs here, and is done in ZeroMQ's threads: each connection has one of them.
         threads = 1 if network is None else min(_DECRYPTING, cores())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(threads)
-        self._gate = Gate(self._context, self.token, self._on_refused, encrypted=network is not None)
+        self._gate = Gate(self._context, self.token, self._rejects.refuse, encrypted=network is not None)
         self._socket = self._context.socket(zmq.ROUTER)
         self._gate.guard(self._socket)
         # A context that is collected waits for its open sockets, which nobody may close any more: for ever.
@@ -135,6 +130,20 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     def __exit__(self, *error: object) -> None:
         self._end()
+
+    @property
+    def bad_messages(self) -> int:
+        """Messages dropped because they could not be read, or because their sender had sent too many such."""
+        return self._rejects.bad_messages
+
+    @property
+    def refused(self) -> int:
+        """How often who did not show the run's token, or the keys of a present life, was turned away."""
+        return self._rejects.refused
+
+    def count_bad_line(self, life: Life, error: ProtocolError) -> None:
+        """Count what came over a Blender's line and is no message."""
+        self._rejects.drop(f"Blender {life.instance}", error)
 
     def disown(self) -> None:
         """In a forked copy of this process: neither send nor receive any more. libzmq would never return there."""
@@ -188,7 +197,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 identity, *parts = message
                 if self._gate.encrypted and (sender := self._gate.life_of(identity)) is None:
                     # Its keys were revoked while the connection was open, so it is asked to end.
-                    self._on_refused()
+                    self._rejects.refuse()
                     self._send_to(identity.bytes, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
                     continue
                 self._sender = sender if self._gate.encrypted else None
@@ -233,7 +242,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._gate.revoke(life)
         if (identity := self._identity_of.pop(life, None)) is not None:
             del self._life_of[identity]
-            self._bad.pop(identity, None)
+            self._rejects.forget(identity)
 
     def _send(self, life: Life, parts: Sequence[Any]) -> bool:
         identity = self._identity_of.get(life)
@@ -257,8 +266,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     # -- from Blender -------------------------------------------------------------------------------------------
 
     def _handle(self, lives: Lives, answers: Answers, identity: bytes, parts: Sequence[Any]) -> None:
-        if self._bad.get(identity, 0) > _TOLERATED:
-            self.bad_messages += 1
+        if self._rejects.ignores(identity):
             return
         life = self._life_of.get(identity)
         try:
@@ -301,14 +309,11 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             if isinstance(error, UnreadableValues) and life is not None and error.kind == protocol.FRAME:
                 fields = error.fields
                 answers.unreadable(life, fields["pass"], fields["lease"], last=protocol.Step.of(fields).last)
-            self._dropped(lives, identity, error)
-
-    def _on_refused(self) -> None:
-        self.refused += 1
-        if _is_power_of_two(self.refused):
-            _log.warning(
-                "Turned away who did not show this run's token, or a present Blender's key (%d so far)", self.refused
-            )
+            culprit = self._life_of.get(identity)
+            name = "a connection that is no Blender's" if culprit is None else f"Blender {culprit.instance}"
+            count = self._rejects.blame(identity, name, error)
+            if count is not None and culprit is not None:
+                lives.expel(culprit, f"sent {count} messages that cannot be read, the last one because: {error};")
 
     def _note_version(self, answers: Answers, life: Life, version: str) -> None:
         """Note Blender's version. Other machines may have another one."""
@@ -328,28 +333,6 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             if text not in self._warned and len(self._warned) < _WARNINGS:
                 self._warned.add(text)
                 _log.warning("%s", text)
-
-    def _dropped(self, lives: Lives, identity: bytes, error: ProtocolError) -> None:
-        """Count a bad message, and turn away who keeps sending them: they are a cheap way to keep a host busy."""
-        own = self._bad[identity] = self._bad.pop(identity, 0) + 1
-        if len(self._bad) > _OFFENDERS:
-            del self._bad[next(iter(self._bad))]
-        life = self._life_of.get(identity)
-        sender = "a connection that is no Blender's" if life is None else f"Blender {life.instance}"
-        self._count_bad(sender, error)
-        if own == _TOLERATED + 1:
-            _log.warning("Not listening any more to %s: %d messages could not be read", sender, own)
-            if life is not None:
-                lives.expel(life, f"sent {own} messages that cannot be read, the last one because: {error};")
-
-    def count_bad_line(self, life: Life, error: ProtocolError) -> None:
-        """Count what came over a Blender's line and is no message."""
-        self._count_bad(f"Blender {life.instance}", error)
-
-    def _count_bad(self, sender: str, error: ProtocolError) -> None:
-        self.bad_messages += 1
-        if _is_power_of_two(self.bad_messages):
-            _log.warning("Dropped a message of %s (%d so far): %s", sender, self.bad_messages, error)
 
     def _claimed(self, fields: Mapping[str, Any]) -> Life:
         """Return which life a message says that it is of, as `protocol.life_of` does."""
@@ -387,8 +370,3 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             # First what it lost on the old connection, then, since it is ready, what is new.
             answers.reconnected(life, holding, opened, by_line=by_line)
             lives.ready(life)
-
-
-def _is_power_of_two(count: int) -> bool:
-    """Tell whether to log the `count`-th event of a kind: the 1st, 2nd, 4th, 8th, and so on are never a flood."""
-    return count & (count - 1) == 0

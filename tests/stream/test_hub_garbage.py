@@ -186,7 +186,7 @@ async def test_a_forgotten_life_has_a_clean_record(stage: Stage) -> None:
 
 async def test_only_the_latest_offenders_are_remembered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub remembers a bounded number of offenders, so strangers cannot fill its memory."""
-    monkeypatch.setattr("asyncblend.stream.hub._OFFENDERS", 2)
+    monkeypatch.setattr("asyncblend.stream.rejects._OFFENDERS", 2)
     peers = [stage.peer() for _ in range(3)]
     for i, peer in enumerate(peers, 1):
         for _ in range(17):
