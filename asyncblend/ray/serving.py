@@ -113,6 +113,11 @@ class Serving:
             presence: What its call of `stay` returns.
         """
         status, (config, source) = await self.status(), self._told
+        if status.error is None:
+            assert self._run is not None, "it has begun"
+            with contextlib.suppress(AsyncblendError):  # then the status says so
+                await self._run.ready()  # from then on Blender's version is known
+            status = await self.status()
         if program in self._given_up:
             self._given_up.discard(program)
         elif status.error is None:

@@ -10,7 +10,7 @@ from ..aio import apart, separate_after_fork
 from ..config import StreamConfig
 from ..errors import ConfigError
 from ..recording.about import source
-from ..warm import connection
+from ..warm import connection  # noqa: F401  it must be there before any fork, which it notices
 from .dispatcher import Dispatcher
 from .run import Run
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ..warm.told import Welcome
 
 __all__ = ["AttachedRun", "run_of"]
-
-assert connection  # imported before any fork, which it must notice
 
 _SAMPLES = ("script", "scene", "script_args", "seed", "blender", "factory_startup", "autoexec")
 """What makes the samples."""

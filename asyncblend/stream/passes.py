@@ -353,6 +353,16 @@ class Pass:
         params = self.params.state_dict({**self.book.drawn, **self._withheld_params}, self.book.granted)
         return state if params is None else {**state, "params": params}
 
+    def know_seed(self, seed: int) -> None:
+        """Note the seed, which a pass over a fleet does not know before it is attached to.
+
+        Raises:
+            ConfigError: The loaded state is one of another seed.
+        """
+        if self._seed not in (None, seed):
+            raise ConfigError(f"the saved state has seed={self._seed!r}, this stream has {seed!r}")
+        self._seed = seed
+
     def _load(self, state: Mapping[str, Any]) -> None:
         if not isinstance(state, Mapping) or "indices" not in state:
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")

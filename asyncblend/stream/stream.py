@@ -85,7 +85,7 @@ class BlenderStream(AsyncIterator[Frame]):
                 raise StreamClosed("the stream was closed")
             if self._run.config is not self.config:
                 self.config = self._run.config
-                self._source = Pass(self.config, state=self._loaded)
+                self._source.know_seed(self.config.seed)
             await self._run.ready()
         except BaseException:
             await self.aclose()

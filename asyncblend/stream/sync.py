@@ -41,7 +41,6 @@ class SyncStream(Iterator[Frame]):
         self, config: StreamConfig, state: Mapping[str, Any] | None = None, *, first_instance: int = 0
     ) -> None:
         self.config = config
-        self._loaded = state
         self._run = run_of(config, first_instance=first_instance)
         self._source = Pass(config, state=state)
         self._own: SyncFrames | None = None
@@ -234,7 +233,7 @@ class SyncStream(Iterator[Frame]):
             await self._run.begin()
             if self._run.config is not self.config:
                 self.config = self._run.config
-                self._source = self._own_channel.source = Pass(self.config, state=self._loaded)
+                self._source.know_seed(self.config.seed)
             self._opened.set()
             await self._run.ready()
             self._started.set_result(None)

@@ -403,6 +403,33 @@ def test_a_state_without_its_positions_is_refused() -> None:
         pass_of(range(6), state={**state, "above": [6]})
 
 
+def test_params_go_on_from_a_state_once_though_the_seed_is_known_later() -> None:
+    """What they have learned between loading and attaching is kept."""
+
+    class Counted:
+        n = 0
+
+        def __call__(self, index: int) -> dict[str, int]:
+            return {"n": self.n}
+
+        def state_dict(self) -> dict[str, int]:
+            return {"n": self.n}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.n = state["n"]
+
+    params = Counted()
+    config = StreamConfig(fleet="cubes", params=params)
+    state = Pass(config).state_dict()
+    source = Pass(config, state=state)
+    params.n = 7
+    source.know_seed(3)
+    assert params.n == 7
+    assert source.state_dict()["seed"] == 3
+    with pytest.raises(ConfigError, match="the saved state has seed=3, this stream has 4"):
+        source.know_seed(4)
+
+
 def test_a_state_that_knows_no_seed_leaves_a_known_one() -> None:
     """A pass over a fleet that is not attached yet does not know the seed. Its state is checked no less later."""
     unknown = Pass(StreamConfig(fleet="cubes")).state_dict()
