@@ -117,7 +117,7 @@ class Bridge:
     def took(self, channel: Channel, arrival: Arrival) -> None:
         """Note, in the consumer's thread, that it has a frame."""
         source = channel.source
-        if isinstance(source, EpisodePass) and (direct := source.direct) is not None and direct.take():
+        if isinstance(source, EpisodePass) and (direct := source.direct) is not None and direct.take(arrival.frame):
             return
         self._consumed.append((channel, arrival))
         # The next step of an episode that is stepped notes it: to wake the loop for that would double the step's cost.

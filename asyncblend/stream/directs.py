@@ -62,6 +62,7 @@ class Directs:
         source.direct = None
         played = direct.end()
         source.book.advance(one.lease, played.made, first_consumed=played.first_consumed, asked=played.asked)
+        source.bytes += played.bytes
         self._frames[direct.life.instance] += played.made
         told = self._told.pop(source.number)
         if played.made:
@@ -92,4 +93,4 @@ class Directs:
     @property
     def played(self) -> Mapping[int, Played]:
         """By instance: what was played and is counted nowhere else yet."""
-        return {direct.life.instance: direct.played for direct, _ in self._open.values()}
+        return {direct.life.instance: direct.played for direct, _ in list(self._open.values())}

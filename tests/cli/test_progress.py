@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -31,7 +32,7 @@ bl.serve(sample)
 """
 
 COUNTS = ("delivered", "rendering", "queued", "skipped", "restarts", "recycled", "duplicates", "stale")
-NONE = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
+NONE: dict[str, Any] = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
 
 
 class Clock:
