@@ -13,6 +13,7 @@ SimpleQueue hands over in about 8 us; submitting a coroutine to the loop for eac
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -145,11 +146,18 @@ class Bridge:
         if (direct := source.direct) is None:
             return None
         self.check_thread()
+        timing, began = source.timing, time.monotonic()
+        timing.wait(began)
         try:
-            return direct.receive(timeout)
+            frame = direct.receive(timeout)
         except (LineBroken, ProtocolError) as error:
             self._thread.post(self.run.dispatcher.line_broken, direct, error)
             return None
+        finally:
+            timing.waited(now := time.monotonic())
+        if frame is not None:
+            timing.took(now, began)
+        return frame
 
     def abandon(self, channel: Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more. Also in a garbage collection."""

@@ -135,10 +135,10 @@ class Level(_Noted):
 
     def _latest(self, since: float, now: float) -> Iterator[tuple[int, Mapping[Any, float]]]:
         """Yield what is not in the sums yet, for each slice of the minute before `now`."""
-        number, area = _slice_of(self._summed), self._area
-        if area:
-            yield number, {"part": area}
-        number = max(number, _slice_of(now) - _SLICES + 1)
+        first, oldest = _slice_of(self._summed), _slice_of(now) - _SLICES + 1
+        if self._area and first >= oldest:
+            yield first, {"part": self._area}
+        number = max(first, oldest)
         while (begins := number * _SLICE) < now:
             ends = min(now, begins + _SLICE)
             part = self._part * max(0.0, ends - max(since, begins))

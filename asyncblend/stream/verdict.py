@@ -43,7 +43,8 @@ def verdict(stats: StreamStats, consumer: str | None = "training") -> str:
 def _alone(stats: StreamStats) -> str:
     """Say how fast rendering is by itself."""
     instances = len(stats.state)
-    text = f"rendering alone: {stats.rate:.3g} frames/s of {instances} instance{'s' * (instances != 1)}"
+    rate = f"{stats.rate:,.0f}" if stats.rate >= 100 else f"{stats.rate:.3g}"
+    text = f"rendering alone: {rate} frames/s of {instances} instance{'s' * (instances != 1)}"
     if stats.idle >= _MUCH:
         return f"{text}, which waited {_percent(stats.idle)} of the time: this program cannot take more{_frame(stats)}"
     return f"{text}: a training loop that takes fewer need not wait{_frame(stats)}"
