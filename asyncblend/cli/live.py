@@ -279,12 +279,12 @@ class LiveLine(Waiting):
             for number, state in sorted(stats.state.items()):
                 instances += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
         restarts = [(f"  restarts {stats.restarts}", "yellow")] if stats is not None and stats.restarts else []
-        said: list[tuple[str, str]] = []
-        if self._verdict is not None and stats is not None and stats.window:
-            said.append((f"  {self._verdict(stats)}", "dim"))
+        said = [""]
+        if self._verdict is not None and self.first is not None and stats is not None and stats.window:
+            whole = self._verdict(stats)
+            said = [f"  {whole}", f"  {whole.partition(':')[0]}", ""]
         return [
-            styled(first, *queue, *instances, *restarts, *said),
-            styled(first, *queue, *instances, *restarts),
+            *(styled(first, *queue, *instances, *restarts, (text, "dim")) for text in said),
             styled(first, *queue, *restarts),
             styled(first, *restarts),
         ]

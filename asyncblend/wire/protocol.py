@@ -142,7 +142,7 @@ class Spent(NamedTuple):
         """
         if (sample := fields.get("sample")) is None:
             return None
-        if "render" not in fields and sample <= _LONGEST:
+        if sample <= _LONGEST and "render" not in fields and "capture" not in fields:
             return cls(sample / _MICROSECONDS)
         each = sample, fields.get("render", 0), fields.get("capture", 0)
         if max(each) > _LONGEST:

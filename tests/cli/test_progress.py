@@ -195,6 +195,23 @@ def test_a_narrow_terminal_shows_the_count(width: int, parts: int) -> None:
     assert [text in shown.get() for text in texts] == [place < parts for place in range(3)]
 
 
+@pytest.mark.parametrize(("width", "said"), [(150, "  slow: after 7.0 s"), (92, "  slow"), (85, "")])
+def test_a_wide_terminal_shows_the_verdict(width: int, said: str) -> None:
+    """What to do about it goes first, then who is the bottleneck. Before the first frame there is none."""
+    stats = StreamStats(**NONE, frames={0: 9}, state={0: "ready"}, window=7.0)
+    config = StreamConfig(script="x.py", length=99)
+    line = LiveLine(config, lambda: stats, verdict=lambda stats: f"slow: after {stats.window} s")
+    line._rate = lambda: 8.0  # type: ignore[method-assign]
+    terminal = Console(width=width, file=io.StringIO(), color_system=None)
+    for _ in range(9):
+        line.frame_came()
+    with terminal.capture() as shown:
+        terminal.print(line._progress)
+    assert re.search(rf"  by instance 9{re.escape(said)} +\d:\d\d:\d\d", shown.get()), shown.get()
+    stats = StreamStats(**NONE, frames={0: 9}, state={0: "ready"})
+    assert line._now()[0].plain.endswith("  by instance 9")
+
+
 def test_counts_of_a_summary_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Frames that had come when the stream was stopped are told apart, and no rate comes from a moment."""
     counts = {**NONE, "delivered": 3}
