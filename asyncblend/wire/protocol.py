@@ -112,6 +112,7 @@ _OPTIONAL: dict[str, dict[str, type]] = {
 without them begins one."""
 
 _MICROSECONDS = 1_000_000
+_TIMES = frozenset(("sample", "render", "capture"))
 _LONGEST = 10**12  # microseconds, some days
 
 
@@ -135,19 +136,12 @@ class Spent(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Spent | None:
-        """Read the fields of a FRAME. None: it has none.
-
-        Raises:
-            ProtocolError: A time is longer than any Blender can have run.
-        """
+        """Read the fields of a FRAME. None: it has none."""
         if (sample := fields.get("sample")) is None:
             return None
-        if sample <= _LONGEST and "render" not in fields and "capture" not in fields:
+        if "render" not in fields:
             return cls(sample / _MICROSECONDS)
-        each = sample, fields.get("render", 0), fields.get("capture", 0)
-        if max(each) > _LONGEST:
-            raise ProtocolError(f"a frame that took {max(each)!r:.80} microseconds")
-        return cls(*(one / _MICROSECONDS for one in each))
+        return cls(*(one / _MICROSECONDS for one in (sample, fields["render"], fields.get("capture", 0))))
 
 
 class Step(NamedTuple):
@@ -161,11 +155,7 @@ class Step(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Step:
-        """Read the fields of a FRAME.
-
-        Raises:
-            ProtocolError: A time is longer than any Blender can have run.
-        """
+        """Read the fields of a FRAME."""
         spent = Spent.of(fields)
         if "step" not in fields and "last" not in fields:
             return cls(0, True, (), False, spent)
@@ -276,7 +266,9 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
         field(header, name, of)
     for name, of in _OPTIONAL.get(kind, {}).items():
         if name in header:
-            field(header, name, of)
+            value = field(header, name, of)
+            if name in _TIMES and value > _LONGEST:
+                raise ProtocolError(f"a frame that took {value!r:.80} microseconds")
     try:
         return Message(kind, header, _values(kind, header, buffers[1:], hold) if values else None)
     except ProtocolError as error:

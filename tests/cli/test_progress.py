@@ -125,7 +125,9 @@ def test_without_a_terminal_lines_say_what_is_waited_for(command: tuple[str, ...
         read_until(process, rf"^0 of 2 {one}s  waiting for the first {one}, \d+ s: Blenders: 1 rendering$")
         (folder / "go0").touch()
         line = read_until(process, rf"^1 of 2 {one}s  \d")
-        assert re.fullmatch(rf"1 of 2 {one}s  0\.0/s  queue \d/16, 1 rendering  {by} 1\n", line)
+        assert re.fullmatch(
+            rf"1 of 2 {one}s  0\.0/s  queue \d/16, 1 rendering  {by} 1(  (rendering|balanced|recording).*)?\n", line
+        )
         (folder / "go1").touch()
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -195,19 +197,15 @@ def test_a_narrow_terminal_shows_the_count(width: int, parts: int) -> None:
     assert [text in shown.get() for text in texts] == [place < parts for place in range(3)]
 
 
-@pytest.mark.parametrize(("width", "said"), [(150, "  slow: after 7.0 s"), (92, "  slow"), (85, "")])
-def test_a_wide_terminal_shows_the_verdict(width: int, said: str) -> None:
+def test_a_wide_terminal_shows_the_verdict() -> None:
     """What to do about it goes first, then who is the bottleneck. Before the first frame there is none."""
     stats = StreamStats(**NONE, frames={0: 9}, state={0: "ready"}, window=7.0)
     config = StreamConfig(script="x.py", length=99)
     line = LiveLine(config, lambda: stats, verdict=lambda stats: f"slow: after {stats.window} s")
-    line._rate = lambda: 8.0  # type: ignore[method-assign]
-    terminal = Console(width=width, file=io.StringIO(), color_system=None)
-    for _ in range(9):
-        line.frame_came()
-    with terminal.capture() as shown:
-        terminal.print(line._progress)
-    assert re.search(rf"  by instance 9{re.escape(said)} +\d:\d\d:\d\d", shown.get()), shown.get()
+    assert "slow" not in line._now()[0].plain
+    line.frame_came()
+    ends = [text.plain.partition("  by instance 9")[2] for text in line._now()]
+    assert ends[:4] == ["  slow: after 7.0 s", "  slow", "", ""]
     stats = StreamStats(**NONE, frames={0: 9}, state={0: "ready"})
     assert line._now()[0].plain.endswith("  by instance 9")
 
