@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .stream.sync import SyncStream as SyncStream
     from .stream.sync_episode import SyncEpisode as SyncEpisode
     from .stream.sync_frames import SyncFrames as SyncFrames
+    from .stream.verdict import verdict as verdict
 
 __version__ = "0.1.0"
 
@@ -87,6 +88,7 @@ __all__ = [
     "Timeouts",
     "WindowClosed",
     "collate",
+    "verdict",
 ]
 
 __getattr__ = lazy(
@@ -111,6 +113,7 @@ __getattr__ = lazy(
         "stream.sync": "SyncStream",
         "stream.sync_frames": "SyncFrames",
         "stream.sync_episode": "SyncEpisode",
+        "stream.verdict": "verdict",
     },
 )
 

@@ -92,6 +92,44 @@ def sample(task):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.every_kind
+async def test_what_bl_render_took_comes_with_each_frame(real: Any, write_script: Write) -> None:
+    """Rendering, and the rest of `bl.render`, of all calls of a sample; the script's own time is the rest of it."""
+    body = """
+def sample(task):
+    import time
+    began = time.perf_counter()
+    for _ in range(task.index):
+        bl.render(["depth"])
+    time.sleep(0.1)
+    told = bl.last_render()
+    return {"last": -1.0 if told is None else told.seconds_render, "whole": time.perf_counter() - began}
+"""
+    path = write_script(SMALL + body)
+    async with (
+        asyncio.timeout(110),
+        ab.BlenderStream(script=path, blender=real.blender, instances=1, length=4) as stream,
+    ):
+        frames = {frame.index: frame async for frame in stream}
+        stats = stream.stats()
+    for index, frame in frames.items():
+        spent = frame.spent
+        assert spent is not None
+        assert spent.sample >= max(0.1 + spent.render + spent.capture, frame["whole"]) - 1e-4
+        if index == 0:
+            assert (spent.render, spent.capture) == (0, 0)
+            continue
+        assert spent.render >= frame["last"] - 1e-5
+        assert spent.capture > 0
+        if index == 1:
+            assert spent.render == pytest.approx(frame["last"], abs=1e-5)
+    assert stats.seconds_render.mean == pytest.approx(
+        sum(f.spent.render for f in frames.values() if f.spent) / 3, rel=1e-3
+    )
+    assert stats.seconds_sample.median > 0.09
+    assert 0 < stats.seconds_capture.median < stats.seconds_sample.p90
+
+
 async def test_noise_generators_of_blender_are_seeded(real: Any, write_script: Write) -> None:
     """mathutils.noise and Cycles' seed depend only on the stream's seed and the index."""
     path = write_script("""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import (
@@ -48,12 +49,21 @@ _DOING = {
 """What an instance does in each state of `StreamStats.state`."""
 
 
-def watch(config: StreamConfig, seen: Callable[[Frame], None] | None = None, *, most: int | None = None) -> None:
+def watch(
+    config: StreamConfig,
+    seen: Callable[[Frame], None] | None = None,
+    *,
+    most: int | None = None,
+    metrics: int | None = None,
+) -> None:
     """Run a stream to its end, or until `most` frames came, with a `LiveLine`, and call `seen` with each frame.
 
     Without `seen` the first frame is printed, and a summary of what came in all, also after an error or Ctrl-C.
+    `metrics` is the port where Prometheus may ask for them meanwhile.
     """
+    from ..metrics import serve
     from ..stream.stream import BlenderStream
+    from ..stream.verdict import verdict
 
     async def consume() -> None:
         async with stream:
@@ -67,9 +77,12 @@ def watch(config: StreamConfig, seen: Callable[[Frame], None] | None = None, *, 
                     return
 
     stream = BlenderStream(config)
-    line = LiveLine(config, stream.stats)
+    stream._run.consumer = None  # nobody trains here
+    line = LiveLine(config, stream.stats, verdict=lambda stats: verdict(stats, None))
     try:
-        with line:
+        with line, nullcontext() if metrics is None else serve(stream, metrics) as server:
+            if server is not None:
+                STDERR.print(f"Metrics: {server.url}", style="dim")
             run(consume())
     finally:
         if seen is None:
@@ -182,13 +195,21 @@ class LiveLine(Waiting):
     Args:
         stats: Returns the stream's statistics, or None while there are none. Called from another thread.
         unit: "frames"; or "samples", which may have several frames each, that come from Blender one after another.
+        verdict: Returns from the statistics who is the bottleneck, which is shown too.
     """
 
-    def __init__(self, config: StreamConfig, stats: Callable[[], StreamStats | None], *, unit: str = "frames") -> None:
+    def __init__(
+        self,
+        config: StreamConfig,
+        stats: Callable[[], StreamStats | None],
+        *,
+        unit: str = "frames",
+        verdict: Callable[[StreamStats], str] | None = None,
+    ) -> None:
         self.frames = 0
         self.first: float | None = None
         """When the first frame came, on the clock of `time.perf_counter`."""
-        self._stats, self._queue_size = stats, config.queue_size
+        self._stats, self._queue_size, self._verdict = stats, config.queue_size, verdict
         self._began = self._last = self._heard = time.perf_counter()
         self._made = 0  # frames, when they were more than before for the last time
         super().__init__(self._now, unit=unit, total=config.length)
@@ -223,6 +244,8 @@ class LiveLine(Waiting):
             facts["then"] = f"{rest} frames in less than {MEASURABLE} s"
         elif rest:
             facts["then"] = f"{rest / seconds:.1f} frames/s over {seconds:.1f} s"
+        if self._verdict is not None and stats.window:
+            facts["verdict"] = self._verdict(stats)
         facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
         troubles = {
             "restarts": "restarts",
@@ -256,8 +279,12 @@ class LiveLine(Waiting):
             for number, state in sorted(stats.state.items()):
                 instances += [" ", (str(stats.frames[number]), _STYLES.get(state, ""))]
         restarts = [(f"  restarts {stats.restarts}", "yellow")] if stats is not None and stats.restarts else []
+        said = [""]
+        if self._verdict is not None and self.first is not None and stats is not None and stats.window:
+            whole = self._verdict(stats)
+            said = [f"  {whole}", f"  {whole.partition(':')[0]}", ""]
         return [
-            styled(first, *queue, *instances, *restarts),
+            *(styled(first, *queue, *instances, *restarts, (text, "dim")) for text in said),
             styled(first, *queue, *restarts),
             styled(first, *restarts),
         ]

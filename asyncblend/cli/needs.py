@@ -17,6 +17,7 @@ _PACKAGES = {
     "PIL": "pillow",
     "matplotlib": "asyncblend[plot]",
     "pycocotools": "asyncblend[coco]",
+    "prometheus_client": "asyncblend[metrics]",
     "webdataset": "asyncblend[record]",
     "ray": "asyncblend[ray]",
     "pyarrow": "asyncblend[ray]",

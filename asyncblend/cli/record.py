@@ -84,10 +84,11 @@ def record(
 
 async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
     from ..stream.stream import BlenderStream
+    from ..stream.verdict import verdict
 
     console, stream = Terminal(), BlenderStream(config)
     recorder = stream.record(out, **how)
-    line = LiveLine(config, stream.stats, unit="samples")
+    line = LiveLine(config, stream.stats, unit="samples", verdict=lambda stats: verdict(stats, "recording"))
     then = "The same command goes on after them."
     try:
         with line:

@@ -9,6 +9,7 @@ import typer
 from ..errors import WindowClosed
 from .config_file import load_config
 from .live import watch
+from .needs import require
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, SceneOption, SeedOption
 from .terminal import STDERR
 
@@ -27,6 +28,13 @@ def stream(
             "--show/--no-show", help="Open the window of one Blender, which needs an executable and a screen."
         ),
     ] = None,
+    metrics: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Serve metrics for Prometheus on this port of 127.0.0.1. 0: on a free one, which is printed. Needs `asyncblend[metrics]`.",
+        ),
+    ] = None,
 ) -> None:
     """Render frames and drop them.
 
@@ -42,6 +50,7 @@ def stream(
         asyncblend stream scene.py --length 16
         asyncblend stream scene.py --show
         asyncblend stream scene.py --scene room.blend -- --level 3
+        asyncblend stream scene.py --metrics 9100
 
     For everything else there is a TOML file with the fields of StreamConfig, and tables for `timeouts`, `restart` and
     `params`. Its paths are relative to itself:
@@ -54,9 +63,11 @@ def stream(
     """
     if show and instances is None:
         instances = 1
+    if metrics is not None:
+        require("prometheus_client")
     options = {"length": length, "instances": instances, "blender": blender, "seed": seed, "show": show}
     chosen = load_config(config, scene=scene, script_args=context.args, **options)
     try:
-        watch(chosen)
+        watch(chosen, metrics=metrics)
     except WindowClosed:
         STDERR.print("The window was closed.", style="dim")

@@ -86,9 +86,9 @@ class Fleet:
         return {number: instance.state for number, instance in self._instances.items()}
 
     @property
-    def restarts(self) -> int:
-        """Blenders started again after a crash."""
-        return sum(instance.restarts for instance in self._instances.values())
+    def restarts(self) -> dict[int, int]:
+        """By instance: how often its Blender was started again after a crash."""
+        return {number: instance.restarts for number, instance in self._instances.items()}
 
     @property
     def recycled(self) -> int:

@@ -124,7 +124,7 @@ class Place:
                     last = frame.last
                     saved = frames.state_dict() if step == 0 and not last else {}
                     fingerprint = saved.get("fingerprints", {}).get("0", [])
-                    made = Made(frame.index, dict(frame), frame.instance, step, last, fingerprint)
+                    made = Made(frame.index, dict(frame), frame.instance, step, last, fingerprint, frame.spent)
                     job.answer(step, self._in_order(made))
                     step += 1
         except StopAsyncIteration:

@@ -62,6 +62,7 @@ class Serving:
         if config.logs is not None:
             config = dataclasses.replace(config, logs=Path(config.logs, context.get_actor_id()))
         run = Run(config)
+        run.consumer = None  # each program that is attached says by itself whether it waits
         try:
             await run.begin()
             self._run = run
@@ -94,6 +95,7 @@ class Serving:
             programs=len(self._programs),
             frames=sum(stats.frames.values()),
             restarts=stats.restarts,
+            instance_restarts=dict(stats.instance_restarts),
             recycled=stats.recycled,
             state=dict(stats.state),
             error=why if isinstance(why, Exception) else None,

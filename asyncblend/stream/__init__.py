@@ -24,6 +24,10 @@ hub          the ROUTER socket, and who is connected to it
 rejects      what it turns away or drops, counted
 frame, batch, stats
              what is delivered: a sample, samples stacked, counters
+timing       how long consumers, Blenders and frames took over the latest minute (pure)
+idleness     when each Blender had nothing to do
+timekeeper   the same of a whole run
+verdict      who is the bottleneck, in one line (pure)
 
 The way of a frame: a consumer frees a slot of its pass; the dispatcher leases the next index to a Blender through the
 hub; Blender's answer comes through the hub to the dispatcher, which checks that its sender holds that lease, and to the

@@ -13,6 +13,7 @@ SimpleQueue hands over in about 8 us; submitting a coroutine to the loop for eac
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -117,7 +118,7 @@ class Bridge:
     def took(self, channel: Channel, arrival: Arrival) -> None:
         """Note, in the consumer's thread, that it has a frame."""
         source = channel.source
-        if isinstance(source, EpisodePass) and (direct := source.direct) is not None and direct.take():
+        if isinstance(source, EpisodePass) and (direct := source.direct) is not None and direct.take(arrival.frame):
             return
         self._consumed.append((channel, arrival))
         # The next step of an episode that is stepped notes it: to wake the loop for that would double the step's cost.
@@ -145,11 +146,18 @@ class Bridge:
         if (direct := source.direct) is None:
             return None
         self.check_thread()
+        timing, began = source.timing, time.monotonic()
+        timing.wait(began)
         try:
-            return direct.receive(timeout)
+            frame = direct.receive(timeout)
         except (LineBroken, ProtocolError) as error:
             self._thread.post(self.run.dispatcher.line_broken, direct, error)
             return None
+        finally:
+            timing.waited(now := time.monotonic())
+        if frame is not None:
+            timing.took(now, began)
+        return frame
 
     def abandon(self, channel: Channel, reason: str = "this iteration was closed") -> None:
         """End a pass that nobody consumes any more. Also in a garbage collection."""

@@ -42,6 +42,8 @@ class Played(NamedTuple):
     """Frames that came over the line. The consumer has them."""
     first_consumed: bool
     """Whether the consumer has the frame that it began with."""
+    bytes: int
+    """Of the arrays of all these."""
     asked: bool
     """Whether another step was sent, whose frame has not come."""
 
@@ -61,7 +63,7 @@ class Direct:
 
     def __init__(self, line: Line, life: Life, name: Name, *, index: int, age: int, first: int, asked: Asked) -> None:
         self.life, self.name = life, name
-        self._made = 0
+        self._made = self._bytes = 0
         self._began: float | None = None  # when the step was sent whose frame has not come
         self._line, self._index, self._age, self._asked = line, index, age, asked
         self._step = first
@@ -71,10 +73,12 @@ class Direct:
         # Who has it changes what was played, or ends it. The consumer's thread never waits while it has it.
         self._lock = threading.Lock()
 
-    def take(self) -> bool:
+    def take(self, frame: Frame) -> bool:
         """Note that the consumer has the frame that it began with. False: it has ended, and the book notes that."""
         with self._lock:
             self._first_consumed = not self._ended
+            if self._first_consumed:
+                self._bytes += frame.nbytes
             return self._first_consumed
 
     def send(self, drawn: Drawn) -> bool:
@@ -137,7 +141,7 @@ class Direct:
     @property
     def played(self) -> Played:
         """What was played so far, while the consumer goes on."""
-        return Played(self._made, self._first_consumed, self._drawn is not None)
+        return Played(self._made, self._first_consumed, self._bytes, self._drawn is not None)
 
     @property
     def at_work_since(self) -> float | None:
@@ -183,5 +187,6 @@ class Direct:
                     return None
                 self._asked.forget_after(self._step)
                 self._made += 1
+                self._bytes += self._frame.nbytes
                 self._began = self._drawn = None
             return self._frame

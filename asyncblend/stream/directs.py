@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, MutableMapping
 
 from ..wire.launch import Life
@@ -40,6 +41,7 @@ class Directs:
         assert isinstance(source, EpisodePass), "may_begin has looked"
         line, age = self._lines[life], source.age(lease)
         source.direct = Direct(line, life, one.name, index=lease.index, age=age, first=step, asked=source)
+        source.timing.queued(-1, time.monotonic())  # the consumer takes its frame without a word to the loop
         self._open[source.number] = source.direct, one
         self._told[source.number] = None
 
@@ -62,6 +64,9 @@ class Directs:
         source.direct = None
         played = direct.end()
         source.book.advance(one.lease, played.made, first_consumed=played.first_consumed, asked=played.asked)
+        source.bytes += played.bytes
+        if not played.first_consumed:
+            source.timing.queued(1, time.monotonic())
         self._frames[direct.life.instance] += played.made
         told = self._told.pop(source.number)
         if played.made:
@@ -92,4 +97,4 @@ class Directs:
     @property
     def played(self) -> Mapping[int, Played]:
         """By instance: what was played and is counted nowhere else yet."""
-        return {direct.life.instance: direct.played for direct, _ in self._open.values()}
+        return {direct.life.instance: direct.played for direct, _ in list(self._open.values())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -17,10 +18,12 @@ from .ends import Blenders, Sender
 from .episode_pass import EpisodePass
 from .frame import Frame
 from .holding import Held, Holding, load, urgent_load
+from .idleness import Idleness
 from .leases import Lease
 from .params import Drawn, Feeds
 from .passes import Arrival, Pass
 from .stats import StreamStats
+from .timekeeper import Timekeeper
 
 
 class Dispatcher:
@@ -33,7 +36,8 @@ class Dispatcher:
 
     def __init__(self, config: StreamConfig, hub: Sender, fleet: Blenders, lines: MutableMapping[Life, Line]) -> None:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
-        self._config, self._hub, self._fleet = config, hub, fleet
+        self._config, self._hub, self._fleet = config, hub, Idleness(fleet, time.monotonic)
+        self._time = Timekeeper(self._fleet, time.monotonic)
         self.feeds = Feeds(self.dispatch, config.params)
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
@@ -43,9 +47,9 @@ class Dispatcher:
         self._dispatching = self._again = False
         self._holdings: dict[Life, Holding] = {}
         self._frames = dict.fromkeys(fleet.states, 0)
-        self._directs = Directs(fleet, lines, self._frames)
+        self._directs = Directs(self._fleet, lines, self._frames)
         self._stale = self._duplicates = 0
-        self._delivered = self._skipped = 0  # of passes that have ended
+        self._delivered = self._skipped = self._bytes = 0  # of passes that have ended
 
     # -- for the consumers ----------------------------------------------------------------------------------------
 
@@ -54,6 +58,7 @@ class Dispatcher:
         source.number = next(self._numbers)
         self._passes.append(source)
         self._served[source.number] = -1
+        self._time.begin(source.timing)
         source.params.begin(self.feeds)
         if self.end_error is not None:
             source.fail(self.end_error)
@@ -86,7 +91,9 @@ class Dispatcher:
         self._directs.end(source)
         self._delivered += source.book.delivered
         self._skipped += source.book.skipped
+        self._bytes += source.bytes
         source.end(error)
+        self._time.end(source.timing)
         self._revoke(source)
         self._close_episodes(source)
         self.dispatch()
@@ -96,6 +103,7 @@ class Dispatcher:
         self.end_error = self.end_error or error
         for source in list(self._passes):
             self.end(source, error)
+        self._time.close()
 
     def fail(self, error: BaseException) -> None:
         """Lease no more, because the run cannot go on. Consumers get the frames that are there, then the error."""
@@ -105,17 +113,23 @@ class Dispatcher:
             source.fail(error)
 
     def stats(self) -> StreamStats:
-        """Return a snapshot of the counters of all passes and the fleet."""
-        each = [source.stats() for source in self._passes]
-        direct = self._directs.played
+        """Return a snapshot of the counters of all passes and the fleet, and of what was timed."""
+        each = [source.counts() for source in self._passes]
+        direct, restarts = self._directs.played, self._fleet.restarts
         first = sum(one.first_consumed for one in direct.values())
         made = {number: one.made for number, one in direct.items()}
+
+        def total(name: str) -> int:
+            return sum(one[name] for one in each)
+
         return StreamStats(
-            delivered=self._delivered + sum(one.delivered for one in each) + sum(made.values()) + first,
-            rendering=sum(one.rendering for one in each) + sum(one.asked for one in direct.values()),
-            queued=sum(one.queued for one in each) - first,
-            skipped=self._skipped + sum(one.skipped for one in each),
-            restarts=self._fleet.restarts,
+            delivered=self._delivered + total("delivered") + sum(made.values()) + first,
+            rendering=total("rendering") + sum(one.asked for one in direct.values()),
+            queued=total("queued") - first,
+            skipped=self._skipped + total("skipped"),
+            bytes=self._bytes + total("bytes") + sum(one.bytes for one in direct.values()),
+            restarts=sum(restarts.values()),
+            instance_restarts=restarts,
             recycled=self._fleet.recycled,
             duplicates=self._duplicates,
             stale=self._stale,
@@ -123,6 +137,7 @@ class Dispatcher:
             refused=self._hub.refused,
             frames={number: count + made.get(number, 0) for number, count in self._frames.items()},
             state=self._fleet.states,
+            **self._time.summary(),
         )
 
     # -- leases out -----------------------------------------------------------------------------------------------
@@ -338,6 +353,7 @@ class Dispatcher:
     def life_over(self, life: Life, why: InstanceError | None = None) -> None:
         """Give the leases of a life that has ended to others. `why`: how it ended."""
         holding = self._holdings.pop(life, None)
+        self._fleet.gone(life)
         # A Blender that was closed, replaced, or started again with its packages says nothing of its sample.
         crashed = self._fleet.states[life.instance] in ("backoff", "failed")
         if holding is not None:
@@ -425,7 +441,9 @@ class Dispatcher:
                 params_age=source.age(lease),
                 step=step.number,
                 last=step.last,
+                spent=step.spent,
             )
+            self._time.frame(source.timing, step.spent)
             if step.line and not step.last:
                 self._directs.begin(life, one, step.number)  # before the consumer can see the frame
             source.arrive(lease, frame, step.fingerprint)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import ProtocolError
@@ -32,7 +32,7 @@ class Blenders(Protocol):
     @property
     def states(self) -> dict[int, str]: ...
     @property
-    def restarts(self) -> int: ...
+    def restarts(self) -> Mapping[int, int]: ...
     @property
     def recycled(self) -> int: ...
     def ready_lives(self) -> list[Life]: ...

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..wire.protocol import Spent
+
 
 class Frame(Mapping[str, Any]):
     """A mapping with what the script's `sample` returned, by name. Arrays are numpy's and read-only; copy one to write."""
 
-    __slots__ = ("_values", "index", "instance", "last", "params", "params_age", "step")
+    __slots__ = ("_values", "index", "instance", "last", "params", "params_age", "spent", "step")
 
     def __init__(
         self,
@@ -23,6 +25,7 @@ class Frame(Mapping[str, Any]):
         params_age: int = 0,
         step: int = 0,
         last: bool = True,
+        spent: Spent | None = None,
     ) -> None:
         self._values = values
         self.index = index
@@ -39,6 +42,14 @@ class Frame(Mapping[str, Any]):
         """Number of the frame in its episode, from 0; 0 where a sample is one frame."""
         self.last = last
         """Whether it is the last frame of its sample. False in an episode that the host steps, which has no known end."""
+        self.spent = spent
+        """Seconds that it took in Blender: `sample`, and of that `render` and `capture`. None: that is not known, as of
+        recorded samples."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(map(_bytes_of, self._values.values()))
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -80,6 +91,14 @@ def with_params(frame: Frame) -> Mapping[str, Any]:
 
 def _remake(values: dict[str, Any], own: dict[str, Any]) -> Frame:
     return Frame(values, **own)
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(_bytes_of, value.values()))
+    return sum(map(_bytes_of, value)) if isinstance(value, list) else 0
 
 
 def _brief(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, TypeVar
@@ -58,11 +59,19 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
 
     async def _next(self) -> Arrival:
         self._run.check_process()
+        timing, queue = self._source.timing, self._source.queue
+        began = None if queue.ready else time.monotonic()
+        if began is not None:
+            timing.wait(began)
         try:
-            arrival = await self._source.queue.get()
+            arrival = await queue.get()
         except EndOfStream:
             self._dispatcher.end(self._source)
             raise StopAsyncIteration from None
+        finally:
+            if began is not None:
+                timing.waited(time.monotonic())
+        timing.took(time.monotonic(), began)
         return arrival
 
     async def _collect(self) -> None:

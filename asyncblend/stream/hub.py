@@ -280,7 +280,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it
-                step = protocol.Step.of(fields)
+                step = Step.of(fields)
                 answers.frame(life, fields["pass"], fields["lease"], fields["index"], message.values, step)
             elif kind == protocol.REPLAYED and life is not None:
                 answers.replayed(life, fields["pass"], fields["lease"])
@@ -308,7 +308,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             # First, so that who is expelled for it holds a lease, and a sample that is never readable is blamed.
             if isinstance(error, UnreadableValues) and life is not None and error.kind == protocol.FRAME:
                 fields = error.fields
-                answers.unreadable(life, fields["pass"], fields["lease"], last=protocol.Step.of(fields).last)
+                answers.unreadable(life, fields["pass"], fields["lease"], last=fields.get("last", True))
             culprit = self._life_of.get(identity)
             name = "a connection that is no Blender's" if culprit is None else f"Blender {culprit.instance}"
             count = self._rejects.blame(identity, name, error)

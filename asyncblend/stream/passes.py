@@ -6,6 +6,7 @@ import asyncio
 import logging
 import operator
 import sys
+import time
 import zlib
 from array import array
 from collections import deque
@@ -21,6 +22,7 @@ from .leases import Lease, LeaseBook
 from .params import Drawn, EndOfParams, ParamsSource
 from .queue import FrameQueue
 from .stats import PassStats
+from .timing import Timing, summary
 
 _log = logging.getLogger("asyncblend")
 
@@ -108,6 +110,9 @@ class Pass:
             self._load(state)
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
         """Frames in the order in which the consumer gets them."""
+        self.timing = Timing(self.book.slots)
+        self.bytes = 0
+        """Those of the arrays that the consumer has taken."""
         self.error: BaseException | None = None  # Why no more samples are leased
         self._last: BaseException | None = None  # What the consumer gets once all that is leased has arrived
         self._ended = False
@@ -265,6 +270,8 @@ class Pass:
         if not self._ended:
             position = arrival.position
             self.book.consume(position)
+            self.timing.queued(-1, time.monotonic())
+            self.bytes += arrival.frame.nbytes
             if position in self._skipped:
                 self.release(position)  # who collects its episode has begun to withhold it again
             if position not in self.book.drawn:  # no more of it will come
@@ -296,6 +303,7 @@ class Pass:
         while self._early and (position := self.book.release(self._early)) is not None:
             frames = self._early[position]
             self.queue.put(Arrival(position, frames.popleft()))
+            self.timing.queued(1, time.monotonic())
             if not frames:
                 del self._early[position]
 
@@ -328,14 +336,20 @@ class Pass:
             self._fingerprints.pop(position, None)
 
     def stats(self) -> PassStats:
-        """Return a snapshot of the counters."""
+        """Return a snapshot of the counters, and of what was timed."""
+        timing = self.timing
+        return PassStats(**self.counts(), **summary([timing], timing.started, timing.at(time.monotonic())))
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counters alone, by the fields of `PassStats`."""
         book = self.book
-        return PassStats(
-            delivered=book.delivered,
-            rendering=0 if self._ended else book.rendering,
-            queued=0 if self._ended else book.queued,
-            skipped=book.skipped,
-        )
+        return {
+            "delivered": book.delivered,
+            "rendering": 0 if self._ended else book.rendering,
+            "queued": 0 if self._ended else book.queued,
+            "skipped": book.skipped,
+            "bytes": self.bytes,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return which samples have been consumed, as plain data that JSON can hold.

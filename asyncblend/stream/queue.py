@@ -63,6 +63,11 @@ class FrameQueue(Generic[T]):
         self._items.append(item)
         self._wake_one()
 
+    @property
+    def ready(self) -> bool:
+        """Whether `get` would not wait."""
+        return bool(self._items) or self._closed
+
     async def get(self) -> T:
         """Remove and return the first item, and wait for one if there is none.
 

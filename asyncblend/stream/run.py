@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from typing import Any
 
@@ -21,6 +22,11 @@ from ..wire.ring import Ring
 from .dispatcher import Dispatcher
 from .hub import Hub
 from .stats import StreamStats
+from .timing import WINDOW
+from .verdict import verdict
+
+_log = logging.getLogger("asyncblend")
+_REPORT_EVERY = WINDOW  # seconds
 
 _process = os.getpid()  # kept, because a system call for each frame is slow
 
@@ -34,6 +40,9 @@ class Run:
         config: The options.
         first_instance: Number of the first instance.
     """
+
+    consumer: str | None = "training"
+    """What takes the frames, as `verdict` has it, which is logged."""
 
     def __init__(self, config: StreamConfig, *, first_instance: int = 0) -> None:
         self.config, self._first = config, first_instance
@@ -112,6 +121,7 @@ class Run:
         return StreamStats(
             delivered=0, rendering=0, queued=0, restarts=0, recycled=0, duplicates=0, stale=0, bad_messages=0, refused=0,
             skipped=0, frames=dict.fromkeys(numbers, 0), state=dict.fromkeys(numbers, "new"),
+            instance_restarts=dict.fromkeys(numbers, 0),
         )  # fmt: skip
 
     @property
@@ -165,7 +175,10 @@ class Run:
         """Run until cancelled, or until it cannot go on. Its error goes to the consumers."""
         dispatcher = self.dispatcher
         try:
-            await self._run()
+            async with asyncio.TaskGroup() as group:
+                reporting = group.create_task(self._report(), name="asyncblend verdict")
+                await self._run()
+                reporting.cancel()
         except BaseException as error:
             cause = the_one_error(error)
             if isinstance(cause, asyncio.CancelledError):
@@ -192,6 +205,14 @@ class Run:
                 if not self._ready.done():
                     self._ready.set_result(None)
             hearing.cancel()
+
+    async def _report(self) -> None:
+        """Log who is the bottleneck, once a minute, as long as frames are waited for or taken."""
+        while True:
+            await asyncio.sleep(_REPORT_EVERY)
+            stats = self.stats()
+            if stats.rate or stats.waiting:
+                _log.info("%s", verdict(stats, self.consumer))
 
     def _keep(self) -> None:
         """Let this run be ended at the exit, and disowned in forked copies."""

@@ -259,6 +259,7 @@ class BlenderStream(AsyncIterator[Frame]):
         if self._recorder is not None and not self._recorder.closed:
             raise ConfigError("the stream is being recorded already; close that recording with its aclose()")
         self._recorder = recorder
+        self._run.consumer = "recording"
         self._closers = [recorder.stream_closed]
         return recorder
 

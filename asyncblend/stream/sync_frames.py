@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from queue import Empty
@@ -146,8 +147,9 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             block, timeout = True, None
         if block:
             self._bridge.check_thread()
+        began = time.monotonic() if block and channel.items.empty() else None
         try:
-            item = channel.items.get(block, timeout)
+            item = channel.items.get(block, timeout) if began is None else self._waited_for(timeout, began)
         except Empty:
             return None
         while channel.dropped and not isinstance(item, End):
@@ -159,5 +161,14 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
                 raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
         (taking or self._pending).take(item)
+        channel.source.timing.took(time.monotonic(), began)
         self._bridge.took(channel, item)
         return item
+
+    def _waited_for(self, timeout: float | None, began: float) -> Arrival | End:
+        timing = self._channel.source.timing
+        timing.wait(began)
+        try:
+            return self._channel.items.get(timeout=timeout)
+        finally:
+            timing.waited(time.monotonic())

@@ -71,7 +71,7 @@ class Attachment:
         AsyncblendError: Why it has failed.
     """
 
-    bad_messages = refused = recycled = restarts = 0
+    bad_messages = refused = 0
 
     def __init__(self, name: str, timeouts: Timeouts) -> None:
         self._name, self._timeouts = name, timeouts
@@ -207,7 +207,11 @@ class Attachment:
             raise status.error
         self.states = dict(status.state)
         before = self.welcome.status  # what happened before this program came is not its own
-        self.restarts, self.recycled = status.restarts - before.restarts, status.recycled - before.recycled
+        self.recycled = status.recycled - before.recycled
+        self.restarts = {
+            number: count - before.instance_restarts.get(number, 0)
+            for number, count in status.instance_restarts.items()
+        }
 
     async def _look(self) -> FleetStatus:
         """Ask the fleet how it is."""
@@ -245,7 +249,7 @@ class Attachment:
 def _hand_over(answers: Answers, life: Life, name: Name, what: Made | Bad | Over | Gone | Ended) -> None:
     number, serial = name
     if isinstance(what, Made):
-        step = Step(what.step, what.last, what.fingerprint)
+        step = Step(what.step, what.last, what.fingerprint, spent=what.spent)
         answers.frame(life, number, serial, what.sample, _own(what.values), step, what.instance)
     elif isinstance(what, Bad):
         answers.bad_sample(life, number, serial, what.error)

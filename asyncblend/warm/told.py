@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..config import StreamConfig
 from ..errors import SampleError
+from ..wire.protocol import Spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class FleetStatus:
     """Frames that its Blenders have made, for all programs."""
     restarts: int
     """Blenders started again after a crash."""
+    instance_restarts: Mapping[int, int]
+    """The same by instance."""
     recycled: int
     """Blenders replaced on purpose."""
     state: Mapping[int, str]
@@ -55,6 +58,7 @@ class Made(NamedTuple):
     step: int
     last: bool
     fingerprint: Sequence[Any]
+    spent: Spent | None
 
 
 class Bad(NamedTuple):

@@ -49,7 +49,7 @@ from . import payload
 from .launch import Life
 from .payload import Hold, bytes_of, decode_tree, dumps, parse_json
 
-VERSION = 5
+VERSION = 6
 
 # The kinds of messages that Blender sends, and their fields.
 HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial: leases
@@ -57,7 +57,8 @@ HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), h
 # went over the line; may be missing)
 READY = "ready"  # blender (its version; may be missing), warnings (texts about the scene; may be missing)
 FRAME = "frame"  # pass, lease (its serial), index; of an episode step, last, fingerprint (of the first frame); carries
-# the values of the sample; line (whether the next step may come over the line)
+# the values of the sample; line (whether the next step may come over the line); sample, render, capture (what the frame
+# took in Blender, in microseconds; may be missing)
 REPLAYED = "replayed"  # pass, lease, step
 OVER = "over"  # pass, lease
 FAILED = "failed"  # pass, lease, index, error, traceback
@@ -96,10 +97,51 @@ _FIELDS: dict[str, dict[str, type]] = {
 """Fields that each kind must have. The fields of HELLO are checked later, after its version."""
 
 _OPTIONAL: dict[str, dict[str, type]] = {
-    FRAME: {"step": _INT, "last": bool, "fingerprint": list, "line": bool},
+    FRAME: {
+        "step": _INT,
+        "last": bool,
+        "fingerprint": list,
+        "line": bool,
+        "sample": _INT,
+        "render": _INT,
+        "capture": _INT,
+    },
     LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list, "line": bool},
 }
-"""Fields that only episodes have: a FRAME without them is a whole sample, a LEASE without them begins one."""
+"""Fields that may be missing. "step" and what follows, only episodes have: a FRAME without them is a whole sample, a LEASE
+without them begins one."""
+
+_MICROSECONDS = 1_000_000
+_TIMES = frozenset(("sample", "render", "capture"))
+_LONGEST = 10**12  # microseconds, some days
+
+
+class Spent(NamedTuple):
+    """What a frame took in Blender, in seconds."""
+
+    sample: float = 0.0
+    """The script's sample function, with all that it called."""
+    render: float = 0.0
+    """Of that, Blender's rendering in `bl.render`; 0 if the script does not call it."""
+    capture: float = 0.0
+    """Of that, the rest of `bl.render`: reading, view transform, labels and files."""
+
+    def fields(self) -> dict[str, int]:
+        """Return the fields of a FRAME: whole microseconds, without what is none."""
+        fields = {"sample": round(_MICROSECONDS * self.sample)}
+        if self.render or self.capture:
+            fields["render"] = round(_MICROSECONDS * self.render)
+            fields["capture"] = round(_MICROSECONDS * self.capture)
+        return fields
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Spent | None:
+        """Read the fields of a FRAME. None: it has none."""
+        if (sample := fields.get("sample")) is None:
+            return None
+        if "render" not in fields:
+            return cls(sample / _MICROSECONDS)
+        return cls(*(one / _MICROSECONDS for one in (sample, fields["render"], fields.get("capture", 0))))
 
 
 class Step(NamedTuple):
@@ -109,14 +151,16 @@ class Step(NamedTuple):
     last: bool = True
     fingerprint: Sequence[Any] = ()  # Of an episode's first frame
     line: bool = False  # Whether its Blender also takes the next step over the line
+    spent: Spent | None = None  # What it took, if that is known
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Step:
         """Read the fields of a FRAME."""
+        spent = Spent.of(fields)
         if "step" not in fields and "last" not in fields:
-            return WHOLE
+            return cls(0, True, (), False, spent)
         last, fingerprint = fields.get("last", True), fields.get("fingerprint", ())
-        return cls(fields.get("step", 0), last, fingerprint, fields.get("line", False))
+        return cls(fields.get("step", 0), last, fingerprint, fields.get("line", False), spent)
 
 
 WHOLE = Step()
@@ -222,7 +266,9 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
         field(header, name, of)
     for name, of in _OPTIONAL.get(kind, {}).items():
         if name in header:
-            field(header, name, of)
+            value = field(header, name, of)
+            if name in _TIMES and value > _LONGEST:
+                raise ProtocolError(f"a frame that took {value!r:.80} microseconds")
     try:
         return Message(kind, header, _values(kind, header, buffers[1:], hold) if values else None)
     except ProtocolError as error:

@@ -138,6 +138,16 @@ def test_one_missing_package_is_named(command: str, hidden: str, line: str, fold
     assert not (folder / "recording").exists()
 
 
+def test_metrics_need_their_package_alone(folder: Path) -> None:
+    """It is missed before any Blender starts, and only where metrics are asked for."""
+    done = hiding("prometheus_client", arguments=(*USE["stream"], "--metrics", "0"), cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith('pip install "asyncblend[metrics]"'), done.stderr
+    assert not done.stdout
+    done = hiding("prometheus_client", arguments=USE["stream"], cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_format_coco_names_its_extra(folder: Path) -> None:
     """It is missed only when a recording is there to export."""
     recorded = hiding(arguments=USE["record"], cwd=folder)

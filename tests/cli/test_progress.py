@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -31,7 +32,7 @@ bl.serve(sample)
 """
 
 COUNTS = ("delivered", "rendering", "queued", "skipped", "restarts", "recycled", "duplicates", "stale")
-NONE = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
+NONE: dict[str, Any] = dict.fromkeys((*COUNTS, "bad_messages", "refused"), 0)
 
 
 class Clock:
@@ -124,7 +125,9 @@ def test_without_a_terminal_lines_say_what_is_waited_for(command: tuple[str, ...
         read_until(process, rf"^0 of 2 {one}s  waiting for the first {one}, \d+ s: Blenders: 1 rendering$")
         (folder / "go0").touch()
         line = read_until(process, rf"^1 of 2 {one}s  \d")
-        assert re.fullmatch(rf"1 of 2 {one}s  0\.0/s  queue \d/16, 1 rendering  {by} 1\n", line)
+        assert re.fullmatch(
+            rf"1 of 2 {one}s  0\.0/s  queue \d/16, 1 rendering  {by} 1(  (rendering|balanced|recording).*)?\n", line
+        )
         (folder / "go1").touch()
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -192,6 +195,19 @@ def test_a_narrow_terminal_shows_the_count(width: int, parts: int) -> None:
     assert re.fullmatch(r".* 33/100000 .* (\d|-)+:\d\d:\d\d\n", shown.get())
     texts = ("/s", "  queue 0/16, 0 rendering", "  by instance" + 8 * " 1234")
     assert [text in shown.get() for text in texts] == [place < parts for place in range(3)]
+
+
+def test_a_wide_terminal_shows_the_verdict() -> None:
+    """What to do about it goes first, then who is the bottleneck. Before the first frame there is none."""
+    stats = StreamStats(**NONE, frames={0: 9}, state={0: "ready"}, window=7.0)
+    config = StreamConfig(script="x.py", length=99)
+    line = LiveLine(config, lambda: stats, verdict=lambda stats: f"slow: after {stats.window} s")
+    assert "slow" not in line._now()[0].plain
+    line.frame_came()
+    ends = [text.plain.partition("  by instance 9")[2] for text in line._now()]
+    assert ends[:4] == ["  slow: after 7.0 s", "  slow", "", ""]
+    stats = StreamStats(**NONE, frames={0: 9}, state={0: "ready"})
+    assert line._now()[0].plain.endswith("  by instance 9")
 
 
 def test_counts_of_a_summary_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,14 @@ def test_programs_share_it_and_have_the_samples_of_their_own_fleet(cubes: str, c
     frame = results[0][0, 0]
     assert not frame["image"].flags.writeable
     assert not frame["boxes"][0].flags.writeable
+    assert frame.spent is not None
+    assert frame.spent.sample > 0
+    with ab.BlenderStream(fleet=cubes, length=4).sync() as stream:
+        assert len(list(stream)) == 4
+        stats = stream.stats()
+        assert stats.seconds_sample.mean > 0
+        assert stats.bytes > 0
+        assert stats.instance_restarts == {0: 0, 1: 0}
 
 
 def test_episodes_come_whole(cubes: str, config: ab.StreamConfig) -> None:

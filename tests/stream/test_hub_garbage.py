@@ -195,3 +195,22 @@ async def test_only_the_latest_offenders_are_remembered(stage: Stage, monkeypatc
     await peers[2].hello()
     await bad_messages(stage, 52)
     await peers[0].join()
+
+
+async def test_a_frame_that_took_too_long_to_be_true_is_a_bad_message(stage: Stage) -> None:
+    """Whether its values can be read or not: the hub goes on, and knows what the next good frame took."""
+    peer = stage.peer()
+    await peer.join()
+    for rest in (
+        [b',"sample":1000000000001,"tree":{"arrays":[],"values":{}}}'],
+        [b',"sample":1,"capture":-5,"tree":{"arrays":[],"values":{}}}'],
+        [b',"sample":1e999,"tree":{"arrays":[],"values":{}}}'],
+        [b',"render":1000000000001,"tree":{"arrays":[["object",[1]]],"values":{}}}', bytes(8)],
+    ):
+        await peer.raw(HEADER[:-1] + rest[0], *rest[1:])
+    await bad_messages(stage, 4)
+    await peer.raw(
+        HEADER[:-1] + b',"sample":1500000,"render":1000000,"capture":250000,"tree":{"arrays":[],"values":{}}}'
+    )
+    step = protocol.Step(spent=protocol.Spent(1.5, 1.0, 0.25))
+    await stage.told.until("frame", ME, 0, 0, 0, {}, step)

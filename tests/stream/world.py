@@ -151,7 +151,8 @@ def name_of(message: Message) -> Name:
 class World:
     """The hub and the fleet as the dispatcher sees them, and the Blenders at the other end of the wire."""
 
-    bad_messages = refused = restarts = recycled = 0
+    bad_messages = refused = recycled = 0
+    restarts: dict[int, int] = {}  # noqa: RUF012
 
     def __init__(self, seed: int = 0, *, instances: int = 2, serve: bool = True, **options: Any) -> None:
         self.rng = random.Random(seed)
@@ -187,7 +188,7 @@ class World:
     def leased(self, life: Life) -> None:
         self.leased_count += 1
 
-    def answered(self, life: Life, *, more: bool) -> None:
+    def answered(self, life: Life, *, more: bool, count: int = 1) -> None:
         assert more == bool(self.blenders[life.instance].held)
 
     def send_lease(self, life: Life, request: Request) -> bool:

@@ -41,7 +41,7 @@ def test_the_format_changes_only_with_its_version() -> None:
         "scalar": np.array(True),
         "$own": {"list": (None, True, -1, 0.5, float("nan"), float("-inf"), "grüß")},
     }
-    assert protocol.VERSION == 5
+    assert protocol.VERSION == 6
     assert travelled(protocol.encode("frame", ABOUT, payload.encode_values(values))) == [
         (
             b'{"kind":"frame","pass":4,"lease":7,"index":3,"tree":{"arrays":[["uint8",[2,2]],["float32",[2]],["bool",[]]],'
@@ -52,6 +52,29 @@ def test_the_format_changes_only_with_its_version() -> None:
         b"\x00\x00\xc0\x3f\x00\x00\x00\xc0",
         b"\x01",
     ]
+
+
+def test_what_a_frame_took_travels_in_microseconds() -> None:
+    """Whole ones, in fields that are left out where there is nothing to say."""
+    spent = protocol.Spent(1.5, 1.25, 0.0000004)
+    assert spent.fields() == {"sample": 1_500_000, "render": 1_250_000, "capture": 0}
+    assert protocol.Spent(0.25).fields() == {"sample": 250_000}
+    for one in (spent, protocol.Spent(0.25), protocol.Spent()):
+        parts = travelled(protocol.encode(protocol.FRAME, {**ABOUT, **one.fields()}, payload.encode_values({})))
+        step = protocol.Step.of(protocol.decode(parts).fields)
+        assert step.spent == pytest.approx(one, abs=1e-6)
+        assert (step.number, step.last) == (0, True)
+    assert protocol.Step.of(ABOUT) == protocol.WHOLE
+    assert protocol.Step.of(ABOUT | {"step": 2, "last": False, "sample": 7}).spent == protocol.Spent(7e-6)
+
+
+@pytest.mark.parametrize("name", ["sample", "render", "capture"])
+@pytest.mark.parametrize("time", [-1, 0.5, 1e300, True, "3", None, [1], 10**12 + 1, 10**4000])
+def test_a_time_that_none_is_is_refused(name: str, time: Any) -> None:
+    """Times are whole numbers from 0 on, and no longer than days."""
+    parts = travelled(protocol.encode(protocol.FRAME, {**ABOUT, "sample": 1, name: time}, payload.encode_values({})))
+    with pytest.raises(ProtocolError):
+        protocol.Step.of(protocol.decode(parts).fields)
 
 
 def test_a_tree_apart_has_its_format() -> None:

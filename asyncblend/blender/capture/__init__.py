@@ -16,5 +16,6 @@ Then the image comes either from `cycles.py` (memory) through the table of `disp
 - `ids_alone.py`: the settings for a render of ids alone, which engines other than Cycles need.
 - `camera_motion.py`: refuses flow where Cycles gets the camera's own movement wrong.
 - `pixel_labels.py`: the arithmetic from passes to labels, without Blender.
+- `spent.py`: how long `render` has taken so far, for the worker.
 - `settings.py`: changes settings for the time of a render.
 """

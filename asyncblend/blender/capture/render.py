@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+from . import spent
 from .cycles import PassReader, pass_names, reading_passes
 from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
@@ -153,6 +154,7 @@ def render(
             seconds_capture=info.seconds_capture + more.seconds_capture,
         )
     _last = info
+    spent.add(info.seconds_render, info.seconds_capture)
     return result
 
 

@@ -6,7 +6,8 @@
 - `autoexec.py`: whether the Python in .blend files is executed. `scene_check.py`: warns of what is wrong in a scene.
 - `devices.py`: the threads and GPUs to render on. `worker.py`: takes leases and sends frames. `heartbeat.py`: its beats.
 - `contact.py`: ends the process when a host on another machine is silent.
-- `serve.py`: `bl.serve`. `task.py`: `bl.Task`, one sample to be made. `seeding.py`: its randomness.
+- `serve.py`: `bl.serve`. `task.py`: `bl.Task`, one sample to be made. `seeding.py`: its randomness. `timed.py`: how long
+  it took.
 - `window.py`: makes the samples from a timer where Blender has a window. `preview.py`: shows one sample where there is
   no host. `probe.py`: the script that `asyncblend doctor` runs.
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from ...errors import SampleError
 from ...wire.payload import Shared
-from ...wire.protocol import Message, Name
+from ...wire.protocol import Message, Name, Spent
 from .fingerprint import fingerprint_of, same
 from .task import encode_sample
+from .timed import timed
 
 Values = Mapping[str, Any]
 Call = Callable[[Callable[[], Any]], Any]
@@ -46,6 +47,8 @@ class Step(NamedTuple):
     fingerprint: list[Any] | None
     """Of the first frame."""
     last: bool
+    spent: Spent
+    """What it took to make."""
 
 
 class Episode:
@@ -62,11 +65,18 @@ class Episode:
         params: Those of the lease.
         generator: What the sample function returned.
         values: Its first frame.
+        spent: What that took.
         call: Calls the user's code.
     """
 
     def __init__(
-        self, lease: Message, params: Values, generator: Generator[Values, Any, Any], values: Values, call: Call
+        self,
+        lease: Message,
+        params: Values,
+        generator: Generator[Values, Any, Any],
+        values: Values,
+        spent: Spent,
+        call: Call,
     ) -> None:
         self.lease = lease
         self.name: Name = (lease.fields["pass"], lease.fields["lease"])
@@ -80,6 +90,7 @@ class Episode:
         self._params: dict[int, Values] = {}  # by step, on demand
         self._number = 0  # of the latest frame
         self._values = values  # the latest frame, until `go_on` has returned it
+        self._spent = spent  # on that frame
         self._over = False
         self._error: Exception | None = None  # of the frame after the latest one
 
@@ -110,7 +121,7 @@ class Episode:
             if self._values is _NOTHING:
                 self._check_length()
                 return None
-        number, values, self._values = self._number, self._values, _NOTHING
+        number, spent, values, self._values = self._number, self._spent, self._values, _NOTHING
         fingerprint = fingerprint_of(values) if number == 0 else None
         if fingerprint and self._expected and not same(fingerprint, self._expected):
             raise SampleError(NOT_THE_SAME.format("its first frame is not the one that was sent before"))
@@ -124,7 +135,7 @@ class Episode:
                 self._error = error
             if self._over:
                 self._check_length()
-        return Step(number, parts, fingerprint, self._over)
+        return Step(number, parts, fingerprint, self._over, spent)
 
     def close(self) -> None:
         """End the generator, so that its `finally` blocks run.
@@ -136,7 +147,7 @@ class Episode:
 
     def _resume(self, params: Values) -> None:
         try:
-            self._values = self._call(lambda: self._generator.send(params))
+            self._values, self._spent = timed(lambda: self._call(lambda: self._generator.send(params)))
             self._number += 1
         except StopIteration:
             self._over = True

@@ -26,6 +26,7 @@ from .episode import NOT_THE_SAME, Episode, first_frame
 from .heartbeat import Heartbeat
 from .serve import Sample
 from .task import encode_sample, make_task
+from .timed import timed
 
 T = TypeVar("T")
 
@@ -153,9 +154,9 @@ class Worker:
 
         try:
             task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
-            made, values = self._call(begin)
+            (made, values), spent = timed(lambda: self._call(begin))
             if isinstance(made, Generator):
-                self._open(Episode(lease, task.params, made, values, self._call))
+                self._open(Episode(lease, task.params, made, values, spent, self._call))
                 return
             if lease.fields.get("first"):
                 raise SampleError(NOT_THE_SAME.format("its sample function is no generator any more"))
@@ -164,7 +165,7 @@ class Worker:
             self._failed(about, error)
         else:
             # ZeroMQ gets a copy, because the script may write into the same arrays for its next sample.
-            self._socket.send_multipart(protocol.encode(protocol.FRAME, about, parts))
+            self._socket.send_multipart(protocol.encode(protocol.FRAME, {**about, **spent.fields()}, parts))
 
     def make(self, frame: Callable[[], T]) -> T:
         """Make one frame by calling the user's code. `asyncblend.testing` overrides it."""
@@ -213,6 +214,7 @@ class Worker:
             return
         else:
             fields: dict[str, Any] = {**about, "index": episode.index, "step": step.number, "last": step.last}
+            fields |= step.spent.fields()
             if step.fingerprint is not None:
                 fields["fingerprint"] = step.fingerprint
             if self._may_use_line(episode):

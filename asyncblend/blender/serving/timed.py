@@ -1,0 +1,22 @@
+"""timed: calls the user's code, and tells how long that took and how much of it was `bl.render`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...wire.protocol import Spent
+from ..capture.spent import total
+
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, Spent]:
+    """Return what a function returns, and what it took. Raises what it raises."""
+    render, capture = total()
+    began = time.perf_counter()
+    made = function()
+    took = time.perf_counter() - began
+    now_render, now_capture = total()
+    return made, Spent(took, now_render - render, now_capture - capture)
