@@ -268,7 +268,7 @@ def test_no_samples(tmp_path: Path) -> None:
 
 def test_an_unknown_format(tmp_path: Path) -> None:
     """The error names all formats, and the nearest one."""
-    with pytest.raises(ConfigError, match="there is no format 'kitti'; there is coco"):
+    with pytest.raises(ConfigError, match="there is no format 'kitti'; there are bop, coco, parquet, yolo"):
         export([], tmp_path / "out", "kitti")
     with pytest.raises(ConfigError, match="did you mean 'coco'"):
         export([], tmp_path / "out", "COCO")

@@ -140,7 +140,10 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
     ("args", "message"),
     [
         (("export", ".", "--out", "out"), "RecordingError . has no recording"),
-        (("export", ".", "--out", "out", "--format", "yolo"), "ConfigError there is no format 'yolo'; there is coco"),
+        (
+            ("export", ".", "--out", "out", "--format", "kitti"),
+            "there is no format 'kitti'; there are bop, coco, parquet",
+        ),
         (("inspect", "."), "ConfigError . is a folder, but no recording"),
         (("inspect", ".", "--seed", "3"), "ConfigError . is no script, so nothing is rendered: leave out --seed"),
         (("inspect", "nowhere"), "ConfigError nowhere does not exist (looked in "),

@@ -35,7 +35,7 @@ def files_in(folder: Path) -> Files:
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an earlier export and files of the user's. The format "coco" writes two small files."""
 
-    def write_new(items: Any, folder: Path, info: Any) -> Report:
+    def write_new(items: Any, folder: Path, plan: Any) -> Report:
         write(folder, NEW)
         for _ in items:  # an item may raise
             pass
