@@ -53,31 +53,34 @@ class Models:
         Raises:
             ConfigError: A class has a model, but its objects come in several sizes.
         """
-        notes, infos = [], {}
+        infos: dict[str, Any] = {}
+        missing, varying = [], []
         for class_id, (first, low, high) in sorted(self._scales.items()):
             name = self._names[class_id]
             several = bool((high - low > _SAME * abs(high).max()).any())
-            if (mesh := self._meshes.get(name)) is None:
-                notes.append(f"class {class_id}, {name!r}, has no model: return " + _ADVICE.format(name=name))
-            elif several:
+            mesh = self._meshes.get(name)
+            if mesh is not None and several:
                 raise ConfigError(
                     f"objects of class {class_id}, {name!r}, are scaled by {low.min():.4g} to {high.max():.4g}, but "
-                    f"BOP has one model for each class: give all of them one scale, or leave 'models' out"
+                    f"BOP has one model for each class: give all of them one scale, or leave its model out of 'models'"
                 )
-            else:
-                folder.mkdir(exist_ok=True)
-                vertices = np.asarray(mesh["vertices"], np.float64) * first * 1000
-                faces = np.asarray(mesh["faces"])[:, :: 1 if first.prod() > 0 else -1]  # a mirrored one is inside out
-                _write_ply(folder / f"obj_{class_id:06d}.ply", vertices, faces)
-                infos[str(class_id)] = _info(vertices)
-            if several:
-                notes.append(f"objects of class {class_id}, {name!r}, come in several sizes, which no single model has")
+            if mesh is None:
+                (varying if several else missing).append(name or f"class {class_id}")
+                continue
+            folder.mkdir(exist_ok=True)
+            vertices = np.asarray(mesh["vertices"], np.float64) * first * 1000
+            faces = np.asarray(mesh["faces"])[:, :: 1 if first.prod() > 0 else -1]  # a mirrored one is inside out
+            _write_ply(folder / f"obj_{class_id:06d}.ply", vertices, faces)
+            infos[str(class_id)] = _info(vertices)
         if infos:
             (folder / "models_info.json").write_text(json.dumps(infos, indent=2) + "\n")
+        notes = []
+        if missing:
+            advice = f'return "models": {{{missing[0]!r}: bl.model(obj), ...}} from the script to have models/'
+            notes.append(f"no model was given of {', '.join(missing)}: {advice}")
+        if varying:
+            notes.append(f"objects of one class differ in size, which no model can: {', '.join(varying)}")
         return notes
-
-
-_ADVICE = '"models": {{{name!r}: bl.model(obj)}} from the script to have one'
 
 
 def rigid(item: Mapping[str, Any], row: int) -> tuple[Array, Array, Array]:

@@ -67,7 +67,8 @@ def write_yolo(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> 
         report.check(plan)
         report.classes, report.notes = categories.counts(), categories.notes
         found = categories.finish()
-        keypoints = max((len(category.get("keypoints", ())) for category in found), default=0)
+        own = [len(category.get("keypoints", ())) for category in found]
+        keypoints = max(own, default=0) if plan.task == "pose" else 0
         if plan.task == "pose" and not keypoints:
             raise ConfigError(
                 f"none of the {report.objects} objects has a keypoint, which YOLO's task pose needs: give them to "
@@ -113,7 +114,7 @@ def _rounded(shares: np.ndarray[Any, Any]) -> list[float]:
 
 
 def _padded(points: list[float], length: int) -> list[float]:
-    return points[:length] + [0] * (length - len(points)) if length else []
+    return points[:length] + [0] * (length - len(points))
 
 
 def _write_yaml(file: IO[str], plan: Plan, names: list[str], keypoints: int) -> None:
