@@ -116,13 +116,14 @@ def test_every_format_from_one_stream(config: ab.StreamConfig, tmp_path: Path) -
             )
             assert not (seen & ~whole).any()
             assert seen.sum() == one["px_count_visib"]
-            assert whole.sum() <= one["px_count_all"]
+            # A render samples a pixel at a random place: a few that are seen at the outline are not counted in all.
+            assert whole.sum() <= 1.03 * one["px_count_all"]
             row = frame["class_id"].tolist().index(pose["obj_id"])
             assert one["visib_fract"] == pytest.approx(frame["visible_fraction"][row], abs=1e-5)
             near = points[:, 2].min() / 1000
             assert near - 0.01 <= depth[seen].min(initial=np.inf)
             occluded += 0 < one["px_count_visib"] < 0.9 * whole.sum()
-            truncated += whole.sum() < one["px_count_all"]
+            truncated += whole.sum() < 0.9 * one["px_count_all"]
     assert occluded
     assert truncated
 
