@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ConfigError
 from .images import image_file, png, write_new
 from .labels import check_labels, check_size
 from .models import Models, rigid
@@ -41,6 +42,7 @@ _NEEDED = (
     *("silhouette", "silhouette_bbox", "silhouette_pixels", "K"),
 )
 _IN_A_SCENE = 1000
+_NEAR = 2.0  # pixels by which a silhouette may lie outside of its projected box
 _NO_BOX = [-1, -1, -1, -1]
 
 
@@ -48,8 +50,8 @@ def write_bop(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> R
     """Write scenes and models into an empty folder.
 
     Raises:
-        ConfigError: A sample lacks a label, or has it in a wrong form; there is no sample; a pose is no rotation, scale
-            and translation; objects of one class come in several sizes, but have one model.
+        ConfigError: A sample lacks a label, or has it in a wrong form; there is no sample; the camera is no perspective
+            one; a pose is no rotation, scale and translation; objects of one class come in several sizes, but have one model.
     """
     report, models, scenes = Report(entry="train"), Models(), dict[Path, _Scene]()
     counts: Counter[tuple[int, str]] = Counter()
@@ -76,6 +78,7 @@ def write_bop(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> R
             if not whole.any():
                 report.hidden += 1
                 continue
+            _check_projection(item, row)
             rotation, translation, scale = rigid(item, row)
             models.note_scale(class_id, name, scale)
             counts[class_id, name] += 1
@@ -143,6 +146,25 @@ class _Scene:
     def _append(self, name: str, text: str) -> None:
         with open(self._folder / f"{name}.json", "a", encoding="ascii") as file:
             file.write(text)
+
+
+def _check_projection(item: Mapping[str, Any], row: int) -> None:
+    """Raise ConfigError if an object's silhouette is not where K projects it, as far as the sample tells."""
+    world, corners = item.get("world_to_camera"), item.get("bbox3d")
+    if world is None or corners is None:
+        return
+    matrix = np.array(world, np.float64)
+    points = corners[row] @ matrix[:3, :3].T + matrix[:3, 3]
+    if (points[:, 2] <= 0).any():
+        return
+    xy = points @ np.array(item["K"], np.float64).T
+    xy = xy[:, :2] / xy[:, 2:]
+    low, size = np.split(item["silhouette_bbox"][row], 2)
+    if (low < xy.min(axis=0) - _NEAR).any() or (low + size > xy.max(axis=0) + _NEAR).any():
+        raise ConfigError(
+            f"sample {item['index']}: object {int(item['id'][row])} is not where 'K' and 'world_to_camera' project it; BOP "
+            f"knows only perspective cameras, and both must be those of bl.Camera() when the labels were rendered"
+        )
 
 
 def _depth_scale(farthest: float) -> float:

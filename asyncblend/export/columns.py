@@ -58,32 +58,25 @@ def cells_of(item: Mapping[str, Any]) -> dict[str, Cell]:
 
 
 class Schema:
-    """The types of the columns. The rows of the first `table` decide on them."""
+    """The types of the columns."""
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         self._info = info
         self._schema: Any = None
 
+    def learn(self, rows: Sequence[Mapping[str, Cell]]) -> None:
+        """Let these rows decide on the types. Raises ConfigError if they are not of one type."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        schema = pa.schema([(name, _array(rows, name, None).type) for name in names])
+        features = {field.name: _FEATURES[field.type] for field in schema if field.type in _FEATURES}
+        described = {"info": {"features": features}, "description": dict(self._info)}
+        self._schema = schema.with_metadata({"huggingface": json.dumps(described)})
+
     def table(self, rows: Sequence[Mapping[str, Cell]]) -> Any:
-        """Return rows as a table. Raises ConfigError if they are not of one type, or not of the first rows' one."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        if self._schema is not None and (new := set(names) - set(self._schema.names)):
+        """Return rows as a table. Raises ConfigError if they are not of the types that were learnt."""
+        if new := {name for row in rows for name in row} - set(self._schema.names):
             raise ConfigError(f"{_told(rows)} have {min(new)!r}, which the first samples do not have")
-        columns = {}
-        for name in names if self._schema is None else self._schema.names:
-            known = None if self._schema is None else self._schema.field(name).type
-            try:
-                columns[name] = _column([row.get(name, _MISSING) for row in rows], known)
-            except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"{_told(rows)}: {name!r} is not of one kind in all samples, as a column of Parquet must be: {error}"
-                ) from None
-        table = pa.table(columns)
-        if self._schema is None:
-            features = {field.name: _FEATURES[field.type] for field in table.schema if field.type in _FEATURES}
-            described = {"info": {"features": features}, "description": dict(self._info)}
-            self._schema = table.schema.with_metadata({"huggingface": json.dumps(described)})
-        return table.cast(self._schema)
+        return pa.table([_array(rows, field.name, field.type) for field in self._schema], self._schema)
 
     def writer(self, path: Path) -> Any:
         """Return what writes tables into a file, as a context manager that ends the file."""
@@ -145,12 +138,22 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def _array(rows: Sequence[Mapping[str, Cell]], name: str, known: Any) -> Any:
+    """Return a column as an Arrow array, of the `known` type if it is not None."""
+    try:
+        return _column([row.get(name, _MISSING) for row in rows], known)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{_told(rows)}: {name!r} is not of one kind in all samples, as a column of Parquet must be: {error}"
+        ) from None
+
+
 def _column(cells: Sequence[Cell], known: Any) -> Any:
     arrays = [cell.array for cell in cells]
     if any(array is not None for array in arrays):
         kinds = {array.type for array in arrays if array is not None} | ({known} if known is not None else set())
-        if len(kinds) > 1 or any(cell.plain is not None for cell in cells):
-            others = {type(cell.plain).__name__ for cell in cells if cell.plain is not None}
+        others = {type(cell.plain).__name__ for cell in cells if cell.plain is not None}
+        if len(kinds) > 1 or others:
             raise TypeError(f"it is {' and '.join(sorted({*map(str, kinds), *others}))}")
         (kind,) = kinds
         return pa.concat_arrays([pa.nulls(1, kind) if array is None else array for array in arrays])

@@ -10,9 +10,10 @@ of them decide on the types, and of the rest each one must fit. Files have some 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +42,34 @@ def write_parquet(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) 
         raise ConfigError(f'the format parquet needs pyarrow: pip install "asyncblend[parquet]" ({error})') from None
     report, schema, classes = Report(entry="data"), columns.Schema(plan.info), Counter[str]()
     (folder / "data").mkdir()
-    with contextlib.ExitStack() as stack:
-        parts = {split: _Part(stack, folder / "data", _NAMES[split], schema) for split in plan.splits}
+
+    def rows() -> Iterator[tuple[str, dict[str, Cell]]]:
         for item in items:
             split = plan.split_of(int(item["index"]))
-            parts[split].add(columns.cells_of(item))
+            yield split, columns.cells_of(item)
             report.add_image(split)
             classes.update(name or "object" for name in item.get("class_name") or ())
+
+    with contextlib.ExitStack() as stack:
+        parts = {split: _Part(stack, folder / "data", _NAMES[split], schema) for split in plan.splits}
+        coming = rows()
+        first: list[tuple[str, dict[str, Cell]]] = []
+        for one in coming:
+            first.append(one)
+            if len(first) >= _ROWS or sum(_size_of(row) for _, row in first) >= _BYTES:
+                break
+        schema.learn([row for _, row in first])
+        for split, row in itertools.chain(first, coming):
+            parts[split].add(row)
         report.check(plan)
         for part in parts.values():
             part.finish()
     report.classes, report.objects = sorted(classes.items()), classes.total()
     return report
+
+
+def _size_of(row: Mapping[str, Cell]) -> int:
+    return sum(cell.size for cell in row.values())
 
 
 class _Part:
@@ -69,7 +86,7 @@ class _Part:
     def add(self, row: dict[str, Cell]) -> None:
         """Add a row, and write those that wait if they are many."""
         self._rows.append(row)
-        self._size += sum(cell.size for cell in row.values())
+        self._size += _size_of(row)
         if len(self._rows) >= _ROWS or self._size >= _BYTES:
             self._flush()
 

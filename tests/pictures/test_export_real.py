@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import asyncblend as ab
+from asyncblend.errors import ConfigError
 from asyncblend.export import export
 
 pytestmark = [pytest.mark.blender, pytest.mark.every_kind]
@@ -126,6 +127,17 @@ def test_every_format_from_one_stream(config: ab.StreamConfig, tmp_path: Path) -
             truncated += whole.sum() < 0.9 * one["px_count_all"]
     assert occluded
     assert truncated
+
+
+def test_an_orthographic_camera_is_no_camera_of_bop(config: ab.StreamConfig, tmp_path: Path) -> None:
+    """Its K would put the objects in other places."""
+    text = SCRIPT.replace("cube, camera = ", "scene.camera.data.type = 'ORTHO'\ncube, camera = ")
+    Path(config.script).write_text(text)
+    with (
+        ab.BlenderStream(config).sync() as frames,
+        pytest.raises(ConfigError, match="BOP knows only perspective cameras"),
+    ):
+        export(frames, tmp_path / "bop", "bop")
 
 
 def vertices_of(path: Path) -> np.ndarray[Any, Any]:
