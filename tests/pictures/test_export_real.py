@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 import asyncblend as ab
 from asyncblend.errors import ConfigError
-from asyncblend.export import export
+from asyncblend.export import TASKS, export
+from asyncblend.scripts import script
 
 pytestmark = [pytest.mark.blender, pytest.mark.every_kind]
 
@@ -127,6 +130,46 @@ def test_every_format_from_one_stream(config: ab.StreamConfig, tmp_path: Path) -
             truncated += whole.sum() < 0.9 * one["px_count_all"]
     assert occluded
     assert truncated
+
+
+def test_shapes_in_every_format(real: Any, tmp_path: Path) -> None:
+    """Masks, boxes and keypoints of shapes.py are in each file as they are in the frames."""
+    options = ["--labels", "bop", "--width", "160", "--height", "120", "--samples", "1"]
+    config = ab.StreamConfig(
+        script=script("shapes.py"), script_args=options, blender=real.blender, instances=1, length=2, ordered=True
+    )
+    with ab.BlenderStream(config).sync() as frames:
+        samples = list(frames)
+    for name in ("bop", "coco", "parquet"):
+        export(samples, tmp_path / name, name)
+    for task in TASKS:
+        export(samples, tmp_path / task, "yolo", task=task)
+    coco = COCO(str(tmp_path / "coco" / "annotations.json"))
+    rows = pq.read_table(tmp_path / "parquet" / "data" / "train-00000-of-00001.parquet").to_pylist()
+    infos = json.loads((tmp_path / "bop" / "train" / "000000" / "scene_gt_info.json").read_text())
+    for frame, row in zip(samples, rows, strict=True):
+        visible = [number for number, box in enumerate(frame["bbox"]) if box[2]]
+        ids = frame["id"][visible]
+        masks = [coco.annToMask(annotation) > 0 for annotation in coco.imgToAnns[frame.index]]
+        for mask, number in zip(masks, ids, strict=True):
+            np.testing.assert_array_equal(mask, frame["instance"] == number)
+        assert row["bbox"] == frame["bbox"].tolist()
+        with Image.open(io.BytesIO(row["depth"]["bytes"])) as depth:
+            np.testing.assert_array_equal(np.asarray(depth), frame["depth"])
+        assert sum(info["px_count_visib"] > 0 for info in infos[str(frame.index)]) == len(visible)
+        lines = {
+            task: [line.split() for line in (tmp_path / task / f"labels/train/{frame.index:09d}.txt").open()]
+            for task in TASKS
+        }
+        for task in TASKS:
+            assert [int(line[0]) for line in lines[task]] == (frame["class_id"][visible] - 1).tolist()
+        boxes = np.array([line[1:5] for line in lines["detect"]], float) * (160, 120, 160, 120)
+        np.testing.assert_allclose(boxes[:, :2] - boxes[:, 2:] / 2, frame["bbox"][visible, :2], atol=1e-3)
+        points = np.array([line[5:] for line in lines["pose"]], float).reshape(len(visible), -1, 3) * (160, 120, 1)
+        np.testing.assert_allclose(points, frame["keypoints"][visible], atol=1e-3)
+        outlines = [np.reshape(np.array(line[1:], float), (-1, 2)) * (160, 120) for line in lines["segment"]]
+        found = [[*low, *(high - low)] for low, high in ((one.min(axis=0), one.max(axis=0)) for one in outlines)]
+        np.testing.assert_allclose(found, frame["bbox"][visible], atol=1e-3)
 
 
 def test_an_orthographic_camera_is_no_camera_of_bop(config: ab.StreamConfig, tmp_path: Path) -> None:

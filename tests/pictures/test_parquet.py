@@ -47,7 +47,7 @@ def test_rows_are_the_samples(items: list[dict[str, Any]], tmp_path: Path) -> No
     report = export(items, tmp_path / "out", "parquet", val=0.3)
     assert report.images == 6
     assert report.splits == {"train": 3, "val": 3}
-    assert report.classes == [("ball", 7), ("board", 4), ("object", 3)]
+    assert report.classes == [("ball", 7), ("board", 5), ("object", 3)]
     rows = {row["index"]: row for split in ("train", "validation") for row in rows_of(tmp_path / "out", split)}
     for item in items:
         row = rows[item["index"]]
