@@ -105,13 +105,16 @@ def export(
         refuse_rendering(source, options, context.args)
         samples = Recording(source)
         items, made_of = _recorded(samples), samples.about
-    done = _Counted(items)
+    done, before = _Counted(items), _identity(out)
     try:
         with contextlib.closing(items):
             info = _info(source, made_of)
             report = export_items(done, out, format, val=val, task=task, overwrite=overwrite, info=info)
     except KeyboardInterrupt:
-        STDERR.print(f"Stopped after {done.count} samples: none of them is in {out}, which is as it was before.")
+        if _identity(out) == before:
+            STDERR.print(f"Stopped after {done.count} samples: none of them is in {out}, which is as it was before.")
+        else:
+            STDERR.print(f"Stopped when all {done.count} samples were in {out}: the export is whole.")
         raise
     console = Terminal()
     console.print(_table(report, out))
@@ -137,6 +140,11 @@ def _rendered(config: StreamConfig) -> Items:
         for frame in frames:
             line.frame_came(whole=frame.step == 0 and frame.last)
             yield frame
+
+
+def _identity(folder: Path) -> int | None:
+    """Return what changes when another folder takes the place of this one. None if there is none."""
+    return folder.stat().st_ino if folder.exists() else None
 
 
 class _Counted:

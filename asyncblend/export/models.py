@@ -54,7 +54,8 @@ class Models:
             ConfigError: A class has a model, but its objects come in several sizes.
         """
         infos: dict[str, Any] = {}
-        missing, varying = [], []
+        missing: list[str] = []
+        varying: list[str] = []
         for class_id, (first, low, high) in sorted(self._scales.items()):
             name = self._names[class_id]
             several = bool((high - low > _SAME * abs(high).max()).any())
