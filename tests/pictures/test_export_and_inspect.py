@@ -119,7 +119,7 @@ def test_a_stream_is_exported_without_a_recording(format: str, script: Path, fak
     options = ("--format", format, "--val", "0.25", "--length", "8", "--instances", "2", "--blender", fake)
     done = asyncblend("export", script.name, *options, "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^images +8  \(train: 6, val: 2\) *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^images +8  \(train: 5, val: 3\) *$", done.stdout, re.MULTILINE)
     entry = {"coco": "annotations", "parquet": "data", "yolo": "data.yaml"}[format]
     assert re.search(rf"^written to +out/{entry} *$", done.stdout, re.MULTILINE)
     assert (tmp_path / "out" / entry).exists()

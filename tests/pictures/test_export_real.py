@@ -157,10 +157,8 @@ def test_shapes_in_every_format(real: Any, tmp_path: Path) -> None:
         with Image.open(io.BytesIO(row["depth"]["bytes"])) as depth:
             np.testing.assert_array_equal(np.asarray(depth), frame["depth"])
         assert sum(info["px_count_visib"] > 0 for info in infos[str(frame.index)]) == len(visible)
-        lines = {
-            task: [line.split() for line in (tmp_path / task / f"labels/train/{frame.index:09d}.txt").open()]
-            for task in TASKS
-        }
+        name = f"labels/train/{frame.index:09d}.txt"
+        lines = {task: [line.split() for line in (tmp_path / task / name).read_text().splitlines()] for task in TASKS}
         for task in TASKS:
             assert [int(line[0]) for line in lines[task]] == (frame["class_id"][visible] - 1).tolist()
         boxes = np.array([line[1:5] for line in lines["detect"]], float) * (160, 120, 160, 120)
