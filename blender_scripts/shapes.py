@@ -1,6 +1,7 @@
 """Shapes of six classes among clutter, each time in another light and from another side, with all labels.
 
-A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels none` renders the image alone.
+A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels none` renders the image alone, and
+`--labels bop` adds what `asyncblend export --format bop` needs.
 """
 
 import argparse
@@ -15,7 +16,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
 parser.add_argument("--samples", type=int, default=2, help="Cycles' samples a pixel")
-parser.add_argument("--labels", choices=("all", "pixels", "none"), default="all")
+parser.add_argument("--labels", choices=("all", "bop", "pixels", "none"), default="all")
 args, _ = parser.parse_known_args()
 
 scene = bpy.context.scene
@@ -87,7 +88,8 @@ def sample(task: bl.Task) -> dict:
     if args.labels == "pixels":
         return labels
     view = {"K": camera.K, "world_to_camera": camera.world_to_camera}
-    return {**labels, **bl.annotate(shapes, keypoints, rendered=labels), **view}
+    found = bl.annotate(shapes, keypoints, rendered=labels, silhouettes=args.labels == "bop")
+    return {**labels, **found, **view}
 
 
 def scattered(rng: np.random.Generator, sizes: list[float], radius: float) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 - `serving/`: `bl.serve`, `bl.Task` and `bl.Environment`: the Blender end of a fleet, which asks the host for samples and
   sends frames.
 - `capture/`: `bl.render`, `bl.last_render` and `bl.RenderInfo`: the image and the labels of each pixel.
-- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`.
+- `labels/`: `bl.annotate`, `bl.box_of` and `bl.model`: labels of objects, to the image of a `bl.render`.
 - `scene/`: `bl.Camera`, and what places objects and backgrounds.
 - `randomise.py`: `bl.randomise`: random poses, materials, lights, cameras and backgrounds.
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .capture.render import render as render
     from .labels.annotate import annotate as annotate
     from .labels.boxes import box_of as box_of
+    from .labels.model import model as model
     from .scene.camera import Camera as Camera
     from .serving.environment import Environment as Environment
     from .serving.serve import serve as serve
@@ -37,6 +38,7 @@ __all__ = [
     "annotate",
     "box_of",
     "last_render",
+    "model",
     "randomise",
     "render",
     "serve",
@@ -47,6 +49,7 @@ __getattr__ = lazy(
     {
         "labels.annotate": "annotate",
         "labels.boxes": "box_of",
+        "labels.model": "model",
         "scene.camera": "Camera",
         "capture.render": "RenderInfo last_render render",
         "serving.environment": "Environment",

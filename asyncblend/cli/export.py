@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,6 @@ import typer
 from rich.table import Table
 
 from .. import __version__
-from ..errors import ConfigError
 from .config_file import completed, load_config
 from .live import LiveLine, Waiting, facts_table
 from .options import (
@@ -25,14 +24,14 @@ from .options import (
     check_source,
     refuse_rendering,
 )
-from .terminal import Terminal
+from .terminal import STDERR, Terminal
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
     from ..export import Report
     from ..recording import Recording
 
-Items = Generator[Mapping[str, Any], None, None]
+Items = Generator[Any, None, None]
 
 
 def export(
@@ -47,7 +46,18 @@ def export(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="The folder to write into. It must be empty, or not exist yet.")
     ],
-    format: Annotated[str, typer.Option(metavar="FORMAT", help="The format to write. There is one: coco.")] = "coco",
+    format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="The format to write: bop, coco, parquet or yolo.")
+    ] = "coco",
+    val: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="The share of samples for validation, such as 0.1. A sample's index alone decides."
+        ),
+    ] = 0.0,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="With --format yolo: detect (the default), segment or pose.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--no-overwrite", help="Replace an earlier export in the folder.")
     ] = False,
@@ -59,15 +69,23 @@ def export(
 ) -> None:
     """Write images and labels for other tools.
 
-    They come from a recording, or are rendered now, and become COCO's annotations.json and images. The samples must
-    have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`. After an error, or Ctrl-C, the folder
-    is as it was before.
+    They come from a recording, or are rendered now, each once, without a recording. The samples must have the labels of
+    `bl.render(("instance",))` and of `bl.annotate(objects)`; if something else is missing, an error says what gives it.
+    After an error, or Ctrl-C, the folder is as it was before: an export is there as a whole or not at all.
+
+    The formats:
+
+        coco     JSON with boxes, masks and keypoints, and images: for pycocotools and most detectors
+        yolo     text files and data.yaml: `yolo detect train data=FOLDER/data.yaml`
+        bop      6D poses, masks and depth in BOP's scenes; needs bl.annotate(..., silhouettes=True) and K
+        parquet  all values, in typed columns: `datasets.load_dataset("FOLDER")`
 
     Examples:
 
         asyncblend export recording --out coco
-        asyncblend export scene.py --length 100 --out coco --overwrite
-        asyncblend export scene.py --scene room.blend --length 100 --out coco -- --level 3
+        asyncblend export scene.py --length 100 --out coco --val 0.1 --overwrite
+        asyncblend export recording --format yolo --task segment --val 0.1 --out yolo
+        asyncblend export scene.py --scene room.blend --length 100 --format parquet --out rooms -- --level 3
     """
     from ..export import check_format
     from ..export import export as export_items
@@ -87,8 +105,17 @@ def export(
         refuse_rendering(source, options, context.args)
         samples = Recording(source)
         items, made_of = _recorded(samples), samples.about
-    with contextlib.closing(items):
-        report = export_items(items, out, format, overwrite=overwrite, info=_info(source, made_of))
+    done, before = _Counted(items), _identity(out)
+    try:
+        with contextlib.closing(items):
+            info = _info(source, made_of)
+            report = export_items(done, out, format, val=val, task=task, overwrite=overwrite, info=info)
+    except KeyboardInterrupt:
+        if _identity(out) == before:
+            STDERR.print(f"Stopped after {done.count} samples: none of them is in {out}, which is as it was before.")
+        else:
+            STDERR.print(f"Stopped when all {done.count} samples were in {out}: the export is whole.")
+        raise
     console = Terminal()
     console.print(_table(report, out))
     for note in report.notes:
@@ -96,20 +123,15 @@ def export(
 
 
 def _recorded(samples: Recording) -> Items:
-    """Yield the samples of a recording, which are counted meanwhile. Raises ConfigError if one is an episode."""
+    """Yield the samples of a recording, which are counted meanwhile."""
     with Waiting("exporting", unit="samples", total=len(samples)) as line:
         for done, sample in enumerate(samples, 1):
-            _check_single(sample.index, single=sample.steps == 1)
             yield sample
             line.step(done)
 
 
 def _rendered(config: StreamConfig) -> Items:
-    """Yield samples while they are rendered. Nothing is started before the first one is asked for.
-
-    Raises:
-        ConfigError: A sample is an episode.
-    """
+    """Yield samples while they are rendered. Nothing is started before the first one is asked for."""
     from ..stream.stream import BlenderStream
 
     frames = BlenderStream(config).sync()
@@ -117,18 +139,25 @@ def _rendered(config: StreamConfig) -> Items:
     line = LiveLine(config, frames.stats)
     with line, frames:
         for frame in frames:
-            _check_single(frame.index, single=frame.step == 0 and frame.last)
-            line.frame_came()
-            yield {**frame, "index": frame.index}
+            line.frame_came(whole=frame.step == 0 and frame.last)
+            yield frame
 
 
-def _check_single(index: int, *, single: bool) -> None:
-    """Raise ConfigError if a sample is not a single frame."""
-    if not single:
-        raise ConfigError(
-            f"sample {index} is an episode of several frames, which have no place in an export of single images; let "
-            f"the script's sample return one frame"
-        )
+def _identity(folder: Path) -> int | None:
+    """Return what changes when another folder takes the place of this one. None if there is none."""
+    return folder.stat().st_ino if folder.exists() else None
+
+
+class _Counted:
+    """The samples, and how many of them came."""
+
+    def __init__(self, items: Items) -> None:
+        self._items, self.count = items, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            yield item
+            self.count += 1
 
 
 def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,9 +173,12 @@ def _info(source: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(report: Report, out: Path) -> Table:
     classes = ", ".join(f"{name}: {count:,}" for name, count in report.classes)
-    facts = {"images": f"{report.images:,}", "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
+    images = f"{report.images:,}"
+    if len(report.splits) > 1:
+        images += f"  ({', '.join(f'{split}: {count:,}' for split, count in sorted(report.splits.items()))})"
+    facts = {"images": images, "objects": f"{report.objects:,}" + (f"  ({classes})" if classes else "")}
     if report.hidden:
         facts["left out"] = f"{report.hidden:,} without a visible pixel"
     if report.keypoints:
         facts["keypoints"] = f"{report.keypoints:,} in the images"
-    return facts_table({**facts, "written to": str(out / "annotations.json")})
+    return facts_table({**facts, "written to": str(out / report.entry)})

@@ -6,15 +6,21 @@ import difflib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import AsyncblendError, ConfigError
-from .coco import Report, write_coco
+from .bop import write_bop
+from .coco import write_coco
+from .parquet import write_parquet
+from .plan import Plan, Report
+from .yolo import write_yolo
 
-FORMATS = {"coco": write_coco}
-"""The formats by name. A writer gets the samples, an empty folder to write into, and `info`."""
+Writer = Callable[[Iterable[Mapping[str, Any]], Path, Plan], Report]
+
+FORMATS: dict[str, Writer] = {"bop": write_bop, "coco": write_coco, "parquet": write_parquet, "yolo": write_yolo}
+"""The formats by name. A writer gets the samples, an empty folder to write into, and what is asked for."""
 
 
 def check_format(format: str) -> None:
@@ -22,7 +28,7 @@ def check_format(format: str) -> None:
     if format not in FORMATS:
         near = difflib.get_close_matches(format.lower(), FORMATS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"there is no format {format!r}; there is {', '.join(FORMATS)}{hint}")
+        raise ConfigError(f"there is no format {format!r}; there are {', '.join(FORMATS)}{hint}")
 
 
 def export(
@@ -30,27 +36,40 @@ def export(
     out: str | os.PathLike[str],
     format: str = "coco",
     *,
+    val: float = 0.0,
+    task: str | None = None,
     overwrite: bool = False,
     info: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write samples into the folder `out`: all of them, or, on any error, nothing.
 
+        export(Recording("recording"), "yolo", "yolo", val=0.1, task="segment")
+
+        with ab.BlenderStream(config).sync() as frames:  # rendered now, each exactly once, without a recording
+            export(frames, "parquet", "parquet", val=0.1)
+
     The samples are written into a hidden folder beside `out`, which then takes its place. A process that is killed
     meanwhile leaves that folder there.
 
     Args:
-        items: Values by name, with "index", such as the samples of a `recording.Recording`. They are read once, one
-            after another, so any number of them fits into memory.
+        items: The samples of a `recording.Recording`, the frames of a stream, or values by name, with "index". They are
+            read once, one after another, so any number of them fits into memory.
         out: The folder. It is made if it does not exist.
         format: A name in `FORMATS`.
+        val: The share of samples for validation, 0 to less than 1. Which these are depends on `val` and on a sample's
+            index alone, so a longer export of the same stream keeps each sample in its split.
+        task: For the format "yolo": "detect" (the default), "segment" or "pose".
         overwrite: Replace an earlier export. Other files in `out` stay.
         info: Facts about the whole export as JSON values, such as "description", for the format's own header.
 
     Raises:
-        ConfigError: There is no such format; `out` is not empty, or cannot be written to; samples lack what the
-            format needs.
+        ConfigError: There is no such format; an option is wrong; `out` is not empty, or cannot be written to; samples
+            lack what the format needs, are episodes, or have an index twice.
     """
     check_format(format)
+    if task is not None and format != "yolo":
+        raise ConfigError(f"task={task!r} goes with the format 'yolo'; {format!r} has all labels at once")
+    plan = Plan(info=info or {}, val=val, task=task or "detect")
     what = "nothing was changed there"
     try:
         target = Path(out).resolve()  # a symbolic link stays, and the folder that it leads to is replaced
@@ -61,7 +80,7 @@ def export(
         new, old = temporary / "new", temporary / "old"
         try:
             new.mkdir()
-            report = FORMATS[format](items, new, info or {})
+            report = FORMATS[format](_singles(items), new, plan)
             if target.exists():
                 shutil.copymode(target, new)
                 if overwrite:
@@ -78,6 +97,19 @@ def export(
             raise
         raise ConfigError(f"cannot export to {out}: {error.strerror or error}; {what}") from error
     return report
+
+
+def _singles(items: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield samples with their index among their values. Raises ConfigError if one is not a single frame."""
+    for item in items:
+        if getattr(item, "steps", 1) != 1 or getattr(item, "step", 0) or not getattr(item, "last", True):
+            raise ConfigError(
+                f"sample {item.index} is an episode of several frames, which have no place in an export of single "
+                f"images; let the script's sample return one frame"
+            )
+        if "index" not in item and not isinstance(getattr(item, "index", None), int):
+            raise ConfigError(f"a sample has no 'index', by which it is named; it has {', '.join(map(repr, item))}")
+        yield item if "index" in item else {**item, "index": item.index}
 
 
 def _check_target(out: str | os.PathLike[str], target: Path, *, overwrite: bool) -> None:

@@ -175,6 +175,30 @@ def test_classes_without_names(items: list[dict[str, Any]], tmp_path: Path) -> N
     assert names == ["1", "2", "object"]
 
 
+# -- splits ------------------------------------------------------------------------------------------------------
+
+
+def test_splits_have_the_same_categories(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Each split has its JSON file and its images, as COCO has. A class that only one split has is in both."""
+    for item in items[1:]:
+        item["class_id"][:] = 1
+        item["class_name"] = ["ball"] * len(item["id"])
+    report = export(items, tmp_path / "out", val=0.3)
+    parts = {
+        split: COCO(str(tmp_path / "out" / "annotations" / f"instances_{split}.json")) for split in ("train", "val")
+    }
+    assert parts["train"].dataset["categories"] == parts["val"].dataset["categories"]
+    assert report.objects == sum(len(part.anns) for part in parts.values())
+    assert report.splits == {split: len(part.imgs) for split, part in parts.items()}
+    assert sorted([*parts["train"].imgs, *parts["val"].imgs]) == [item["index"] for item in items]
+    for split, part in parts.items():
+        assert sorted(part.anns) == list(range(1, len(part.anns) + 1))
+        assert {image["file_name"] for image in part.dataset["images"]} == {
+            path.name for path in (tmp_path / "out" / split).iterdir()
+        }
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations", "train", "val"}
+
+
 # -- pycocotools' evaluation -------------------------------------------------------------------------------------
 
 
@@ -268,7 +292,7 @@ def test_no_samples(tmp_path: Path) -> None:
 
 def test_an_unknown_format(tmp_path: Path) -> None:
     """The error names all formats, and the nearest one."""
-    with pytest.raises(ConfigError, match="there is no format 'kitti'; there is coco"):
+    with pytest.raises(ConfigError, match="there is no format 'kitti'; there are bop, coco, parquet, yolo"):
         export([], tmp_path / "out", "kitti")
     with pytest.raises(ConfigError, match="did you mean 'coco'"):
         export([], tmp_path / "out", "COCO")

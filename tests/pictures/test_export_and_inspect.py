@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,38 @@ def test_export_of_classes_without_names(script: Path, fake: str, tmp_path: Path
     assert re.search(r"^objects +\d+  \(class 1: \d+, class 2: \d+, object: \d+\) *$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("format", ["coco", "parquet", "yolo"])
+def test_a_stream_is_exported_without_a_recording(format: str, script: Path, fake: str, tmp_path: Path) -> None:
+    """Each sample comes once, whichever of two Blenders rendered it, and the summary has the splits."""
+    options = ("--format", format, "--val", "0.25", "--length", "8", "--instances", "2", "--blender", fake)
+    done = asyncblend("export", script.name, *options, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^images +8  \(train: 5, val: 3\) *$", done.stdout, re.MULTILINE)
+    entry = {"coco": "annotations", "parquet": "data", "yolo": "data.yaml"}[format]
+    assert re.search(rf"^written to +out/{entry} *$", done.stdout, re.MULTILINE)
+    assert (tmp_path / "out" / entry).exists()
+    if format != "parquet":
+        images = sorted(int(path.stem) for path in (tmp_path / "out").glob("**/*.png"))
+        assert images == list(range(8))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["fake", script.name, "out"])
+
+
+def test_ctrl_c_says_what_is_whole(script: Path, fake: str, tmp_path: Path) -> None:
+    """Nothing is left that looks like an export, and the last line says so."""
+    command = [sys.executable, "-m", "asyncblend", "export", script.name, "--blender", fake, "--instances", "1"]
+    with subprocess.Popen(
+        [*command, "--format", "yolo", "--length", "100000", "--out", "out"], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        while len(list(tmp_path.glob(".out.export-*/new/images/train/*.png"))) < 2 and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=90)
+    assert process.returncode == 130, errors
+    assert re.search(r"Stopped after \d+ samples: none of them is in out, which is as it was before\.", errors)
+    assert not list(tmp_path.glob("*out*"))
+
+
 async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
     """Without --overwrite, a folder that is not empty is not changed."""
     await record(script, fake, tmp_path / "recording", 1)
@@ -140,7 +174,10 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
     ("args", "message"),
     [
         (("export", ".", "--out", "out"), "RecordingError . has no recording"),
-        (("export", ".", "--out", "out", "--format", "yolo"), "ConfigError there is no format 'yolo'; there is coco"),
+        (
+            ("export", ".", "--out", "out", "--format", "kitti"),
+            "there is no format 'kitti'; there are bop, coco, parquet",
+        ),
         (("inspect", "."), "ConfigError . is a folder, but no recording"),
         (("inspect", ".", "--seed", "3"), "ConfigError . is no script, so nothing is rendered: leave out --seed"),
         (("inspect", "nowhere"), "ConfigError nowhere does not exist (looked in "),

@@ -14,6 +14,8 @@ import pytest
 
 from asyncblend.errors import ConfigError
 from asyncblend.export import FORMATS, Report, export
+from asyncblend.export.plan import Plan
+from asyncblend.stream.frame import Frame
 
 Files = dict[str, str]
 EARLIER = {"annotations.json": "earlier", "images/1.png": "earlier", "notes.txt": "mine", "own/notes.txt": "mine"}
@@ -35,7 +37,7 @@ def files_in(folder: Path) -> Files:
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an earlier export and files of the user's. The format "coco" writes two small files."""
 
-    def write_new(items: Any, folder: Path, info: Any) -> Report:
+    def write_new(items: Any, folder: Path, plan: Any) -> Report:
         write(folder, NEW)
         for _ in items:  # an item may raise
             pass
@@ -178,3 +180,46 @@ def test_the_json_is_one_with_its_lines(scene: Callable[..., Any], tmp_path: Pat
     assert whole["annotations"]
     for value in (*whole["images"], *whole["annotations"]):
         assert json.dumps(value, separators=(",", ":")) in lines
+
+
+# -- what is written ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("val", [0.01, 0.1, 0.25, 0.5, 0.9])
+def test_splits_follow_from_the_index_alone(val: float) -> None:
+    """A run of indices, also of each third one, has its share of them. With a larger share a sample stays in "val"."""
+    plan, larger = Plan(val=val), Plan(val=min(val + 0.05, 0.99))
+    for indices in (range(1000), range(5000, 6000), range(1, 3000, 3), range(10**12, 10**12 + 1000)):
+        chosen = [plan.split_of(index) for index in indices]
+        assert abs(chosen.count("val") - 1000 * val) <= 6
+        assert all(larger.split_of(i) == "val" for i, split in zip(indices, chosen, strict=True) if split == "val")
+    assert {Plan().split_of(index) for index in range(1000)} == {"train"}
+
+
+def test_an_empty_split_is_an_error(scene: Callable[..., Any], tmp_path: Path) -> None:
+    """It would only be noticed when the training has ended."""
+    for index, missing in ((0, "train"), (1, "val")):
+        with pytest.raises(ConfigError, match=rf"of 1 samples, none is in the split '{missing}' with val=0.1"):
+            export([scene(index)], tmp_path / "out", "yolo", val=0.1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo"])
+def test_an_index_comes_once(format: str, scene: Callable[..., Any], tmp_path: Path) -> None:
+    """A second sample of an index would replace the first one's image."""
+    with pytest.raises(ConfigError, match="two samples have the index 1; each may come once"):
+        export([scene(1), scene(1)], tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_of_a_stream_are_samples(scene: Callable[..., Any], tmp_path: Path) -> None:
+    """Their index is an attribute. One that is a part of an episode is refused."""
+    values = scene(4)
+    index = values.pop("index")
+    assert export([Frame(values, index=index, instance=0)], tmp_path / "out", "yolo").images == 1
+    assert (tmp_path / "out" / "labels" / "train" / "000000004.txt").exists()
+    for step, last in ((0, False), (1, True)):
+        with pytest.raises(ConfigError, match="sample 4 is an episode of several frames"):
+            export([Frame(values, index=index, instance=0, step=step, last=last)], tmp_path / "other")
+    with pytest.raises(ConfigError, match="a sample has no 'index', by which it is named; it has 'image'"):
+        export([values], tmp_path / "other")

@@ -1,4 +1,4 @@
-"""`bl.annotate`: labels of objects, such as boxes, poses and keypoints, to the image of a `bl.render`.
+"""`bl.annotate` and `bl.model`: labels of objects, such as boxes, poses and keypoints, to the image of a `bl.render`.
 
 How a label comes about: `annotate.py` checks the arguments and has `rendered_ids.py` find which pixels show which object:
 from the result of the render that the labels belong to, or else by a render of its own. Of each object it takes the
@@ -6,6 +6,7 @@ mesh as it is rendered (`as_rendered.py`, `meshes.py`), projects it (`views.py`)
 and the visible ones (`boxes.py`). `keypoints.py` places the keypoints, and tells which are hidden.
 
 - `annotate.py`: `annotate`.
+- `model.py`: `model`, the mesh of an object as arrays.
 - `arguments.py`: what it is given.
 - `as_rendered.py`: the scene as a render evaluates it, where that is not what the viewport has.
 - `rendered_ids.py`: the image of object ids, given or rendered here.
@@ -15,6 +16,7 @@ and the visible ones (`boxes.py`). `keypoints.py` places the keypoints, and tell
 - `copies.py` and `copy_ids.py`: an id for each copy, and which pixels show which of them.
 - `views.py`: what of a mesh lies in the image.
 - `silhouette.py`: which pixels a mesh covers.
+- `amodal.py`: the whole silhouettes of objects, and which share of them is visible.
 - `keypoints.py`: where keypoints are, in the world and in the image, and what is between them and the camera.
 
 `boxes.py`, `views.py` and `silhouette.py` are pure arithmetic, without Blender.

@@ -138,7 +138,7 @@ def flagged(
     found = np.zeros((len(each), max(counts, default=0), 3), np.float32)
     if not any(counts):
         return found
-    hidden = _hidden_from_renders(bpy.context.view_layer)
+    hidden = hidden_from_renders(bpy.context.view_layer)
     # All keypoints of all objects in one array. `of` and `row` tell where they belong in `found`.
     world = np.concatenate(points)
     of, row = np.nonzero(np.arange(max(counts)) < np.array(counts)[:, None])
@@ -233,7 +233,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(np.allclose(np.array(one), np.array(other), rtol=1e-5, atol=1e-6))
 
 
-def _hidden_from_renders(view_layer: Any) -> set[Any]:
+def hidden_from_renders(view_layer: Any) -> set[Any]:
     """Return the objects that are not rendered, because of themselves or of their collections."""
     shown = _shown_by_collections(view_layer.layer_collection)
     return {obj for obj in view_layer.objects if obj.hide_render or obj not in shown}

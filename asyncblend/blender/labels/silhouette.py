@@ -44,6 +44,17 @@ class Spans(NamedTuple):
         """The number of covered pixels."""
         return int((self.stop - self.start).sum())
 
+    def mask(self, left: int, top: int, width: int, height: int) -> npt.NDArray[np.bool_]:
+        """Return which pixels of a part of the window are covered, height x width. It begins at `left` and `top`."""
+        inside = (self.row >= top) & (self.row < top + height)
+        row = self.row[inside] - top
+        start, stop = (np.clip(at[inside] - left, 0, width) for at in (self.start, self.stop))
+        changes = np.zeros((height, width + 1), np.int8)
+        np.add.at(changes, (row, start), 1)
+        np.add.at(changes, (row, stop), -1)
+        covered: npt.NDArray[np.bool_] = np.cumsum(changes, axis=1, dtype=np.int8)[:, :width] > 0
+        return covered
+
 
 def edges_of(triangles: _Indices) -> Edges:
     """Return the edges of M x 3 triangles. This takes longer than all other steps: keep them while triangles stay."""

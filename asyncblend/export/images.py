@@ -1,0 +1,56 @@
+"""The files of images: as they were recorded, or PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ConfigError
+
+
+class ImageFile(NamedTuple):
+    """The image of a sample."""
+
+    suffix: str  # with the dot
+    data: bytes
+    size: tuple[int, int]  # height and width
+
+
+def image_file(item: Mapping[str, Any], *, alpha: bool = True) -> ImageFile:
+    """Return the image of a sample: the file as it was recorded, which is not encoded again, or a new one.
+
+    Without `alpha` an image of four channels loses the last one.
+
+    Raises ConfigError if it is no image of 8 bits.
+    """
+    files: Mapping[str, bytes] = getattr(item, "files", {})
+    image = item["image"]
+    suffix = "jpg" if "image.jpg" in files else "png"
+    cut = not alpha and np.ndim(image) == 3 and np.shape(image)[2] == 4
+    if cut or (data := files.get(f"image.{suffix}")) is None:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ConfigError(
+                f"sample {item['index']}: `image` is no picture of H x W x 3 or 4 uint8 but "
+                f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; an export's are files of 8 bits"
+            )
+        data = png(np.ascontiguousarray(image[..., :3]) if cut else image)
+    return ImageFile(f".{suffix}", data, np.shape(image)[:2])  # type: ignore[arg-type]
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Return an image of 8 or 16 bits, or a mask of bools with 255 where it is set, as a PNG file."""
+    image = Image.fromarray(pixels.view(np.uint8) * 255 if pixels.dtype == bool else pixels)
+    image.save(buffer := io.BytesIO(), "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def write_new(path: Path, data: bytes, index: int) -> None:
+    """Write a file of a sample. Raises ConfigError if it is there, because the sample came before."""
+    if path.exists():
+        raise ConfigError(f"two samples have the index {index}; each may come once in an export")
+    path.write_bytes(data)
