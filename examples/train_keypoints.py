@@ -21,11 +21,12 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from charts import Panel, beside, learning
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -39,23 +40,23 @@ from training import (
     options,
     pieces,
     processor_seconds,
+    resume,
+    save,
     to_device,
     watched,
 )
 
 import asyncblend as ab
 
-try:
-    from matplotlib.figure import Figure
-except ModuleNotFoundError as error:
-    raise SystemExit(f'{error.name} is not installed here. Type: pip install "asyncblend[plot]"') from None
-
 Batch = dict[str, Any]
 NEAR = 0.05
 """Of the object's size: what is closer to the truth counts as found."""
 HIDDEN = 0.3
 """How much a hidden keypoint counts in training, where a visible one counts 1. It is a guess, but often a good one."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+PANELS = (
+    Panel("error", "Median error of visible corners, % of the object's size", {"yscale": "log"}),
+    Panel("found", f"Visible corners found within {NEAR:.0%} of the object's size, %", {"ylim": (0, 100)}, goal=90),
+)
 
 
 # -- what is learned -----------------------------------------------------------------------------------------------
@@ -141,43 +142,20 @@ def repeated(samples: Batch, size: int, seed: int) -> Iterator[Batch]:
 
 def portraits(path: Path, model: nn.Module, held_out: Batch, count: int = 8) -> None:
     """Write a picture of the first held-out images: above with the true keypoints, below with the predicted ones."""
-    truth = held_out["keypoints"][:count].cpu()
+    images, keypoints = held_out["image"][:count], held_out["keypoints"][:count].cpu()
     with torch.no_grad():
-        found = places(model.eval()(held_out["image"][:count])).cpu()
-    figure = Figure(figsize=(1.6 * len(truth), 3.5), layout="constrained")
-    rows = figure.subplots(2, len(truth), squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
-    hues = torch.arange(truth.shape[1])
-    for row, name, points in zip(rows, ("truth", "predicted"), (truth[..., :2], found), strict=True):
-        row[0].set_ylabel(name)
-        for panel, image, own, visibility in zip(row, held_out["image"].cpu(), points, truth[..., 2], strict=False):
-            height, width = image.shape[:2]
-            panel.imshow(image, extent=(0, width, height, 0))
-            seen = visibility == 2  # of a hidden corner the prediction is a guess
-            panel.scatter(
-                *own[seen].T, c=hues[seen], cmap="hsv", vmin=0, vmax=len(hues), s=28, edgecolors="white", linewidths=1
-            )
-            panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-            panel.spines[:].set_visible(False)
-    figure.savefig(path, dpi=110)
+        found = places(model.eval()(images)).cpu()
+    hues = torch.arange(keypoints.shape[1])
 
+    def drawn(points: torch.Tensor) -> Callable[[Any, int], None]:
+        def draw(axes: Any, number: int) -> None:
+            seen = keypoints[number, :, 2] == 2  # of a hidden corner the prediction is a guess
+            style = {"cmap": "hsv", "vmin": 0, "vmax": len(hues), "s": 28, "edgecolors": "white", "linewidths": 1}
+            axes.scatter(*points[number, seen].T, c=hues[seen], **style)
 
-def chart(path: Path, trainings: dict[str, Training]) -> None:
-    """Write a picture: the held-out samples over time, for each training."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for (name, training), colour in zip(trainings.items(), COLOURS * len(trainings), strict=False):
-        seconds = [look.seconds for look in training.looks]
-        style = {"label": name, "color": colour, "linewidth": 2.5 if name == "streamed" else 1.5}
-        left.plot(seconds, [100 * look.scores["error"] for look in training.looks], **style)
-        right.plot(seconds, [100 * look.scores["found"] for look in training.looks], **style)
-    left.set(yscale="log", title="Median error of visible corners, % of the object's size")
-    right.set(ylim=(0, 100), title=f"Visible corners found within {NEAR:.0%} of the object's size, %")
-    right.axhline(90, color="0.6", linewidth=0.8, zorder=0)
-    right.legend(frameon=False)
-    for panel in (left, right):
-        panel.set(xlabel="seconds of all cores" if training.budget.processor else "seconds", xlim=(0, None))
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+        return draw
+
+    beside(path, images.cpu().numpy(), {"truth": drawn(keypoints[..., :2]), "predicted": drawn(found)})
 
 
 def table(trainings: dict[str, Training], spent: dict[str, tuple[float, float]], batch: int) -> Table:
@@ -210,9 +188,7 @@ def main(given: argparse.Namespace) -> bool:
         training = Training(UNet(held_out["keypoints"].shape[1]).to(given.device), budget)
         dataset = ab.BlenderDataset(config, batch_size=given.batch)
         if given.resume:
-            state = torch.load(given.resume, map_location=given.device, weights_only=True)
-            training.load_state_dict(state["training"])
-            dataset.load_state_dict(state["stream"])
+            resume(given.resume, training, dataset)
         with contextlib.ExitStack() as stack:
             stack.callback(dataset.close)
             if count:
@@ -222,23 +198,24 @@ def main(given: argparse.Namespace) -> bool:
                     samples = to_device(recorded(config, count, Path(folder, "samples")), given.device)
                 batches = repeated(samples, given.batch, given.seed)
             else:
-                torch.set_num_threads(max(1, CORES - given.instances))
+                torch.set_num_threads(max(1, CORES // 4))  # most of the work is Blender's
                 batches = streamed(dataset, given.device)
             began, used = time.perf_counter(), processor_seconds()
             looks = training.run(batches, loss_of, lambda model: scores_of(model, held_out), given.looks)
             whole = watched(name, training, looks, console)
             spent[name] = (time.perf_counter() - began, processor_seconds() - used)
-            state = {"training": training.state_dict(), "stream": dataset.state_dict()}
+            if name == "streamed" or given.fixed:
+                save(given.out / "model.pt", training, dataset)
         if training.looks:
             trainings[name] = training
         if name == "streamed" or given.fixed:
-            torch.save(state, given.out / "model.pt")
             portraits(given.out / "predictions.png", training.model, held_out)
         if not whole:
             break
     if trainings:
         console.print(table(trainings, spent, given.batch))
-        chart(given.out / "learning.png", trainings)
+        curves = {name: training.looks for name, training in trainings.items()}
+        learning(given.out / "learning.png", curves, PANELS, "seconds of all cores" if given.processor else "seconds")
     console.print(", ".join(sorted(str(path) for path in given.out.iterdir())))
     return whole
 

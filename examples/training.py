@@ -149,7 +149,7 @@ class Training:
 
     model: nn.Module
     budget: Budget
-    rate: float = 3e-3
+    rate: float = 6e-3
     steps: int = 0
     looks: list[Look] = field(default_factory=list)
 
@@ -224,12 +224,24 @@ def options(about: str | None, minutes: float, script: str, size: int) -> argpar
     parser.add_argument("--seed", type=int, default=0, help="of the network and of the stream")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="the network's")
     parser.add_argument("--script", type=Path, default=SCRIPTS / script, help="renders the samples")
-    parser.add_argument("--instances", type=int, default=max(1, CORES // 2), help="Blenders")
+    parser.add_argument("--instances", type=int, default=CORES, help="Blenders")
     parser.add_argument("--blender", help="as the option of a stream: an executable, or `bpy`")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from the model.pt of a training")
     parser.add_argument("--out", type=Path, default=Path("tmp") / script.removesuffix(".py"), help="a folder")
     parser.add_argument("script_args", nargs="*", metavar="-- ARGS", help="the script's own options")
     return parser
+
+
+def save(path: Path, training: Training, dataset: ab.BlenderDataset) -> None:
+    """Write a checkpoint: the network, and what `resume` needs to go on."""
+    torch.save({"training": training.state_dict(), "stream": dataset.state_dict()}, path)
+
+
+def resume(path: Path, training: Training, dataset: ab.BlenderDataset) -> None:
+    """Go on from a checkpoint: with the same weights, at the same sample of the stream, after the same time."""
+    state = torch.load(path, map_location=next(training.model.parameters()).device, weights_only=True)
+    training.load_state_dict(state["training"])
+    dataset.load_state_dict(state["stream"])
 
 
 def config_of(given: argparse.Namespace) -> ab.StreamConfig:
