@@ -45,6 +45,7 @@ from training import (
     options,
     pieces,
     resume,
+    reused,
     save,
     to_device,
     watched,
@@ -166,14 +167,11 @@ def streamed(dataset: ab.BlenderDataset, device: str) -> Iterator[Batch]:
         yield labelled(to_device(batch, device))
 
 
-def reused(batches: Iterable[Batch], uses: int, seed: int, kept: int = 64) -> Iterator[Batch]:
-    """Yield each batch, and with it some of the last ones, mirrored or not, so that each comes `uses` times on average."""
-    draw, last = random.Random(seed), list[Batch]()
+def varied(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
+    """Yield each batch as it is, or mirrored."""
+    draw = random.Random(seed)
     for batch in batches:
-        last = [*last[1 - kept :], batch]
-        yield batch
-        for other in draw.choices(last, k=uses - 1):
-            yield draw.choice((other, mirrored(other)))
+        yield draw.choice((batch, mirrored(batch)))
 
 
 def mirrored(batch: Batch) -> Batch:
@@ -240,7 +238,7 @@ def main(given: argparse.Namespace) -> bool:
     with contextlib.closing(ab.BlenderDataset(config, batch_size=given.batch)) as dataset:
         if given.resume:
             resume(given.resume, training, dataset)
-        batches = reused(streamed(dataset, given.device), given.uses, given.seed)
+        batches = varied(reused(streamed(dataset, given.device), given.uses, given.seed), given.seed)
         whole = watched("streamed", training, training.run(batches, loss_of, scores_of, given.looks), console)
         save(given.out / "model.pt", training, dataset)
     with torch.no_grad():
@@ -255,7 +253,6 @@ def main(given: argparse.Namespace) -> bool:
 
 if __name__ == "__main__":
     parser = options(__doc__, minutes=4.5, script="shapes.py", size=128)
-    parser.add_argument("--uses", type=int, default=4, help="how often an image is trained on")
     given = parser.parse_args()
     if given.script == SCRIPTS / "shapes.py":
         given.script_args = ["--labels", "boxes", *given.script_args]

@@ -1,14 +1,18 @@
 """Train on images that are rendered while it trains: a network learns where the corners of a cube are.
 
     pip install "asyncblend[bpy,plot,record]"
-    python examples/train_keypoints.py                       # on a stream: no image is seen twice
-    python examples/train_keypoints.py --fixed 500           # on 500 recorded samples, again and again
+    python examples/train_keypoints.py                       # on a stream: ever new images
+    python examples/train_keypoints.py --fixed 500           # on 500 recorded ones, again and again
     python examples/train_keypoints.py --compare 500 4000    # on a stream, and as long on each of these recordings
 
 It starts from scratch, and is evaluated on samples of another seed, which no training sees. What counts is the part of
 the visible corners that it finds within 5 % of the object's size, which is the longer edge of the box around its visible
 pixels. In the folder `--out` there are afterwards the network, a picture of what it predicts beside the truth, and a
 chart of the held-out error. Training stops early with Ctrl-C, and `--resume` goes on from there.
+
+Streamed images are rendered while it trains, in the same time and on the same cores; each is used in some four steps
+(`--uses`). A recording is made before, and loaded into memory. That takes none of the time of training, which has all
+cores for itself then; in the chart, its curve begins when the recording is made.
 
 Other scenes do too, if their samples have `image`, `keypoints` and `bbox` as `bl.annotate` gives them; the keypoints are
 those of the first object: `python examples/train_keypoints.py --script my_scene.py -- --my-option 3`.
@@ -19,9 +23,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +39,7 @@ from torch import nn
 from training import (
     CORES,
     Budget,
+    Look,
     Training,
     UNet,
     config_of,
@@ -41,6 +48,7 @@ from training import (
     pieces,
     processor_seconds,
     resume,
+    reused,
     save,
     to_device,
     watched,
@@ -112,20 +120,21 @@ def scores_of(model: nn.Module, held_out: Batch) -> dict[str, float]:
 
 
 def streamed(dataset: ab.BlenderDataset, device: str) -> Iterator[Batch]:
-    """Yield batches that are rendered meanwhile, each sample once."""
+    """Yield batches that are rendered meanwhile."""
     for batch in dataset:
         yield labelled(to_device(batch, device))
 
 
-def recorded(config: ab.StreamConfig, count: int, folder: Path) -> Batch:
+def recorded(config: ab.StreamConfig, count: int) -> Batch:
     """Record the first samples of a stream, and return all of them, in memory."""
 
-    async def record() -> None:
+    async def record(folder: Path) -> None:
         async with ab.BlenderStream(config, length=count) as stream:
             await stream.record(folder)
 
-    asyncio.run(record())
-    return labelled(next(iter(ab.RecordedDataset(folder, batch_size=count))))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(record(Path(folder, "samples")))
+        return labelled(next(iter(ab.RecordedDataset(Path(folder, "samples"), batch_size=count))))
 
 
 def repeated(samples: Batch, size: int, seed: int) -> Iterator[Batch]:
@@ -158,64 +167,83 @@ def portraits(path: Path, model: nn.Module, held_out: Batch, count: int = 8) -> 
     beside(path, images.cpu().numpy(), {"truth": drawn(keypoints[..., :2]), "predicted": drawn(found)})
 
 
-def table(trainings: dict[str, Training], spent: dict[str, tuple[float, float]], batch: int) -> Table:
+@dataclass
+class Kind:
+    """A kind of training, and what it took."""
+
+    name: str
+    training: Training
+    recording: float = 0.0
+    """Seconds that recording took before."""
+    clock: float = 0.0
+    processor: float = 0.0
+    """Seconds of the training, by the clock and of the processor."""
+
+    def curve(self) -> list[Look]:
+        """Return what was seen of it, with the seconds from the start of the recording on."""
+        return [dataclasses.replace(look, seconds=look.seconds + self.recording) for look in self.training.looks]
+
+
+def table(kinds: Iterable[Kind], batch: int) -> Table:
     """Return what each training came to."""
-    columns = ("steps", "images", "median error", f"found within {NEAR:.0%}", "seconds", "processor seconds")
+    columns = ("steps", "samples", "median error", f"within {NEAR:.0%}", "recording", "training", "processor")
     shown = Table("held-out samples", *columns, box=None, header_style="bold")
-    for name, training in trainings.items():
-        scores = training.looks[-1].scores
-        error, found = f"{scores['error']:.2%}", f"{scores['found']:.1%}"
-        seconds = (f"{value:.0f}" for value in spent[name])
-        shown.add_row(name, f"{training.steps:,}", f"{training.steps * batch:,}", error, found, *seconds)
+    for kind in kinds:
+        look = kind.training.looks[-1]
+        scores = (f"{look.scores['error']:.2%}", f"{look.scores['found']:.1%}")
+        seconds = (f"{value:.0f} s" for value in (kind.recording, kind.clock, kind.processor))
+        shown.add_row(kind.name, f"{kind.training.steps:,}", f"{kind.training.steps * batch:,}", *scores, *seconds)
     return shown
 
 
 # -- the program ---------------------------------------------------------------------------------------------------
 
 
-def main(given: argparse.Namespace) -> bool:
-    """Run the trainings, and show what they came to. Return False if a Ctrl-C has ended the last one."""
-    console, config = Console(), config_of(given)
-    counts = given.compare or ([given.fixed] if given.fixed else [])
-    given.out.mkdir(parents=True, exist_ok=True)
-    with console.status("rendering the held-out samples"):
-        held_out = labelled(held_out_samples(config, given.held_out, given.device))
-    trainings, spent, whole = dict[str, Training](), dict[str, tuple[float, float]](), True
-    for count in [*([] if given.fixed else [0]), *counts]:
-        name = f"{count:,} recorded" if count else "streamed"
-        torch.manual_seed(given.seed)
-        budget = Budget(60 * given.minutes, given.steps, given.processor)
-        training = Training(UNet(held_out["keypoints"].shape[1]).to(given.device), budget)
-        dataset = ab.BlenderDataset(config, batch_size=given.batch)
+def train(given: argparse.Namespace, held_out: Batch, count: int, console: Console) -> tuple[Kind, bool]:
+    """Train on a stream, or on so many recorded samples. Return False if a Ctrl-C has ended it."""
+    torch.manual_seed(given.seed)
+    config, budget = config_of(given), Budget(60 * given.minutes, given.steps, given.processor)
+    training = Training(UNet(held_out["keypoints"].shape[1]).to(given.device), budget)
+    kind = Kind(f"{count:,} recorded" if count else "streamed", training)
+    with contextlib.closing(ab.BlenderDataset(config, batch_size=given.batch)) as dataset:
         if given.resume:
             resume(given.resume, training, dataset)
-        with contextlib.ExitStack() as stack:
-            stack.callback(dataset.close)
-            if count:
-                torch.set_num_threads(CORES)
-                with console.status(f"recording {count:,} samples"):
-                    folder = stack.enter_context(tempfile.TemporaryDirectory())
-                    samples = to_device(recorded(config, count, Path(folder, "samples")), given.device)
-                batches = repeated(samples, given.batch, given.seed)
-            else:
-                torch.set_num_threads(max(1, CORES // 4))  # most of the work is Blender's
-                batches = streamed(dataset, given.device)
-            began, used = time.perf_counter(), processor_seconds()
-            looks = training.run(batches, loss_of, lambda model: scores_of(model, held_out), given.looks)
-            whole = watched(name, training, looks, console)
-            spent[name] = (time.perf_counter() - began, processor_seconds() - used)
-            if name == "streamed" or given.fixed:
-                save(given.out / "model.pt", training, dataset)
-        if training.looks:
-            trainings[name] = training
-        if name == "streamed" or given.fixed:
-            portraits(given.out / "predictions.png", training.model, held_out)
+        if count:
+            began = budget.now()
+            with console.status(f"recording {count:,} samples"):
+                samples = to_device(recorded(config, count), given.device)
+            kind.recording = budget.now() - began
+            torch.set_num_threads(CORES)
+            batches = repeated(samples, given.batch, given.seed)
+        else:
+            torch.set_num_threads(max(1, CORES // 4))  # most of the work is Blender's
+            batches = reused(streamed(dataset, given.device), given.uses, given.seed)
+        began, used = time.perf_counter(), processor_seconds()
+        looks = training.run(batches, loss_of, lambda model: scores_of(model, held_out), given.looks)
+        whole = watched(kind.name, training, looks, console)
+        kind.clock, kind.processor = time.perf_counter() - began, processor_seconds() - used
+        if not count or given.fixed:
+            save(given.out / "model.pt", training, dataset)
+    return kind, whole
+
+
+def main(given: argparse.Namespace) -> bool:
+    """Run the trainings, and show what they came to. Return False if a Ctrl-C has ended one of them."""
+    console, kinds = Console(), list[Kind]()
+    given.out.mkdir(parents=True, exist_ok=True)
+    with console.status("rendering the held-out samples"):
+        held_out = labelled(held_out_samples(config_of(given), given.held_out, given.device))
+    for count in [given.fixed] if given.fixed else [0, *given.compare]:
+        kind, whole = train(given, held_out, count, console)
+        kinds += [kind] if kind.training.looks else []
+        if not count or given.fixed:
+            portraits(given.out / "predictions.png", kind.training.model, held_out)
         if not whole:
             break
-    if trainings:
-        console.print(table(trainings, spent, given.batch))
-        curves = {name: training.looks for name, training in trainings.items()}
-        learning(given.out / "learning.png", curves, PANELS, "seconds of all cores" if given.processor else "seconds")
+    if kinds:
+        console.print(table(kinds, given.batch))
+        clock = "seconds of all cores" if given.processor else "seconds"
+        learning(given.out / "learning.png", {kind.name: kind.curve() for kind in kinds}, PANELS, clock)
     console.print(", ".join(sorted(str(path) for path in given.out.iterdir())))
     return whole
 
@@ -223,6 +251,9 @@ def main(given: argparse.Namespace) -> bool:
 if __name__ == "__main__":
     parser = options(__doc__, minutes=4.5, script="painted_cube.py", size=64)
     parser.add_argument("--fixed", type=int, metavar="N", help="train on N recorded samples")
-    parser.add_argument("--compare", type=int, nargs="+", metavar="N", help="on a stream, and on N recorded samples")
-    if not main(parser.parse_args()):
+    parser.add_argument("--compare", type=int, nargs="+", default=[], metavar="N", help="train on both, in turns")
+    given = parser.parse_args()
+    if min(given.fixed or 1, *given.compare, 1) < 1 or (given.resume and given.compare):
+        parser.error("recordings have at least one sample, and --resume goes on with one training")
+    if not main(given):
         raise SystemExit(130)

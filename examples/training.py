@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -120,11 +121,12 @@ class Budget:
 
     def update(self, steps: int) -> None:
         """Note that this number of steps is done. The time runs from the first call on."""
-        now = self._now()
+        now = self.now()
         self.spent, self._read = self.spent + now - (now if self._read is None else self._read), now
         self.share = min(1.0, self.spent / self.seconds if self.steps is None else steps / self.steps)
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Return the seconds that its clock shows."""
         return processor_seconds() / CORES if self.processor else time.perf_counter()
 
 
@@ -218,6 +220,7 @@ def options(about: str | None, minutes: float, script: str, size: int) -> argpar
         "--processor", action="store_true", help="count minutes of all cores, in place of those of the clock"
     )
     parser.add_argument("--batch", type=int, default=32, help="samples of a step")
+    parser.add_argument("--uses", type=int, default=4, help="steps that a rendered image is used in, on average")
     parser.add_argument("--size", type=int, default=size, help="pixels of the image's edges, a multiple of 16")
     parser.add_argument("--held-out", type=int, default=500, help="samples that no training sees")
     parser.add_argument("--looks", type=int, default=16, help="how often these are predicted")
@@ -261,6 +264,18 @@ def held_out_samples(config: ab.StreamConfig, count: int, device: str) -> dict[s
     dataset = ab.BlenderDataset(config, seed=HELD_OUT_SEED, length=count, batch_size=count, ordered=True)
     with contextlib.closing(dataset):
         return dict(to_device(next(iter(dataset)), device))
+
+
+def reused(batches: Iterable[dict[str, Any]], uses: int, seed: int, kept: int = 64) -> Iterator[dict[str, Any]]:
+    """Yield each batch, and after it some of the last ones again, so that each comes `uses` times on average.
+
+    Rendering an image takes several times as long as a step of training on it, and one step does not learn all of it.
+    """
+    draw, last = random.Random(seed), list[dict[str, Any]]()
+    for batch in batches:
+        last = [*last[1 - kept :], batch]
+        yield batch
+        yield from draw.choices(last, k=uses - 1)
 
 
 def to_device(batch: Mapping[str, Any], device: str) -> dict[str, Any]:
