@@ -23,7 +23,7 @@ import contextlib
 import io
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f'{error.name} is not installed here. Type: pip install "asyncblend[plot,coco]"') from None
 
-Batch = dict[str, Any]
+Batch = dict[str, torch.Tensor]
 SEEN = 0.15
 """What part of an object must be visible: the others are neither asked for nor counted as wrong."""
 BOXES = 30
@@ -77,7 +77,7 @@ PANELS = (
 # -- what is learned -----------------------------------------------------------------------------------------------
 
 
-def labelled(batch: Batch) -> Batch:
+def labelled(batch: Mapping[str, Any]) -> Batch:
     """Return what training needs of a batch: images, and for each object the box's edges x y x y, class and whether it counts."""
     edges = torch.cat((batch["bbox"][..., :2], batch["bbox"][..., :2] + batch["bbox"][..., 2:]), dim=2)
     counts = (batch["visible_fraction"] >= SEEN) & (batch["class_id"] > 0)
@@ -109,7 +109,8 @@ def loss_of(maps: torch.Tensor, batch: Batch) -> torch.Tensor:
     found = sides[image, :, row, column]
     here = torch.stack((column, row, column, row), dim=2) + 0.5
     apart = F.smooth_l1_loss(found, (edges - here) * 2 / UNIT, reduction="none", beta=0.2).sum(dim=2)
-    return ((apart * counts).sum() - hits.sum() - misses.sum()) / number
+    loss: torch.Tensor = ((apart * counts).sum() - hits.sum() - misses.sum()) / number
+    return loss
 
 
 def boxes_of(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -126,7 +127,7 @@ def boxes_of(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 def truth_of(held_out: Batch) -> COCO:
     """Return the true boxes as pycocotools has them. Those of objects that hardly show are neither right nor wrong."""
-    coco, annotations = COCO(), []
+    coco, annotations = COCO(), list[dict[str, Any]]()
     values = (held_out[name].tolist() for name in ("edges", "class_id", "counts"))
     for image, objects in enumerate(zip(*values, strict=True)):
         for (left, top, right, bottom), category, counts in zip(*objects, strict=True):
@@ -239,7 +240,7 @@ def main(given: argparse.Namespace) -> bool:
         if given.resume:
             resume(given.resume, training, dataset)
         batches = varied(reused(streamed(dataset, given.device), given.uses, given.seed), given.seed)
-        whole = watched("streamed", training, training.run(batches, loss_of, scores_of, given.looks), console)
+        whole: bool = watched("streamed", training, training.run(batches, loss_of, scores_of, given.looks), console)
         save(given.out / "model.pt", training, dataset)
     with torch.no_grad():
         console.print(table(names, precision(network.eval(), held_out, truth)))

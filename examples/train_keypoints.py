@@ -26,7 +26,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from training import (
     held_out_samples,
     options,
     pieces,
+    positive,
     processor_seconds,
     resume,
     reused,
@@ -56,7 +57,7 @@ from training import (
 
 import asyncblend as ab
 
-Batch = dict[str, Any]
+Batch = dict[str, torch.Tensor]
 NEAR = 0.05
 """Of the object's size: what is closer to the truth counts as found."""
 HIDDEN = 0.3
@@ -70,7 +71,7 @@ PANELS = (
 # -- what is learned -----------------------------------------------------------------------------------------------
 
 
-def labelled(batch: Batch) -> Batch:
+def labelled(batch: Mapping[str, Any]) -> Batch:
     """Return what training needs of a batch: images, the first object's keypoints, and its size in pixels."""
     size = batch["bbox"][:, 0, 2:].amax(dim=1)
     return {"image": batch["image"], "keypoints": batch["keypoints"][:, 0], "size": size}
@@ -84,7 +85,7 @@ def places(maps: torch.Tensor, reach: int = 2) -> torch.Tensor:
     x, y = (torch.arange(length, device=maps.device) for length in (width, height))
     near_x = ((x - (top % width)[..., None]).abs() <= reach)[..., None, :]
     near_y = ((y - (top // width)[..., None]).abs() <= reach)[..., :, None]
-    chance = chance.unflatten(2, (height, width)) * near_x * near_y
+    chance = chance.reshape(maps.shape) * near_x * near_y
     chance = chance / chance.sum(dim=(2, 3), keepdim=True)
     return 2 * torch.stack((chance.sum(dim=2) @ (x + 0.5), chance.sum(dim=3) @ (y + 0.5)), dim=2)
 
@@ -140,10 +141,11 @@ def recorded(config: ab.StreamConfig, count: int) -> Batch:
 def repeated(samples: Batch, size: int, seed: int) -> Iterator[Batch]:
     """Yield batches of the same samples for ever, in each epoch in another order."""
     generator, count = torch.Generator().manual_seed(seed), len(samples["image"])
+    size = min(size, count)
     while True:
-        for chosen in torch.randperm(count, generator=generator).split(min(size, count)):
-            if len(chosen) == min(size, count):
-                yield {name: value[chosen.to(value.device)] for name, value in samples.items()}
+        order = torch.randperm(count, generator=generator).to(samples["image"].device)
+        for first in range(0, count - size + 1, size):
+            yield {name: value[order[first : first + size]] for name, value in samples.items()}
 
 
 # -- what is shown -------------------------------------------------------------------------------------------------
@@ -250,10 +252,10 @@ def main(given: argparse.Namespace) -> bool:
 
 if __name__ == "__main__":
     parser = options(__doc__, minutes=4.5, script="painted_cube.py", size=64)
-    parser.add_argument("--fixed", type=int, metavar="N", help="train on N recorded samples")
-    parser.add_argument("--compare", type=int, nargs="+", default=[], metavar="N", help="train on both, in turns")
+    parser.add_argument("--fixed", type=positive, metavar="N", help="train on N recorded samples")
+    parser.add_argument("--compare", type=positive, nargs="+", default=[], metavar="N", help="train on both, in turns")
     given = parser.parse_args()
-    if min(given.fixed or 1, *given.compare, 1) < 1 or (given.resume and given.compare):
-        parser.error("recordings have at least one sample, and --resume goes on with one training")
+    if given.compare and (given.fixed or given.resume):
+        parser.error("--compare begins several trainings; --fixed and --resume are for one")
     if not main(given):
         raise SystemExit(130)
