@@ -135,7 +135,7 @@ def truth_of(held_out: Batch) -> COCO:
                 box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
                 box |= {"id": len(annotations) + 1, "image_id": image, "category_id": category}
                 annotations.append({**box, "iscrowd": int(not counts)})
-    categories = [{"id": int(category)} for category in held_out["class_id"].unique()]
+    categories = [{"id": category} for category in {*held_out["class_id"].flatten().tolist()}]
     images = [{"id": image} for image in range(len(held_out["image"]))]
     coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
     with contextlib.redirect_stdout(io.StringIO()):

@@ -72,9 +72,9 @@ PANELS = (
 
 
 def labelled(batch: Mapping[str, Any]) -> Batch:
-    """Return what training needs of a batch: images, the first object's keypoints, and its size in pixels."""
-    size = batch["bbox"][:, 0, 2:].amax(dim=1)
-    return {"image": batch["image"], "keypoints": batch["keypoints"][:, 0], "size": size}
+    """Return what training needs of a batch: images, each one's first object's keypoints, and its size in pixels."""
+    boxes, keypoints = (torch.stack([own[0] for own in batch[name]]) for name in ("bbox", "keypoints"))
+    return {"image": batch["image"], "keypoints": keypoints, "size": boxes[:, 2:].amax(dim=1)}
 
 
 def places(maps: torch.Tensor, reach: int = 2) -> torch.Tensor:
@@ -107,7 +107,8 @@ def loss_of(maps: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 def errors_of(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Return the error of each visible keypoint, as a part of its object's size."""
-    apart = (places(pieces(model, batch["image"])) - batch["keypoints"][..., :2]).norm(dim=2)
+    found = places(pieces(model, batch["image"]))
+    apart: torch.Tensor = torch.linalg.vector_norm(found - batch["keypoints"][..., :2], dim=2)
     return (apart / batch["size"][:, None])[batch["keypoints"][..., 2] == 2]
 
 
