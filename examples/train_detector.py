@@ -84,6 +84,12 @@ def labelled(batch: Mapping[str, Any]) -> Batch:
     return {"image": batch["image"], "edges": edges, "class_id": batch["class_id"], "counts": counts}
 
 
+def classes_of(samples: Mapping[str, Any]) -> dict[int, str]:
+    """Return the names of the classes by their ids, in order; without 0, which is no class."""
+    ids, names = samples["class_id"].flatten().tolist(), itertools.chain.from_iterable(samples["class_name"])
+    return {id_: name for id_, name in sorted({*zip(ids, names, strict=True)}) if id_}
+
+
 def loss_of(maps: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the loss: of the middles a focal one for each pixel, and of the boxes the distance of each side."""
     height, width = maps.shape[2:]
@@ -131,11 +137,11 @@ def truth_of(held_out: Batch) -> COCO:
     values = (held_out[name].tolist() for name in ("edges", "class_id", "counts"))
     for image, objects in enumerate(zip(*values, strict=True)):
         for (left, top, right, bottom), category, counts in zip(*objects, strict=True):
-            if right > left:
+            if right > left and category:
                 box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
                 box |= {"id": len(annotations) + 1, "image_id": image, "category_id": category}
                 annotations.append({**box, "iscrowd": int(not counts)})
-    categories = [{"id": category} for category in {*held_out["class_id"].flatten().tolist()}]
+    categories = [{"id": category} for category in {*held_out["class_id"].flatten().tolist()} - {0}]
     images = [{"id": image} for image in range(len(held_out["image"]))]
     coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -156,7 +162,12 @@ def precision(model: nn.Module, held_out: Batch, truth: COCO) -> Any:
         evaluation.evaluate()
         evaluation.accumulate()
     every = evaluation.eval["precision"][:, :, :, 0, -1]  # overlaps x recalls x classes, for boxes of all sizes
-    return every.mean(axis=1)
+    return every.mean(axis=1)  # -1 for a class that no held-out object has
+
+
+def mean_of(own: Any) -> float:
+    """Return the mean over the classes that there are."""
+    return float(own[own >= 0].mean())
 
 
 # -- what it is learned from ---------------------------------------------------------------------------------------
@@ -206,11 +217,11 @@ def portraits(path: Path, model: nn.Module, held_out: Batch, count: int = 6) -> 
 
 
 def table(names: dict[int, str], own: Any) -> Table:
-    """Return the average precision of each class."""
+    """Return the average precision of each class, given the names in order and what `precision` returns."""
     shown = Table("held-out samples", "AP50", "AP", box=None, header_style="bold")
-    for (_, name), column in zip(sorted(names.items()), own.T, strict=True):
+    for (_, name), column in zip(names.items(), own.T, strict=True):
         shown.add_row(name, f"{column[0]:.1%}", f"{column.mean():.1%}")
-    shown.add_row("mean", f"{own[0].mean():.1%}", f"{own.mean():.1%}", style="bold")
+    shown.add_row("mean", f"{mean_of(own[:1]):.1%}", f"{mean_of(own):.1%}", style="bold")
     return shown
 
 
@@ -226,12 +237,11 @@ def main(given: argparse.Namespace) -> bool:
     with console.status("rendering the held-out samples"):
         samples = held_out_samples(config, given.held_out, given.device)
     held_out = labelled(samples)
-    classes = (samples["class_id"].flatten().tolist(), itertools.chain.from_iterable(samples["class_name"]))
-    names, truth = dict(zip(*classes, strict=True)), truth_of(held_out)
+    names, truth = classes_of(samples), truth_of(held_out)
 
     def scores_of(model: nn.Module) -> dict[str, float]:
         own = precision(model, held_out, truth)
-        return {"AP50": float(own[0].mean()), "AP": float(own.mean())}
+        return {"AP50": mean_of(own[:1]), "AP": mean_of(own)}
 
     network = UNet(max(names) + 4, WIDTHS)
     nn.init.constant_(network.maps.bias[:-4], -4.0)  # middles are rare
