@@ -46,8 +46,8 @@ from training import (
     pieces,
     resume,
     reused,
+    run,
     save,
-    to_device,
     watched,
 )
 
@@ -173,12 +173,6 @@ def mean_of(own: Any) -> float:
 # -- what it is learned from ---------------------------------------------------------------------------------------
 
 
-def streamed(dataset: ab.BlenderDataset, device: str) -> Iterator[Batch]:
-    """Yield batches that are rendered meanwhile."""
-    for batch in dataset:
-        yield labelled(to_device(batch, device))
-
-
 def varied(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
     """Yield each batch as it is, or mirrored."""
     draw = random.Random(seed)
@@ -246,10 +240,10 @@ def main(given: argparse.Namespace) -> bool:
     network = UNet(max(names) + 4, WIDTHS)
     nn.init.constant_(network.maps.bias[:-4], -4.0)  # middles are rare
     training = Training(network.to(given.device), Budget(60 * given.minutes, given.steps, given.processor), rate=2e-3)
-    with contextlib.closing(ab.BlenderDataset(config, batch_size=given.batch)) as dataset:
+    with contextlib.closing(ab.BlenderDataset(config, batch_size=given.batch, device=given.device)) as dataset:
         if given.resume:
             resume(given.resume, training, dataset)
-        batches = varied(reused(streamed(dataset, given.device), given.uses, given.seed), given.seed)
+        batches = varied(reused(map(labelled, dataset), given.uses, given.seed), given.seed)
         whole: bool = watched("streamed", training, training.run(batches, loss_of, scores_of, given.looks), console)
         save(given.out / "model.pt", training, dataset)
     with torch.no_grad():
@@ -267,5 +261,4 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.script == SCRIPTS / "shapes.py":
         given.script_args = ["--labels", "boxes", *given.script_args]
-    if not main(given):
-        raise SystemExit(130)
+    run(main, given)

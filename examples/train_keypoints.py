@@ -50,8 +50,8 @@ from training import (
     processor_seconds,
     resume,
     reused,
+    run,
     save,
-    to_device,
     watched,
 )
 
@@ -121,13 +121,7 @@ def scores_of(model: nn.Module, held_out: Batch) -> dict[str, float]:
 # -- what it is learned from ---------------------------------------------------------------------------------------
 
 
-def streamed(dataset: ab.BlenderDataset, device: str) -> Iterator[Batch]:
-    """Yield batches that are rendered meanwhile."""
-    for batch in dataset:
-        yield labelled(to_device(batch, device))
-
-
-def recorded(config: ab.StreamConfig, count: int) -> Batch:
+def recorded(config: ab.StreamConfig, count: int, device: str) -> Batch:
     """Record the first samples of a stream, and return all of them, in memory."""
 
     async def record(folder: Path) -> None:
@@ -136,7 +130,8 @@ def recorded(config: ab.StreamConfig, count: int) -> Batch:
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(record(Path(folder, "samples")))
-        return labelled(next(iter(ab.RecordedDataset(Path(folder, "samples"), batch_size=count))))
+        recording = ab.RecordedDataset(Path(folder, "samples"), batch_size=count, device=device)
+        return labelled(next(iter(recording)))
 
 
 def repeated(samples: Batch, size: int, seed: int) -> Iterator[Batch]:
@@ -208,19 +203,19 @@ def train(given: argparse.Namespace, held_out: Batch, count: int, console: Conso
     config, budget = config_of(given), Budget(60 * given.minutes, given.steps, given.processor)
     training = Training(UNet(held_out["keypoints"].shape[1]).to(given.device), budget)
     kind = Kind(f"{count:,} recorded" if count else "streamed", training)
-    with contextlib.closing(ab.BlenderDataset(config, batch_size=given.batch)) as dataset:
+    with contextlib.closing(ab.BlenderDataset(config, batch_size=given.batch, device=given.device)) as dataset:
         if given.resume:
             resume(given.resume, training, dataset)
         if count:
             began = budget.now()
             with console.status(f"recording {count:,} samples"):
-                samples = to_device(recorded(config, count), given.device)
+                samples = recorded(config, count, given.device)
             kind.recording = budget.now() - began
             torch.set_num_threads(CORES)
             batches = repeated(samples, given.batch, given.seed)
         else:
             torch.set_num_threads(max(1, CORES // 4))  # most of the work is Blender's
-            batches = reused(streamed(dataset, given.device), given.uses, given.seed)
+            batches = reused(map(labelled, dataset), given.uses, given.seed)
         began, used = time.perf_counter(), processor_seconds()
         looks = training.run(batches, loss_of, lambda model: scores_of(model, held_out), given.looks)
         whole = watched(kind.name, training, looks, console)
@@ -258,5 +253,4 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.compare and (given.fixed or given.resume):
         parser.error("--compare begins several trainings; --fixed and --resume are for one")
-    if not main(given):
-        raise SystemExit(130)
+    run(main, given)

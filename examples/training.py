@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -170,6 +170,7 @@ class Training:
         losses: list[torch.Tensor] = []
         self.model.train()
         self.budget.update(self.steps)
+        due = math.floor(self.budget.share * looks) + 1
         for batch in batches:
             falling = (1 + math.cos(math.pi * self.budget.share)) / 2
             for group in self.optimizer.param_groups:
@@ -181,9 +182,10 @@ class Training:
             self.steps += 1
             losses.append(loss.detach())
             self.budget.update(self.steps)
-            if self.budget.share * looks < len(self.looks) + 1:
+            if self.budget.share * looks < due:
                 yield None
                 continue
+            due = math.floor(self.budget.share * looks) + 1
             self.model.eval()
             with torch.no_grad():
                 scores = scores_of(self.model)
@@ -275,9 +277,9 @@ def config_of(given: argparse.Namespace) -> ab.StreamConfig:
 
 def held_out_samples(config: ab.StreamConfig, count: int, device: str) -> dict[str, Any]:
     """Render samples that no training sees, as one batch."""
-    dataset = ab.BlenderDataset(config, seed=HELD_OUT_SEED, length=count, batch_size=count, ordered=True)
+    dataset = ab.BlenderDataset(config, seed=HELD_OUT_SEED, length=count, batch_size=count, device=device, ordered=True)
     with contextlib.closing(dataset):
-        return dict(to_device(next(iter(dataset)), device))
+        return dict(next(iter(dataset)))
 
 
 def reused(batches: Iterable[dict[str, Any]], uses: int, seed: int, kept: int = 64) -> Iterator[dict[str, Any]]:
@@ -292,14 +294,18 @@ def reused(batches: Iterable[dict[str, Any]], uses: int, seed: int, kept: int = 
         yield from draw.choices(last, k=uses - 1)
 
 
-def to_device(batch: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """Return a batch whose tensors are on the device."""
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-
-
 def pieces(model: nn.Module, images: torch.Tensor, size: int = 100) -> torch.Tensor:
     """Return what the network makes of many images, a hundred at a time."""
     return torch.cat([model(images[first : first + size]) for first in range(0, len(images), size)])
+
+
+def run(main: Callable[[argparse.Namespace], bool], given: argparse.Namespace) -> NoReturn:
+    """Run a program, and exit as it ends: with 0, or with 130 after a Ctrl-C, of which it returns False."""
+    try:
+        code = 0 if main(given) else 130
+    except KeyboardInterrupt:
+        code = 130
+    raise SystemExit(code)
 
 
 def watched(title: str, training: Training, looks: Iterable[Look | None], console: Console) -> bool:
