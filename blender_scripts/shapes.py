@@ -2,6 +2,8 @@
 
 A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels none` renders the image alone, and
 `--labels bop` adds what `asyncblend export --format bop` needs.
+A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels boxes` leaves out what a
+detector does not need, and `--labels none` renders the image alone.
 """
 
 import argparse
@@ -17,6 +19,7 @@ parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
 parser.add_argument("--samples", type=int, default=2, help="Cycles' samples a pixel")
 parser.add_argument("--labels", choices=("all", "bop", "pixels", "none"), default="all")
+parser.add_argument("--labels", choices=("all", "boxes", "pixels", "none"), default="all")
 args, _ = parser.parse_known_args()
 
 scene = bpy.context.scene
@@ -84,6 +87,9 @@ def sample(task: bl.Task) -> dict:
 
     if args.labels == "none":
         return bl.render()
+    if args.labels == "boxes":
+        labels = bl.render(("instance",))
+        return {**labels, **bl.annotate(shapes, rendered=labels)}
     labels = bl.render(("depth", "normal", "albedo", "instance", "semantic"))
     if args.labels == "pixels":
         return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import colorsys
 import itertools
 import os
 import signal
@@ -36,7 +37,7 @@ async def frames(name: str, real: Any, instances: int, **options: Any) -> list[a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["shapes.py", "supershape.py", "pointer.py"])
+@pytest.mark.parametrize("name", ["shapes.py", "supershape.py", "pointer.py", "painted_cube.py"])
 async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None:
     """A sample is the same whichever instance makes it, and whatever that instance rendered or simulated before."""
     one, two = await frames(name, real, 1), await frames(name, real, 2)
@@ -49,6 +50,22 @@ async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None
             assert (key in before) == (key in after)
             assert key not in before or np.array_equal(before[key], after[key]), (before.index, key)
     assert len({frame["image"].tobytes() for frame in one}) == 4
+
+
+@pytest.mark.slow
+async def test_the_corners_of_the_painted_cube_are_told_apart_by_the_colours(real: Any) -> None:
+    """The faces around a visible corner have other colours than those around the others."""
+    for frame in await frames("painted_cube.py", real, 1):
+        image, mask, corners = frame["image"], frame["instance"] == frame["id"][0], frame["keypoints"][0]
+        assert 3 <= (corners[:, 2] == 2).sum() <= 7
+        size = frame["bbox"][0, 2:].max()
+        assert ((frame["bbox3d"][0].max(axis=0) - frame["bbox3d"][0].min(axis=0)) > 2).all()
+        hues = [colorsys.rgb_to_hsv(*pixel)[0] for pixel in image[mask][:, :3] / 255]
+        assert len(np.flatnonzero(np.histogram(hues, bins=12, range=(0, 1))[0] > 0.02 * mask.sum())) >= 2
+        for x, y, visible in corners:
+            if visible == 2:  # the cube's pixels begin there
+                rows, columns = np.nonzero(mask)
+                assert np.hypot(columns + 0.5 - x, rows + 0.5 - y).min() < max(1.5, 0.05 * size)
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HIDE = """
-import runpy, sys
+import pathlib, runpy, sys
+
+sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))
 
 class Hide:
     def find_spec(self, name, path=None, target=None):
@@ -23,7 +25,11 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    ("example", "extra"), [("cartpole.py", "train"), ("curriculum.py", "plot"), ("fit_parameters.py", "plot")]
+    ("example", "extra"),
+    [
+        *(("cartpole.py", "train"), ("curriculum.py", "plot"), ("fit_parameters.py", "plot")),
+        *(("train_detector.py", "plot"), ("train_keypoints.py", "plot")),
+    ],
 )
 def test_an_example_names_its_extra(example: str, extra: str) -> None:
     """One line says what is missing, and what to type."""
