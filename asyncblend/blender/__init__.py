@@ -6,9 +6,9 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 - `serving/`: `bl.serve`, `bl.Task` and `bl.Environment`: the Blender end of a fleet, which asks the host for samples and
   sends frames.
 - `capture/`: `bl.render`, `bl.last_render` and `bl.RenderInfo`: the image and the labels of each pixel.
-- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`.
-- `scene/`: `bl.Camera`, and what places objects and backgrounds.
-- `randomise.py`: `bl.randomise`: random poses, materials, lights, cameras and backgrounds.
+- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`; `bl.surface_keypoints`.
+- `scene/`: `bl.Camera`, `bl.load_model` and `bl.model_files`, and what places objects and backgrounds.
+- `randomise.py`: `bl.randomise`: random poses, materials, lights, skies, cameras and backgrounds.
 
 `labels` builds on `capture`, and these two and `randomise` build on `scene`. `serving` needs none of them.
 """
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from .capture.render import render as render
     from .labels.annotate import annotate as annotate
     from .labels.boxes import box_of as box_of
+    from .labels.surface import surface_keypoints as surface_keypoints
     from .scene.camera import Camera as Camera
+    from .scene.models import load_model as load_model
+    from .scene.models import model_files as model_files
     from .serving.environment import Environment as Environment
     from .serving.serve import serve as serve
     from .serving.task import Task as Task
@@ -37,9 +40,12 @@ __all__ = [
     "annotate",
     "box_of",
     "last_render",
+    "load_model",
+    "model_files",
     "randomise",
     "render",
     "serve",
+    "surface_keypoints",
 ]
 
 __getattr__ = lazy(
@@ -47,7 +53,9 @@ __getattr__ = lazy(
     {
         "labels.annotate": "annotate",
         "labels.boxes": "box_of",
+        "labels.surface": "surface_keypoints",
         "scene.camera": "Camera",
+        "scene.models": "load_model model_files",
         "capture.render": "RenderInfo last_render render",
         "serving.environment": "Environment",
         "serving.serve": "serve",
