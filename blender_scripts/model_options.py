@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     add("--table", metavar="FILE", help="write the classes to this JSON file: names, sizes in metres, and keypoints")
     add("--width", type=whole, metavar="PIXELS", default=640)
     add("--height", type=whole, metavar="PIXELS", default=480)
-    add("--samples", type=whole, metavar="N", default=16, help="Cycles' samples a pixel: fewer are faster, and noisier")
+    add("--samples", type=whole, metavar="N", default=8, help="Cycles' samples a pixel: fewer are faster, and noisier")
     add("--engine", choices=("cycles", "eevee", "workbench"), default="cycles", help="what renders; EEVEE wants a GPU")
     return found
 

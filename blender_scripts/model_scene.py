@@ -172,12 +172,15 @@ def _settings(scene: Any, args: argparse.Namespace) -> None:
     engines = {"cycles": "CYCLES", "workbench": "BLENDER_WORKBENCH"}
     eevee = "BLENDER_EEVEE_NEXT" if (4, 2) <= bpy.app.version < (5, 0) else "BLENDER_EEVEE"
     scene.render.engine = engines.get(args.engine, eevee)
+    # A wrong folder is an error now, and not in the first sample.
+    for show, folder in ((bl.randomise.sky, args.hdris), (bl.randomise.background, args.backgrounds)):
+        if folder:
+            show(folder, np.random.default_rng(0))
     scene.render.resolution_x, scene.render.resolution_y = args.width, args.height
     scene.cycles.samples, scene.cycles.use_denoising = args.samples, False
-    scene.cycles.max_bounces, scene.cycles.caustics_reflective, scene.cycles.caustics_refractive = 4, False, False
+    scene.cycles.max_bounces, scene.cycles.caustics_reflective, scene.cycles.caustics_refractive = 3, False, False
     scene.view_settings.view_transform = "Standard"
     scene.display.shading.color_type = "MATERIAL"
-    scene.gravity = (0, 0, -9.81)
 
 
 def _models(args: argparse.Namespace) -> list[Model]:

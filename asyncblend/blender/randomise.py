@@ -175,7 +175,7 @@ def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
     return path
 
 
-def sky(folder: str | os.PathLike[str], rng: np.random.Generator, strength: _Range = (0.5, 1.5)) -> str:
+def sky(folder: str | os.PathLike[str], rng: np.random.Generator, strength: _Range = (0.7, 1.5)) -> str:
     """Surround the scene with a random picture of a folder, turned at random around the vertical axis, which lights it.
 
     The pictures show all directions in equirectangular projection; photographs with a high dynamic range (HDR, OpenEXR)

@@ -93,6 +93,7 @@ def load_model(
     finally:
         scene.camera, scene.world = camera, world
         _remove_new(before, kept)
+    bpy.context.view_layer.update()  # else its `bound_box` and `dimensions` would be those of before
     return kept
 
 
