@@ -49,6 +49,7 @@ class Scene:
         self.objects = [_hidden(f"Object {i}", self.models[0].mesh) for i in range(int(args.objects.high))]
         self.distractors = [_hidden(f"Distractor {i}", shapes[0]) for i in range(int(args.distractors.high))]
         self.shapes = shapes
+        self._extents = {model.mesh: model.extent for model in self.models} | {shape: _extent(shape) for shape in shapes}
         self.model_of: dict[Any, Model] = {}
         """The objects of this sample, and the model of each."""
         self._chosen: list[Any] = []
@@ -64,12 +65,11 @@ class Scene:
         for thing in self._chosen:
             thing.hide_render = False
             if (model := self.model_of.get(thing)) is None:
-                thing.data, thing.scale = (
-                    self.shapes[rng.integers(len(self.shapes))],
-                    self.size * rng.uniform(0.15, 0.7, 3),
-                )
+                thing.data = self.shapes[rng.integers(len(self.shapes))]
+                thing.scale = self.size * rng.uniform(0.15, 0.7, 3)
             else:
                 thing.data, thing["class_id"], thing["class_name"] = model.mesh, model.class_id, model.name
+                thing.scale = (1, 1, 1)
 
     @property
     def things(self) -> list[Any]:
@@ -88,7 +88,7 @@ class Scene:
         """
         placed: list[tuple[np.ndarray, float]] = []
         for thing in self._chosen:
-            thing.hide_render, radius = False, _radius(thing)
+            thing.hide_render, radius = False, self._radius(thing)
             for _ in range(30):
                 bl.randomise.pose(thing, rng, distance=distance, margin=0.05)
                 place = np.array(thing.location)
@@ -104,13 +104,14 @@ class Scene:
         The simulation is of a world where the largest model is 1 m long, because it is made for such sizes.
         """
         scene, things = bpy.context.scene, self.things
+        sizes = [thing.scale.copy() for thing in things]
         placed: list[tuple[np.ndarray, float]] = []
         top = 1.5
         for thing in things:
             thing.rigid_body.enabled = True
-            thing.scale = np.array(thing.scale) / self.size
+            thing.scale = thing.scale / self.size
             thing.rotation_euler = rng.uniform(-np.pi, np.pi, 3)
-            radius = _radius(thing)
+            radius = self._radius(thing)
             while True:
                 place = rng.uniform((-1.2, -1.2, radius), (1.2, 1.2, radius + top))
                 if all(np.linalg.norm(place - other) > radius + more for other, more in placed):
@@ -123,10 +124,8 @@ class Scene:
             scene.frame_set(number)
         poses = [thing.matrix_world.copy() for thing in things]
         scene.rigidbody_world.enabled = False
-        for thing, pose in zip(things, poses, strict=True):
-            thing.location = np.array(pose.to_translation()) * self.size
-            thing.rotation_euler = pose.to_euler()
-            thing.scale = np.array(thing.scale) * self.size
+        for thing, pose, scale in zip(things, poses, sizes, strict=True):
+            thing.location, thing.rotation_euler, thing.scale = pose.to_translation() * self.size, pose.to_euler(), scale
 
     def coverage(self) -> tuple[np.ndarray, np.ndarray]:
         """Return for each object shown which part of it is outside the image, and which part of the rest is hidden.
@@ -149,6 +148,11 @@ class Scene:
             outside[row] = 1 - inside.mean()
             hidden[row] = np.mean([hit and found.original != thing for hit, *_, found, _ in met] or [0])
         return outside, hidden
+
+    def _radius(self, thing: Any) -> float:
+        """Return the radius of the sphere around its bounding box, whose middle is its origin."""
+        # Not of its `bound_box`, which stays that of another mesh until Blender evaluates the scene.
+        return float(np.linalg.norm(self._extents[thing.data] * np.array(thing.scale)) / 2)
 
     def _add_physics(self) -> None:
         scene = bpy.context.scene
@@ -196,8 +200,7 @@ def _models(args: argparse.Namespace) -> list[Model]:
             )
         shape = bl.load_model(file, size=args.size, unit=args.unit)
         keypoints, surface = bl.surface_keypoints(shape, args.keypoints), bl.surface_keypoints(shape, RAYS)
-        extent = np.ptp(np.array(shape.bound_box), axis=0)
-        found[name] = Model(len(found) + 1, name, shape.data, extent, keypoints, surface)
+        found[name] = Model(len(found) + 1, name, shape.data, _extent(shape.data), keypoints, surface)
         bpy.data.objects.remove(shape)
     if args.table:
         table = [
@@ -238,10 +241,9 @@ def _hide(thing: Any) -> None:
         thing.rigid_body.enabled = False
 
 
-def _radius(thing: Any) -> float:
-    """Return the radius of the sphere around its bounding box, whose middle is its origin."""
-    sides = np.ptp(np.array(thing.bound_box), axis=0)
-    return float(np.linalg.norm(sides * np.array(thing.scale)) / 2)
+def _extent(mesh: Any) -> np.ndarray:
+    """Return the lengths of the mesh along its axes."""
+    return np.ptp(np.array([vertex.co for vertex in mesh.vertices]), axis=0)
 
 
 def _primitive(operator: str) -> Any:
