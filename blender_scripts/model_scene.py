@@ -49,7 +49,9 @@ class Scene:
         self.objects = [_hidden(f"Object {i}", self.models[0].mesh) for i in range(int(args.objects.high))]
         self.distractors = [_hidden(f"Distractor {i}", shapes[0]) for i in range(int(args.distractors.high))]
         self.shapes = shapes
-        self._extents = {model.mesh: model.extent for model in self.models} | {shape: _extent(shape) for shape in shapes}
+        self._extents = {model.mesh: model.extent for model in self.models} | {
+            shape: _extent(shape) for shape in shapes
+        }
         self.model_of: dict[Any, Model] = {}
         """The objects of this sample, and the model of each."""
         self._chosen: list[Any] = []
@@ -106,26 +108,32 @@ class Scene:
         scene, things = bpy.context.scene, self.things
         sizes = [thing.scale.copy() for thing in things]
         placed: list[tuple[np.ndarray, float]] = []
-        top = 1.5
+        top, reach = 1.5, 0.5 * len(things) ** 0.5
         for thing in things:
             thing.rigid_body.enabled = True
             thing.scale = thing.scale / self.size
             thing.rotation_euler = rng.uniform(-np.pi, np.pi, 3)
             radius = self._radius(thing)
             while True:
-                place = rng.uniform((-1.2, -1.2, radius), (1.2, 1.2, radius + top))
+                place = rng.uniform((-reach, -reach, radius), (reach, reach, radius + top))
                 if all(np.linalg.norm(place - other) > radius + more for other, more in placed):
                     break
                 top += 0.02  # so that there is room for any number of things
             placed.append((place, radius))
             thing.location = place
+        self.floor.scale = (1, 1, 1)
         scene.rigidbody_world.enabled = True
         for number in range(1, FRAMES + 1):  # the first frame discards the simulation of the sample before
             scene.frame_set(number)
         poses = [thing.matrix_world.copy() for thing in things]
         scene.rigidbody_world.enabled = False
+        self.floor.scale = (self.size,) * 3
         for thing, pose, scale in zip(things, poses, sizes, strict=True):
-            thing.location, thing.rotation_euler, thing.scale = pose.to_translation() * self.size, pose.to_euler(), scale
+            thing.location, thing.rotation_euler, thing.scale = (
+                pose.to_translation() * self.size,
+                pose.to_euler(),
+                scale,
+            )
 
     def coverage(self) -> tuple[np.ndarray, np.ndarray]:
         """Return for each object shown which part of it is outside the image, and which part of the rest is hidden.
@@ -162,9 +170,9 @@ class Scene:
             bpy.context.view_layer.objects.active = thing
             bpy.ops.rigidbody.object_add(type="PASSIVE" if thing is self.floor else "ACTIVE")
             body = thing.rigid_body
-            body.collision_shape = "BOX" if thing is self.floor else "CONVEX_HULL"
+            body.collision_shape = "CONVEX_HULL"
             body.use_margin, body.collision_margin = True, 0.001
-            body.friction, body.restitution, body.linear_damping, body.angular_damping = 0.8, 0.1, 0.1, 0.5
+            body.friction, body.restitution, body.linear_damping, body.angular_damping = 0.8, 0.1, 0.1, 0.8
         scene.rigidbody_world.enabled = False
 
 
@@ -258,9 +266,10 @@ def _primitive(operator: str) -> Any:
 
 
 def _floor(size: float, catches_shadows: bool) -> Any:
-    """Return a floor. In front of pictures it only catches shadows, in Cycles."""
-    bpy.ops.mesh.primitive_plane_add(size=400 * size)
+    """Return a floor, whose origin is on its top. In front of pictures it only catches shadows, in Cycles."""
+    bpy.ops.mesh.primitive_cube_add()
     made = bpy.context.object
-    made.name = "Floor"
-    made.is_shadow_catcher = catches_shadows
+    made.name, made.is_shadow_catcher, made.scale = "Floor", catches_shadows, (size, size, size)
+    # Thick, so that nothing falls through it between two steps of a simulation.
+    made.data.transform(Matrix.Diagonal((200, 200, 10, 1)) @ Matrix.Translation((0, 0, -1)))
     return made

@@ -87,7 +87,8 @@ def surface_distance(points: Floats, boxes: Floats) -> Floats:
         outside = np.maximum(np.maximum(low - points, points - high), 0)
         inside = np.minimum(points - low, high - points).min(axis=1)
         found.append(np.where(inside > 0, inside, np.linalg.norm(outside, axis=1)))
-    return np.min(found, axis=0)
+    nearest: Floats = np.min(found, axis=0)
+    return nearest
 
 
 def entries(origin: Floats, directions: Floats, boxes: Floats) -> Floats:
@@ -123,17 +124,21 @@ def check_labels(frame: ab.Frame) -> None:
         assert (surface_distance(points, boxes) < 2e-4).all()
         own = entries(-shift @ rotation, rays.reshape(-1, 3) @ rotation, boxes).reshape(height, width)
         nearest = frame["depth"]
-        # Pixels whose centre is well within the outline: a sample lies anywhere in its pixel.
+        # In pixels well within the outline, because a sample lies anywhere in its pixel.
         within = np.isfinite(own)
         for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             within &= np.isfinite(np.roll(own, (dy, dx), axis=(0, 1)))
         within[[0, -1]] = within[:, [0, -1]] = False
         assert (mask | (nearest <= own + 2e-3))[within].all()  # only something nearer may hide it
-        assert not (mask & ~np.isfinite(own))[1:-1, 1:-1][:, :][_far_from(np.isfinite(own))[1:-1, 1:-1]].any()
+        assert not (mask & _far_from(np.isfinite(own)))[1:-1, 1:-1].any()
 
         # Boxes.
         corners = corners_of(boxes)
         projected = (corners @ rotation.T + shift) @ K.T
+        if (projected[:, 2] <= 0.01).any():  # it reaches behind the camera
+            assert frame["truncated"][row]
+            assert frame["truncation"][row] > 0
+            continue
         xy = projected[:, :2] / projected[:, 2:]
         low, high = np.clip(xy.min(axis=0), 0, (width, height)), np.clip(xy.max(axis=0), 0, (width, height))
         loose = [*low, *(high - low)] if (low < high).all() else [0, 0, 0, 0]
