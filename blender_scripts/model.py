@@ -110,11 +110,12 @@ def arrange(rng: np.random.Generator, ranges: dict[str, Range]) -> tuple[np.ndar
 
 def place(rng: np.random.Generator, ranges: dict[str, Range]) -> None:
     """Put the camera, and what floats, at random places."""
-    distance = tuple(scene.size * end for end in ranges["distance"])
-    elevation = tuple(math.radians(end) for end in ranges["elevation"])
+    near, far = ranges["distance"]
+    low, high = ranges["elevation"]
+    distance, elevation = (near * scene.size, far * scene.size), (math.radians(low), math.radians(high))
     bl.randomise.camera_on_shell(rng, middle(), radius=distance, elevation=elevation)
     if not args.physics:
-        scene.float(rng, distance)
+        scene.scatter(rng, distance)
 
 
 def middle() -> tuple[float, float, float]:

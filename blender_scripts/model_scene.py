@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import bpy
 import numpy as np
-from mathutils import Matrix
+from mathutils import Matrix, Vector
 
 from asyncblend import blender as bl
 from asyncblend.errors import ConfigError
@@ -36,6 +36,8 @@ class Scene:
     """What samples are made of. `size` is the longest side of the largest model, in metres."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        if bpy.data.filepath:
+            raise ConfigError(f"model.py makes a scene of its own, so leave out the scene {bpy.data.filepath!r}")
         scene = bpy.context.scene
         _settings(scene, args)
         bpy.data.objects.remove(bpy.data.objects["Cube"])
@@ -44,14 +46,12 @@ class Scene:
         self.lamp, self.camera = bpy.data.objects["Light"], bl.Camera()
         self.lamp.data.shadow_soft_size = 0.5 * self.size
         scene.camera.data.clip_start, scene.camera.data.clip_end = 0.01 * self.size, 10000 * self.size
-        self.floor = _floor(self.size, bool(args.backgrounds)) if args.physics else None
+        self.floor: Any = _floor(self.size, bool(args.backgrounds)) if args.physics else None
         shapes = [_primitive(operator) for operator in DISTRACTORS]
         self.objects = [_hidden(f"Object {i}", self.models[0].mesh) for i in range(int(args.objects.high))]
         self.distractors = [_hidden(f"Distractor {i}", shapes[0]) for i in range(int(args.distractors.high))]
         self.shapes = shapes
-        self._extents = {model.mesh: model.extent for model in self.models} | {
-            shape: _extent(shape) for shape in shapes
-        }
+        self._extents = {mesh: _extent(mesh) for mesh in (*(model.mesh for model in self.models), *shapes)}
         self.model_of: dict[Any, Model] = {}
         """The objects of this sample, and the model of each."""
         self._chosen: list[Any] = []
@@ -83,7 +83,7 @@ class Scene:
         """The objects that are shown, without distractors."""
         return [thing for thing in self.things if thing in self.model_of]
 
-    def float(self, rng: np.random.Generator, distance: tuple[float, float]) -> None:
+    def scatter(self, rng: np.random.Generator, distance: tuple[float, float]) -> None:
         """Put everything at random places of the image, turned at random, and apart from each other.
 
         What finds no place after some tries is left out.
@@ -129,11 +129,8 @@ class Scene:
         scene.rigidbody_world.enabled = False
         self.floor.scale = (self.size,) * 3
         for thing, pose, scale in zip(things, poses, sizes, strict=True):
-            thing.location, thing.rotation_euler, thing.scale = (
-                pose.to_translation() * self.size,
-                pose.to_euler(),
-                scale,
-            )
+            thing.location, thing.rotation_euler = pose.to_translation() * self.size, pose.to_euler()
+            thing.scale = scale
 
     def coverage(self) -> tuple[np.ndarray, np.ndarray]:
         """Return for each object shown which part of it is outside the image, and which part of the rest is hidden.
@@ -151,7 +148,7 @@ class Scene:
             with np.errstate(invalid="ignore"):
                 inside = ((xy >= 0) & (xy < (scene.render.resolution_x, scene.render.resolution_y))).all(axis=1)
             inside &= depth > scene.camera.data.clip_start
-            ends = [thing.matrix_world @ type(eye)(point) for point in points[inside].tolist()]
+            ends = [thing.matrix_world @ Vector(point) for point in points[inside].tolist()]
             met = [scene.ray_cast(depsgraph, eye, end - eye, distance=(end - eye).length) for end in ends]
             outside[row] = 1 - inside.mean()
             hidden[row] = np.mean([hit and found.original != thing for hit, *_, found, _ in met] or [0])
@@ -251,7 +248,9 @@ def _hide(thing: Any) -> None:
 
 def _extent(mesh: Any) -> np.ndarray:
     """Return the lengths of the mesh along its axes."""
-    return np.ptp(np.array([vertex.co for vertex in mesh.vertices]), axis=0)
+    points = np.empty(3 * len(mesh.vertices), np.float32)
+    mesh.vertices.foreach_get("co", points)
+    return np.ptp(points.reshape(-1, 3), axis=0)
 
 
 def _primitive(operator: str) -> Any:

@@ -246,14 +246,15 @@ async def test_params_set_the_ranges(real: Any, models: Path) -> None:
         assert 0.1 < covered["visible_fraction"][0] < 0.9
         assert clear["visible_fraction"][0] > 0.95
         assert not clear["truncated"].any()
-        for params, said in (
-            ({"objects": 5}, "only 4"),
-            ({"distance": (3, 2)}, "distance must be LO:HI"),
-            ({"occlusion": "many"}, "occlusion must be LO:HI"),
-        ):
-            with pytest.raises(ab.SampleError, match=said):
-                await stream.render(3, params)
-            break  # the first one ends the stream
+        with pytest.raises(ab.SampleError, match=r"the script has only 4: give --objects"):
+            await stream.render(3, {"objects": 5})
+
+
+async def test_workbench_renders_too(bpy_kind: Any, models: Path) -> None:
+    """The labels are those of Cycles, and the image is not empty."""
+    for frame in await frames(config_of(models, bpy_kind, "--engine", "workbench", "--objects", "3", length=2)):
+        check_labels(frame)
+        assert frame["image"].std() > 5
 
 
 @pytest.mark.parametrize(
