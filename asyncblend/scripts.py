@@ -17,3 +17,14 @@ def script(name: str) -> Path:
             return folder / name
     known = sorted({path.name for folder in _FOLDERS for path in folder.glob("*.py")})
     raise ConfigError(f"asyncblend has no script {name!r}; it has: {', '.join(known) or 'none'}")
+
+
+def packaged(path: Path) -> Path:
+    """Return the path, or that of the script that comes with asyncblend if there is no such file.
+
+    `model.py` and `blender_scripts/model.py` name such a script, as they do in a checkout.
+    """
+    named = path.parent in (Path(), Path("blender_scripts"))
+    if named and path.suffix == ".py" and not path.exists():
+        return next((found for folder in _FOLDERS if (found := folder / path.name).is_file()), path)
+    return path

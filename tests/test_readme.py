@@ -292,7 +292,8 @@ def test_what_make_would_do() -> None:
 def test_the_package_installs_and_its_demo_runs(folder: Path) -> None:
     """The package is built and installed without what it needs, which is here already; then its demo draws cubes."""
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", "installed", f"{ROOT}[bpy]")
-    assert (folder / "installed/asyncblend/blender_scripts/cube.py").is_file()
+    for name in ("cube.py", "model.py", "model_options.py", "model_scene.py"):
+        assert (folder / "installed/asyncblend/blender_scripts" / name).is_file()
     code = "import asyncblend, sys; assert 'installed' in asyncblend.__file__; from asyncblend.cli import main; main()"
     run(sys.executable, "-c", code, "demo", environment={"PYTHONPATH": str(folder / "installed")})
     pictures = sorted(path.name for path in (folder / "tmp").glob("*.png"))

@@ -97,9 +97,9 @@ INSIDE = [
 ]
 """The files that run in Blender's Python."""
 
-BLENDERS = {"bpy", "bpy_extras", "mathutils", "gpu", "gpu_extras", "cycles", "_cycles"}
+BLENDERS = {"addon_utils", "bpy", "bpy_extras", "mathutils", "gpu", "gpu_extras", "cycles", "_cycles"}
 SINCE_311 = {"tomllib"}
-BESIDE = {"cartpole_scene"}
+BESIDE = {"cartpole_scene", "model_options", "model_scene"}
 """What a script imports from its own folder."""
 PACKAGES = [asyncblend, blender]
 

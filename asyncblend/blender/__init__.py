@@ -9,6 +9,9 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 - `labels/`: `bl.annotate`, `bl.box_of` and `bl.model`: labels of objects, to the image of a `bl.render`.
 - `scene/`: `bl.Camera`, and what places objects and backgrounds.
 - `randomise.py`: `bl.randomise`: random poses, materials, lights, cameras and backgrounds.
+- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`; `bl.surface_keypoints`.
+- `scene/`: `bl.Camera`, `bl.load_model` and `bl.model_files`, and what places objects and backgrounds.
+- `randomise.py`: `bl.randomise`: random poses, materials, lights, skies, cameras and backgrounds.
 
 `labels` builds on `capture`, and these two and `randomise` build on `scene`. `serving` needs none of them.
 """
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
     from .labels.annotate import annotate as annotate
     from .labels.boxes import box_of as box_of
     from .labels.model import model as model
+    from .labels.surface import surface_keypoints as surface_keypoints
     from .scene.camera import Camera as Camera
+    from .scene.models import load_model as load_model
+    from .scene.models import model_files as model_files
     from .serving.environment import Environment as Environment
     from .serving.serve import serve as serve
     from .serving.task import Task as Task
@@ -39,9 +45,12 @@ __all__ = [
     "box_of",
     "last_render",
     "model",
+    "load_model",
+    "model_files",
     "randomise",
     "render",
     "serve",
+    "surface_keypoints",
 ]
 
 __getattr__ = lazy(
@@ -50,7 +59,9 @@ __getattr__ = lazy(
         "labels.annotate": "annotate",
         "labels.boxes": "box_of",
         "labels.model": "model",
+        "labels.surface": "surface_keypoints",
         "scene.camera": "Camera",
+        "scene.models": "load_model model_files",
         "capture.render": "RenderInfo last_render render",
         "serving.environment": "Environment",
         "serving.serve": "serve",

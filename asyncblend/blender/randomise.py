@@ -31,6 +31,7 @@ from .scene import backdrop
 from .scene.camera import Camera
 from .scene.lens import frame_of
 from .scene.placing import facing, middle, move, turn, vector
+from .scene.sky import light_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -171,6 +172,32 @@ def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
     pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
     path = pictures[rng.integers(len(pictures))]
     backdrop.show(bpy.context.scene, path)
+    return path
+
+
+def sky(folder: str | os.PathLike[str], rng: np.random.Generator, strength: _Range = (0.7, 1.5)) -> str:
+    """Surround the scene with a random picture of a folder, turned at random around the vertical axis, which lights it.
+
+    The pictures show all directions in equirectangular projection; photographs with a high dynamic range (HDR, OpenEXR)
+    give natural light. The picture takes the place of what the scene's world was, but not of a `background`, which the
+    camera then sees in front of it. As for that, pictures stay in memory until newer ones need it.
+
+    Args:
+        folder: As for `background`.
+        strength: What the picture's light is multiplied by.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ConfigError: There is no such folder, or no picture in it, or the picture cannot be read; or the engine is
+            Workbench, which it does not light.
+    """
+    import bpy
+
+    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
+    path = pictures[rng.integers(len(pictures))]
+    light_by(bpy.context.scene, path, float(rng.uniform(0, 2 * math.pi)), _drawn(rng, strength, "strength", least=0))
     return path
 
 

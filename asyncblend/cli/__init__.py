@@ -78,7 +78,10 @@ def _help(command: Callable[..., None]) -> str:
 
 _RENDERING: tuple[Callable[..., None], ...] = (bench, export, inspect, record, stream)
 _OTHERS: tuple[Callable[..., None], ...] = (demo, doctor, link)
-_ABOUT_ARGUMENTS = "The ARGUMENTS after `--` are the script's: its `sys.argv[1:]`."
+_ABOUT_ARGUMENTS = (
+    "The ARGUMENTS after `--` are the script's: its `sys.argv[1:]`. `--script-args` WORDS, up to the next option, are the "
+    "same, and come first. `-- --help` shows the options of a script that has them."
+)
 for _command in sorted(_RENDERING + _OTHERS, key=lambda command: command.__name__):
     if _command in _RENDERING:
         app.command(help=_help(_command), epilog=_ABOUT_ARGUMENTS, cls=ScriptCommand)(_command)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import RestartPolicy, StreamConfig, Timeouts
 from ..errors import ConfigError
+from ..scripts import packaged
 
 _PATHS = ("script", "scene", "blender", "logs")
 
@@ -16,7 +17,8 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     """Return the config that a `.toml` file describes, or one for a script.
 
     Args:
-        path: The file. Paths inside a TOML file are relative to its folder; a command on the PATH is no path.
+        path: The file. Paths inside a TOML file are relative to its folder; a command on the PATH is no path. A script
+            that is not there may be one of those that come with asyncblend, such as model.py.
         options: Fields of `StreamConfig` that override the file's. One that is None, or an empty list, overrides
             nothing.
 
@@ -25,7 +27,7 @@ def load_config(path: Path, **options: Any) -> StreamConfig:
     """
     options = {name: value for name, value in options.items() if value is not None and value != []}
     if path.suffix != ".toml":
-        return StreamConfig(script=path, **options)
+        return StreamConfig(script=packaged(path), **options)
     from ..fleet.discovery import is_path  # not above: `--help` needs none of the packages that this needs
 
     try:

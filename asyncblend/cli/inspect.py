@@ -63,6 +63,7 @@ def inspect(
 
         asyncblend inspect scene.py --out sheet.png
         asyncblend inspect scene.py --scene room.blend -- --level 3
+        asyncblend inspect model.py -- mug.glb --physics
         asyncblend inspect recording --samples 9
     """
     from ..pictures import contact_sheet

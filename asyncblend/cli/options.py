@@ -10,10 +10,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InstanceExited
 
 ConfigArgument = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A Blender script, or a TOML file with StreamConfig's fields.")
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A Blender script, yours or one that comes with asyncblend (model.py, shapes.py), or a TOML file with "
+        "StreamConfig's fields.",
+    ),
 ]
 SceneOption = Annotated[
     Path | None,
@@ -48,7 +53,10 @@ RayOption = Annotated[
 
 
 class ScriptCommand(TyperCommand):
-    """A command that runs a script. What follows `--` is the script's own: the context's `args` have it."""
+    """A command that runs a script, whose own arguments the context's `args` have.
+
+    They are what follows `--`, and before that the words after `--script-args`, up to the next option.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands before `--`, so that a second file there is a mistake and no argument of the script."""
@@ -56,9 +64,20 @@ class ScriptCommand(TyperCommand):
         if "--" in args:
             place = args.index("--")
             own, script = args[:place], args[place + 1 :]
+        own, words = _without_script_args(own)
+        script = [*words, *script]
         super().parse_args(ctx, _with_address(own))
         ctx.args = script
         return script
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Where the script was only asked for its help, print that, and end well."""
+        try:
+            return super().invoke(ctx)
+        except InstanceExited as error:
+            if error.returncode != 0 or not {"-h", "--help"} & set(ctx.args):
+                raise
+            typer.echo(error.log_tail)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the line that says how the command is used."""
@@ -76,6 +95,21 @@ def check_source(source: Path) -> None:
             f"{source} does not exist (looked in {Path.cwd()}); give a script.py, a TOML file with StreamConfig's "
             f"fields, or a folder that `asyncblend record` wrote"
         )
+
+
+def _without_script_args(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments without each `--script-args` and its words, and these words."""
+    own: list[str] = []
+    words: list[str] = []
+    taking = False
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        taking = name == "--script-args" or (taking and not arg.startswith("-"))
+        if name == "--script-args":
+            words += [value] if equals else []
+        else:
+            (words if taking else own).append(arg)
+    return own, words
 
 
 def _with_address(args: Sequence[str]) -> list[str]:

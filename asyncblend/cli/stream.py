@@ -51,6 +51,7 @@ def stream(
         asyncblend stream scene.py --show
         asyncblend stream scene.py --scene room.blend -- --level 3
         asyncblend stream scene.py --metrics 9100
+        asyncblend stream model.py -- mug.glb --physics
 
     For everything else there is a TOML file with the fields of StreamConfig, and tables for `timeouts`, `restart` and
     `params`. Its paths are relative to itself:

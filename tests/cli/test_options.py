@@ -19,6 +19,7 @@ from asyncblend.cli import app
 from asyncblend.cli.config_file import load_config
 from asyncblend.errors import ConfigError
 from asyncblend.recording import Recording
+from asyncblend.scripts import script
 from asyncblend.testing import fake_blender
 
 NAMES = sorted(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
@@ -100,6 +101,49 @@ def test_arguments_after_the_dashes_are_the_scripts(folder: Path) -> None:
     assert picture.returncode == 0, picture.stderr
     bench = ("bench", "scene.py", "--instances", "1", "--threads", "1", "--seconds", "0.05", "--", "here")
     assert asyncblend(*bench, cwd=folder).returncode == 0
+
+
+def test_script_args_are_the_words_up_to_the_next_option(folder: Path) -> None:
+    """They may stand anywhere, come before those after the dashes, and leave our own options alone."""
+    for given, expected in (
+        (("--script-args", "a.glb", "b.glb", "--length", "1"), "a.glb|b.glb"),
+        (
+            ("--length", "1", "--script-args=a.glb", "--script-args", "b.glb", "--", "--level", "3"),
+            "a.glb|b.glb|--level|3",
+        ),
+        (("--length", "1", "--", "--script-args", "a.glb"), "--script-args|a.glb"),
+    ):
+        done = asyncblend("stream", "scene.py", "--instances", "1", *given, cwd=folder)
+        assert f"arguments='{expected}'" in done.stdout, done.stderr
+
+
+def test_the_help_of_a_script(folder: Path) -> None:
+    """It is what `-- --help` prints, to the standard output, and no error. Other ends before serving stay errors."""
+    (folder / "helpful.py").write_text(
+        "import argparse\n"
+        "parser = argparse.ArgumentParser('helpful.py')\n"
+        "parser.add_argument('--level', type=int, help='how hard it is')\n"
+        "parser.parse_args()\n"
+    )
+    done = asyncblend("inspect", "helpful.py", "--", "--help", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: helpful.py")
+    assert "how hard it is" in done.stdout
+    assert not (folder / "sheet.png").exists()
+    wrong = asyncblend("inspect", "helpful.py", "--", "--level", "x", cwd=folder)
+    assert wrong.returncode == 1
+    assert "invalid int value: 'x'" in wrong.stderr
+
+
+def test_scripts_that_come_with_asyncblend_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their names, in any folder; but a file that is there is the user's own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.py", "blender_scripts/model.py"):
+        assert load_config(Path(name)).script == script("model.py")
+    for name in ("nowhere.py", "other/model.py"):
+        assert load_config(Path(name)).script == Path(name)  # that it does not exist is told later
+    (tmp_path / "model.py").touch()
+    assert load_config(Path("model.py")).script == Path("model.py")
 
 
 def test_a_toml_files_arguments_are_overridden(folder: Path) -> None:

@@ -12,7 +12,7 @@ from .lens import frame_of
 _KINDS = (".bmp", ".exr", ".hdr", ".jpeg", ".jpg", ".png", ".tga", ".tif", ".tiff", ".webp")
 _KEPT = 256 * 1024  # KiB of pixels that stay in memory
 _MARK = "asyncblend_backdrop"
-_PICTURE, _MAPPING = f"{_MARK}_picture", f"{_MARK}_mapping"
+_PICTURE, _MAPPING, _MIX = f"{_MARK}_picture", f"{_MARK}_mapping", f"{_MARK}_mix"
 
 
 @functools.lru_cache(maxsize=64)
@@ -38,7 +38,7 @@ def show(scene: Any, path: str) -> None:
         raise ConfigError(
             "a background is not seen through a transparent film: set scene.render.film_transparent = False"
         )
-    image = _loaded(path)
+    image = loaded(path)
     nodes = _nodes(scene)
     nodes[_PICTURE].image = image
 
@@ -48,7 +48,7 @@ def show(scene: Any, path: str) -> None:
     parts = min(1.0, 1 / wider), min(1.0, wider)  # of the picture's width and height that are seen
     nodes[_MAPPING].inputs["Scale"].default_value = (*parts, 1)
     nodes[_MAPPING].inputs["Location"].default_value = (*((1 - part) / 2 for part in parts), 0)
-    _drop_oldest()
+    drop_oldest(scene)
 
 
 def _our_images() -> list[Any]:
@@ -58,7 +58,7 @@ def _our_images() -> list[Any]:
     return sorted((image for image in bpy.data.images if _MARK in image), key=lambda image: image[_MARK][0])
 
 
-def _loaded(path: str) -> Any:
+def loaded(path: str) -> Any:
     """Return the picture, marked as the most recently used one. It is loaded unless it is in memory."""
     import bpy
 
@@ -80,21 +80,24 @@ def _loaded(path: str) -> Any:
     return image
 
 
-def _drop_oldest() -> None:
-    """Remove pictures until the rest fits into the memory for them; never the last one, which is in use."""
+def drop_oldest(scene: Any) -> None:
+    """Remove pictures until the rest fits into the memory for them; never what the scene's world shows."""
     import bpy
 
     ours = _our_images()
     size = sum(image[_MARK][1] for image in ours)
-    for image in ours[:-1]:
+    shown = {getattr(node, "image", None) for node in scene.world.node_tree.nodes}
+    for image in ours:
         if size <= _KEPT:
             break
+        if image in shown:
+            continue
         size -= image[_MARK][1]
         bpy.data.images.remove(image)
 
 
-def _nodes(scene: Any) -> Any:
-    """Return the nodes of the scene's world, with ours among them."""
+def world_of(scene: Any) -> Any:
+    """Return the scene's world, which has nodes then. It looks as before."""
     import bpy
 
     if scene.world is None:
@@ -106,18 +109,30 @@ def _nodes(scene: Any) -> Any:
         for node in world.node_tree.nodes:
             if node.type == "BACKGROUND":
                 node.inputs["Color"].default_value = (*world.color, 1)
+    return world
+
+
+def plain_surface(scene: Any, world: Any) -> Any:
+    """Return the socket for what the world looks like and how it lights the scene, apart from our picture behind all."""
+    if _MIX in world.node_tree.nodes:
+        return world.node_tree.nodes[_MIX].inputs[1]
+    output = world.node_tree.get_output_node("CYCLES" if scene.render.engine == "CYCLES" else "EEVEE")
+    return (output or world.node_tree.nodes.new("ShaderNodeOutputWorld")).inputs["Surface"]
+
+
+def _nodes(scene: Any) -> Any:
+    """Return the nodes of the scene's world, with ours among them."""
+    world = world_of(scene)
     nodes, link = world.node_tree.nodes, world.node_tree.links.new
     if _PICTURE in nodes and _MAPPING in nodes:
         return nodes
 
-    output = world.node_tree.get_output_node("CYCLES" if scene.render.engine == "CYCLES" else "EEVEE")
-    if output is None:
-        output = nodes.new("ShaderNodeOutputWorld")
-    own = output.inputs["Surface"].links[0].from_socket if output.inputs["Surface"].is_linked else None
+    surface = plain_surface(scene, world)
+    own = surface.links[0].from_socket if surface.is_linked else None
     where, mapping = nodes.new("ShaderNodeTexCoord"), nodes.new("ShaderNodeMapping")
     picture, shine = nodes.new("ShaderNodeTexImage"), nodes.new("ShaderNodeBackground")
     path, mix = nodes.new("ShaderNodeLightPath"), nodes.new("ShaderNodeMixShader")
-    mapping.name, picture.name = _MAPPING, _PICTURE
+    mapping.name, picture.name, mix.name = _MAPPING, _PICTURE, _MIX
     picture.extension = "EXTEND"  # else opposite edges would blend into each other
     link(where.outputs["Window"], mapping.inputs["Vector"])
     link(mapping.outputs["Vector"], picture.inputs["Vector"])
@@ -126,7 +141,7 @@ def _nodes(scene: Any) -> Any:
     if own is not None:
         link(own, mix.inputs[1])
     link(shine.outputs["Background"], mix.inputs[2])
-    link(mix.outputs[0], output.inputs["Surface"])
+    link(mix.outputs[0], surface)
 
     # With a picture in it, Cycles would make a map of all directions of the world for each frame, to find the bright
     # ones, although the picture lights nothing. A world of one colour needs no map. Measured on two cores, 640 x 480

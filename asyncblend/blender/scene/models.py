@@ -1,0 +1,321 @@
+"""Files with a mesh, as one object: the importers of each Blender, and what makes one clean mesh of many parts."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_USD = (("wm.usd_import", ""),)
+_READERS: dict[str, tuple[tuple[str, str], ...]] = {
+    ".fbx": (("wm.fbx_import", ""), ("import_scene.fbx", "io_scene_fbx")),
+    ".glb": (("import_scene.gltf", "io_scene_gltf2"),),
+    ".gltf": (("import_scene.gltf", "io_scene_gltf2"),),
+    ".obj": (("wm.obj_import", ""), ("import_scene.obj", "io_scene_obj")),
+    ".ply": (("wm.ply_import", ""), ("import_mesh.ply", "io_mesh_ply")),
+    ".stl": (("wm.stl_import", ""), ("import_mesh.stl", "io_mesh_stl")),
+    **dict.fromkeys((".usd", ".usda", ".usdc", ".usdz"), _USD),
+}
+"""By suffix the operators that read such a file, the best one first, each with the add-on that brings it."""
+_SUFFIXES = (".blend", *_READERS)
+# What a mesh alone is wanted of. An importer takes those of these options that it knows.
+_OPTIONS = {"import_cameras": False, "import_lights": False, "create_world_material": False, "use_anim": False}
+_WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
+
+
+def model_files(path: str | os.PathLike[str]) -> list[str]:
+    """Return the files with models at a path: itself, or all of a folder that `load_model` reads, sorted by name.
+
+    Raises:
+        ConfigError: There is no such file or folder, or no such file in the folder.
+    """
+    text = os.fspath(path)
+    if not os.path.isdir(text):
+        _checked(text)
+        return [text]
+    found = [os.path.join(text, name) for name in sorted(os.listdir(text)) if _suffix(name) in _SUFFIXES]
+    if not found:
+        raise ConfigError(f"there is no model in the folder {text!r}: none of its files ends in {_known()}")
+    return found
+
+
+def load_model(
+    path: str | os.PathLike[str], *, size: float | None = None, unit: float = 1.0, name: str | None = None
+) -> Any:
+    """Load a file with a mesh as one object of the current scene, with its origin in the middle of its bounding box.
+
+    All meshes of the file become one, however many parts it has: with modifiers, poses and instances applied, and with
+    their materials. Lights, cameras and animations are left out. The object has no parents, is not turned, and has a
+    scale of 1, so that the `pose` of `annotate` is a rotation and a translation. +z is up, whatever the file's axes.
+
+    Blender's own importers read the file: GLB, glTF, OBJ, PLY, STL, FBX, USD (also USDA, USDC and USDZ), where this
+    Blender has an importer for it. Of a BLEND file all objects with a mesh are taken that renders show, or those of one
+    collection: "parts.blend/Collection/Mug".
+
+    Args:
+        path: The file.
+        size: The length of the longest side of the bounding box, in metres. None: as in the file.
+        unit: How many metres a unit of the file is: 0.001 for STL files in millimetres. Importers already make metres
+            of what knows its own unit (glTF, FBX, USD).
+        name: The name of the object. None: the file's name without the suffix, or the collection's.
+
+    Returns:
+        The object, of type MESH, with at least one material.
+
+    Raises:
+        ConfigError: There is no such file, or this Blender cannot read it; there is no mesh in it, or none with faces,
+            or it has no extent; an argument is wrong. Nothing of the file stays in the scene then.
+    """
+    import bpy
+
+    for what, value in (("size", size), ("unit", unit)):
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            raise ConfigError(f"{what} must be a length in metres, more than 0; got {value!r}")
+    file, collection = _checked(os.fspath(path))
+    before, scene = set(bpy.data.user_map()), bpy.context.scene
+    camera, world, kept = scene.camera, scene.world, None
+    try:
+        with _collecting(scene):
+            (_append if _suffix(file) == ".blend" else _import)(file, collection)
+            meshes = _meshes(file, set(bpy.data.objects) - before)
+            made = _joined(meshes, name or collection or os.path.splitext(os.path.basename(file))[0])
+        _normalise(made, file, size, unit)
+        kept = made
+    finally:
+        scene.camera, scene.world = camera, world
+        _remove_new(before, kept)
+    bpy.context.view_layer.update()  # else its `bound_box` and `dimensions` would be those of before
+    return kept
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _known() -> str:
+    return ", ".join(_SUFFIXES)
+
+
+def _checked(path: str) -> tuple[str, str]:
+    """Return the file, and the collection in it, or ""."""
+    file, _, collection = path.partition("/Collection/") if ".blend/Collection/" in path else (path, "", "")
+    if not os.path.isfile(file):
+        where = "" if os.path.isabs(file) else f" (looked in {os.getcwd()})"
+        raise ConfigError(f"there is no model {file!r}{where}")
+    if _suffix(file) not in _SUFFIXES:
+        raise ConfigError(f"the model {file!r} is of a kind that is not known; its name must end in {_known()}")
+    return file, collection
+
+
+@contextlib.contextmanager
+def _collecting(scene: Any) -> Iterator[None]:
+    """Have a new collection that is not hidden take what importers make: hidden objects would not be evaluated."""
+    import bpy
+
+    layer = bpy.context.view_layer
+    active, own = layer.active_layer_collection, bpy.data.collections.new("Import")
+    scene.collection.children.link(own)
+    layer.active_layer_collection = layer.layer_collection.children[own.name]
+    try:
+        yield
+    finally:
+        layer.active_layer_collection = active
+
+
+def _import(file: str, _: str) -> None:
+    operator = _operator(file)
+    known = operator.get_rna_type().properties.keys()
+    try:
+        with _numpy_of_the_importers():
+            operator(filepath=os.path.abspath(file), **{name: on for name, on in _OPTIONS.items() if name in known})
+    except RuntimeError as error:
+        raise _unreadable(file, error) from None
+
+
+@contextlib.contextmanager
+def _numpy_of_the_importers() -> Iterator[None]:
+    """Have `np.bool` within the block: the glTF importer of Blender 3.4 uses it, which numpy 1.24 to 1.26 have not."""
+    lacking = "bool" not in vars(np)
+    if lacking:
+        setattr(np, "bool", bool)  # noqa: B010
+    try:
+        yield
+    finally:
+        if lacking:
+            delattr(np, "bool")
+
+
+def _unreadable(file: str, error: Exception) -> ConfigError:
+    """Return the error of a file that Blender does not read, with Blender's words, but not with an importer's trace."""
+    import bpy
+
+    lines = str(error).rpartition("Traceback (most recent call last):")[2].strip().splitlines()
+    said = " ".join(line.strip() for line in lines if not line.startswith((" ", "Location:")))
+    return ConfigError(f"Blender {bpy.app.version_string} cannot read the model {file!r}: {said[:300]}")
+
+
+def _operator(file: str) -> Any:
+    """Return this Blender's operator for such a file."""
+    import addon_utils
+    import bpy
+
+    for path, addon in _READERS[_suffix(file)]:
+        group, _, name = path.partition(".")
+        found = getattr(getattr(bpy.ops, group), name)
+        if not _exists(found) and addon:
+            addon_utils.enable(addon)  # the user's own settings may have it off
+        if _exists(found):
+            return found
+    kind, version = _suffix(file)[1:].upper(), bpy.app.version_string
+    raise ConfigError(
+        f"Blender {version} has no importer for {kind}, so it cannot read {file!r}: it was built without it, or its "
+        'add-on is missing. Take another Blender (blender="bpy" or --blender bpy has all of them), or save the model as '
+        "GLB or OBJ"
+    )
+
+
+def _exists(operator: Any) -> bool:
+    """Whether Blender has the operator. An unknown one is found out only when it is used."""
+    try:
+        operator.get_rna_type()
+    except (KeyError, AttributeError):
+        return False
+    return True
+
+
+def _append(file: str, collection: str) -> None:
+    import bpy
+
+    try:
+        with bpy.data.libraries.load(os.path.abspath(file)) as (stored, wanted):
+            if collection and collection not in stored.collections:
+                names = ", ".join(map(repr, stored.collections)) or "none"
+                raise ConfigError(f"there is no collection {collection!r} in {file!r}; its collections are: {names}")
+            if collection:
+                wanted.collections = [collection]
+            else:
+                wanted.objects = stored.objects
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    target = bpy.context.view_layer.active_layer_collection.collection
+    for one in wanted.collections:
+        target.children.link(one)
+    for one in wanted.objects:
+        target.objects.link(one)
+
+
+def _meshes(file: str, new: set[Any]) -> list[Any]:
+    """Return a mesh for each thing with faces that the new objects show, in the world's space, in order of names."""
+    import bpy
+    from mathutils import Matrix
+
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    shown: list[tuple[Any, Any, bool]] = []
+    for each in depsgraph.object_instances:
+        source, owner = each.object.original, (each.parent or each.object).original
+        if owner in new and source.type in _WITH_MESH and not (source.hide_render or owner.hide_render):
+            shown.append((source, each.matrix_world.copy(), each.is_instance))
+    shown.sort(key=lambda one: (one[0].name, one[2], [value for row in one[1] for value in row]))
+    found = []
+    for source, matrix, _ in shown:
+        mesh = bpy.data.meshes.new_from_object(
+            source.evaluated_get(depsgraph), preserve_all_data_layers=True, depsgraph=depsgraph
+        )
+        if not len(mesh.polygons):
+            continue
+        mesh.transform(Matrix(matrix))
+        if matrix.determinant() < 0:  # a mirrored part would have its faces inside out
+            mesh.flip_normals()
+        if mesh.uv_layers.active is not None:
+            mesh.uv_layers.active.name = "UVMap"  # parts with one name for it share their texture coordinates
+        found.append(mesh)
+    if not found:
+        why = "points or lines, but no faces" if shown else "no mesh"
+        raise ConfigError(f"the model {file!r} has {why}, so there is nothing to render: save it with its surface")
+    return found
+
+
+def _joined(meshes: list[Any], name: str) -> Any:
+    """Return one object of all meshes, in the scene's own collection."""
+    import bpy
+
+    parts = [bpy.data.objects.new("Part", mesh) for mesh in meshes]
+    for part in parts:
+        bpy.context.scene.collection.objects.link(part)
+    first = parts[0]
+    smooth = any(getattr(mesh, "use_auto_smooth", False) for mesh in meshes)
+    if len(parts) > 1:
+        bpy.context.view_layer.update()
+        with bpy.context.temp_override(
+            active_object=first, object=first, selected_objects=parts, selected_editable_objects=parts
+        ):
+            bpy.ops.object.join()
+    if smooth:  # up to Blender 4.0 a file's own normals are used only with this setting
+        first.data.use_auto_smooth = True
+    if not any(first.data.materials):
+        first.data.materials.clear()
+        first.data.materials.append(_plain(first.data))
+    first.name = first.data.name = name
+    return first
+
+
+def _plain(mesh: Any) -> Any:
+    """Return a material for a mesh that came without one: grey, or of the colours of its vertices."""
+    import bpy
+
+    made = bpy.data.materials.new("Plain")
+    if not made.use_nodes:
+        made.use_nodes = True
+    shader = next(node for node in made.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    shader.inputs["Base Color"].default_value = (0.6, 0.6, 0.6, 1)
+    if len(mesh.color_attributes):
+        colours = made.node_tree.nodes.new("ShaderNodeVertexColor")
+        colours.layer_name = mesh.color_attributes[0].name
+        made.node_tree.links.new(colours.outputs["Color"], shader.inputs["Base Color"])
+    return made
+
+
+def _normalise(obj: Any, file: str, size: float | None, unit: float) -> None:
+    """Give the mesh its size, and put the middle of its bounding box at the object's origin."""
+    from mathutils import Matrix
+
+    points: npt.NDArray[np.float32] = np.empty(len(obj.data.vertices) * 3, np.float32)
+    obj.data.vertices.foreach_get("co", points)
+    points = points.reshape(-1, 3)
+    if not np.isfinite(points).all():
+        raise ConfigError(f"the model {file!r} has coordinates that are not finite: repair it")
+    low, high = points.min(axis=0).astype(float), points.max(axis=0).astype(float)
+    longest = float((high - low).max())
+    if longest == 0:
+        raise ConfigError(f"the model {file!r} has no extent: all its points are at one place")
+    scale = unit if size is None else size / longest
+    obj.data.transform(Matrix.Scale(scale, 4) @ Matrix.Translation((-(low + high) / 2).tolist()))
+    obj.data.update()
+
+
+def _remove_new(before: set[Any], kept: Any) -> None:
+    """Remove all that was added to the file but the object and what it uses."""
+    import bpy
+
+    own = set() if kept is None else {kept, kept.data}
+    shared = (bpy.types.Material, bpy.types.Image, bpy.types.NodeTree, bpy.types.Texture, bpy.types.Library)
+    new = set(bpy.data.user_map()) - before - own
+    bpy.data.batch_remove([each for each in new if not isinstance(each, shared)])
+    while unused := [each for each in set(bpy.data.user_map()) - before - own if not _is_used(each)]:
+        bpy.data.batch_remove(unused)
+
+
+def _is_used(block: Any) -> bool:
+    import bpy
+
+    # A library counts itself as a user. One is left of each BLEND file, though all was copied from it.
+    return bool(block.users_id) if isinstance(block, bpy.types.Library) else block.users > 0
