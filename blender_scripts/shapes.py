@@ -1,9 +1,8 @@
 """Shapes of six classes among clutter, each time in another light and from another side, with all labels.
 
-A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels none` renders the image alone, and
-`--labels bop` adds what `asyncblend export --format bop` needs.
-A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels boxes` leaves out what a
-detector does not need, and `--labels none` renders the image alone.
+A detector, a segmenter, a depth or a pose estimator can be trained with it. `--labels boxes` leaves out what a detector
+does not need, `--labels none` renders the image alone, and `--labels bop` adds what `asyncblend export --format bop`
+needs.
 """
 
 import argparse
@@ -18,8 +17,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
 parser.add_argument("--samples", type=int, default=2, help="Cycles' samples a pixel")
-parser.add_argument("--labels", choices=("all", "bop", "pixels", "none"), default="all")
-parser.add_argument("--labels", choices=("all", "boxes", "pixels", "none"), default="all")
+parser.add_argument("--labels", choices=("all", "bop", "boxes", "pixels", "none"), default="all")
 args, _ = parser.parse_known_args()
 
 scene = bpy.context.scene

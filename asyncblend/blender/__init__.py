@@ -6,10 +6,8 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 - `serving/`: `bl.serve`, `bl.Task` and `bl.Environment`: the Blender end of a fleet, which asks the host for samples and
   sends frames.
 - `capture/`: `bl.render`, `bl.last_render` and `bl.RenderInfo`: the image and the labels of each pixel.
-- `labels/`: `bl.annotate`, `bl.box_of` and `bl.model`: labels of objects, to the image of a `bl.render`.
-- `scene/`: `bl.Camera`, and what places objects and backgrounds.
-- `randomise.py`: `bl.randomise`: random poses, materials, lights, cameras and backgrounds.
-- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`; `bl.surface_keypoints`.
+- `labels/`: `bl.annotate` and `bl.box_of`: labels of objects, to the image of a `bl.render`; `bl.surface_keypoints` and
+  `bl.mesh_of`.
 - `scene/`: `bl.Camera`, `bl.load_model` and `bl.model_files`, and what places objects and backgrounds.
 - `randomise.py`: `bl.randomise`: random poses, materials, lights, skies, cameras and backgrounds.
 
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
     from .capture.render import render as render
     from .labels.annotate import annotate as annotate
     from .labels.boxes import box_of as box_of
-    from .labels.model import model as model
     from .labels.surface import surface_keypoints as surface_keypoints
+    from .labels.triangles import mesh_of as mesh_of
     from .scene.camera import Camera as Camera
     from .scene.models import load_model as load_model
     from .scene.models import model_files as model_files
@@ -44,8 +42,8 @@ __all__ = [
     "annotate",
     "box_of",
     "last_render",
-    "model",
     "load_model",
+    "mesh_of",
     "model_files",
     "randomise",
     "render",
@@ -58,8 +56,8 @@ __getattr__ = lazy(
     {
         "labels.annotate": "annotate",
         "labels.boxes": "box_of",
-        "labels.model": "model",
         "labels.surface": "surface_keypoints",
+        "labels.triangles": "mesh_of",
         "scene.camera": "Camera",
         "scene.models": "load_model model_files",
         "capture.render": "RenderInfo last_render render",

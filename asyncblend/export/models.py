@@ -20,7 +20,7 @@ _MOST_PAIRS = 4096  # vertices of which all pairs are compared for the diameter
 class Models:
     """The models of the classes, collected from one sample after another, and the sizes of the objects.
 
-    A sample's "models" are the meshes of `bl.model` by class name. Each class's first one counts, so a script may return
+    A sample's "models" are the meshes of `bl.mesh_of` by class name. Each class's first one counts, so a script may return
     large ones with sample 0 alone.
     """
 
@@ -30,14 +30,14 @@ class Models:
         self._scales: dict[int, tuple[Array, Array, Array]] = {}  # by class the first one, the least and the largest
 
     def add(self, item: Mapping[str, Any]) -> None:
-        """Keep the models of a sample that are new. Raises ConfigError if they are not as `bl.model` gives them."""
+        """Keep the models of a sample that are new. Raises ConfigError if they are not as `bl.mesh_of` gives them."""
         given = item.get("models")
         meshes: Any = given if isinstance(given, Mapping) else {} if given is None else {"": None}
         for name, mesh in meshes.items():
             if not _is_mesh(mesh):
                 raise ConfigError(
                     f"sample {item['index']}: 'models' is no dict of meshes by class name, such as "
-                    f'{{"cube": bl.model(cube)}}; got {mesh if name else given!r:.80}'
+                    f'{{"cube": bl.mesh_of(cube)}}; got {mesh if name else given!r:.80}'
                 )
             self._meshes.setdefault(name, mesh)
 
@@ -77,7 +77,7 @@ class Models:
             (folder / "models_info.json").write_text(json.dumps(infos, indent=2) + "\n")
         notes = []
         if missing:
-            advice = f'return "models": {{{missing[0]!r}: bl.model(obj), ...}} from the script to have models/'
+            advice = f'return "models": {{{missing[0]!r}: bl.mesh_of(obj), ...}} from the script to have models/'
             notes.append(f"no model was given of {', '.join(missing)}: {advice}")
         if varying:
             notes.append(f"objects of one class differ in size, which no model can: {', '.join(varying)}")

@@ -47,9 +47,9 @@ for obj in bpy.context.view_layer.objects:
     truth.append([tuple(t.vertices) for t in mesh.loop_triangles])
     corners = memory(mesh.loop_triangles, (3, 4))
     evaluated.to_mesh_clear()
-    fast = meshes.mesh_of(obj, evaluated)
+    fast = meshes.read_mesh(obj, evaluated)
     meshes._memory = lambda *_: None  # as in a Blender with another layout
-    slow = meshes.mesh_of(obj, evaluated)
+    slow = meshes.read_mesh(obj, evaluated)
     meshes._memory = memory
     results[obj.name] = {
         "truth": truth,

@@ -54,7 +54,7 @@ results = {
 }
 bpy.ops.object.select_all(action="DESELECT")
 data.objects["torus"].modifiers.new("Half", "DECIMATE").ratio = 0.5
-model = bl.model("torus")
+model = bl.mesh_of("torus")
 bpy.context.view_layer.update()
 mesh = data.objects["torus"].evaluated_get(bpy.context.evaluated_depsgraph_get()).data
 mesh.calc_loop_triangles()
@@ -66,7 +66,7 @@ results["model"] = {
 }
 for wrong in ("nothing", "Camera"):
     try:
-        bl.model(wrong)
+        bl.mesh_of(wrong)
     except ValueError as error:
         results[wrong] = f"{type(error).__name__} {error}"
 

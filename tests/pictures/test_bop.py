@@ -67,7 +67,9 @@ def test_scenes_have_a_thousand_images(items: list[dict[str, Any]], tmp_path: Pa
         for kind in ("rgb", "depth"):
             assert sorted(path.name for path in (folder / kind).iterdir()) == [f"{int(one):06d}.png" for one in images]
     assert report.splits == {"train": 4}
-    assert report.notes[0].startswith("no model was given of ball, board: return \"models\": {'ball': bl.model(obj), ")
+    assert report.notes[0].startswith(
+        "no model was given of ball, board: return \"models\": {'ball': bl.mesh_of(obj), "
+    )
     assert report.notes[1] == "4 objects have no class, and so no obj_id: they are left out"
     assert "| 2 | board |" in (tmp_path / "out" / "dataset_info.md").read_text()
 

@@ -49,7 +49,7 @@ def sample(task):
     wall.location = (2, 0.8, 0)
     labels = bl.render(("depth", "instance"))
     found = bl.annotate([cube, monkey, wall], {cube: list(range(8))}, rendered=labels, silhouettes=True)
-    models = {thing.name.lower(): bl.model(thing) for thing in (cube, monkey, wall)}
+    models = {thing.name.lower(): bl.mesh_of(thing) for thing in (cube, monkey, wall)}
     view = {"K": camera.K, "world_to_camera": camera.world_to_camera, "models": models}
     return {**labels, **found, **view}
 

@@ -1,12 +1,12 @@
-"""`bl.annotate` and `bl.model`: labels of objects, such as boxes, poses and keypoints, to the image of a `bl.render`.
+"""`bl.annotate` and `bl.mesh_of`: labels of objects, such as boxes, poses and keypoints, to the image of a `bl.render`.
 
 How a label comes about: `annotate.py` checks the arguments and has `rendered_ids.py` find which pixels show which object:
 from the result of the render that the labels belong to, or else by a render of its own. Of each object it takes the
-mesh as it is rendered (`as_rendered.py`, `meshes.py`), projects it (`views.py`), and counts the pixels of the whole silhouette (`silhouette.py`)
-and the visible ones (`boxes.py`). `keypoints.py` places the keypoints, and tells which are hidden.
+mesh as it is rendered (`as_rendered.py`, `meshes.py`), projects it (`views.py`), and counts the pixels of the whole
+silhouette (`silhouette.py`) and the visible ones (`boxes.py`). `keypoints.py` places the keypoints, and tells which are hidden.
 
 - `annotate.py`: `annotate`.
-- `model.py`: `model`, the mesh of an object as arrays.
+- `triangles.py`: `bl.mesh_of`, the mesh of an object for its user.
 - `arguments.py`: what it is given.
 - `as_rendered.py`: the scene as a render evaluates it, where that is not what the viewport has.
 - `rendered_ids.py`: the image of object ids, given or rendered here.

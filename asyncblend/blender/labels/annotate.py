@@ -17,7 +17,7 @@ from .as_rendered import Evaluation, render_differs, with_render_depsgraph
 from .boxes import boxes_of
 from .copies import copies_in
 from .keypoints import Annotated, flagged, world_points
-from .meshes import Mesh, mesh_of
+from .meshes import Mesh, read_mesh
 from .rendered_ids import Entry, ids_from, render_ids
 from .views import Appearance, appearance
 
@@ -208,7 +208,7 @@ def _labels(
 
 def _annotated(obj: Any, entry: Entry, name: str, view: View, scene: Evaluation) -> Annotated:
     current = scene.evaluated(obj)
-    mesh = mesh_of(obj, current)
+    mesh = read_mesh(obj, current)
     matrix = np.array(current.matrix_world, dtype=np.float64)
     return Annotated(obj, name, entry, mesh, matrix, _look(mesh, matrix, view))
 

@@ -25,7 +25,7 @@ class Mesh(NamedTuple):
     triangles: npt.NDArray[np.int32]  # M x 3 indices of points. M is 0 for a mesh without faces.
 
 
-def mesh_of(obj: Any, evaluated: Any) -> Mesh:
+def read_mesh(obj: Any, evaluated: Any) -> Mesh:
     """Return the mesh of an object of a type in WITH_MESH, as it is evaluated."""
     import bpy
 

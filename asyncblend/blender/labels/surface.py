@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...errors import ConfigError
 from ..scene.placing import evaluated
-from .meshes import WITH_MESH, Mesh, mesh_of
+from .meshes import WITH_MESH, Mesh, read_mesh
 
 _Points = npt.NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def surface_keypoints(obj: Any, count: int = 8) -> _Points:
         raise ConfigError(f"keypoints on a surface need an object with a mesh; got {getattr(obj, 'name', obj)!r}")
     if not isinstance(count, numbers.Integral) or isinstance(count, bool) or not 1 <= count <= _MOST:
         raise ConfigError(f"count must be a whole number from 1 to {_MOST}, got {count!r}")
-    mesh = mesh_of(obj, evaluated(obj, bpy.context.evaluated_depsgraph_get()))
+    mesh = read_mesh(obj, evaluated(obj, bpy.context.evaluated_depsgraph_get()))
     if not len(mesh.triangles):
         raise ConfigError(f"the mesh of {obj.name!r} has no faces, so there is no surface to choose keypoints on")
     return farthest_points(mesh, int(count))

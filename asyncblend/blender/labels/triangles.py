@@ -1,4 +1,4 @@
-"""model: the mesh of an object as vertices and faces."""
+"""mesh_of: the mesh of an object as vertices and faces."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from ..capture.object_ids import unique_names
 from .arguments import checked_objects
 from .as_rendered import Evaluation, render_differs, with_render_depsgraph
-from .meshes import mesh_of
+from .meshes import read_mesh
 
 
-def model(obj: Any) -> dict[str, Any]:
+def mesh_of(obj: Any) -> dict[str, Any]:
     """Return the mesh of an object, as trainers of 6D poses need it: in BOP datasets, and in errors such as ADD.
 
-        models = {"cube": bl.model(cube)}  # by class name; `asyncblend export --format bop` writes them
+        models = {"cube": bl.mesh_of(cube)}  # by class name; `asyncblend export --format bop` writes them
 
     It is evaluated as for a render, with its modifiers. It does not depend on where the object is.
 
@@ -38,7 +38,7 @@ def model(obj: Any) -> dict[str, Any]:
     viewport = bpy.context.evaluated_depsgraph_get()
 
     def read(depsgraph: Any) -> dict[str, Any]:
-        mesh = mesh_of(found, Evaluation(depsgraph, viewport).evaluated(found))
+        mesh = read_mesh(found, Evaluation(depsgraph, viewport).evaluated(found))
         return {"vertices": np.ascontiguousarray(mesh.points, np.float32), "faces": mesh.triangles.astype(np.int32)}
 
     return with_render_depsgraph(read) if render_differs(bpy.context.scene) else read(viewport)
