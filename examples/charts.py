@@ -43,6 +43,8 @@ def learning(path: Path, curves: Mapping[str, Sequence[Any]], panels: Sequence[P
         if panel.goal is not None:
             axes.axhline(panel.goal, color="0.6", linewidth=0.8, zorder=0)
         axes.set(xlabel=clock, xlim=(0, None), title=panel.title, **panel.options)
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)

@@ -63,7 +63,11 @@ NEAR = 0.05
 HIDDEN = 0.3
 """How much a hidden keypoint counts in training, where a visible one counts 1. It is a guess, but often a good one."""
 PANELS = (
-    Panel("error", "Median error of visible corners, % of the object's size", {"yscale": "log"}),
+    Panel(
+        "error",
+        "Median error of visible corners, % of the object's size",
+        {"yscale": "log", "yticks": (1, 2, 5, 10, 20, 50)},
+    ),
     Panel("found", f"Visible corners found within {NEAR:.0%} of the object's size, %", {"ylim": (0, 100)}, goal=90),
 )
 

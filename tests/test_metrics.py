@@ -65,13 +65,14 @@ def test_each_request_reads_the_stream_anew(config: ab.StreamConfig) -> None:
         assert before["asyncblend_bytes_total", ()] == 5 * 64
         for _ in range(5):
             next(stream)
-        until(lambda: scraped(server.url)[0]["asyncblend_occupancy", ()] > 0.5)
+        idle = ("asyncblend_state", (("asyncblend_state", "idle"), ("instance", "0")))
+        until(lambda: scraped(server.url)[0]["asyncblend_occupancy", ()] > 0.5 and scraped(server.url)[0][idle])
         after, _ = scraped(server.url)
         assert after["asyncblend_delivered_total", ()] == 10
         of = {number: (("instance", str(number)),) for number in range(2)}
         assert sum(after["asyncblend_frames_total", of[number]] for number in of) >= 10
         assert after["asyncblend_restarts_total", of[1]] == 0
-        assert after["asyncblend_state", (("asyncblend_state", "idle"), ("instance", "0"))] == 1
+        assert after[idle] == 1
         assert after["asyncblend_state", (("asyncblend_state", "failed"), ("instance", "0"))] == 0
         assert after["asyncblend_seconds_sample", (("of", "median"),)] > 0
         assert (types["asyncblend_delivered"], types["asyncblend_queued"]) == ("counter", "gauge")

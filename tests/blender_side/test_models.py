@@ -185,6 +185,7 @@ def test_broken_files_are_refused(formats: Any, case: Any) -> None:
 
 
 PARTS = """
+import bmesh
 bracket()
 mug = bpy.data.collections.new("Mug")
 bpy.context.scene.collection.children.link(mug)
@@ -215,8 +216,10 @@ bpy.ops.wm.save_as_mainfile(filepath=str(file))
 bpy.ops.wm.read_factory_settings()
 
 def about(obj):
+    solid = bmesh.new()
+    solid.from_mesh(obj.data)
     return {"name": obj.name, "dimensions": list(obj.dimensions), "polygons": len(obj.data.polygons),
-            "inside_out": sum(p.normal.dot(p.center) < 0 for p in obj.data.polygons)}
+            "volume": solid.calc_volume(signed=True)}
 
 results = {
     "all": about(bl.load_model(file)),
@@ -269,6 +272,9 @@ def test_parts_and_collections_of_a_blend_file(in_blender: Run) -> None:
     assert found["mug"]["name"] == "Mug"
     assert found["mug"]["polygons"] == 3 * 6
     assert max(found["mug"]["dimensions"]) == pytest.approx(0.5)
+    assert found["mug"]["volume"] == pytest.approx(
+        3 * 0.2 * 0.2 * 1 * 0.5**3, rel=1e-3
+    )  # not inside out, though mirrored
     assert found["two"]["name"] == "Pair"
     assert found["two"]["polygons"] == 2 * 3 * 6
     np.testing.assert_allclose(found["two"]["dimensions"], (0.006, 0.022, 0.01), rtol=1e-4)
