@@ -71,19 +71,23 @@ keep("none")
 scene.world = data.worlds.new("Plain")
 if bpy.app.version < (5, 0):
     scene.world.use_nodes = False
+else:  # there is no world without nodes
+    scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.3, 0.4, 1)
 scene.world.color = (0.2, 0.3, 0.4)
 show("same")
 keep("plain")
 results["colour"] = [list(n.inputs["Color"].default_value)[:3] for n in scene.world.node_tree.nodes if n.type == "BACKGROUND" and not n.inputs["Color"].is_linked]
 scene.world = data.worlds.new("Bare")
-scene.world.use_nodes = True
+if bpy.app.version < (5, 0):
+    scene.world.use_nodes = True
 scene.world.node_tree.nodes.clear()
 show("same")
 keep("bare")
 
 # a sky that lights the scene is still sampled as before
 scene.world = data.worlds.new("Sky")
-scene.world.use_nodes = True
+if bpy.app.version < (5, 0):
+    scene.world.use_nodes = True
 tree = scene.world.node_tree
 tree.links.new(tree.nodes.new("ShaderNodeTexSky").outputs[0], tree.nodes["Background"].inputs["Color"])
 show("same")
