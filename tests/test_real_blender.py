@@ -7,7 +7,6 @@ import logging
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
