@@ -328,8 +328,6 @@ images = [socket for socket in over.inputs if socket.type == "RGBA"]
 tree.links.new(mine.outputs["Image"], images[0])
 tree.links.new(its.outputs["Image"], images[1])
 tree.links.new(over.outputs["Image"], end.inputs[0])
-rendered = []
-bpy.app.handlers.render_init.append(lambda scene, *_: rendered.append(scene.name))
 np.savez("depths.npz", before=before, after=bl.render(("depth",))["depth"])
 """
     )

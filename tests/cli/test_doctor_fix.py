@@ -58,6 +58,8 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
+    for name in ("PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):  # the developer's own Pythons
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     hide_module(monkeypatch)
 
 
