@@ -22,8 +22,11 @@ from asyncblend.cli.doctor import advice, rendering
 from asyncblend.cli.doctor.command import doctor
 from asyncblend.cli.doctor.libraries import debian_package, missing_libraries
 from asyncblend.fleet.discovery import VARIABLE
+from asyncblend.fleet.install.embedded import RELEASES
 from asyncblend.testing import fake_blender
 
+RELEASE = next((name for name, version in RELEASES.items() if version == sys.version_info[:2]), "")
+"""The release of Blender whose module is for this Python."""
 LOADER = "error while loading shared libraries: {}: cannot open shared object file: No such file or directory"
 
 
@@ -345,6 +348,7 @@ def test_numpy_that_bpy_is_not_made_for(bpy_kind: Any, monkeypatch: pytest.Monke
     assert result.exit_code == 0, result.output
     assert "is made for numpy<2.0,>=1.26, here is 2.3.1" in result.output
     assert 'pip install "numpy<2.0,>=1.26"' in result.output
+    assert f"    or  asyncblend doctor --bpy {RELEASE}" in result.output
 
 
 @pytest.mark.parametrize("values", [None, {"image": ("uint8", (4, 4, 3))}])
