@@ -70,7 +70,7 @@ def run(python: str, *arguments: str | Path, status: int = 0) -> str:
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")
-@pytest.mark.parametrize(("number", "kind"), [("3.11", "bpy"), ("3.12", "bpy5")])
+@pytest.mark.parametrize(("number", "kind"), [("3.11", "bpy"), ("3.12", "bpy5"), ("3.13", "bpy")])
 def test_a_host_without_bpy_streams(number: str, kind: str, real_kind: Callable[[str], Any], tmp_path: Path) -> None:
     """It gets the same bytes as this Python from the Blender that is named, and its doctor misses torch alone."""
     host, blender = make_host(number, tmp_path / "host"), find_blender(real_kind(kind).blender).path
