@@ -1,13 +1,24 @@
-# Everything from a bare checkout: `make demo`, `make test`. Needs Python 3.11 (or 3.13) with pip; no Blender.
+# Everything from a bare checkout: `make demo`, `make test`. Needs Python 3.11, 3.12 or 3.13 with pip; no Blender.
 
+comma := ,
 VENV := .venv
+BPY5 := .venv-bpy5
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The first Python that the bpy module is made for and that really starts.
-SUITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 13)))
-PYTHON ?= $(shell for p in python3.11 python3.13 python3; do \
+# The first Python that suits, the best one first, and that really starts.
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.13 python3.12 python3; do \
 	$$p -c '$(SUITS)' 2>/dev/null && { echo $$p; break; }; done)
+
+# Where the bpy module is installed: `here`, beside torch, or `apart`, in an environment of its own. The latter is so in
+# any case with Python 3.12, which the module is not made for.
+BPY ?= here
+EXTRAS := $(if $(filter apart,$(BPY)),,bpy$(comma))dev,train
+
+# Prints the path of a Python 3.13 that starts, or an empty line.
+FIND313 := import asyncio; from asyncblend.fleet.install.embedded import working_python; \
+	print((asyncio.run(working_python((3, 13))) or ("", ""))[1])
 
 # What the bpy module is linked with: Debian's package, and the library in it.
 LIBRARIES := libx11-6:libX11.so.6 libxrender1:libXrender.so.1 libxfixes3:libXfixes.so.3 libxi6:libXi.so.6 \
@@ -35,24 +46,25 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
-.PHONY: help demo test test-all lint install libraries clean
+.PHONY: help demo test test-all lint install blender blender5 libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
 	@echo "make test      run the tests with the bpy module, and some with a Blender executable; some minutes"
-	@echo "make test-all  run every test with every kind of Blender, and with more random examples"
-	@echo "               for both, ARGS='-k name' goes to pytest"
+	@echo "make test-all  run every test with every kind of Blender, bpy 5 too where Python 3.13 is there, and with more"
+	@echo "               random examples; for both, ARGS='-k name' goes to pytest"
 	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
-	@echo "make clean     remove all that was made here, $(VENV) too"
+	@echo "make clean     remove all that was made here, $(VENV) and $(BPY5) too"
+	@echo "With BPY=apart, a new $(VENV) has no bpy: Blender gets an environment of its own."
 
-demo: install libraries
+demo: blender
 	$(BIN)/asyncblend demo $(ARGS)
 
-test: install libraries
+test: blender
 	$(RAY) $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) $(ARGS)
 
-test-all: install libraries
+test-all: blender blender5
 	$(RAY) --all $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) --all $(ARGS)
 
@@ -67,16 +79,30 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bpy,dev,train]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
+
+# There is a bpy module somewhere: in this environment, or in one that `asyncblend` makes in the user's cache.
+blender: install libraries
+	@$(BIN)/python -c 'from asyncblend.fleet.discovery import find_blender; find_blender("bpy")' 2>/dev/null \
+		|| PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/asyncblend doctor --fix --blender bpy
+
+# Blender 5 for the tests, without torch: the host is this environment.
+blender5: install libraries
+	@[ $(BPY5)/.installed -nt constraints.txt ] && exit 0; \
+	python=$$($(BIN)/python -c '$(FIND313)'); \
+	[ -n "$$python" ] || { echo "There is no Python 3.13 here, so bpy 5 is not tested."; exit 0; }; \
+	"$$python" -m venv $(BPY5) \
+		&& $(BPY5)/bin/python -m pip install --disable-pip-version-check -c constraints.txt bpy numpy pyzmq \
+		&& touch $(BPY5)/.installed
 
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "Python 3.11 or 3.13 is needed: Blender's module bpy is made for no other."; \
+		echo "Python 3.11, 3.12 or 3.13 is needed."; \
 		echo "Install one, or name it: make PYTHON=/path/to/python3.11"; \
 		exit 1; \
 	fi
-	@$(PYTHON) -c '$(SUITS)' || { echo "PYTHON=$(PYTHON) is not Python 3.11 or 3.13."; exit 1; }
+	@$(PYTHON) -c '$(SUITS)' || { echo "PYTHON=$(PYTHON) is not Python 3.11, 3.12 or 3.13."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		venv=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		$(call apt,$$venv); \
@@ -94,5 +120,5 @@ libraries: | $(BIN)/python
 	fi
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	rm -rf $(VENV) $(BPY5) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

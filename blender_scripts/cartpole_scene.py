@@ -56,7 +56,8 @@ def painted(name: str, colour: tuple, roughness: float = 0.5) -> "bpy.types.Obje
     made = bpy.context.object
     made.name = name
     paint = bpy.data.materials.new(name)
-    paint.use_nodes = True
+    if paint.node_tree is None:  # from Blender 5.0 on, it is there from the beginning
+        paint.use_nodes = True
     shader = paint.node_tree.nodes["Principled BSDF"]
     shader.inputs["Base Color"].default_value = (*colour, 1)
     shader.inputs["Roughness"].default_value = roughness

@@ -37,7 +37,8 @@ floor = bpy.context.object
 floor.name = "Floor"
 bpy.ops.rigidbody.object_add(type="PASSIVE")
 paint = bpy.data.materials.new("Floor")
-paint.use_nodes = True
+if paint.node_tree is None:  # from Blender 5.0 on, it is there from the beginning
+    paint.use_nodes = True
 paint.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0.2, 0.22, 0.26, 1)
 floor.data.materials.append(paint)
 cubes = []

@@ -43,7 +43,8 @@ sun.data.energy, sun.data.color, sun.data.angle, sun.rotation_euler = 2.6, (1, 0
 def painted(name: str, roughness: float, above: tuple, below: tuple) -> tuple:
     """Return a new material, and the socket of its colour. It glows as if the sky were `above`, the ground `below`."""
     material = bpy.data.materials.new(name)
-    material.use_nodes = True
+    if material.node_tree is None:  # from Blender 5.0 on, it is there from the beginning
+        material.use_nodes = True
     if hasattr(material.cycles, "emission_sampling"):
         material.cycles.emission_sampling = "NONE"
     else:  # before Blender 3.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import importlib.metadata
 import importlib.util
 import multiprocessing.util
 import os
@@ -29,7 +28,12 @@ import psutil
 import pytest
 import zmq
 
+from asyncblend.cli.doctor.rendering import module_version
+from asyncblend.fleet.discovery import find_blender
 from asyncblend.testing import fake_blender
+
+BPY5 = Path(__file__).parents[1] / ".venv-bpy5" / "bin" / "python"
+"""The Python of an environment with bpy 5 and no torch, which `make blender5` makes."""
 
 _MARK = "ASYNCBLEND_TEST"
 _tested: set[str] = set()
@@ -72,7 +76,7 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
             file, _, test = nodeid.partition("::")
             if not _shares_a_blender(config.rootpath / file):
                 return nodeid
-            return f"{file} {'executable' if 'executable' in test else 'bpy'}"
+            return f"{file} {next((name for name in ('executable', 'bpy5') if name in test), 'bpy')}"
 
     return Scheduler(config, log)
 
@@ -92,11 +96,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _only_in_all(item: pytest.Item) -> bool:
-    """Tell whether a short run can do without this test: the module has the same contract as the executable."""
+    """Tell whether a short run can do without this test: the module has the same contract as the other kinds."""
     if item.get_closest_marker("exhaustive"):
         return True
-    with_executable = any(isinstance(value, str) and value == "executable" for value in _parameters(item).values())
-    return with_executable and not item.get_closest_marker("every_kind")
+    kinds = {value for value in _parameters(item).values() if isinstance(value, str)}
+    return "bpy5" in kinds or ("executable" in kinds and not item.get_closest_marker("every_kind"))
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
@@ -129,6 +133,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 # -- Blenders ----------------------------------------------------------------------------------------------------
 
 
+REAL = ("bpy", "executable", "bpy5")
+"""The bpy module of this Python, a Blender executable, and the bpy module of another Python."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of Blender to test with."""
@@ -136,6 +144,8 @@ class Kind:
     name: str
     blender: str
     """The value for the option `blender`."""
+    version: str = ""
+    """Of a real Blender."""
 
     @property
     def real(self) -> bool:
@@ -144,16 +154,22 @@ class Kind:
 
 
 def _kind(name: str, folder: Path) -> Kind:
-    if name == "fake":
-        return Kind(name, str(fake_blender(folder / "fake")))
-    if name == "bpy":
-        _tested.add(f"bpy {importlib.metadata.version('bpy')}")
-        return Kind(name, "bpy")
-    path = shutil.which("blender")
-    if path is None:
-        pytest.skip("there is no Blender executable here")
-    _tested.add(f"executable {_version_of(path)}")
-    return Kind(name, path)
+    return Kind(name, str(fake_blender(folder / "fake"))) if name == "fake" else _real_kind(name)
+
+
+def _real_kind(name: str) -> Kind:
+    """Return a kind of real Blender, and note that it is tested; or skip the test."""
+    if name == "executable":
+        path = shutil.which("blender") or pytest.skip("there is no Blender executable here")
+        found = Kind(name, path, _version_of(path))
+    elif name == "bpy5":
+        if not BPY5.exists():
+            pytest.skip("bpy 5 is not here: `make blender5` installs it where there is Python 3.13")
+        found = Kind(name, str(BPY5), str(module_version(str(BPY5))))
+    else:
+        found = Kind(name, "bpy", str(module_version(find_blender("bpy").path)))
+    _tested.add(f"{name} {found.version}")
+    return found
 
 
 @functools.cache
@@ -166,16 +182,22 @@ def _real(*names: str) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.blender) for name in names]
 
 
-@pytest.fixture(params=["fake", *_real("bpy", "executable")])
+@pytest.fixture(params=["fake", *_real(*REAL)])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     """Each kind of Blender, the fake included: for contracts that do not need bpy."""
     return _kind(request.param, tmp_path)
 
 
-@pytest.fixture(params=_real("bpy", "executable"))
+@pytest.fixture(params=_real(*REAL))
 def real(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     """Each kind of real Blender."""
     return _kind(request.param, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_kind() -> Callable[[str], Kind]:
+    """Return a kind of real Blender by its name; the test is skipped where it is not there."""
+    return _real_kind
 
 
 @pytest.fixture

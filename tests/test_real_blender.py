@@ -7,7 +7,6 @@ import logging
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,7 +312,7 @@ def sample(task):
         serve=False,
     )
     text = path.read_text() + "bl.serve(sample)\nprint('serve returned')\n"
-    if real.name == "executable":  # `asyncblend link` installs this for good
+    if real.name != "bpy":  # `asyncblend link` installs this for good
         bootstrap = Path(ab.__file__).parent / "blender" / "serving" / "bootstrap.py"
         packages = asyncio.run(prepare(find_blender(real.blender))).packages
         text = f"""
@@ -322,7 +321,7 @@ sys.path.append({packages!r})
 runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
 {text}"""
     path.write_text(text)
-    command = [sys.executable, str(path)]
+    command = [find_blender(real.blender).path, str(path)]
     if real.name == "executable":
         command = [real.blender, "-b", "--factory-startup", "--python-exit-code", "1", "--python", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ})

@@ -263,7 +263,7 @@ def _own_material(obj: Any) -> Any:
     found = next((each for each in ours if each.get(_OWNER) == obj.name), None)
     if found is None:
         found = bpy.data.materials.new(f"{obj.name} at random")
-        if not found.use_nodes:
+        if found.node_tree is None:  # later Blenders give each material nodes, and warn of this switch
             found.use_nodes = True
         found[_OWNER] = obj.name
     if not len(slots):

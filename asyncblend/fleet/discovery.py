@@ -129,8 +129,14 @@ def _in_folder(folder: str, given: str) -> Blender:
     for name in names:
         if path := shutil.which(os.path.join(folder, name)):
             return Blender("executable", path, given)
-    if python := shutil.which(os.path.join(folder, "bin", "python")):  # of an environment
+    own = os.path.join(folder, "bin", "python")  # of an environment
+    if python := shutil.which(own):
         return Blender("module", python, given)
+    if os.path.islink(own) and not os.path.exists(own):
+        raise BlenderNotFound(
+            f"{given}: the environment in {folder} has lost its Python: {own} leads to {os.path.realpath(own)}, which "
+            f"does not exist. Make the environment again with a Python that is there"
+        )
     raise BlenderNotFound(
         f"{given}: there is no Blender in the folder {folder}: looked for {', '.join(names)} there, "
         f"as an executable file. {_FORMS}"

@@ -242,10 +242,17 @@ def _launch(*command: str, **options: Any) -> asyncio.Future[Process]:
         loop.set_task_factory(before)
 
 
+class _Steps(asyncio.Future[T]):
+    """What a coroutine returns that no task runs."""
+
+    def set_name(self, name: object) -> None:
+        """Do nothing: the event loop of Python 3.13 names whatever its task factory has made."""
+
+
 def _without_task(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
     """Run a coroutine as a task would, but out of reach of who cancels tasks. Its first step is run at once."""
     loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
+    result = _Steps[T](loop=loop)
 
     def step(_: object = None) -> None:
         try:

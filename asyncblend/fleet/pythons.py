@@ -18,6 +18,7 @@ from .process import output_of
 
 _LIMIT = 30.0  # seconds for an answer; a Python takes some 0.05 to start, and on a slow network drive several
 _LAST_LINES = 5
+_OLDEST = (3, 10)
 _ANSWER = "asyncblend: "
 _ASK = f"""\
 import sys
@@ -84,6 +85,11 @@ async def module_of(python: str, folder: Path | None = None) -> Module:
     for line in output.splitlines():
         if line.startswith(_ANSWER):
             file, version, numbers, pip = json.loads(line.removeprefix(_ANSWER))
+            if tuple(numbers) < _OLDEST:
+                raise BlenderNotFound(
+                    f"{python} is Python {numbers[0]}.{numbers[1]}, and asyncblend needs {_OLDEST[0]}.{_OLDEST[1]} or "
+                    f"later inside Blender: take a newer Blender"
+                )
             if file:
                 return Module(file, version)
             raise _has_none(python, tuple(numbers), pip=pip)

@@ -1,13 +1,11 @@
-"""Fixtures that run a script in a real Blender: in the bpy module, and in the executable where there is one."""
+"""Fixtures that run a script in each kind of real Blender."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncblend.cli.link import prepare
-from asyncblend.fleet.discovery import find_blender
+from asyncblend.fleet.discovery import Blender, find_blender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,28 +51,24 @@ for line in sys.stdin:
 class Inside:
     """One kind of Blender to run scripts in."""
 
-    name: str
+    blender: Blender
     packages: str
-    """The folder with the packages that its Python lacks; "" for none."""
+    """The folder with the packages that its Python lacks; it need not exist."""
 
     def command(self, path: Path, script: str) -> list[str]:
         """Write the script to that path, and return the command that runs it."""
         path.write_text(PRELUDE.format(root=str(ROOT), packages=self.packages) + script + EPILOGUE)
-        if self.name == "bpy":
-            return [sys.executable, str(path)]
-        start = [str(shutil.which("blender")), "-b", "--factory-startup", "--python-exit-code", "1"]
+        if self.blender.kind == "module":
+            return [self.blender.path, "-W", "error::DeprecationWarning", str(path)]
+        start = [self.blender.path, "-b", "--factory-startup", "--python-exit-code", "1"]
         return [*start, "--python", str(path)]
 
 
-@pytest.fixture(scope="module", params=["bpy", "executable"])
-def inside(request: pytest.FixtureRequest) -> Inside:
+@pytest.fixture(scope="module", params=["bpy", "executable", "bpy5"])
+def inside(request: pytest.FixtureRequest, real_kind: Callable[[str], Any]) -> Inside:
     """Return each kind of real Blender in turn."""
-    executable = shutil.which("blender")
-    if request.param == "bpy":
-        return Inside("bpy", "")
-    if executable is None:
-        pytest.skip("no blender executable on PATH")
-    return Inside("executable", asyncio.run(prepare(find_blender(executable))).packages)
+    blender = find_blender(real_kind(request.param).blender)
+    return Inside(blender, asyncio.run(prepare(blender)).packages)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +76,7 @@ def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Call
     """Return run(script), which runs a script in a fresh Blender, and returns the folder `OUT` with its results."""
 
     def run(script: str) -> Path:
-        out = tmp_path_factory.mktemp(inside.name)
+        out = tmp_path_factory.mktemp(inside.blender.kind)
         done = subprocess.run(
             inside.command(out / "script.py", script),
             cwd=out,
@@ -121,7 +115,7 @@ def talk_to_blender(
     with contextlib.ExitStack() as stack:
 
         def talk(script: str) -> Callable[[Any], Any]:
-            out = tmp_path_factory.mktemp(inside.name)
+            out = tmp_path_factory.mktemp(inside.blender.kind)
             process = stack.enter_context(
                 subprocess.Popen(
                     inside.command(out / "script.py", script + TALK),

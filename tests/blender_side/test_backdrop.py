@@ -64,26 +64,35 @@ show("wide")
 keep("persistent wide")
 scene.render.use_persistent_data = False
 
+def own_colours():
+    shown = [node.inputs["Color"] for node in scene.world.node_tree.nodes if node.type == "BACKGROUND"]
+    return [list(colour.default_value)[:3] for colour in shown if not colour.is_linked]
+
 # other worlds: no world, one without nodes, and one whose output has no link
 scene.world = None
 show("same")
 keep("none")
+results["no world"] = own_colours()
 scene.world = data.worlds.new("Plain")
 if bpy.app.version < (5, 0):
     scene.world.use_nodes = False
+else:  # there is no world without nodes
+    scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.3, 0.4, 1)
 scene.world.color = (0.2, 0.3, 0.4)
 show("same")
 keep("plain")
-results["colour"] = [list(n.inputs["Color"].default_value)[:3] for n in scene.world.node_tree.nodes if n.type == "BACKGROUND" and not n.inputs["Color"].is_linked]
+results["colour"] = own_colours()
 scene.world = data.worlds.new("Bare")
-scene.world.use_nodes = True
+if bpy.app.version < (5, 0):
+    scene.world.use_nodes = True
 scene.world.node_tree.nodes.clear()
 show("same")
 keep("bare")
 
 # a sky that lights the scene is still sampled as before
 scene.world = data.worlds.new("Sky")
-scene.world.use_nodes = True
+if bpy.app.version < (5, 0):
+    scene.world.use_nodes = True
 tree = scene.world.node_tree
 tree.links.new(tree.nodes.new("ShaderNodeTexSky").outputs[0], tree.nodes["Background"].inputs["Color"])
 show("same")
@@ -223,6 +232,11 @@ def test_a_world_that_lights_is_sampled_as_it_was(results: dict[str, Any]) -> No
 
 def test_a_world_without_nodes_keeps_its_colour(results: dict[str, Any]) -> None:
     np.testing.assert_allclose(results["colour"], [(0.2, 0.3, 0.4)], rtol=1e-6)
+
+
+def test_a_scene_without_a_world_stays_dark(results: dict[str, Any]) -> None:
+    """From Blender 5.0 on, a new world is grey."""
+    assert results["no world"] == [[0, 0, 0]]
 
 
 def test_the_generator_chooses(results: dict[str, Any]) -> None:

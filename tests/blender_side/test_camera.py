@@ -61,7 +61,8 @@ POINTS = [(0.9, -0.5, 0.7), (-1.0, 0.8, -0.4), (0.3, 1.3, 0.2)]
 for point, colour in zip(POINTS, np.eye(3)):  # a red, a green and a blue marker, each alone in its channel
     bpy.ops.mesh.primitive_uv_sphere_add(radius=0.12, location=point)
     material = bpy.data.materials.new("Marker")
-    material.use_nodes = True
+    if material.node_tree is None:
+        material.use_nodes = True
     nodes = material.node_tree.nodes
     nodes.clear()
     emission, output = nodes.new("ShaderNodeEmission"), nodes.new("ShaderNodeOutputMaterial")

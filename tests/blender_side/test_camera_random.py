@@ -71,7 +71,8 @@ for colour in np.eye(3):  # a red, a green and a blue one, each alone in its cha
     bpy.ops.mesh.primitive_uv_sphere_add(radius=1)
     markers.append(bpy.context.object)
     material = bpy.data.materials.new("Marker")
-    material.use_nodes = True
+    if material.node_tree is None:
+        material.use_nodes = True
     nodes = material.node_tree.nodes
     nodes.clear()
     emission, output = nodes.new("ShaderNodeEmission"), nodes.new("ShaderNodeOutputMaterial")

@@ -312,15 +312,22 @@ other.render.resolution_x, other.render.resolution_y = 32, 24
 other.collection.objects.link(scene.camera)
 assert other.view_layers[0].name == scene.view_layers[0].name
 other.view_layers[0].use_pass_z = True
-scene.use_nodes = True
-nodes = scene.node_tree.nodes
-mine = next(node for node in nodes if node.type == "R_LAYERS")
-its = nodes.new("CompositorNodeRLayers")
+if hasattr(scene, "compositing_node_group"):
+    tree = scene.compositing_node_group = bpy.data.node_groups.new("tree", "CompositorNodeTree")
+    tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+    end = tree.nodes.new("NodeGroupOutput")
+else:
+    scene.use_nodes = True
+    tree = scene.node_tree
+    tree.nodes.clear()
+    end = tree.nodes.new("CompositorNodeComposite")
+mine, its = (tree.nodes.new("CompositorNodeRLayers") for _ in range(2))
 its.scene = other
-mixed = nodes.new("CompositorNodeMixRGB")
-scene.node_tree.links.new(mine.outputs["Image"], mixed.inputs[1])
-scene.node_tree.links.new(its.outputs["Image"], mixed.inputs[2])
-scene.node_tree.links.new(mixed.outputs["Image"], next(node for node in nodes if node.type == "COMPOSITE").inputs[0])
+over = tree.nodes.new("CompositorNodeAlphaOver")  # needs both
+images = [socket for socket in over.inputs if socket.type == "RGBA"]
+tree.links.new(mine.outputs["Image"], images[0])
+tree.links.new(its.outputs["Image"], images[1])
+tree.links.new(over.outputs["Image"], end.inputs[0])
 np.savez("depths.npz", before=before, after=bl.render(("depth",))["depth"])
 """
     )

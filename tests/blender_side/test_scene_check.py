@@ -83,7 +83,9 @@ for name in ("wood.png", "packed.png", "spare.png", "tiles.1001.png", "frames_00
         image.source = "SEQUENCE"
         image.filepath = str(OUT / "frames_001.png")  # the first frames are not rendered
     material = data.materials.new(name)
-    material.use_nodes = material.use_fake_user = True
+    material.use_fake_user = True
+    if material.node_tree is None:
+        material.use_nodes = True
     material.node_tree.nodes.new("ShaderNodeTexImage").image = image
 shutil.copy(FONT, OUT / "letters.ttf")
 text = data.curves.new("text", "FONT")
@@ -120,7 +122,9 @@ for i in range(40):
     image.name, image.use_fake_user = f"number {{i}} \\u2603\\n", False
     image.filepath = "//" + 220 * "\\u2603" + f"\\x1b{{i}}.png"
     material = data.materials.new(str(i))
-    material.use_nodes = material.use_fake_user = True
+    material.use_fake_user = True
+    if material.node_tree is None:
+        material.use_nodes = True
     material.node_tree.nodes.new("ShaderNodeTexImage").image = image
 main(OUT / "many.blend", save=True)
 results["many"] = scene_warnings()

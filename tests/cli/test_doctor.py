@@ -22,15 +22,20 @@ from asyncblend.cli.doctor import advice, rendering
 from asyncblend.cli.doctor.command import doctor
 from asyncblend.cli.doctor.libraries import debian_package, missing_libraries
 from asyncblend.fleet.discovery import VARIABLE
+from asyncblend.fleet.install.embedded import RELEASES
 from asyncblend.testing import fake_blender
 
+RELEASE = next((name for name, version in RELEASES.items() if version == sys.version_info[:2]), "")
+"""The release of Blender whose module is for this Python."""
 LOADER = "error while loading shared libraries: {}: cannot open shared object file: No such file or directory"
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the developer's own variable, and set a width."""
+def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remove the developer's own variable and Pythons, and set a width."""
     monkeypatch.delenv(VARIABLE, raising=False)
+    for name in ("PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("COLUMNS", "100")
 
 
@@ -284,6 +289,29 @@ def test_no_blender_at_all(
     assert first in last_line(result)
 
 
+def test_releases_of_blender_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one that a Python here can take is offered, unless it is here; a Python that does not start is passed over."""
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "version_info", (3, 12))
+    (tmp_path / "bin").mkdir()
+    for name, body in (("python3.11", f'exec "{sys.executable}" "$@"'), ("python3.13", "exit 127")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    without(monkeypatch, "bpy")
+    command, python = "asyncblend doctor --bpy 4.5", str(tmp_path / "bin" / "python3.11")
+    assert as_json()[1]["offers"] == [{"release": "4.5", "python": python, "command": command}]
+    assert f"Blender 4.5 can be had as a module of {python}: type {command}" in run().output
+    assert as_json("--blender", "nowhere")[1]["offers"] == []
+
+
+def test_a_release_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that can be installed are named."""
+    result = run("--bpy", "5.9")
+    assert result.exit_code == 2
+    assert "'5.9' is none of 4.5, 5.2" in result.output
+
+
 def test_pip_by_its_name_in_an_active_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command is short where `pip` is this Python's own, and names the Python elsewhere."""
     for name in ("pip", "python"):
@@ -320,6 +348,7 @@ def test_numpy_that_bpy_is_not_made_for(bpy_kind: Any, monkeypatch: pytest.Monke
     assert result.exit_code == 0, result.output
     assert "is made for numpy<2.0,>=1.26, here is 2.3.1" in result.output
     assert 'pip install "numpy<2.0,>=1.26"' in result.output
+    assert f"    or  asyncblend doctor --bpy {RELEASE}" in result.output
 
 
 @pytest.mark.parametrize("values", [None, {"image": ("uint8", (4, 4, 3))}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import importlib.util
 import json
@@ -21,7 +22,7 @@ import asyncblend as ab
 from asyncblend.cli.doctor.command import doctor
 from asyncblend.cli.link import link
 from asyncblend.fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
-from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, site_packages
+from asyncblend.fleet.install.embedded import MODULES, RELEASES, embedded_pythons, site_packages, working_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
+    for name in ("PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):  # the developer's own Pythons
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     hide_module(monkeypatch)
 
 
@@ -188,6 +191,35 @@ def test_beside_the_own_module_it_is_the_last(inside: Blender, bpy_kind: Any, mo
     (blender,) = json.loads(text)["blenders"]
     assert blender["option"] == inside.path
     assert blender["default"] is False
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")
+async def test_a_release_for_another_python(
+    write_script: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is installed into an environment of that Python, streams find it from then on, and it is not offered again."""
+    monkeypatch.delenv("PYENV_ROOT")
+    monkeypatch.delenv("UV_PYTHON_INSTALL_DIR")
+    monkeypatch.setenv("PATH", os.defpath)
+    release, version = next((name, python) for name, python in RELEASES.items() if python != sys.version_info[:2])
+    if await working_python(version) is None:
+        pytest.skip(f"there is no Python {version[0]}.{version[1]} here, which bpy {release} is made for")
+    monkeypatch.setenv("PATH", "")
+    code, text = await asyncio.to_thread(fix, "--json", "--bpy", release)
+    found = json.loads(text)
+    assert code == 0, found
+    (fixed,), (blender,) = found["fixed"], found["blenders"]
+    assert fixed["what"].startswith(f"The embedded Blender, bpy {release}.")
+    assert fixed["commands"] == []  # there is no other Blender here
+    assert (blender["path"], blender["works"], blender["embedded"]) == (fixed["path"], True, True)
+    assert blender["facts"]["python"].startswith(f"{version[0]}.{version[1]}.")
+    assert release not in [offer["release"] for offer in found["offers"]]
+    script = write_script("import bpy\ndef sample(task): return {'version': bpy.app.version_string}")
+    async with ab.BlenderStream(script=script, instances=1, length=1) as stream:
+        assert (await anext(stream))["version"].startswith(release)
+    shutil.rmtree(tmp_path / "cache")  # a gigabyte
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import asyncblend as ab
+from asyncblend.fleet.discovery import find_blender
 from asyncblend.fleet.process import ChildProcess
 from asyncblend.wire.ring import Ring
 from tests.faults.common import FAST, LIMIT, MIB, PATIENT, PLAIN, WORKER, Write, check_noise, throughout, until
@@ -146,7 +147,7 @@ assert image.any()
 
 async def test_a_slow_start_is_no_hang(blender: str, write_script: Write, tmp_path: Path) -> None:
     """A script may load or render for long before it serves: the budgets for heartbeats and frames do not run then."""
-    if blender == "bpy":
+    if find_blender(blender).kind == "module":
         load, opened = SLOW_LOAD, tmp_path
     else:
         opened = tmp_path / "opened"

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 import asyncblend as ab
+from asyncblend.fleet.discovery import find_blender
 from asyncblend.wire import protocol
 from tests.faults.common import FAST, LIMIT, MIB, PLAIN, WORKER, Write, check_noise, until
 
@@ -209,8 +210,8 @@ async def test_another_version_inside_blender(blender: str, write_script: Write,
     assert wire.read_text().count(f"\n{mine}\n") == 1
     wire.write_text(wire.read_text().replace(mine, theirs))
     bootstrap, starts = other / "blender" / "serving" / "bootstrap.py", tmp_path / "starts"
-    command = [sys.executable, str(bootstrap)]
-    if blender != "bpy":
+    command = [find_blender(blender).path, str(bootstrap)]
+    if find_blender(blender).kind == "executable":
         main = Path(blender).parent / "main.py"
         main.write_text(main.read_text().replace(str(package / "blender" / "serving" / "bootstrap.py"), str(bootstrap)))
         command = [blender]

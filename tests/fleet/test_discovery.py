@@ -46,6 +46,8 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
+    for name in ("PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     set_module(monkeypatch, there=False)
     return tmp_path
@@ -241,3 +243,11 @@ def test_folder_named_bpy_is_no_module(tmp_path: Path, monkeypatch: pytest.Monke
         find_blender("bpy")
     path = make_executable(tmp_path / "bpy" / "blender")
     assert find_blender("./bpy").path == path
+
+
+def test_an_environment_whose_python_is_gone_says_so(tmp_path: Path) -> None:
+    """The Python that it was made with was removed; no other Blender is taken in its place."""
+    (tmp_path / "environment" / "bin").mkdir(parents=True)
+    (tmp_path / "environment" / "bin" / "python").symlink_to("/nowhere/python3.13")
+    with pytest.raises(BlenderNotFound, match=r"has lost its Python: .* leads to /nowhere/python3\.13, which does not"):
+        find_blender(tmp_path / "environment")

@@ -21,7 +21,15 @@ import pytest
 
 from asyncblend.errors import InstanceError
 from asyncblend.fleet.install import embedded
-from asyncblend.fleet.install.embedded import MODULES, embedded_pythons, make_embedded, site_packages
+from asyncblend.fleet.install.embedded import (
+    MODULES,
+    RELEASES,
+    embedded_pythons,
+    make_embedded,
+    pythons_for_it,
+    site_packages,
+    working_python,
+)
 from asyncblend.fleet.install.packages import locked
 
 HERE = sys.version_info[:2]
@@ -54,6 +62,8 @@ def make_wheel(index: Path, name: str, version: str) -> None:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("ASYNCBLEND_CACHE", str(folder))
+    for name in ("PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):  # the developer's own Pythons
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     return folder
 
 
@@ -62,7 +72,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder of wheels, and let pip see no other."""
     folder = tmp_path / "index"
     folder.mkdir()
-    for name, version in (("bpy", "4.5.9"), ("bpy", "5.1.9"), ("numpy", "1.26.9"), ("pyzmq", "27.9")):
+    for name, version in (("bpy", "4.5.9"), ("bpy", "5.2.9"), ("numpy", "1.26.9"), ("pyzmq", "27.9")):
         make_wheel(folder, name, version)
     for variable in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
         monkeypatch.delenv(variable, raising=False)
@@ -90,7 +100,9 @@ async def run(*command: str, **variables: str) -> tuple[int | None, str]:
 
 
 def test_modules_are_those_of_the_extra() -> None:
-    """The table and the package's extra agree."""
+    """The table and the package's extra agree, and each release has its Python."""
+    assert {f"bpy>={release}" for release in RELEASES} == {wanted.partition(",")[0] for wanted in MODULES.values()}
+    assert all(MODULES[version].startswith(f"bpy>={release},") for release, version in RELEASES.items())
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extra = {f"{wanted}; python_version == '{a}.{b}'" for (a, b), wanted in MODULES.items()}
     assert set(project["optional-dependencies"]["bpy"]) == extra
@@ -156,6 +168,55 @@ async def test_another_python_does_it_where_there_is_no_module_for_this_one(
     python = await make_embedded()
     assert f"cpython-{HERE[0]}{HERE[1]}-" in python
     assert list(embedded_pythons()) == [python]
+
+
+def install_python(path: Path, body: str = f'exec "{sys.executable}" "$@"') -> Path:
+    """Write a Python that is this one by another name, or a stand-in for one."""
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+async def test_the_pythons_of_version_managers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyenv's stand-in on the PATH may name a version that is not active, and uv's Pythons need not be on it."""
+    number = f"{HERE[0]}.{HERE[1]}"
+    python, tag = f"bin/python{number}", f"{number}.9"
+    monkeypatch.setattr(sys, "version_info", (3, 12))
+    monkeypatch.setenv("PATH", str(install_python(tmp_path / "shims" / python, "exit 127").parent))
+    own = install_python(tmp_path / "uv" / f"cpython-{tag}-linux-x86_64-gnu" / python)
+    assert await working_python(HERE) is None
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "uv"))
+    assert await working_python(HERE) == (HERE, str(own))
+    of_pyenv = install_python(tmp_path / "pyenv" / "versions" / tag / python)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    assert await working_python(HERE) == (HERE, str(of_pyenv))
+    assert [path for _, path in pythons_for_it(HERE)][1:] == [str(of_pyenv), str(own)]
+
+
+async def test_the_release_that_is_asked_for(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made beside one that is there. Where there is no Python for it, the error says which one it takes."""
+    (other,) = MODULES.keys() - {HERE}
+    there = embedded._home(other) / "env" / "bin" / "python"
+    there.parent.mkdir(parents=True)
+    there.symlink_to(sys.executable)
+    (there.parents[1] / "lib" / "python3.x" / "site-packages" / "bpy").mkdir(parents=True)
+    (there.parents[2] / "current").write_text("env")
+    for folder in (cache, there.parents[2]):
+        folder.chmod(0o700)
+    assert await make_embedded(other) == str(there)
+    python = await make_embedded(HERE)
+    assert distributions(python)["bpy"].startswith(f"{MODULES[HERE].removeprefix('bpy>=').partition(',')[0]}.")
+    assert list(embedded_pythons()) == [python, str(there)]
+    assert list(embedded_pythons(other)) == [str(there)]
+
+    shutil.rmtree(there.parents[2])
+    monkeypatch.setenv("PATH", "")
+    (release,) = (name for name, version in RELEASES.items() if version == other)
+    told = rf"The module bpy {release} is for Python {other[0]}\.{other[1]} only, and Python {HERE[0]}\.{HERE[1]} runs"
+    with pytest.raises(InstanceError, match=told) as caught:
+        await make_embedded(other)
+    assert caught.value.command.startswith(f"asyncblend doctor --fix --bpy {release}    (with Python ")
 
 
 async def test_no_python_that_will_do(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -120,6 +120,13 @@ async def test_a_version_that_the_module_is_not_made_for(tmp_path: Path) -> None
     assert caught.value.command == ""
 
 
+async def test_a_python_that_is_too_old(tmp_path: Path) -> None:
+    """Blenders from before 3.1 have one; their module is there, but could not run asyncblend."""
+    python = looks_like_python(tmp_path / "python3.7", answer(FILE, (3, 7)))
+    with pytest.raises(BlenderNotFound, match=r"is Python 3\.7, and asyncblend needs 3\.10 or later inside Blender"):
+        await start(tmp_path, python)
+
+
 async def test_a_module_that_it_has(tmp_path: Path) -> None:
     """Its version and its file are known then, and it is asked once."""
     python = looks_like_python(tmp_path / "python", f"echo asked >> {tmp_path}/asked\n" + answer(FILE, (3, 13)))

@@ -20,7 +20,7 @@ from .plan import plan_capture
 from .settings import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .label_session import LabelSession
 
@@ -219,9 +219,32 @@ def _run_blender(scene: Any) -> None:
     if scene.render.use_persistent_data:
         scene.update_tag()  # otherwise Cycles does not notice a new seed
     try:
-        bpy.ops.render.render(write_still=False)
+        with _new_objects_noticed():
+            bpy.ops.render.render(write_still=False)
     except RuntimeError as error:
         raise RuntimeError(_explain(scene, str(error).strip())) from error
+
+
+@contextlib.contextmanager
+def _new_objects_noticed() -> Iterator[None]:
+    """Let handlers of `render_pre` add objects to the scene within the `with` block: Blender 5.2 and 5.3 crash then.
+
+    Blender goes on with a list of the view layer's objects that is out of date. Asking for the active object has it make
+    the list anew, which takes no time where nothing was added.
+    """
+    import bpy
+
+    def notice(scene: Any, *_: Any) -> None:
+        for layer in scene.view_layers:
+            _ = layer.objects.active
+
+    handlers = bpy.app.handlers.render_pre
+    handlers.append(notice)  # the last one, after the user's own
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # another handler may have cleared the list
+            handlers.remove(notice)
 
 
 def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:

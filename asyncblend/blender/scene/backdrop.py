@@ -96,6 +96,17 @@ def drop_oldest(scene: Any) -> None:
         bpy.data.images.remove(image)
 
 
+def _show_by_nodes(world: Any) -> None:
+    """Let the world's nodes show the world's own colour."""
+    import bpy
+
+    if bpy.app.version < (5, 0):
+        world.use_nodes = True
+    for node in world.node_tree.nodes:
+        if node.type == "BACKGROUND":
+            node.inputs["Color"].default_value = (*world.color, 1)
+
+
 def world_of(scene: Any) -> Any:
     """Return the scene's world, which has nodes then. It looks as before."""
     import bpy
@@ -103,12 +114,10 @@ def world_of(scene: Any) -> Any:
     if scene.world is None:
         scene.world = bpy.data.worlds.new("World")
         scene.world.color = (0, 0, 0)  # as a scene without a world has it
+        _show_by_nodes(scene.world)
     world = scene.world
-    if not world.use_nodes:
-        world.use_nodes = True
-        for node in world.node_tree.nodes:
-            if node.type == "BACKGROUND":
-                node.inputs["Color"].default_value = (*world.color, 1)
+    if bpy.app.version < (5, 0) and not world.use_nodes:  # later Blenders always use them, and warn of this switch
+        _show_by_nodes(world)
     return world
 
 

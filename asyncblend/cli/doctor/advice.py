@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import BlenderNotFound
 from ...fleet.discovery import VARIABLE, Blender, all_blenders, find_blender
-from ...fleet.install.embedded import MODULES, embedded_pythons, pythons_for_it
+from ...fleet.install.embedded import MODULES, RELEASES, embedded_pythons, pythons_for_it, working_python
 from ..needs import pip
 
 _DOWNLOAD = "https://www.blender.org/download/"
@@ -33,6 +33,26 @@ def is_embedded(blender: Blender) -> bool:
 def option(blender: Blender) -> str:
     """Return what the option `blender` takes for a Blender."""
     return "bpy" if blender.kind == "module" and find("bpy") == blender else blender.path
+
+
+def take(name: str) -> str:
+    """Return the command after which a Blender is used where no option names another one."""
+    return f"export {VARIABLE}={shlex.quote(name)}"
+
+
+async def offers() -> list[dict[str, str]]:
+    """Return the releases of Blender that `--bpy` can install here, and has not yet, each with the Python it takes."""
+    found = []
+    for release, version in RELEASES.items():
+        is_here = version == sys.version_info[:2] and any(_is_own_module(one) for one in all_blenders())
+        if is_here or any(embedded_pythons(version)) or (python := await working_python(version)) is None:
+            continue
+        found.append({"release": release, "python": python[1], "command": f"asyncblend doctor --bpy {release}"})
+    return found
+
+
+def _is_own_module(blender: Blender) -> bool:
+    return blender.kind == "module" and blender.path == sys.executable
 
 
 def apt(*packages: str) -> str:

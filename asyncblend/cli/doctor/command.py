@@ -23,6 +23,14 @@ def doctor(
     fix: Annotated[
         bool, typer.Option("--fix/--no-fix", help="Install what is missing into your cache folder.")
     ] = False,
+    bpy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RELEASE",
+            help="Install this release of Blender as a bpy module in an environment of its own, beside what is here: "
+            "4.5, which takes Python 3.11, or 5.2, which takes Python 3.13. Your own Python may be another one.",
+        ),
+    ] = None,
     json_: Annotated[
         bool, typer.Option("--json/--no-json", help="Print one JSON object with everything, and no page.")
     ] = False,
@@ -31,7 +39,8 @@ def doctor(
 
     Each Blender is looked at and renders a small frame, and where that fails, it is said why and what to type. With
     `--fix`, pyzmq is installed for Blender's Python and, if there is no bpy module, Blender itself as one, in an
-    environment of its own: your Python's packages stay as they are.
+    environment of its own: your Python's packages stay as they are. `--bpy` installs one in any case, and streams find
+    it from then on.
 
     The exit status is 0 if torch is installed and the Blender that would be used renders, and 1 if not.
 
@@ -40,11 +49,15 @@ def doctor(
         asyncblend doctor
         asyncblend doctor --blender /opt/blender
         asyncblend doctor --fix
+        asyncblend doctor --bpy 5.2
     """
+    from ...fleet.install.embedded import RELEASES
     from .examining import examine
 
+    if bpy is not None and bpy not in RELEASES:
+        raise typer.BadParameter(f"{bpy!r} is none of {', '.join(RELEASES)}", param_hint="'--bpy'")
     page = Page(Terminal(quiet=json_))
-    report = run(examine(blender, fix=fix, page=page))
+    report = run(examine(blender, fix=fix, bpy=bpy, page=page))
     if json_:
         typer.echo(json.dumps(report, indent=2))
     if not report["ready"]:

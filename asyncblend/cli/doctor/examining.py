@@ -13,11 +13,11 @@ from typing import Any
 from ... import __version__
 from ...errors import BlenderNotFound, InstanceError
 from ...fleet.discovery import VARIABLE, Blender, all_blenders
-from ...fleet.install.embedded import make_embedded
+from ...fleet.install.embedded import RELEASES, make_embedded
 from ...fleet.install.packages import cache_folder
 from ..live import Waiting
 from ..needs import is_missing, pip
-from .advice import find, option, ways_to_a_blender
+from .advice import find, offers, option, take, ways_to_a_blender
 from .page import Page
 from .rendering import module_version, render
 
@@ -25,13 +25,14 @@ _NEEDED = {"torch": "torch", "numpy": "numpy", "pyzmq": "zmq"}
 """The packages that this Python must have, and the module of each. A stream can be tried without torch."""
 
 
-async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
+async def examine(name: str | None, *, fix: bool, bpy: str | None, page: Page) -> dict[str, Any]:
     """Look at everything, or at one Blender, and print each part as soon as it is known.
 
     Args:
         name: The option that names a Blender. None looks at all that are found.
         fix: Whether to install the embedded Blender if there is no bpy module. (What an executable's Python lacks is
             installed in any case, because a stream does that.)
+        bpy: The release of Blender, a key of `RELEASES`, to install as the embedded one, whatever else is there.
 
     Returns:
         The report, for `json.dumps`. Later versions may add keys, but keep the meaning of these:
@@ -44,7 +45,9 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
         - host: this Python, with its packages' versions, and `no_module`, which says why there is no bpy module.
         - blenders: what `render` found out about each.
         - problems: what no Blender is to blame for, each with title, why, details and commands, the nearest way first.
-        - fixed: what was installed, each with what and path.
+        - fixed: what was installed, each with what, path and commands, which say how to choose it.
+        - offers: the releases of Blender that can be installed as an embedded one here, each with release, python (the
+          one that it would take) and command. It is empty if one Blender only is looked at.
     """
     host = _host(with_module=name is None and bool(all_blenders()) and not fix)
     report: dict[str, Any] = {"asyncblend": __version__, "host": host, "blenders": [], "problems": [], "fixed": []}
@@ -55,19 +58,21 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
         page.problem(report["problems"][-1])
 
     to_type, after_failed_fix = list(host["commands"]), []
-    if fix and name in (None, "bpy") and isinstance(find("bpy"), BlenderNotFound):
+    if bpy is not None or (fix and name in (None, "bpy") and isinstance(find("bpy"), BlenderNotFound)):
         try:
             with Waiting("Installing the embedded Blender (bpy, some 350 MB)"):
-                python = await make_embedded()
+                python = await make_embedded(None if bpy is None else RELEASES[bpy])
         except InstanceError as error:
             why = str(error).partition("\n")[0].rstrip(":")
             add_problem("The embedded Blender could not be installed", why, [error.command], error.details)
             after_failed_fix = [error.command]
         else:
             what = f"The embedded Blender, bpy {module_version(python)}, is installed"
-            report["fixed"].append({"what": what, "path": python})
+            choose = [] if find(None) == Blender("module", python) else [take(python)]
+            report["fixed"].append({"what": what, "path": python, "commands": choose})
             page.fixed(report["fixed"][-1])
 
+    report["offers"] = [] if name is not None else await offers()
     chosen, ways = find(name), ways_to_a_blender(name, fix=fix)
     if isinstance(chosen, BlenderNotFound):
         title = "No such Blender" if name or os.environ.get(VARIABLE) else "No Blender"
@@ -81,6 +86,7 @@ async def examine(name: str | None, *, fix: bool, page: Page) -> dict[str, Any]:
                 report["blenders"].append(await render(one, needed=one == chosen, ways=ways))
             page.blender(report["blenders"][-1])
     report |= _verdict(name, report["blenders"], to_type)
+    page.offers(report["offers"])
     page.verdict(report)
     return report
 
@@ -111,7 +117,7 @@ def _verdict(name: str | None, blenders: Sequence[dict[str, Any]], to_type: list
     default = find(None)
     working = [one for one in blenders if one["works"]]
     failed = next((one for one in blenders if one["needed"] and not one["works"]), None)
-    switch = f"export {VARIABLE}={shlex.quote(working[0]['option'])}" if working else ""
+    switch = take(working[0]["option"]) if working else ""
     instead = None
     if failed is not None:
         if working and failed["mends"]:

@@ -43,7 +43,13 @@ class Page:
         self._section("This machine", rows, "bad" if host["commands"] else "ok")
 
     def fixed(self, fixed: dict[str, Any]) -> None:
-        self._section("Fixed", [("ok", "installed", f"{fixed['what']}: {fixed['path']}")], "ok")
+        self._section("Fixed", [("ok", "installed", f"{fixed['what']}: {fixed['path']}")], "ok", fixed["commands"])
+
+    def offers(self, offers: Sequence[dict[str, str]]) -> None:
+        for offer in offers:
+            what = f"Blender {offer['release']} can be had as a module of {offer['python']}: type "
+            self._line()
+            self._line((what, "dim"), (offer["command"], "cyan"))
 
     def problem(self, problem: dict[str, Any]) -> None:
         self._section(problem["title"], _trouble("bad", problem), "bad", problem["commands"])

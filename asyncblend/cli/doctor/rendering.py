@@ -16,7 +16,7 @@ from typing import Any
 from ...config import RestartPolicy, StreamConfig, Timeouts
 from ...errors import AsyncblendError, BlenderNotFound, CrashLoop, InstanceError, SampleError
 from ...fleet.discovery import Blender
-from ...fleet.install.embedded import site_packages
+from ...fleet.install.embedded import RELEASES, site_packages
 from ...fleet.install.packages import cache_folder
 from ...fleet.pythons import module_of
 from ..needs import pip
@@ -87,6 +87,9 @@ def _notes(blender: Blender, facts: Mapping[str, Any]) -> dict[str, Any]:
         numpy = importlib.metadata.version("numpy")
         notes.append(f"numpy: bpy {module_version(blender.path)} is made for {pin}, here is {numpy}")
         commands.append(pip(pin))
+        # Or the numpy stays, and Blender gets an environment of its own.
+        here = sys.version_info[:2]
+        commands += [f"asyncblend doctor --bpy {name}" for name, version in RELEASES.items() if version == here]
     return {"notes": notes, "commands": commands}
 
 
