@@ -32,7 +32,8 @@ paints = []
 cube.data.materials.clear()
 for face in cube.data.polygons:
     material = bpy.data.materials.new(f"Face {face.index}")
-    material.use_nodes = True
+    if material.node_tree is None:  # from Blender 5.0 on, it is there from the beginning
+        material.use_nodes = True
     cube.data.materials.append(material)
     face.material_index = face.index
     paints.append(material.node_tree.nodes["Principled BSDF"].inputs["Base Color"])

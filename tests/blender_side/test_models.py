@@ -31,7 +31,7 @@ def part(name, size, place, colour, parent=None):
     made.name, made.location, made.scale = name, place, size
     bpy.ops.object.transform_apply(location=False, rotation=False, scale=True)
     paint = bpy.data.materials.new(name)
-    if not paint.use_nodes:
+    if paint.node_tree is None:
         paint.use_nodes = True
     paint.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (*colour, 1)
     made.data.materials.append(paint)

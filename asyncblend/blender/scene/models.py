@@ -273,7 +273,7 @@ def _plain(mesh: Any) -> Any:
     import bpy
 
     made = bpy.data.materials.new("Plain")
-    if not made.use_nodes:
+    if made.node_tree is None:  # from Blender 5.0 on, it is there from the beginning
         made.use_nodes = True
     shader = next(node for node in made.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
     shader.inputs["Base Color"].default_value = (0.6, 0.6, 0.6, 1)
