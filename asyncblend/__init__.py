@@ -6,11 +6,13 @@ public name is loaded when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._lazy import lazy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .config import RestartPolicy as RestartPolicy
     from .config import StreamConfig as StreamConfig
     from .config import Timeouts as Timeouts
@@ -91,7 +93,7 @@ __all__ = [
     "verdict",
 ]
 
-__getattr__ = lazy(
+__getattr__: Callable[[str], Any] = lazy(
     __name__,
     {
         "config": "RestartPolicy StreamConfig Timeouts",

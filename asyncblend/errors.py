@@ -39,9 +39,9 @@ def _rebuild(cls: type[AsyncblendError], message: str, data: dict[str, Any]) -> 
 class AsyncblendError(Exception):
     """The base of all errors that asyncblend raises."""
 
-    command = ""
+    command: str = ""
     """What to type in a shell to mend it; empty if no command is known to help."""
-    details = ""
+    details: str = ""
     """Lines that explain it, such as the last output of a program; empty if there are none."""
 
     def __init__(self, message: str = "", *, command: str = "", details: str = "") -> None:

@@ -14,11 +14,13 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 `labels` builds on `capture`, and these two and `randomise` build on `scene`. `serving` needs none of them.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from . import randomise as randomise
     from .capture.render import RenderInfo as RenderInfo
     from .capture.render import last_render as last_render
@@ -51,7 +53,7 @@ __all__ = [
     "surface_keypoints",
 ]
 
-__getattr__ = lazy(
+__getattr__: "Callable[[str], Any]" = lazy(
     __name__,
     {
         "labels.annotate": "annotate",

@@ -60,7 +60,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="asyncblend",
     cls=_Commands,
     no_args_is_help=True,

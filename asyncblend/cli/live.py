@@ -206,7 +206,7 @@ class LiveLine(Waiting):
         unit: str = "frames",
         verdict: Callable[[StreamStats], str] | None = None,
     ) -> None:
-        self.frames = 0
+        self.frames: int = 0
         self.first: float | None = None
         """When the first frame came, on the clock of `time.perf_counter`."""
         self._stats, self._queue_size, self._verdict = stats, config.queue_size, verdict

@@ -85,7 +85,7 @@ class BlenderDataset(ItemDataset):
         self._cut = None if clip is None else Cut.checked(clip, stride, ("clip", "clip_stride"))
         own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
         super().__init__(ItemOptions(**own))
-        self.config = resolve(config, given)
+        self.config: StreamConfig = resolve(config, given)
         self._own = OwnStream()
         self._frames: SyncFrames | None = None  # the present or last iteration
         self._source: dict[str, Any] | None = None  # what the fleet's samples are a function of

@@ -65,7 +65,7 @@ class Iteration:
 
     def __init__(self, state: Mapping[str, Any] | None) -> None:
         self.state = state
-        self.epoch = 0
+        self.epoch: int = 0
         self.progress: Callable[[], dict[str, Any]] | None = None
         """Returns what has been delivered, once something may have been."""
         self.deliver: Callable[[], object] = lambda: None

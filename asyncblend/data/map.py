@@ -62,7 +62,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     ) -> None:
         check_names("BlenderMapDataset", options, {"transform", *StreamOptions.__annotations__})
         self._transform = ItemOptions(transform=transform).transform
-        self.config = resolve(config, options)
+        self.config: StreamConfig = resolve(config, options)
         if self.config.on_bad_sample != "raise":
             raise ConfigError(
                 f"on_bad_sample must be 'raise' in a BlenderMapDataset, because an index that is asked for cannot be "

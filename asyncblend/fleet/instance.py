@@ -42,9 +42,9 @@ class Instance:
     def __init__(self, number: int, config: StreamConfig, chance: Callable[[], float] = float) -> None:
         self.number = number
         self.state: State = "new"
-        self.life = Life(number, -1)  # The present life, or the last one
-        self.restarts = 0  # Lives begun because the one before crashed
-        self.recycled = 0  # Lives begun because the one before had served its time
+        self.life: Life = Life(number, -1)  # The present life, or the last one
+        self.restarts: int = 0  # Lives begun because the one before crashed
+        self.recycled: int = 0  # Lives begun because the one before had served its time
         self.condemned: str | None = None
         """Why this life must be killed: the budget that it overran ("start", "beat", "frame", "stop"), or what else it did."""
         self._config = config

@@ -38,7 +38,7 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
             read, self._held = os.pipe()
             self.lifeline = Lifeline.of(read)
             _workspaces.add(self)
-        self.folder = Path(temporary, f"asyncblend-{secrets.token_urlsafe(6)}")
+        self.folder: Path = Path(temporary, f"asyncblend-{secrets.token_urlsafe(6)}")
         try:
             try:
                 # Before the folder, so that there is no moment in which a kill leaves one.

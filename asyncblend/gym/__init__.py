@@ -15,9 +15,9 @@ that comes back are checked against the observation space.
 
 try:
     import gymnasium as _gymnasium  # noqa: F401
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
-        'asyncblend.gym needs Gymnasium; type: pip install "asyncblend[gym]"', name=error.name
+        'asyncblend.gym needs Gymnasium; type: pip install "asyncblend[gym]"', name=_missing.name
     ) from None
 
 from .env import BlenderEnv

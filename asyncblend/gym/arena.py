@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ..config import StreamConfig, check_whole
@@ -53,17 +53,17 @@ class Arena:
             raise ConfigError(f"on_crash must be 'replay' or 'truncate'; got {on_crash!r}")
         check_whole("max_replay_steps", max_replay_steps, 0)
         self._config = dataclasses.replace(config, instances=instances)
-        self.max_replay = max_replay_steps if on_crash == "replay" else 0
-        self.stream = SyncStream(self._config)
+        self.max_replay: int = max_replay_steps if on_crash == "replay" else 0
+        self.stream: SyncStream = SyncStream(self._config)
         self._finalizer = weakref.finalize(self, self.stream.close)
         self._finalizer.atexit = False  # the stream closes itself at exit, before the interpreter waits for its thread
         try:
             self.stream.start()
             said = self._what_the_script_says()
-            self.observation_space = observation_space or _space(said, "observation_space")
-            self.action_space = action_space or _space(said, "action_space")
-            self.read_observation = reader(self.observation_space, "observation")
-            self.read_action = reader(self.action_space, "action")
+            self.observation_space: Space = observation_space or _space(said, "observation_space")
+            self.action_space: Space = action_space or _space(said, "action_space")
+            self.read_observation: Callable[[Any], Any] = reader(self.observation_space, "observation")
+            self.read_action: Callable[[Any], Any] = reader(self.action_space, "action")
             if render_mode is not None and not said.get("render"):
                 raise ConfigError(f"render_mode is {render_mode!r}, but the script's environment has no method render")
         except BaseException:

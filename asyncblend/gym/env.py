@@ -49,7 +49,8 @@ class BlenderEnv(gymnasium.Env[Any, Any]):
         AsyncblendError: As entering a BlenderStream raises.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  # never changed; gymnasium.make reads it
+    # Never changed; gymnasium.make reads it.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class BlenderEnv(gymnasium.Env[Any, Any]):
             max_replay_steps=max_replay_steps,
         )
         self._player = Player(self._arena)
-        self.observation_space, self.action_space = self._arena.observation_space, self._arena.action_space
+        self.observation_space: gymnasium.Space[Any] = self._arena.observation_space
+        self.action_space: gymnasium.Space[Any] = self._arena.action_space
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self._arena.render_fps}
 

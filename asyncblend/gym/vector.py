@@ -57,7 +57,7 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
         **options: Unpack[StreamOptions],
     ) -> None:
         resolved = resolve(config, options)
-        self.num_envs = resolved.instances if num_envs is None else num_envs
+        self.num_envs: int = resolved.instances if num_envs is None else num_envs
         check_whole("num_envs", self.num_envs, 1)
         try:
             self._mode = AutoresetMode(autoreset_mode)
@@ -78,14 +78,12 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
         self._players = [Player(self._arena) for _ in range(self.num_envs)]
         self._observations: list[Any] = [None] * self.num_envs
         self._ended = self._none()
-        self.single_observation_space, self.single_action_space = (
-            self._arena.observation_space,
-            self._arena.action_space,
-        )
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.single_observation_space: gymnasium.Space[Any] = self._arena.observation_space
+        self.single_action_space: gymnasium.Space[Any] = self._arena.action_space
+        self.observation_space: gymnasium.Space[Any] = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space: gymnasium.Space[Any] = batch_space(self.single_action_space, self.num_envs)
         self.render_mode = render_mode
-        self.metadata = {
+        self.metadata: dict[str, Any] = {
             "render_modes": ["rgb_array"],
             "render_fps": self._arena.render_fps,
             "autoreset_mode": self._mode,

@@ -26,7 +26,8 @@ class Canvas:
     """
 
     def __init__(self, width: int, height: int, colour: Colour | None = "white") -> None:
-        self.width, self.height = width, height
+        self.width: int = width
+        self.height: int = height
         size = (width * _SCALE, height * _SCALE)
         self._image = Image.new("RGBA", size, (0, 0, 0, 0)) if colour is None else Image.new("RGB", size, colour)
         self._draw = ImageDraw.Draw(self._image)

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import ConfigError
 from .box3d import box_lines
 from .colours import Array
-from .images import image_of, pictures_in
+from .images import Picture, image_of, pictures_in
 from .points import Points, points_in
 from .skeleton import skeleton_of
 
@@ -62,14 +62,15 @@ class Shown:
         self._item = item
         self._drawn = {"index"}
         self.index: Any = item.get("index", "")
-        self.labels = {name: array for name in LABELS if (array := self._label(name)) is not None}
+        self.labels: dict[str, Array] = {name: array for name in LABELS if (array := self._label(name)) is not None}
         """Arrays by name, of the shapes in `LABELS`, with fewer pixels than the image if that is large."""
         points, known = points_in(item)
-        self.name = "image"  # That of the image which annotations are drawn on
+        self.name: str = "image"  # That of the image which annotations are drawn on
         self.image = image_of(item.get("image"))  # H x W x 3 or 4 uint8. None if there is none
         if self.image is not None:
             self._drawn.add("image")
         taken = {*_NO_IMAGES, *self._drawn, *(one.name for one in points)}
+        self.pictures: dict[str, Picture]
         self.pictures, self._left_out = pictures_in({name: item[name] for name in item if name not in taken})
         """The other images by name, and by name how many of them there are not."""
         self._drawn.update(self._left_out)
@@ -77,16 +78,18 @@ class Shown:
             self.name = max(lights, key=lambda name: self.pictures[name].array.ndim)  # the first in colour, if any is
             self.image = image_of(self.pictures.pop(self.name).array)
         shapes = [array.shape for array in (self.image, *self.labels.values()) if array is not None]
-        self.size = (shapes[0][1], shapes[0][0]) if shapes else (320, 240)  # Width and height in pixels
-        self.points = self._on_images(points)
+        self.size: tuple[int, int] = (
+            (shapes[0][1], shapes[0][0]) if shapes else (320, 240)
+        )  # Width and height in pixels
+        self.points: list[Points] = self._on_images(points)
         """The points that can be drawn. Those that are nowhere near their image have the visibility 0."""
         self._drawn.update(one.name for one in self.points)
         if known and len(self.points) == len(points):
             self._drawn.add("points")
         self._table = self._read_table()
-        self.classes = self._classes()  # The names of classes by id
-        self.things = self._things()
-        self.ids = self._masked_ids()  # The ids of the objects whose masks are drawn on the image
+        self.classes: dict[int, str] = self._classes()  # The names of classes by id
+        self.things: list[Thing] = self._things()
+        self.ids: list[int] = self._masked_ids()  # The ids of the objects whose masks are drawn on the image
 
     def points_on(self, image: str) -> list[Points]:
         """Return the points that belong to an image."""

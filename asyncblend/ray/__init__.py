@@ -27,9 +27,9 @@ A sample is a function of seed, index and params. So what Ray executes again aft
 
 try:
     import ray.data as _data  # noqa: F401
-except ImportError as error:
+except ImportError as _missing:
     raise ModuleNotFoundError(
-        f'asyncblend.ray needs Ray Data ({error}); type: pip install "asyncblend[ray]"', name=error.name
+        f'asyncblend.ray needs Ray Data ({_missing}); type: pip install "asyncblend[ray]"', name=_missing.name
     ) from None
 
 from ..warm.connection import connect

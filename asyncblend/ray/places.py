@@ -34,7 +34,7 @@ class Job:
         self.request = request
         self.finished: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         """What answers who has revoked it, when nothing of it is made any more."""
-        self.revoked = False
+        self.revoked: bool = False
         self._forget = forget
         self.making: asyncio.Task[None] | None = None
         self._steps: dict[int, asyncio.Future[Answer]] = {}  # those that are wanted
@@ -162,7 +162,7 @@ class Program:
     """What a program holds."""
 
     def __init__(self, run: Run, places: int) -> None:
-        self.places = [Place(run) for _ in range(places)]
+        self.places: list[Place] = [Place(run) for _ in range(places)]
         self.jobs: dict[Name, Job] = {}
         """Those of which more may be wanted."""
         self._turn = 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import RecordingError
 from .codec import Sample
-from .places import each, place_of
+from .places import Place, each, place_of
 from .shards import Shard, Span, find_shard, read_sample, shards_in
 
 
@@ -44,7 +44,7 @@ class Recording:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = place_of(folder)
+        self.folder: Place = place_of(folder)
         numbers = shards_in(self.folder)
         if not numbers:
             raise RecordingError(

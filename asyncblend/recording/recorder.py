@@ -101,9 +101,9 @@ class Recorder(AsyncIterator[F]):
         self._error: BaseException | None = None  # of a job, until it has been raised
         self._beginning: asyncio.Future[None] | None = None
         self._finishing: asyncio.Future[None] | None = None
-        self.before = 0  # samples that were in the folder at the beginning
+        self.before: int = 0  # samples that were in the folder at the beginning
         self._owns_stream = False
-        self.closed = False  # whether it records no more
+        self.closed: bool = False  # whether it records no more
 
     @property
     def recorded(self) -> int:

@@ -73,7 +73,7 @@ class Writer:
         self._next_number = 0
         self._failure: Exception | None = None
         self.indices: set[int] = set()  # The indices of all samples in the folder, with those in the unfinished shard
-        self.recorded = 0  # The number of samples in whole shards, with those of earlier writers
+        self.recorded: int = 0  # The number of samples in whole shards, with those of earlier writers
         self.blender: str | None = None  # The version that the first shard was made with, if it says so
         self._written = 0
 

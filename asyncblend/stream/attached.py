@@ -51,7 +51,7 @@ class AttachedRun(Run):
         if self._beginning:
             raise ConfigError("a BlenderStream can be entered only once; make another one")
         self._beginning = True
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ready = self.loop.create_future()
         attaching = apart(self._attach)
         try:
@@ -91,7 +91,7 @@ class AttachedRun(Run):
         assert self.config.fleet is not None, "run_of looks at it"
         attachment = Attachment(self.config.fleet, self.config.timeouts)
         try:
-            self.config = _completed(self.config, attachment.welcome)
+            self.config: StreamConfig = _completed(self.config, attachment.welcome)
         except BaseException:
             attachment.give_up()
             raise

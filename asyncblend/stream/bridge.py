@@ -44,9 +44,9 @@ class Channel:
     def __init__(self, source: Pass) -> None:
         self.source = source
         self.items: SimpleQueue[Arrival | End] = SimpleQueue()
-        self.ended = False  # no more frames are put into `items`
+        self.ended: bool = False  # no more frames are put into `items`
         self.finished = False  # the consumer has met the end of all frames
-        self.dropped = False
+        self.dropped: bool = False
         self.begun = False
 
     def put(self, arrival: Arrival) -> None:
@@ -78,7 +78,8 @@ class Bridge:
     """
 
     def __init__(self, run: Run, thread: LoopThread) -> None:
-        self.run, self._thread = run, thread
+        self.run: Run = run
+        self._thread = thread
         self.channels: set[Channel] = set()
         """Those of the passes that have begun and not ended."""
         self._consumed: deque[tuple[Channel, Arrival]] = deque()

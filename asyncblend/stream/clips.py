@@ -42,9 +42,9 @@ class Clip(Frame):
             step=first.step,
             last=frames[-1].last,
         )
-        self.length = len(frames)
+        self.length: int = len(frames)
         """The number of frames, T."""
-        self.stride = stride
+        self.stride: int = stride
         """Steps from one frame to the next."""
 
     def __repr__(self) -> str:

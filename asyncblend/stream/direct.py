@@ -62,7 +62,8 @@ class Direct:
     """
 
     def __init__(self, line: Line, life: Life, name: Name, *, index: int, age: int, first: int, asked: Asked) -> None:
-        self.life, self.name = life, name
+        self.life: Life = life
+        self.name: Name = name
         self._made = self._bytes = 0
         self._began: float | None = None  # when the step was sent whose frame has not come
         self._line, self._index, self._age, self._asked = line, index, age, asked

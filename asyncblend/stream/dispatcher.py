@@ -38,7 +38,7 @@ class Dispatcher:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, Idleness(fleet, time.monotonic)
         self._time = Timekeeper(self._fleet, time.monotonic)
-        self.feeds = Feeds(self.dispatch, config.params)
+        self.feeds: Feeds = Feeds(self.dispatch, config.params)
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
         self._episodes: dict[Name, tuple[Holding, Held]] = {}  # by pass and position: those that have begun

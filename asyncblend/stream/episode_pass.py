@@ -50,7 +50,7 @@ class EpisodePass(Pass):
         self.direct: Direct | None = None
         """Set while its consumer's thread exchanges steps with Blender past the event loop."""
         self._asked: dict[int, Drawn] = {}  # by step, as long as it can be replayed
-        self.steps = 0  # How many steps were asked for
+        self.steps: int = 0  # How many steps were asked for
 
     def drawn(self, params: Mapping[str, Any] | None) -> Drawn:
         """Return the params of a step as they travel. Any thread may call it.

@@ -28,21 +28,21 @@ class Frame(Mapping[str, Any]):
         spent: Spent | None = None,
     ) -> None:
         self._values = values
-        self.index = index
+        self.index: int = index
         """Index of the sample."""
-        self.instance = instance
+        self.instance: int = instance
         """Number of the Blender that made it."""
         self.params: Mapping[str, Any] = {} if params is None else params
         """The params that it was made with; {} for none."""
-        self.params_age = params_age
+        self.params_age: int = params_age
         """How many other samples were leased after its params were drawn and before it arrived, in its pass. Where the
         training loop changes params, such as a curriculum does, it tells how late a change takes hold. A sample that is
         leased again after a crash counts once more; 0 for recorded samples."""
-        self.step = step
+        self.step: int = step
         """Number of the frame in its episode, from 0; 0 where a sample is one frame."""
-        self.last = last
+        self.last: bool = last
         """Whether it is the last frame of its sample. False in an episode that the host steps, which has no known end."""
-        self.spent = spent
+        self.spent: Spent | None = spent
         """Seconds that it took in Blender: `sample`, and of that `render` and `capture`. None: that is not known, as of
         recorded samples."""
 
@@ -71,8 +71,11 @@ class Frame(Mapping[str, Any]):
         return name in self._values
 
     # Mapping's equality would compare arrays, and those have no truth value.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={_brief(value)}" for name, value in self._values.items())

@@ -34,12 +34,12 @@ class Holding:
         self.held: list[Held] = []  # In the order in which the life renders them; it is at the first one
         self.answered: deque[Name] = deque(maxlen=_REMEMBERED)  # Its latest answers
         self.turn = -1  # When it was leased something last
-        self.urgent = 0  # How many of `held` are of urgent passes
-        self.alone = False  # Whether it holds a suspect, and must not get another lease
+        self.urgent: int = 0  # How many of `held` are of urgent passes
+        self.alone: bool = False  # Whether it holds a suspect, and must not get another lease
         self.unsent: set[Name] = set()  # Leases that it has not got, as it is not connected
         self.revoked = False  # Whether it may be at a sample that was taken back
         self.episode: Held | None = None  # The first one, if frames of it have come and others will
-        self.closing = False  # Whether that episode was taken back, and is held only until the life has closed it
+        self.closing: bool = False  # Whether that episode was taken back, and is held only until the life has closed it
 
     def add(self, one: Held, *, alone: bool = False) -> None:
         self.alone = alone

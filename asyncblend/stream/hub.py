@@ -74,8 +74,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     """
 
     def __init__(self, folder: Path, seed: int, rings: Mapping[Life, Ring], network: Network | None = None) -> None:
-        self.token = secrets.token_hex(16)  # The run's secret: each Blender's first message must have it
-        self.blender = ""  # Blender's version, once an instance has said it
+        self.token: str = secrets.token_hex(16)  # The run's secret: each Blender's first message must have it
+        self.blender: str = ""  # Blender's version, once an instance has said it
         self._seed, self._rings, self._network = seed, rings, network
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
         self._identity_of: dict[Life, bytes] = {}
@@ -108,7 +108,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             self._socket.bind("tcp://127.0.0.1:*")
         endpoint = self._socket.get(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
-        self.endpoint = endpoint.decode().rstrip("\0")
+        self.endpoint: str = endpoint.decode().rstrip("\0")
 
     def _bind_to(self, network: Network) -> None:
         self._socket.ipv6 = v6 = ":" in network.address

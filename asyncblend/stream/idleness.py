@@ -21,7 +21,8 @@ class Idleness(Blenders):
         self._blenders, self._clock = blenders, clock
         self._since: dict[Life, float | None] = {}  # of those that serve: since when each waits. None: it has work
         self._idle = 0
-        self.level, self.waits = Level(0, 0), Durations()
+        self.level: Level = Level(0, 0)
+        self.waits: Durations = Durations()
 
     def gone(self, life: Life) -> None:
         """Note that a life is over."""

@@ -76,9 +76,9 @@ class LeaseBook(Generic[Params]):
         on_demand: bool = False,
     ) -> None:
         self.slots = slots
-        self.occupied = 0  # The number of occupied slots
-        self.delivered = 0  # Frames consumed
-        self.skipped = 0  # Samples given up
+        self.occupied: int = 0  # The number of occupied slots
+        self.delivered: int = 0  # Frames consumed
+        self.skipped: int = 0  # Samples given up
         self._indices, self._count, self._draw = indices, len(indices), draw
         self._ordered, self._on_demand = ordered, on_demand
         self._next_serial = 0

@@ -33,7 +33,7 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = threading.Event()
-        self.closing = False  # Whether `close` was called
+        self.closing: bool = False  # Whether `close` was called
 
     @property
     def started(self) -> bool:

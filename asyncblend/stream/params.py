@@ -214,7 +214,7 @@ class _Feed:
     """What is awaited of one asynchronous iterator: one mapping at a time, and only when it is asked for."""
 
     def __init__(self, iterator: Any, feeds: Feeds) -> None:
-        self.users = 0
+        self.users: int = 0
         self.drawn: Drawn | None = None  # The mapping that has come
         self._error: BaseException | None = None  # or why there is none
         self._iterator, self._feeds = iterator, feeds

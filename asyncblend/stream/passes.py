@@ -86,7 +86,7 @@ class Pass:
     ) -> None:
         self._seed = config.seed if config.script else None  # None: the fleet's, which is not known yet
         self._indices = own_indices(config) if indices is None else checked_indices(indices)
-        self.params = ParamsSource(config.params if params is None else check_params(params))
+        self.params: ParamsSource = ParamsSource(config.params if params is None else check_params(params))
         self._skips = (on_bad_sample or config.on_bad_sample) == "skip"
         self._max_deaths = config.restart.max_sample_deaths
         if ordered is not None and not isinstance(ordered, bool):
@@ -110,8 +110,8 @@ class Pass:
             self._load(state)
         self.queue: FrameQueue[Arrival] = FrameQueue(self.book.slots)
         """Frames in the order in which the consumer gets them."""
-        self.timing = Timing(self.book.slots)
-        self.bytes = 0
+        self.timing: Timing = Timing(self.book.slots)
+        self.bytes: int = 0
         """Those of the arrays that the consumer has taken."""
         self.error: BaseException | None = None  # Why no more samples are leased
         self._last: BaseException | None = None  # What the consumer gets once all that is leased has arrived

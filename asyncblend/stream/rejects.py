@@ -15,9 +15,9 @@ class Rejects:
     """The counters of one hub. The 1st, 2nd, 4th, 8th, and so on of a kind is logged."""
 
     def __init__(self) -> None:
-        self.bad_messages = 0
+        self.bad_messages: int = 0
         """Messages dropped because they could not be read, or because their sender had sent too many such."""
-        self.refused = 0
+        self.refused: int = 0
         """How often who did not show the run's token, or the keys of a present life, was turned away."""
         self._bad: dict[bytes, int] = {}  # bad messages by identity, the latest offender last
 

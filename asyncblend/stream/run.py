@@ -45,7 +45,8 @@ class Run:
     """What takes the frames, as `verdict` has it, which is logged."""
 
     def __init__(self, config: StreamConfig, *, first_instance: int = 0) -> None:
-        self.config, self._first = config, first_instance
+        self.config: StreamConfig = config
+        self._first = first_instance
         self._pid = _process
         self._resources = contextlib.ExitStack()
         self._rings: dict[Life, Ring] = {}
@@ -65,7 +66,7 @@ class Run:
         config = self.config
         check_descriptors(config.instances)
         place = Here(config, self._first) if config.cluster is None else config.cluster.place(config, self._first)
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self.loop.create_future()
         try:
             workspace = self._workspace = self._resources.enter_context(Workspace())

@@ -54,7 +54,7 @@ class BlenderStream(AsyncIterator[Frame]):
     """
 
     def __init__(self, config: StreamConfig | None = None, **options: Unpack[StreamOptions]) -> None:
-        self.config = resolve(config, options)
+        self.config: StreamConfig = resolve(config, options)
         self._run = run_of(self.config)
         self._source = Pass(self.config)  # the config's own pass, begun when it is first iterated
         self._loaded: Mapping[str, Any] | None = None  # the state where that goes on

@@ -40,7 +40,7 @@ class SyncStream(Iterator[Frame]):
     def __init__(
         self, config: StreamConfig, state: Mapping[str, Any] | None = None, *, first_instance: int = 0
     ) -> None:
-        self.config = config
+        self.config: StreamConfig = config
         self._run = run_of(config, first_instance=first_instance)
         self._source = Pass(config, state=state)
         self._own: SyncFrames | None = None

@@ -158,8 +158,12 @@ class Timing:
         self._until = inf
         self.started: float | None = None
         """When it began to count: with the pass, or with the run's first frame, as nobody is slow before that."""
-        self.queue, self.waiting = Level(0, slots), Level(0, 1)
-        self.waits, self.sample, self.render, self.capture = (Durations() for _ in range(4))
+        self.queue: Level = Level(0, slots)
+        self.waiting: Level = Level(0, 1)
+        self.waits: Durations = Durations()
+        self.sample: Durations = Durations()
+        self.render: Durations = Durations()
+        self.capture: Durations = Durations()
 
     def start(self, now: float) -> None:
         """Begin to count."""

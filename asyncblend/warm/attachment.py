@@ -205,10 +205,10 @@ class Attachment:
     def _note(self, status: FleetStatus) -> None:
         if status.error is not None:
             raise status.error
-        self.states = dict(status.state)
+        self.states: dict[int, str] = dict(status.state)
         before = self.welcome.status  # what happened before this program came is not its own
-        self.recycled = status.recycled - before.recycled
-        self.restarts = {
+        self.recycled: int = status.recycled - before.recycled
+        self.restarts: dict[int, int] = {
             number: count - before.instance_restarts.get(number, 0)
             for number, count in status.instance_restarts.items()
         }

@@ -72,7 +72,7 @@ class Gate:
             self._public, self._secret = zmq.curve_keypair()
         self._context = context
         self._monitor: zmq.Socket[Any] | None = None
-        self.socket = context.socket(zmq.REP)
+        self.socket: Any = context.socket(zmq.REP)
         self.socket.linger = 0
         self.socket.bind("inproc://zeromq.zap.01")
 

@@ -52,7 +52,7 @@ _NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, wh
 _AS_IT_LIES = _NAMES if sys.byteorder == "little" else {}
 
 # json.dumps would make an encoder at each call.
-dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+dumps: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _refuse_constant(name: str) -> Any:

@@ -201,7 +201,8 @@ class UnreadableValues(ProtocolError):
 
     def __init__(self, text: str, kind: str, fields: Mapping[str, Any]) -> None:
         super().__init__(text)
-        self.kind, self.fields = kind, fields
+        self.kind: str = kind
+        self.fields: Mapping[str, Any] = fields
 
     def __reduce__(self) -> tuple[type[UnreadableValues], tuple[Any, ...]]:
         return type(self), (str(self), self.kind, self.fields)

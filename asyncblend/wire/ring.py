@@ -68,7 +68,7 @@ class Ring:
         """The memory's descriptor, for the Blender to inherit. None after `close_descriptor`."""
         self._map = mmap.mmap(descriptor, 0)
         self._held: set[int] = set()
-        self.lost = 0
+        self.lost: int = 0
         """Bytes of slots that stay in use until the Blender ends, because a forked process may look at them.
 
         As much, or up to twice as much. Not counted are the few whose message was dropped unread, on a lost connection."""

@@ -22,7 +22,7 @@ class PassReader:
     def __init__(self) -> None:
         # By Blender's name: H x W x C float32, contiguous, bottom row first. The next render overwrites them.
         self.passes: dict[str, npt.NDArray[np.float32]] = {}
-        self.seconds = 0.0  # how long reading took
+        self.seconds: float = 0.0  # how long reading took
         self.error: Exception | None = None  # of a failed read; Blender only logs what an engine raises
 
 

@@ -84,11 +84,11 @@ class ObjectIds:
                 f"{view_layer.name!r} has {len(inside)} objects with a surface, and the file {len(outside)} more. Join "
                 "or remove some"
             )
-        self.objects = [*inside, *outside]  # in order of their numbers, which begin at 1
-        self.own_indices = [obj.pass_index for obj in self.objects]  # which the user gave to each of them
+        self.objects: list[Any] = [*inside, *outside]  # in order of their numbers, which begin at 1
+        self.own_indices: list[Any] = [obj.pass_index for obj in self.objects]  # which the user gave to each of them
         # The "instances" of `render`, for the view layer's objects alone.
         self._names = unique_names()
-        self.table = [self._row(number, obj) for number, obj in enumerate(inside, 1)]
+        self.table: list[dict[str, Any]] = [self._row(number, obj) for number, obj in enumerate(inside, 1)]
 
     def read(self, index_pass: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int32], list[dict[str, Any]]]:
         """Return the ids in a rendered object index pass, H x W int32, new and contiguous, and their table.

@@ -56,7 +56,7 @@ class Contact:
         self._lost_at: float | None = time.monotonic()  # None: there is a connection
         self._connected_at = self._lost_at
         self._tries = 0
-        self.known = False
+        self.known: bool = False
         """Whether the host has accepted this Blender, now or before."""
 
     def check(self) -> None:
