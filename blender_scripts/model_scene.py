@@ -200,9 +200,7 @@ def _models(args: argparse.Namespace) -> list[Model]:
         base = os.path.basename(file)
         name = base if "/Collection/" in file else os.path.splitext(base)[0]
         if name in found:
-            raise ConfigError(
-                f"two models are called {name!r}, the second one is {file!r}: rename one, or make a folder"
-            )
+            raise ConfigError(f"two models are called {name!r}, the second one is {file!r}: rename one file")
         shape = bl.load_model(file, size=args.size, unit=args.unit)
         keypoints, surface = bl.surface_keypoints(shape, args.keypoints), bl.surface_keypoints(shape, RAYS)
         found[name] = Model(len(found) + 1, name, shape.data, _extent(shape.data), keypoints, surface)
