@@ -231,12 +231,16 @@ def train(given: argparse.Namespace, held_out: Batch, count: int, console: Conso
 
 def main(given: argparse.Namespace) -> bool:
     """Run the trainings, and show what they came to. Return False if a Ctrl-C has ended one of them."""
-    console, kinds = Console(), list[Kind]()
+    console, kinds, whole = Console(), list[Kind](), True
     given.out.mkdir(parents=True, exist_ok=True)
     with console.status("rendering the held-out samples"):
         held_out = labelled(held_out_samples(config_of(given), given.held_out, given.device))
     for count in [given.fixed] if given.fixed else [0, *given.compare]:
-        kind, whole = train(given, held_out, count, console)
+        try:
+            kind, whole = train(given, held_out, count, console)
+        except KeyboardInterrupt:  # while it was recorded; what others came to is shown all the same
+            whole = False
+            break
         kinds += [kind] if kind.training.looks else []
         if not count or given.fixed:
             portraits(given.out / "predictions.png", kind.training.model, held_out)
