@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# rerun needs numpy 2, which bpy 4.5 excludes: it has an environment of its own, with all else from the first one.
+VIEW := .venv-view
+VIEWER := rerun-sdk==0.41.0 numpy==2.4.6 pyarrow==26.0.1
+
 # The first Python that the bpy module is made for and that really starts.
 SUITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 13)))
 PYTHON ?= $(shell for p in python3.11 python3.13 python3; do \
@@ -35,13 +39,14 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
-.PHONY: help demo test test-all lint install libraries clean
+.PHONY: help demo test test-all lint install viewer libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
 	@echo "make test      run the tests with the bpy module, and some with a Blender executable; some minutes"
 	@echo "make test-all  run every test with every kind of Blender, and with more random examples"
 	@echo "               for both, ARGS='-k name' goes to pytest"
+	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); test-all makes it too"
 	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
 	@echo "make clean     remove all that was made here, $(VENV) too"
 
@@ -52,7 +57,7 @@ test: install libraries
 	$(RAY) $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) $(ARGS)
 
-test-all: install libraries
+test-all: install viewer libraries
 	$(RAY) --all $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) --all $(ARGS)
 
@@ -68,6 +73,14 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bpy,dev,train]"
+	@touch $@
+
+viewer: $(VIEW)/.installed
+
+$(VIEW)/.installed: $(STAMP)
+	$(BIN)/python -m venv $(VIEW) || { rm -rf $(VIEW); exit 1; }
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo $(VIEW)/lib/python3.*/site-packages)/beside.pth"
+	$(VIEW)/bin/python -m pip install --disable-pip-version-check --no-deps $(VIEWER)
 	@touch $@
 
 $(BIN)/python:
@@ -94,5 +107,5 @@ libraries: | $(BIN)/python
 	fi
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	rm -rf $(VENV) $(VIEW) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ _PACKAGES = {
     "pycocotools": "asyncblend[coco]",
     "webdataset": "asyncblend[record]",
     "ray": "asyncblend[ray]",
+    "rerun": "asyncblend[view]",
     "pyarrow": "asyncblend[ray]",
 }
 """What pip installs for a module, where that is not the module's name."""
