@@ -6,6 +6,10 @@ BPY5 := .venv-bpy5
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# rerun needs numpy 2, which bpy 4.5 excludes: it has an environment of its own, with all else from the first one.
+VIEW := .venv-view
+VIEWER := rerun-sdk==0.41.0 numpy==2.4.6 pyarrow==26.0.1
+
 # The first Python that suits, the best one first, and that really starts.
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.13 python3.12 python3; do \
@@ -46,13 +50,14 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
-.PHONY: help demo test test-all lint install blender blender5 libraries clean
+.PHONY: help demo test test-all lint install blender blender5 viewer libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
 	@echo "make test      run the tests with the bpy module, and some with a Blender executable; some minutes"
 	@echo "make test-all  run every test with every kind of Blender, bpy 5 too where Python 3.13 is there, and with more"
 	@echo "               random examples; for both, ARGS='-k name' goes to pytest"
+	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); test-all makes it too"
 	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
 	@echo "make clean     remove all that was made here, $(VENV) and $(BPY5) too"
 	@echo "With BPY=apart, a new $(VENV) has no bpy: Blender gets an environment of its own."
@@ -64,7 +69,7 @@ test: blender
 	$(RAY) $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) $(ARGS)
 
-test-all: blender blender5
+test-all: blender blender5 viewer
 	$(RAY) --all $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) --all $(ARGS)
 
@@ -96,6 +101,14 @@ blender5: install libraries
 		&& $(BPY5)/bin/python -m pip install --disable-pip-version-check -c constraints.txt bpy numpy pyzmq \
 		&& touch $(BPY5)/.installed
 
+viewer: $(VIEW)/.installed
+
+$(VIEW)/.installed: $(STAMP)
+	$(BIN)/python -m venv $(VIEW) || { rm -rf $(VIEW); exit 1; }
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo $(VIEW)/lib/python3.*/site-packages)/beside.pth"
+	$(VIEW)/bin/python -m pip install --disable-pip-version-check --no-deps $(VIEWER)
+	@touch $@
+
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "Python 3.11, 3.12 or 3.13 is needed."; \
@@ -120,5 +133,5 @@ libraries: | $(BIN)/python
 	fi
 
 clean:
-	rm -rf $(VENV) $(BPY5) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	rm -rf $(VENV) $(BPY5) $(VIEW) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ from . import (
     startup,
     transport,
     tune,
+    view,
     warm,
 )
 from .measuring import Effort
@@ -74,6 +75,7 @@ QUESTIONS = (
     Question("cluster", cluster.measure, 3, 4.0),
     Question("labels", labels.measure, 7, 2.0),
     Question("dataloader", dataloader.measure, 5, 0.5),
+    Question("view", view.measure, 5, 2.0),
     Question("record", record.measure, 5, 1.0),
     Question("replay", replay.measure),
     Question("startup", startup.measure, 3, 0.0),

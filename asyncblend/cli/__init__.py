@@ -1,7 +1,7 @@
 """The command line: `asyncblend`, or `python -m asyncblend`.
 
 One file for each command, which imports what it needs only when it runs, so that `--help` needs nothing but typer
-and rich: `bench`, `demo`, `export`, `inspect`, `link`, `record` and `stream`, the three of `fleet`, and the folder
+and rich: `bench`, `demo`, `export`, `inspect`, `link`, `record`, `stream` and `view`, the three of `fleet`, and the folder
 `doctor/`.
 
 What the commands share:
@@ -42,6 +42,7 @@ from .options import ScriptCommand
 from .record import record
 from .stream import stream
 from .terminal import STDERR, LogHandler, styled
+from .view import view
 
 __all__ = ["main"]
 
@@ -76,7 +77,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(f"\b\n{one}" if one.startswith("    ") else one for one in paragraphs)
 
 
-_RENDERING: tuple[Callable[..., None], ...] = (bench, export, inspect, record, stream)
+_RENDERING: tuple[Callable[..., None], ...] = (bench, export, inspect, record, stream, view)
 _OTHERS: tuple[Callable[..., None], ...] = (demo, doctor, link)
 _ABOUT_ARGUMENTS = (
     "The ARGUMENTS after `--` are the script's: its `sys.argv[1:]`. `--script-args` WORDS, up to the next option, are the "

@@ -20,6 +20,7 @@ _PACKAGES = {
     "prometheus_client": "asyncblend[metrics]",
     "webdataset": "asyncblend[record]",
     "ray": "asyncblend[ray]",
+    "rerun": "asyncblend[view]",
     "pyarrow": "asyncblend[ray]",
 }
 """What pip installs for a module, where that is not the module's name."""

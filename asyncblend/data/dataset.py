@@ -12,6 +12,7 @@ from ..config import StreamConfig, StreamOptions, check_names, resolve
 from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut
+from ..stream.frame import Frame
 from ..stream.params import load_own_state, own_state
 from ..stream.passes import Pass, own_indices
 from ..stream.stats import StreamStats
@@ -114,7 +115,9 @@ class BlenderDataset(ItemDataset):
             return
         iteration.deliver = frames.hold()
         try:
-            yield from self._items_of(frames if self._cut is None else frames.clips(*self._cut), iteration)
+            taken: Iterator[Frame] = frames if self._cut is None else frames.clips(*self._cut)
+            tap = self._tap(self.config.queue_size)
+            yield from self._items_of(taken if tap is None else tap.over(taken), iteration)
         finally:
             frames.close()  # a loop that is left early must not keep Blenders rendering for it
 
@@ -232,6 +235,7 @@ class BlenderDataset(ItemDataset):
 
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""
+        super().close()
         self._own.close()
         self._source = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
@@ -15,10 +16,14 @@ from ..config import check_whole, options_checked
 from ..errors import ConfigError
 from ..stream.batch import Batch, Memory, check_ragged, mapped
 from ..stream.frame import Frame, with_params
+from ..stream.stats import StreamStats
+from ..tap.served import PORT
+from ..tap.tap import Tap
 from .accelerated import check_not_shared_again
 from .carried import carried
 from .iteration import Epoch, Iteration
 from .states import check_same, saved, warn_of_changes
+from .viewed import Viewed
 
 Item = dict[str, Any]
 
@@ -97,6 +102,7 @@ class ItemDataset(IterableDataset[Any]):
         self._present: Iteration | None = None  # of the iterator that was made last
         self._rank: tuple[int, int] | None = None
         self._copying: torch.cuda.Stream | None = None
+        self._viewed: Viewed | None = None
 
     def __iter__(self) -> Iterator[Any]:
         # A loaded state belongs to the iterator that is made next, also if nobody takes anything from it: that is how
@@ -115,6 +121,54 @@ class ItemDataset(IterableDataset[Any]):
     def _iterate(self, iteration: Iteration) -> Iterator[Any]:
         """Yield the items of an iteration that has just begun, and set its `progress` and `deliver`."""
         raise NotImplementedError
+
+    def view(self, port: int = PORT) -> None:
+        """Let the frames of the iterations that begin from now on be seen by `asyncblend view --attach PORT`.
+
+        The training never waits for it: a look takes the newest frame, and the others are counted as not shown. While
+        nobody looks, nothing is copied or sent. What is seen are the frames as Blender made them, before `transform`,
+        with the stream's statistics and this process's log. In a DataLoader with workers they are those of worker 0,
+        and with several ranks those of rank 0.
+
+        The process that iterates listens on 127.0.0.1, until `close`, garbage collection or exit. Each user of this
+        machine can look.
+
+        Args:
+            port: Of this machine.
+
+        Raises:
+            ConfigError: It is no port, or another program listens on it.
+        """
+        if self._viewed is not None:
+            self._viewed.close()
+        self._viewed = Viewed(port)
+        weakref.finalize(self, self._viewed.close)
+
+    def _tap(self, queue_size: int = 0) -> Tap | None:
+        """Return what the frames of an iteration are to be shown to; None if they are not viewed, or not in this process.
+
+        Args:
+            queue_size: Of the stream, if there is one.
+        """
+        worker = get_worker_info()
+        if self._viewed is None or self._distributed()[0] > 0 or (worker is not None and worker.id > 0):
+            return None
+        own = weakref.ref(self)  # nothing of the view keeps the dataset alive
+
+        def stats() -> StreamStats | None:
+            dataset = own()
+            return None if dataset is None else dataset.stats()
+
+        return self._viewed.tap(stats, queue_size)
+
+    def stats(self) -> StreamStats | None:
+        """Return the statistics of the stream behind the items, if there is one."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close what the dataset holds."""
+        if self._viewed is not None:
+            self._viewed.close()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the iterations that begin from now on. It is 0 before.

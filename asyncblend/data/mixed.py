@@ -110,6 +110,7 @@ class MixedDataset(ItemDataset):
 
     def close(self) -> None:
         """Stop the fleet, if this process has one. Iterating again starts another."""
+        super().close()
         self._live.close()
 
     def _single(self, iteration: Iteration) -> Iterator[Any]:
@@ -140,7 +141,7 @@ class MixedDataset(ItemDataset):
             delivered = given, of_recorded, due
             of_live()
 
-        iteration.deliver = deliver
+        iteration.deliver, tap = deliver, self._tap(self._live.config.queue_size)
         try:
             while left != 0 and (live is not None or left is not None):
                 due = min(due, 1.0) + self._ratio  # carry over at most one live sample that was due but not ready
@@ -160,6 +161,8 @@ class MixedDataset(ItemDataset):
                 left = None if left is None else left - 1
                 if not self._has_params:
                     frame.params = {}
+                if tap is not None:
+                    tap.put(frame)
                 yield part, frame
         finally:
             if live is not None:

@@ -72,13 +72,15 @@ class RecordedDataset(ItemDataset):
         )
 
     def _iterate(self, iteration: Iteration) -> Iterator[Any]:
-        return self._items_of(self._share(iteration), iteration)
+        frames, tap = self._share(iteration), self._tap()
+        return self._items_of(frames if tap is None else tap.over(frames), iteration)
 
     def stats(self) -> None:
         """Return None: there is no stream. For scripts that ask a BlenderDataset."""
 
     def close(self) -> None:
-        """Do nothing: nothing is open. For scripts that close a BlenderDataset."""
+        """End the view, if there is one. Nothing else is open."""
+        super().close()
 
     def _share(self, iteration: Iteration) -> Iterator[Frame]:
         """Yield what this process gives of an epoch, from the state of the iteration on."""

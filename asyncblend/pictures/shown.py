@@ -41,6 +41,14 @@ _MAX_SIDE = 1280  # pixels of a label that are kept; a tile shows no more, and s
 _FARTHEST = 1e4  # sizes of the image; Pillow draws lines to farther points for seconds, and then fails
 
 
+class View(NamedTuple):
+    """The camera of a sample."""
+
+    K: Array  # 3 x 3, in pixels
+    world_to_camera: Array  # 4 x 4, to axes x right, y down, z forward
+    orthographic: bool
+
+
 class Thing(NamedTuple):
     """One object of a sample."""
 
@@ -50,7 +58,8 @@ class Thing(NamedTuple):
     box: Array | None  # x, y, width, height. None if it has no box, or no visible pixel
     keypoints: Array  # K x 3: x, y, visibility. The visibility is 0 also where the keypoint cannot be drawn
     skeleton: list[tuple[int, int]]  # The pairs of its keypoints that are joined, counted from 0
-    lines: Array  # The edges of its 3D box: up to 12 x 2 x 2, the ends of lines
+    corners: Array  # 8 x 3, of its 3D box in world space; 0 x 3 if it has none
+    lines: Array  # The edges of its 3D box in the image: up to 12 x 2 x 2, the ends of lines
     visible: float | None  # The share of it that is visible
     truncated: bool  # Whether a part of it lies outside the image
 
@@ -86,6 +95,8 @@ class Shown:
         self._drawn.update(one.name for one in self.points)
         if known and len(self.points) == len(points):
             self._drawn.add("points")
+        self.view: View | None = self._read_view()
+        """The camera. None if the item does not have it."""
         self._table = self._read_table()
         self.classes: dict[int, str] = self._classes()  # The names of classes by id
         self.things: list[Thing] = self._things()
@@ -172,7 +183,8 @@ class Shown:
         keypoints[~self._drawable(keypoints[..., :2]), 2] = 0
         visible = self._rows("visible_fraction", count=count)
         truncated = self._rows("truncated", count=count)
-        lines = self._boxes3d(count)
+        corners = self._corners(count)
+        lines = self._lines(corners, count)
         return [
             Thing(
                 id=int(ids[i]),
@@ -181,6 +193,7 @@ class Shown:
                 box=boxes[i] if len(boxes) and boxed[i] else None,
                 keypoints=keypoints[i] if len(keypoints) else np.zeros((0, 3)),
                 skeleton=self._skeleton(classes[i]),
+                corners=corners[i] if len(corners) else np.zeros((0, 3)),
                 lines=lines[i],
                 visible=float(visible[i]) if len(visible) else None,
                 truncated=bool(truncated[i]) if len(truncated) else False,
@@ -197,17 +210,26 @@ class Shown:
             self._drawn.add("skeleton")
         return found
 
-    def _boxes3d(self, count: int) -> list[Array]:
-        """Return the edges of each object's 3D box. There are none if the item does not have its camera."""
-        shapes = {"bbox3d": (count, 8, 3), "K": (3, 3), "world_to_camera": (4, 4)}
-        corners, K, world_to_camera = arrays = [_numbers(self._item.get(name)) for name in shapes]
-        if any(array.shape != shape for array, shape in zip(arrays, shapes.values(), strict=True)):
-            return [np.zeros((0, 2, 2))] * count
-        self._drawn.update(shapes)
+    def _read_view(self) -> View | None:
+        K, world_to_camera = (_numbers(self._item.get(name)) for name in ("K", "world_to_camera"))
+        if K.shape != (3, 3) or world_to_camera.shape != (4, 4):
+            return None
         kind = _numbers(self._item.get("orthographic", False))
-        if kind.shape == ():
+        return View(K, world_to_camera, bool(kind.shape == () and kind == 1))
+
+    def _corners(self, count: int) -> Array:
+        """Return each object's 3D box, N x 8 x 3. It is empty if the item has none."""
+        corners = _numbers(self._item.get("bbox3d"))
+        return corners if corners.shape == (count, 8, 3) else np.zeros((0, 8, 3))
+
+    def _lines(self, corners: Array, count: int) -> list[Array]:
+        """Return the edges of each object's 3D box in the image. There are none if the item does not have its camera."""
+        if self.view is None or len(corners) != count:
+            return [np.zeros((0, 2, 2))] * count
+        self._drawn.update(("bbox3d", "K", "world_to_camera"))
+        if _numbers(self._item.get("orthographic", False)).shape == ():
             self._drawn.add("orthographic")
-        orthographic = bool(kind.shape == () and kind == 1)
+        K, world_to_camera, orthographic = self.view
         with np.errstate(all="ignore"):  # lines that are not finite are removed below
             boxes = [box_lines(eight, K, world_to_camera, orthographic=orthographic) for eight in corners]
         return [lines[self._drawable(lines).all(axis=-1)] for lines in boxes]

@@ -74,6 +74,7 @@ USE = {
     "link": ("link",),
     "record": ("record", "scene.py", "--out", "recording", "--length", "2"),
     "stream": ("stream", "scene.py", "--length", "2"),
+    "view": ("view", "scene.py", "--save", "run.rrd"),
 }
 
 

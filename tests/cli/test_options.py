@@ -24,7 +24,7 @@ from asyncblend.testing import fake_blender
 
 NAMES = sorted(command.callback.__name__ for command in app.registered_commands if command.callback is not None)
 FLEET = ("fleet list", "fleet start", "fleet stop")
-RENDERING = ("bench", "export", "fleet start", "inspect", "record", "stream")
+RENDERING = ("bench", "export", "fleet start", "inspect", "record", "stream", "view")
 SCRIPT = """
 import runpy, sys
 from asyncblend import blender as bl

@@ -1,0 +1,155 @@
+"""Served: answers those who look at a Tap from another process of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import zmq
+
+from ..aio import AtExit, end_context
+from ..errors import ConfigError
+from ..wire.payload import Unsendable
+from .moment import Line, Moment, packed
+from .tap import Tap
+
+HOST = "127.0.0.1"
+PORT = 9870
+"""Where a training is looked at, if no other port was chosen."""
+
+_NO_FRAME = 0.5  # seconds after which a look is answered without a frame
+_WATCHED = 0.5  # seconds in which somebody who looks has asked again
+_RETRY = 1.0  # seconds until a taken port is tried again
+_MAX_QUESTION = 64  # bytes: a question is its number
+_log = logging.getLogger("asyncblend")
+
+
+def check_port(port: int, option: str = "port=") -> None:
+    """Raise ConfigError if something else listens on a port of this machine, or if it is none.
+
+    Args:
+        option: What stands before the port where it is chosen.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        raise ConfigError(f"{option}{port!r} is no port: they are whole numbers from 1 to 65535")
+    try:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
+            trial.bind((HOST, port))
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} of {HOST} cannot be used: {error.strerror}; choose another one, such as "
+            f"{option}{port % 65535 + 1}"
+        ) from None
+
+
+class Served:
+    """A thread that listens on a port of the loopback device, and answers each question with the next moment of a Tap.
+
+    A question is one part with a number, at most 64 bytes; the answer is that number and the parts of a moment. Nothing
+    else is read from anybody, and nothing is unpickled.
+
+    While the port is taken, perhaps by the worker of the epoch before, it is tried again: a training does not fail for
+    its view.
+    """
+
+    def __init__(self, tap: Tap, port: int) -> None:
+        self.pid: int = os.getpid()
+        """The process whose frames are seen; a forked copy of this object serves nothing."""
+        self._tap, self._port = tap, port
+        self._closing, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, name="asyncblend view", daemon=True)
+        self._thread.start()
+        _served.add(self)
+
+    def close(self) -> None:
+        """Tell those who look that it is the end, and stop listening. From any thread, also twice."""
+        if self.pid != os.getpid():
+            return
+        self._tap.end()
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+        if threading.current_thread() is not self._thread:  # a garbage collection there
+            self._thread.join()
+        self._wake.close()
+
+    def _serve(self) -> None:
+        context = zmq.Context()
+        questions = context.socket(zmq.ROUTER)
+        questions.setsockopt(zmq.MAXMSGSIZE, _MAX_QUESTION)
+        questions.setsockopt(zmq.LINGER, 1000)  # for the last answers
+        questions.setsockopt(zmq.SNDHWM, 1)
+        try:
+            if self._bind(questions):
+                self._answer(questions)
+        except Exception:
+            _log.exception("The view of this training has ended, the training has not")
+        finally:
+            self._tap.end()
+            self._closing.close()
+            questions.close()
+            end_context(context)
+
+    def _bind(self, questions: zmq.Socket[bytes]) -> bool:
+        """Bind the port as soon as it is free. Return whether it was before the end."""
+        warned = False
+        while True:
+            try:
+                questions.bind(f"tcp://{HOST}:{self._port}")
+                return True
+            except zmq.ZMQError as error:
+                if not warned:
+                    _log.warning("Port %d is taken, so this training cannot be seen there yet: %s", self._port, error)
+                warned = True
+            self._closing.settimeout(_RETRY)
+            with contextlib.suppress(TimeoutError):
+                self._closing.recv(1)
+                return False
+
+    def _answer(self, questions: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(questions, zmq.POLLIN)
+        poller.register(self._closing, zmq.POLLIN)
+        ended, answered = False, -_WATCHED
+        while not ended:
+            ended = any(ready is not questions for ready, _ in poller.poll())
+            if ended and time.monotonic() - answered < _WATCHED:
+                questions.poll(
+                    int(1000 * _WATCHED)
+                )  # somebody who looks is about to ask again, and is to learn of the end
+            if not (asked := _asked(questions)):
+                continue
+            moment = self._tap.look(_NO_FRAME)
+            parts = _parts(moment)  # copied as they are sent, so that a slot of shared memory is free at once
+            for who, number in {**asked, **_asked(questions)}.items():
+                # A peer that is gone, or has not read the answer before, gets none: it asks again.
+                with contextlib.suppress(zmq.Again):
+                    questions.send_multipart([who, number, *parts], zmq.NOBLOCK)
+            ended, answered = ended or moment.ended, time.monotonic()
+
+
+def _asked(questions: zmq.Socket[bytes]) -> dict[bytes, bytes]:
+    """Return who asks, and the number of each one's newest question."""
+    asked: dict[bytes, bytes] = {}
+    with contextlib.suppress(zmq.Again):
+        while True:
+            who, *parts = questions.recv_multipart(zmq.NOBLOCK)
+            if len(parts) == 1:
+                asked[who] = parts[0]
+    return asked
+
+
+def _parts(moment: Moment) -> list[Any]:
+    try:
+        return packed(moment)
+    except Unsendable as error:
+        line = Line("WARNING", f"A frame could not be shown: {error}")
+        return packed(moment._replace(frame=None, log=[*moment.log, line]))
+
+
+_served: AtExit[Served] = AtExit(Served.close)
