@@ -35,7 +35,7 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
-.PHONY: help demo test test-all lint install libraries clean
+.PHONY: help demo test test-all lint docs install libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
@@ -43,6 +43,7 @@ help:
 	@echo "make test-all  run every test with every kind of Blender, and with more random examples"
 	@echo "               for both, ARGS='-k name' goes to pytest"
 	@echo "make lint      ruff, and mypy for both sides"
+	@echo "make docs      build the pages in docs/ into site/"
 	@echo "make clean     remove all that was made here, $(VENV) too"
 
 demo: install libraries
@@ -61,6 +62,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 --follow-imports=silent $(INSIDE)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open it: $(BIN)/mkdocs serve, or site/index.html"
 
 install: $(STAMP)
 
@@ -93,5 +98,5 @@ libraries: | $(BIN)/python
 	fi
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
