@@ -84,7 +84,9 @@ def _commands() -> str:
     parts = ["# Commands\n\nEach command says this by itself: `asyncblend stream --help`."]
 
     def add(name: str, command: Any, parent: Any = None) -> None:
-        context = command.context_class(command, parent, name, terminal_width=100, max_content_width=100)
+        context = command.context_class(
+            command, parent, name, terminal_width=100, max_content_width=100, **command.context_settings
+        )
         parts.append(f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```")
         for below, child in sorted(getattr(command, "commands", {}).items()):
             add(below, child, context)
