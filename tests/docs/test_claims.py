@@ -11,17 +11,28 @@ from tests.docs.pages import COMMANDS, PYTHON, SCRIPTS, block
 PROGRAMS = (
     *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
     *("def item_transform", "def record", "# one question", "ab.Curriculum", "clip=4", "BlenderVectorEnv"),
+    *("export_scene", 'script("model.py")', "stats.occupancy", "dataset.view(port"),
     *("WeightedRandomSampler", "StatefulDataLoader", "asyncblend.ray.dataset", "cluster=Cluster", "gpus=[0, 1]"),
 )
 """The blocks that do not run inside Blender, each with a word that only it has."""
 RUN = {
     *("asyncblend demo", "python scene.py", "asyncblend stream scene.py --instances 2 --length 16"),
     "asyncblend inspect labelled.py --out sheet.png",
+    "asyncblend inspect model.py --out sheet.png -- part.glb",
+    "asyncblend inspect model.py -- part.glb --objects 2:6 --physics --materials random",
+    "asyncblend export model.py --length 16 --val 0.25 --format yolo --out yolo -- part.glb",
+    "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo",
+    "asyncblend export labelled.py --length 16 --format parquet --out parquet",
+    "asyncblend view scene.py --length 16 --save run.rrd",
+    "asyncblend view recording --save recording.rrd",
+    "python examples/train_keypoints.py",
+    "python examples/train_keypoints.py --compare 500 4000",
+    "python examples/train_detector.py --script blender_scripts/model.py -- part.glb --objects 3",
     "asyncblend record labelled.py --out recording --length 16",
     "asyncblend inspect recording --out sheet.png",
     "asyncblend export recording --format coco --out coco",
     *('pip install ".[bpy]"', "pip install fake-bpy-module-4.5"),
-    *("make demo", "make test", "make lint"),
+    *("make demo", "make test", "make lint", "make docs"),
 }
 """The commands."""
 

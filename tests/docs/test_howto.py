@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,11 @@ MAKE = {
     "make lint": "ruff check",
     "make docs": "mkdocs build --strict",
 }
+EXPORTS = {
+    "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo": "yolo/data.yaml",
+    "asyncblend export labelled.py --length 16 --format parquet --out parquet": "parquet/data/train-00000-of-00001.parquet",
+}
+VIEWS = ("asyncblend view scene.py --length 16 --save run.rrd", "asyncblend view recording --save recording.rrd")
 
 
 @pytest.mark.blender
@@ -35,6 +41,48 @@ def test_what_make_would_do(line: str) -> None:
 def test_gpus(folder: Path) -> None:
     """The options are right. Whether there is a GPU is looked up when the stream is entered."""
     assert run_block(folder, "gpus=[0, 1]") == ""
+
+
+@pytest.mark.blender
+@pytest.mark.slow
+def test_who_is_the_bottleneck(folder: Path) -> None:
+    """The statistics of a short training say how full its queue was, and how long a sample took."""
+    queue, sample = run_block(folder, "stats.occupancy").splitlines()
+    assert re.fullmatch(r"the queue was \d+% full, training waited \d+% of the time", queue)
+    took, rendering = (float(number) for number in re.findall(r"[\d.]+(?= s)", sample))
+    assert took >= rendering > 0
+
+
+@pytest.mark.blender
+@pytest.mark.slow
+def test_exports(folder: Path) -> None:
+    """Each format's own files are there. Its reader reads them in `tests/pictures`."""
+    pytest.importorskip("pyarrow", reason='pip install ".[parquet]"')
+    for command, made in EXPORTS.items():
+        run(*command.split())
+        assert (folder / made).is_file()
+
+
+@pytest.mark.blender
+@pytest.mark.slow
+def test_a_training_that_can_be_looked_at(folder: Path) -> None:
+    """It trains whether somebody looks or not."""
+    lines = run_block(folder, "dataset.view(port").splitlines()
+    assert sorted(int(index) for line in lines for index in re.findall(r"\d+", line)) == list(range(16))
+
+
+@pytest.mark.blender
+@pytest.mark.slow
+def test_what_is_viewed(folder: Path) -> None:
+    """A stream and a recording become files, in an environment that has rerun, by a Blender of this one."""
+    viewer = ROOT / ".venv-view/bin/python"
+    if not viewer.exists():
+        pytest.skip("make viewer")
+    run("asyncblend", "record", "labelled.py", "--out", "recording", "--length", "2")
+    stream, recording = VIEWS
+    run(str(viewer), "-m", *stream.split(), "--blender", sys.executable)
+    run(str(viewer), "-m", *recording.split())
+    assert (folder / "run.rrd").read_bytes()[:4] == (folder / "recording.rrd").read_bytes()[:4]
 
 
 @pytest.mark.exhaustive
