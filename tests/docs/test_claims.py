@@ -28,6 +28,11 @@ RUN = {
     "python examples/train_keypoints.py",
     "python examples/train_keypoints.py --compare 500 4000",
     "python examples/train_detector.py --script blender_scripts/model.py -- part.glb --objects 3",
+    *(
+        "python3.11 -m venv blender",
+        'blender/bin/pip install "bpy==4.5.*"',
+        "asyncblend demo --blender blender/bin/python",
+    ),
     "asyncblend record labelled.py --out recording --length 16",
     "asyncblend inspect recording --out sheet.png",
     "asyncblend export recording --format coco --out coco",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,6 +23,11 @@ EXPORTS = {
     "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo": "yolo/data.yaml",
     "asyncblend export labelled.py --length 16 --format parquet --out parquet": "parquet/data/train-00000-of-00001.parquet",
 }
+OWN = (
+    "python3.11 -m venv blender",
+    'blender/bin/pip install "bpy==4.5.*"',
+    "asyncblend demo --blender blender/bin/python",
+)
 VIEWS = ("asyncblend view scene.py --length 16 --save run.rrd", "asyncblend view recording --save recording.rrd")
 
 
@@ -83,6 +90,25 @@ def test_what_is_viewed(folder: Path) -> None:
     run(str(viewer), "-m", *stream.split(), "--blender", sys.executable)
     run(str(viewer), "-m", *recording.split())
     assert (folder / "run.rrd").read_bytes()[:4] == (folder / "recording.rrd").read_bytes()[:4]
+
+
+@pytest.mark.blender
+@pytest.mark.exhaustive
+def test_blender_in_an_environment_of_its_own(folder: Path) -> None:
+    """The environment is made, pip finds bpy for it, and the demo renders there. The module itself is borrowed from here."""
+    make, install, demo = OWN
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("bpy 4.5 is for Python 3.11")
+    run(sys.executable, *make.split()[1:])
+    pip, *words = shlex.split(install)
+    run(pip, *words, "--dry-run", "--quiet")
+    packages = next((folder / "blender").glob("lib/python*/site-packages"))
+    bpy = importlib.util.find_spec("bpy")
+    assert bpy is not None
+    assert bpy.origin is not None
+    (packages / "borrowed.pth").write_text(f"{Path(bpy.origin).parents[1]}\n")
+    run(*demo.split(), "--batches", "1", "--instances", "1")
+    assert (folder / "tmp/output_00.png").is_file()
 
 
 @pytest.mark.exhaustive
