@@ -53,11 +53,10 @@ def test_gpus(folder: Path) -> None:
 @pytest.mark.blender
 @pytest.mark.slow
 def test_who_is_the_bottleneck(folder: Path) -> None:
-    """The statistics of a short training say how full its queue was, and how long a sample took."""
-    queue, sample = run_block(folder, "stats.occupancy").splitlines()
+    """The statistics of a short training say who was the bottleneck, and how full its queue was."""
+    verdict, queue = run_block(folder, "stats.occupancy").splitlines()
+    assert re.search("bottleneck|balanced|wait for each other", verdict)
     assert re.fullmatch(r"the queue was \d+% full, training waited \d+% of the time", queue)
-    took, rendering = (float(number) for number in re.findall(r"[\d.]+(?= s)", sample))
-    assert took >= rendering > 0
 
 
 @pytest.mark.blender

@@ -18,6 +18,7 @@ PUBLIC = (
     "asyncblend.blender",
     "asyncblend.blendtorch",
     "asyncblend.gym",
+    "asyncblend.metrics",
     "asyncblend.ray",
     "asyncblend.testing",
 )
