@@ -42,7 +42,7 @@ help:
 	@echo "make test      run the tests with the bpy module, and some with a Blender executable; some minutes"
 	@echo "make test-all  run every test with every kind of Blender, and with more random examples"
 	@echo "               for both, ARGS='-k name' goes to pytest"
-	@echo "make lint      ruff, and mypy for both sides"
+	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
 	@echo "make docs      build the pages in docs/ into site/"
 	@echo "make clean     remove all that was made here, $(VENV) too"
 
@@ -61,11 +61,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes asyncblend --ignoreexternal
 	$(BIN)/mypy --python-version 3.10 --follow-imports=silent $(INSIDE)
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open it: $(BIN)/mkdocs serve, or site/index.html"
+	@echo "Open site/index.html, or type $(BIN)/mkdocs serve"
 
 install: $(STAMP)
 

@@ -17,11 +17,10 @@ import asyncblend as ab
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Timed, Way, in_turn, timed
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 from .streams import PATIENT, sync, written
 
-__all__ = ["cluster", "measure"]
+__all__ = ["measure"]
 
 _METHOD = (
     "Fake Blenders on nodes of Ray, all on this machine, reached over encrypted TCP as on others. *asyncblend.ray.Cluster*: "
@@ -37,21 +36,11 @@ _GRID = [(1, 1), (1, 4), (2, 16), (4, 32), (8, 64)]
 """Numbers of nodes and of instances."""
 
 
-def cluster(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
-    """Images/s and the driver's processor time with 1 to 64 Blenders on 1 to 8 nodes of Ray."""
-    with effort(quick, rounds, seconds, default=(3, 4.0)) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
 def measure(how: Effort) -> Report:
-    """Measure Blenders that wait, on more and more nodes, and then two that do not."""
+    """Images/s and the driver's processor time with 1 to 64 Blenders on 1 to 8 nodes of Ray.
+
+    The Blenders wait instead of rendering, on more and more nodes; then two that do not wait.
+    """
     metrics = [
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("driver CPU µs/image", lambda timed: timed.cpu_each),

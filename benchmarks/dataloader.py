@@ -12,12 +12,11 @@ from typing import Any
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Timed, Way, in_turn, timed
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.arrays import Spec, script
 from .report import Metric, Report
 from .streams import PATIENT, written
 
-__all__ = ["batches", "dataloader", "measure"]
+__all__ = ["batches", "measure"]
 
 _SPEC: Spec = {"image": ("uint8", (480, 640, 3))}
 _BATCH, _INSTANCES = 8, 2
@@ -28,24 +27,11 @@ _METHOD = (
 )
 
 
-def dataloader(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort) -> Report:
     """Count images per second into a training step that only sums batches of 8, without workers and with two.
 
     The limit is a DataLoader over images that are in memory.
     """
-    with effort(quick, rounds, seconds, default=(5, 0.5)) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
-def measure(how: Effort) -> Report:
-    """Measure with num_workers 0 and 2."""
     metrics = [
         Metric("images/s", lambda timed: timed.rate),
         Metric("ms/batch", lambda timed: 1000 * _BATCH / timed.rate, 2),

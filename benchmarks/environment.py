@@ -12,14 +12,13 @@ from typing import Any
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Way, in_turn, timed
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.req_rep import req_rep
 from .peers.sockets import sockets
 from .peers.turns import turns
 from .report import Metric, Report
 from .streams import PATIENT, written
 
-__all__ = ["environment", "measure"]
+__all__ = ["measure"]
 
 _METHOD = (
     "Fake Blenders that render nothing: an observation is four numbers, or an image of 64x64 that is there already. "
@@ -56,24 +55,12 @@ bl.serve(Still())
 """
 
 
-def environment(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort) -> Report:
     """Count steps per second of one and of four environments, without and with an image.
 
-    The limits are bare sockets, of ZeroMQ and of the system, that answer each message. Beside them stands blendtorch's way.
+    The limits are bare sockets, of ZeroMQ and of the system, that answer each message. Beside them stands blendtorch's
+    way.
     """
-    with effort(quick, rounds, seconds) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
-def measure(how: Effort) -> Report:
-    """Measure one and four environments, without and with an image."""
     metrics = [
         Metric("steps/s", lambda timed: timed.rate),
         Metric("µs each", lambda timed: 1e6 / timed.rate, 1),

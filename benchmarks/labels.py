@@ -9,11 +9,10 @@ from asyncblend.scripts import script
 
 from .machine import blender_name
 from .measuring import Effort, Way, in_turn
-from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 from .streams import async_for
 
-__all__ = ["labels", "measure"]
+__all__ = ["measure"]
 
 _METHOD = (
     "`shapes.py`: 12 objects of six classes among clutter, 640x480, Cycles with 2 samples a pixel, one Blender. *all "
@@ -22,25 +21,11 @@ _METHOD = (
 )
 
 
-def labels(
-    blender: BlenderOption = None,
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort, blender: str | None = None) -> Report:
     """Count images per second of `shapes.py` with all labels, with those of pixels alone, and without labels.
 
-    Without labels is the limit.
+    Without labels is the limit. `shapes.py` has its own resolution, or, with --quick, a small one.
     """
-    with effort(quick, rounds, seconds, default=(7, 2.0)) as how:
-        report = measure(how, blender)
-    show(report, out, json_)
-
-
-def measure(how: Effort, blender: str | None = None) -> Report:
-    """Measure at the script's own resolution, or, if `how.quick`, with a small image."""
     metrics = [Metric("images/s", lambda timed: timed.rate, 1), Metric("ms/image", lambda timed: 1000 / timed.rate, 1)]
     title = f"Labels of shapes.py, by {blender_name(blender)}"
     report = Report("labels", title, _METHOD, metrics, "all labels", own=["per pixel"])

@@ -9,13 +9,12 @@ from pathlib import Path
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, in_turn
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.arrays import script
 from .peers.echo import echo
 from .report import Metric, Report
 from .streams import async_for, sync, written
 
-__all__ = ["latency", "measure"]
+__all__ = ["measure"]
 
 _METHOD = (
     "One fake Blender that renders nothing. *async for*: the stream in the consumer's own event loop. *sync*: "
@@ -26,25 +25,12 @@ _OTHERS = ("sync", "async for, 64x64 image", "sync, 64x64 image")
 _EMPTY = "from asyncblend import blender as bl\n\n\ndef sample(task):\n    return {}\n\n\nbl.serve(sample)\n"
 
 
-def latency(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort) -> Report:
     """Count round trips per second, from a lease to its frame, with a process that renders nothing.
 
     This is what the framework itself costs. The limit is a bare ROUTER and a DEALER that echoes small messages, with as
-    many in flight.
+    many in flight. Eight leases are in flight, then one.
     """
-    with effort(quick, rounds, seconds) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
-def measure(how: Effort) -> Report:
-    """Measure with eight leases in flight, and with one."""
     metrics = [
         Metric("round trips/s", lambda timed: timed.rate),
         Metric("µs each", lambda timed: 1e6 / timed.rate, 1),

@@ -43,7 +43,7 @@ def memory(
     """Resident memory of host and Blenders over 5,000 frames of 640x480: flat, or not."""
     if blender is not None and not real:
         raise typer.BadParameter("it goes with --real", param_hint="--blender")
-    with effort(quick, None, None) as how:
+    with effort(quick, None, None, default=(1, 0.0)) as how:
         report = measure(how, frames=frames, real=real, blender=blender)
     show(report, out, json_)
 

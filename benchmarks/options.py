@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from .machine import machine
 from .measuring import Effort
 from .report import Report
 
-__all__ = ["BlenderOption", "JsonOption", "OutOption", "QuickOption", "RoundsOption", "SecondsOption", "effort", "show"]
+__all__ = ["BlenderOption", "JsonOption", "OutOption", "QuickOption", "SecondsOption", "command", "effort", "show"]
 
 QuickOption = Annotated[bool, typer.Option("--quick", help="See only that it works. The figures mean nothing.")]
 RoundsOption = Annotated[
@@ -43,9 +43,7 @@ if not _console.is_terminal:
 
 
 @contextlib.contextmanager
-def effort(
-    quick: bool, rounds: int | None, seconds: float | None, *, default: tuple[int, float] = (5, 0.3)
-) -> Iterator[Effort]:
+def effort(quick: bool, rounds: int | None, seconds: float | None, *, default: tuple[int, float]) -> Iterator[Effort]:
     """Turn the options into an `Effort`, and show what is being measured. `default` has the rounds and the seconds."""
     usual = (1, 0.05) if quick else default
     with _console.status("starting") as status:
@@ -69,3 +67,41 @@ def show(report: Report, out: Path | None, figures: Path | None) -> None:
         written = {"machine": machine(), **report.json()}
         figures.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _console.print(f"plot: {picture}", soft_wrap=True, highlight=False)
+
+
+def command(
+    measure: Callable[..., Report], rounds: int, seconds: float, *, chooses_blender: bool
+) -> Callable[..., None]:
+    """Return the command that measures and shows a report, with the options of all of them.
+
+    Args:
+        measure: Gets the `Effort`, and `blender` if `chooses_blender`.
+        rounds, seconds: How long it measures, unless an option says otherwise.
+        chooses_blender: Whether there is the option --blender.
+    """
+    usual = (rounds, seconds)
+
+    def plain(
+        quick: QuickOption = False,
+        rounds: RoundsOption = None,
+        seconds: SecondsOption = None,
+        json_: JsonOption = None,
+        out: OutOption = None,
+    ) -> None:
+        with effort(quick, rounds, seconds, default=usual) as how:
+            report = measure(how)
+        show(report, out, json_)
+
+    def of_blender(
+        blender: BlenderOption = None,
+        quick: QuickOption = False,
+        rounds: RoundsOption = None,
+        seconds: SecondsOption = None,
+        json_: JsonOption = None,
+        out: OutOption = None,
+    ) -> None:
+        with effort(quick, rounds, seconds, default=usual) as how:
+            report = measure(how, blender=blender)
+        show(report, out, json_)
+
+    return of_blender if chooses_blender else plain

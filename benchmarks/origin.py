@@ -10,14 +10,13 @@ from typing import Any
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn, timed
-from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.origin import Origin, receiver
 from .peers.plain import INSIDE, Scene
 from .render import CYCLES, NAMES, engines
 from .report import Metric, Report
 from .streams import PATIENT
 
-__all__ = ["measure", "origin"]
+__all__ = ["measure"]
 
 _BATCH = 4
 _METHOD = (
@@ -27,22 +26,11 @@ _METHOD = (
 )
 
 
-def origin(
-    blender: BlenderOption = None,
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
-    """Measure milliseconds for a batch of four with one and two Blenders, beside the method of blendtorch."""
-    with effort(quick, rounds, seconds, default=(3, 1.5)) as how:
-        report = measure(how, blender)
-    show(report, out, json_)
-
-
 def measure(how: Effort, blender: str | None = None) -> Report:
-    """Measure one and two instances with each engine."""
+    """Measure milliseconds for a batch of four with one and two Blenders, beside the method of blendtorch.
+
+    Each engine is measured.
+    """
     metrics = [
         Metric("ms/batch", lambda timed: 1000 / timed.rate, 1, less_is_better=True),
         Metric("ms/image", lambda timed: 1000 / timed.rate / _BATCH, 1),

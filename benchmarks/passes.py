@@ -12,13 +12,12 @@ from asyncblend.aio import loop_factory
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn
-from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.plain import INSIDE
 from .render import CYCLES
 from .report import Metric, Report
 from .streams import PATIENT
 
-__all__ = ["measure", "passes"]
+__all__ = ["measure"]
 
 _METHOD = (
     "A cube, Cycles with one sample a pixel, two Blenders, one fleet for all ways. *one pass (limit)*: one consumer has "
@@ -27,22 +26,11 @@ _METHOD = (
 )
 
 
-def passes(
-    blender: BlenderOption = None,
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
-    """Images/s of one pass, of one beside a stalled pass, and of two beside a stalled pass."""
-    with effort(quick, rounds, seconds, default=(5, 2.0)) as how:
-        report = measure(how, blender)
-    show(report, out, json_)
-
-
 def measure(how: Effort, blender: str | None = None) -> Report:
-    """Measure small images, where sharing would cost most, and large ones."""
+    """Images/s of one pass, of one beside a stalled pass, and of two beside a stalled pass.
+
+    Small images, where sharing would cost most, and large ones.
+    """
     title = f"Passes that share two Blenders, by {blender_name(blender)}"
     metrics = [Metric("images/s", lambda timed: timed.rate, 1)]
     report = Report("passes", title, _METHOD, metrics, "two, beside a stalled pass", own=["beside a stalled pass"])

@@ -15,11 +15,10 @@ import asyncblend as ab
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Timed, Way, in_turn
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 from .streams import PATIENT, sync, written
 
-__all__ = ["measure", "ray"]
+__all__ = ["measure"]
 
 _METHOD = (
     "Four fake Blenders, each of which waits for 20 ms and has an image of 640x480 then: what is lost, is lost to waiting or "
@@ -35,21 +34,11 @@ _LENGTH = 20_000
 _QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 
-def ray(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
-    """Images/s of an actor of Ray Data, beside the same fleet without Ray."""
-    with effort(quick, rounds, seconds, default=(3, 4.0)) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
 def measure(how: Effort) -> Report:
-    """Measure batches of 32 and of 8."""
+    """Images/s of an actor of Ray Data, beside the same fleet without Ray.
+
+    With batches of 32 and of 8.
+    """
     metrics = [Metric("images/s", lambda timed: timed.rate, 1)]
     report = Report("ray", "Ray Data", _METHOD, metrics, "asyncblend.ray", own=["one batch after another"], columns=2)
     for size in [8] if how.quick else [32, 8]:

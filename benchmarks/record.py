@@ -22,12 +22,11 @@ from asyncblend.testing import fake_blender
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn, timed, timed_async
-from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 from .streams import PATIENT, async_for
 from .tune import CUBE
 
-__all__ = ["measure", "record"]
+__all__ = ["measure"]
 
 _PICTURES = Path(__file__).parent / "inside" / "pictures.py"
 _ENDLESS = 1 << 40
@@ -39,25 +38,12 @@ _METHOD = (
 )
 
 
-def record(
-    blender: BlenderOption = None,
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort, blender: str | None = None) -> Report:
     """Count images recorded per second, as PNG and as JPEG, beside the same stream not recorded.
 
-    The limit is encoding the same images, and nothing else.
+    The limit is encoding the same images, and nothing else. Plain and noisy pictures of fakes, and the cube of the
+    demo, if there is a Blender.
     """
-    with effort(quick, rounds, seconds, default=(5, 1.0)) as how:
-        report = measure(how, blender)
-    show(report, out, json_)
-
-
-def measure(how: Effort, blender: str | None = None) -> Report:
-    """Measure plain and noisy pictures of fakes, and the cube of the demo, if there is a Blender."""
     metrics = [
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("host CPU ms/image", lambda timed: timed.cpu_each / 1000, 2),

@@ -13,14 +13,13 @@ from asyncblend.aio import loop_factory
 
 from .machine import blender_name
 from .measuring import Effort, Timed, Way, in_turn, timed_async
-from .options import BlenderOption, JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.bare import bare
 from .peers.origin import origin
 from .peers.plain import INSIDE, Scene
 from .report import Metric, Report
 from .streams import PATIENT
 
-__all__ = ["CYCLES", "NAMES", "WORKBENCH", "engines", "measure", "render", "rendered"]
+__all__ = ["CYCLES", "NAMES", "WORKBENCH", "engines", "measure", "rendered"]
 
 CYCLES, WORKBENCH = "CYCLES", "BLENDER_WORKBENCH"
 NAMES = {CYCLES: "Cycles, 1 sample", WORKBENCH: "Workbench"}
@@ -32,26 +31,13 @@ _METHOD = (
 )
 
 
-def render(
-    blender: BlenderOption = None,
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> Report:
     """Count images per second of a cube from 1, 2 and 4 Blenders, beside blendtorch's method: a file, pickle, PUB/SUB.
 
-    The limit is as many Blenders that render and send nothing. Workbench is measured only where Blender can render
-    with it without a display.
+    The limit is as many Blenders that render and send nothing. Workbench is measured only where Blender can render with
+    it without a display.
     """
-    with effort(quick, rounds, seconds, default=(3, 1.0)) as how:
-        report = measure(how, blender)
-    show(report, out, json_)
-
-
-def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> Report:
-    """Measure two sizes with one, two and four instances and each engine. `small` is 640x480 with Cycles only."""
+    # `small` is 640x480 with Cycles only.
     sizes = [(128, 96)] if how.quick else [(640, 480)] if small else [(640, 480), (128, 96)]
     kinds = [CYCLES] if how.quick or small else engines(blender)
     metrics = [Metric("images/s", lambda timed: timed.rate, 1), Metric("ms/image", lambda timed: 1000 / timed.rate, 1)]

@@ -17,10 +17,9 @@ from asyncblend.recording.shards import Span, find_shard, read_sample, tar_of
 from asyncblend.recording.writer import ShardSize, Writer
 
 from .measuring import Effort, Way, in_turn, timed
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .report import Metric, Report
 
-__all__ = ["measure", "replay"]
+__all__ = ["measure"]
 
 _SAMPLES = 32
 _METHOD = (
@@ -30,21 +29,11 @@ _METHOD = (
 )
 
 
-def replay(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
-    """Count recorded samples read per second, with and without their checksums."""
-    with effort(quick, rounds, seconds) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
 def measure(how: Effort) -> Report:
-    """Measure images as PNG, arrays as npy, and both together."""
+    """Count recorded samples read per second, with and without their checksums.
+
+    Images as PNG, arrays as npy, and both together.
+    """
     report = Report("replay", "Replay: samples from the disk", _METHOD, [Metric("samples/s", lambda timed: timed.rate)])
     report.ours, report.own = "checked", ["not checked"]
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,27 +14,11 @@ from rich.console import Console
 
 from asyncblend.fleet.discovery import find_blender
 
-from . import (
-    cluster,
-    dataloader,
-    environment,
-    labels,
-    latency,
-    memory,
-    origin,
-    passes,
-    ray,
-    record,
-    render,
-    replay,
-    startup,
-    transport,
-    tune,
-    warm,
-)
+from . import render
 from .machine import machine
 from .measuring import Effort
 from .options import BlenderOption, JsonOption, QuickOption
+from .questions import QUESTIONS, Question
 from .report import Report
 
 __all__ = ["everything", "write"]
@@ -60,49 +44,35 @@ def everything(
     began = time.monotonic()
     reports = []
     with _console.status("starting") as status:
-        for name, measure, (rounds, seconds) in _questions(blender):
+        for question in _asked(blender):
             how = Effort(
-                rounds=1 if quick else rounds,
-                seconds=0.05 if quick else seconds,
+                rounds=1 if quick else question.rounds,
+                seconds=0.05 if quick else question.seconds,
                 quick=quick,
-                say=lambda case, name=name: status.update(f"{name}: {case}"),  # type: ignore[misc]
+                say=lambda case, name=question.name: status.update(f"{name}: {case}"),  # type: ignore[misc]
             )
-            reports.append(measure(how))
-            _console.print(f"{name}: done after {time.monotonic() - began:.0f} s", highlight=False)
+            reports.append(question.answer(how, blender))
+            _console.print(f"{question.name}: done after {time.monotonic() - began:.0f} s", highlight=False)
     write(out, reports, machine(), json_)
     _console.print(f"{out / 'RESULTS.md'}", soft_wrap=True, highlight=False)
 
 
-Question = tuple[str, Callable[[Effort], Report], tuple[int, float]]
-"""Its name, the function that answers it, and for this function the rounds and the seconds."""
-
-
-def _questions(blender: str | None) -> list[Question]:
-    questions: list[Question] = [
-        # Memory comes first, because other questions import torch, which takes more of it than all the rest.
-        ("memory", memory.measure, (1, 0.0)),
-        ("transport", transport.measure, (4, 0.2)),
-        ("latency", latency.measure, (5, 0.3)),
-        ("origin", lambda how: origin.measure(how, blender), (3, 1.0)),
-        ("render", lambda how: render.measure(how, blender), (3, 0.7)),
-        ("passes", lambda how: passes.measure(how, blender), (5, 1.0)),
-        ("environment", environment.measure, (5, 0.3)),
-        ("ray", ray.measure, (3, 4.0)),
-        ("cluster", cluster.measure, (3, 4.0)),
-        ("labels", lambda how: labels.measure(how, blender), (7, 1.5)),
-        ("dataloader", dataloader.measure, (5, 0.4)),
-        ("record", lambda how: record.measure(how, blender), (5, 1.0)),
-        ("replay", replay.measure, (5, 0.3)),
-        ("startup", startup.measure, (3, 0.0)),
-        ("warm", warm.measure, (5, 0.0)),
-        ("tune", lambda how: tune.measure(how, blender=blender), (1, 2.0)),
-    ]
-    # If the module was measured, the executable is measured too, with fewer cases.
+def _asked(blender: str | None) -> list[Question]:
+    """Return the questions. If the module is measured, the executable is measured too, with fewer cases."""
+    asked = list(QUESTIONS)
     other = shutil.which("blender")
     if other and find_blender(blender).kind == "module":
-        at = 1 + next(i for i, question in enumerate(questions) if question[0] == "render")
-        questions.insert(at, ("render-executable", lambda how: _of_executable(how, other), (3, 0.7)))
-    return questions
+        at, render = next((i, question) for i, question in enumerate(asked) if question.name == "render")
+        asked.insert(
+            at + 1,
+            Question(
+                "render-executable",
+                lambda how: _of_executable(how, other),
+                rounds=render.rounds,
+                seconds=render.seconds,
+            ),
+        )
+    return asked
 
 
 def _of_executable(how: Effort, path: str) -> Report:

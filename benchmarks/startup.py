@@ -19,12 +19,11 @@ from asyncblend.fleet.discovery import find_blender
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Timed, Way, in_turn
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.plain import INSIDE, PlainBlenders
 from .render import CYCLES
 from .report import Metric, Report
 
-__all__ = ["kinds", "measure", "startup"]
+__all__ = ["kinds", "measure"]
 
 _METHOD = (
     "One instance, a 128x96 image with Cycles. *asyncblend*: from entering the stream to the first frame. *plain "
@@ -34,24 +33,11 @@ _METHOD = (
 _SCENE = (128, 96, CYCLES)
 
 
-def startup(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort) -> Report:
     """Measure seconds from entering the stream to the first frame, for the fake and each kind of Blender that is here.
 
     The limit is to launch the same Blender plainly.
     """
-    with effort(quick, rounds, seconds, default=(3, 0.0)) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
-def measure(how: Effort) -> Report:
-    """Measure the fake, the bpy module and the executable, as far as they are here."""
     metrics = [Metric("seconds to the first frame", lambda timed: timed.seconds, 2, less_is_better=True)]
     report = Report("startup", "Start: from nothing to the first frame", _METHOD, metrics, "asyncblend")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:

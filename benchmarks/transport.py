@@ -11,7 +11,6 @@ from pathlib import Path
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Timed, Way, in_turn
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.arrays import Spec, frame_bytes, script
 from .peers.memcpy import memcpy
 from .peers.pickled import pickled
@@ -19,7 +18,7 @@ from .peers.raw import raw
 from .report import Metric, Report
 from .streams import async_for, written
 
-__all__ = ["measure", "transport"]
+__all__ = ["measure"]
 
 
 @dataclass(frozen=True)
@@ -51,24 +50,12 @@ _METHOD = (
 )
 
 
-def transport(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
+def measure(how: Effort) -> Report:
     """Count frames per second that are only carried, beside other ways to carry them.
 
-    GB/s and the host's processor time are shown too. The limit is a memcpy of the same bytes.
+    GB/s and the host's processor time are shown too. The limit is a memcpy of the same bytes. With 1, 2 and 4
+    producers.
     """
-    with effort(quick, rounds, seconds) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
-def measure(how: Effort) -> Report:
-    """Measure each scenario with 1, 2 and 4 producers."""
     report = Report(
         "transport",
         "Transport: frames that are only carried",

@@ -18,13 +18,12 @@ import asyncblend as ab
 from asyncblend.aio import loop_factory
 
 from .measuring import Effort, Timed, Way, in_turn
-from .options import JsonOption, OutOption, QuickOption, RoundsOption, SecondsOption, effort, show
 from .peers.plain import INSIDE
 from .render import CYCLES
 from .report import Metric, Report
 from .startup import kinds
 
-__all__ = ["measure", "warm"]
+__all__ = ["measure"]
 
 _METHOD = (
     "One instance, a 128x96 image with Cycles. *fleet=*: from entering the stream to the first frame, in a program that "
@@ -47,21 +46,11 @@ asyncio.run(main())
 """
 
 
-def warm(
-    quick: QuickOption = False,
-    rounds: RoundsOption = None,
-    seconds: SecondsOption = None,
-    json_: JsonOption = None,
-    out: OutOption = None,
-) -> None:
-    """Seconds to the first frame from a fleet that runs already, beside those of a program that starts its own."""
-    with effort(quick, rounds, seconds, default=(5, 0.0)) as how:
-        report = measure(how)
-    show(report, out, json_)
-
-
 def measure(how: Effort) -> Report:
-    """Measure the fake, the bpy module and the executable, as far as they are here."""
+    """Seconds to the first frame from a fleet that runs already, beside those of a program that starts its own.
+
+    Of the fake and of each kind of Blender that is here.
+    """
     metrics = [Metric("seconds to the first frame", lambda timed: timed.seconds, 3, less_is_better=True)]
     own = ["fleet=, new program", "its own Blender"]
     report = Report("warm", "A fleet that stays warm", _METHOD, metrics, "fleet=", own=own)

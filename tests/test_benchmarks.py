@@ -16,7 +16,7 @@ from asyncblend.testing import fake_blender
 from benchmarks.__main__ import app
 from benchmarks.measuring import Effort, Timed, in_turn
 from benchmarks.report import Metric, Report, Row
-from benchmarks.results import _questions, write
+from benchmarks.results import _asked, write
 
 _ROOT = Path(__file__).parents[1]
 exhaustive = pytest.mark.exhaustive
@@ -185,7 +185,7 @@ def test_results_have_every_report(tmp_path: Path) -> None:
 def test_all_answers_every_question() -> None:
     """RESULTS.md has a section for each command, but for those that look for faults and take many minutes."""
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    answered = {name.partition("-")[0] for name, _, _ in _questions(None)}
+    answered = {question.name.partition("-")[0] for question in _asked(None)}
     assert answered == commands - {"all", "soak", "fuzz"}
 
 

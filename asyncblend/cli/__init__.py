@@ -64,7 +64,6 @@ app = typer.Typer(
     name="asyncblend",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its panels are too narrow for what is to be said
     context_settings={"help_option_names": ["-h", "--help"]},

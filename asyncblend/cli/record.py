@@ -34,7 +34,10 @@ def record(
     blender: BlenderOption = None,
     seed: SeedOption = None,
     image_format: Annotated[
-        str, typer.Option(metavar="FORMAT", help="`png`, or `jpeg` for what is named image.")
+        str,
+        typer.Option(
+            metavar="FORMAT", help="`png`, or `jpeg` for what is named image.", autocompletion=lambda: ["png", "jpeg"]
+        ),
     ] = "png",
     quality: Annotated[
         int | None, typer.Option(metavar="N", help="The quality of JPEG images, 1 to 100. 95 by default.")

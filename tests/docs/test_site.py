@@ -59,9 +59,9 @@ def test_the_reference_is_complete(site: Path, module: str) -> None:
 
 def test_what_pages_link_to_is_in_the_site(site: Path) -> None:
     """Files outside of `docs/` are there as pages, and the commands have theirs."""
-    assert 'class="highlight"' in (site / "repository/examples/curriculum.py/index.html").read_text()
-    assert (site / "repository/SECURITY/index.html").is_file()
+    assert 'class="highlight"' in (site / "repository/examples/curriculum.py.html").read_text()
+    assert (site / "repository/SECURITY.html").is_file()
     assert (site / "repository/benchmarks/pictures/demo.png").is_file()
-    commands = (site / "reference/commands/index.html").read_text()
+    commands = (site / "reference/commands.html").read_text()
     assert "asyncblend fleet start" in commands
     assert "--shard-size" in commands
