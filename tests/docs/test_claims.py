@@ -27,7 +27,7 @@ RUN = {
     "asyncblend view recording --save recording.rrd",
     "python examples/train_keypoints.py",
     "python examples/train_keypoints.py --compare 500 4000",
-    "python examples/train_detector.py --script blender_scripts/model.py -- part.glb --objects 3",
+    "python examples/train_detector.py --script blender_scripts/model.py --out tmp/part -- part.glb --objects 3",
     *(
         "python3.11 -m venv blender",
         'blender/bin/pip install "bpy==4.5.*"',

@@ -21,9 +21,9 @@ EXPORT = "asyncblend export model.py --length 16 --val 0.25 --format yolo --out 
 BRIEF = ("--steps", "2", "--looks", "1", "--held-out", "4", "--batch", "2", "--size", "32", "--instances", "1")
 """Options of the examples."""
 TRAIN = {
-    "python examples/train_keypoints.py": "train_keypoints",
-    "python examples/train_keypoints.py --compare 500 4000": "train_keypoints",
-    "python examples/train_detector.py --script blender_scripts/model.py -- part.glb --objects 3": "train_detector",
+    "python examples/train_keypoints.py": "painted_cube",
+    "python examples/train_keypoints.py --compare 500 4000": "painted_cube",
+    "python examples/train_detector.py --script blender_scripts/model.py --out tmp/part -- part.glb --objects 3": "part",
 }
 
 
