@@ -23,6 +23,7 @@ RUN = {
     "asyncblend export model.py --length 16 --val 0.25 --format yolo --out yolo -- part.glb",
     "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo",
     "asyncblend export labelled.py --length 16 --format parquet --out parquet",
+    "asyncblend export shapes.py --length 4 --format bop --out bop -- --labels bop",
     "asyncblend view scene.py --length 16 --save run.rrd",
     "asyncblend view recording --save recording.rrd",
     "python examples/train_keypoints.py",

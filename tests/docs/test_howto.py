@@ -22,6 +22,7 @@ MAKE = {
 EXPORTS = {
     "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo": "yolo/data.yaml",
     "asyncblend export labelled.py --length 16 --format parquet --out parquet": "parquet/data/train-00000-of-00001.parquet",
+    "asyncblend export shapes.py --length 4 --format bop --out bop -- --labels bop": "bop/train/000000/scene_gt.json",
 }
 OWN = (
     "python3.11 -m venv blender",
@@ -65,7 +66,8 @@ def test_exports(folder: Path) -> None:
     """Each format's own files are there. Its reader reads them in `tests/pictures`."""
     pytest.importorskip("pyarrow", reason='pip install ".[parquet]"')
     for command, made in EXPORTS.items():
-        run(*command.split())
+        smaller = ("--width", "64", "--height", "48") if "shapes.py" in command else ()
+        run(*command.split(), *smaller)
         assert (folder / made).is_file()
 
 
