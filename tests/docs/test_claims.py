@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import COMMANDS, PYTHON, SCRIPTS, block
+from tests.docs.pages import COMMANDS, PYTHON, README, SCRIPTS, block
 
 PROGRAMS = (
     *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
@@ -47,6 +47,11 @@ def test_every_block_is_run() -> None:
     """All Python blocks and all commands are known to these tests: scripts, and what uses them."""
     assert {block(word) for word in (*SCRIPTS.values(), *PROGRAMS)} == set(PYTHON)
     assert RUN == COMMANDS
+
+
+def test_the_readme_is_two_screens() -> None:
+    """What grows, grows in `docs/`."""
+    assert len(README.splitlines()) <= 125
 
 
 @pytest.mark.parametrize("claim", sorted({*PROGRAMS, *RUN}))
