@@ -50,7 +50,7 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
-.PHONY: help demo test test-all lint install blender blender5 viewer libraries clean
+.PHONY: help demo test test-all lint docs install blender blender5 viewer libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
@@ -59,7 +59,8 @@ help:
 	@echo "               random examples; for both, ARGS='-k name' goes to pytest"
 	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); test-all makes it too"
 	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
-	@echo "make clean     remove all that was made here, $(VENV) and $(BPY5) too"
+	@echo "make docs      build the pages in docs/ into site/"
+	@echo "make clean     remove all that was made here, $(VENV) and its like too"
 	@echo "With BPY=apart, a new $(VENV) has no bpy: Blender gets an environment of its own."
 
 demo: blender
@@ -79,6 +80,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes asyncblend --ignoreexternal
 	$(BIN)/mypy --python-version 3.10 --follow-imports=silent $(INSIDE)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html, or type $(BIN)/mkdocs serve"
 
 install: $(STAMP)
 
@@ -133,5 +138,5 @@ libraries: | $(BIN)/python
 	fi
 
 clean:
-	rm -rf $(VENV) $(BPY5) $(VIEW) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	rm -rf $(VENV) $(BPY5) $(VIEW) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

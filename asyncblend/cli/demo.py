@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from .live import LiveLine
 from .needs import require
 from .options import BlenderOption
 from .outputs import check_file, writing
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,6 +80,23 @@ def demo(
         if saved:  # after Ctrl-C, those that are finished
             line.summary(pictures=str(out / f"output_##.png ({saved})"))
         dataset.close()
+    _print_next_steps(out, blender)
+
+
+def _print_next_steps(out: Path, blender: str | None) -> None:
+    """Print what to do next, with the same Blender."""
+    options = "" if blender is None else f" --blender {shlex.quote(blender)}"
+    Terminal().print(
+        f"""
+Look at {out / "output_00.png"}. Then go on:
+
+  asyncblend inspect shapes.py{options}
+      draws the labels that there are into sheet.png
+  asyncblend inspect model.py{options} -- part.glb
+      does so with your own mesh, in random scenes: GLB, OBJ, STL and others
+  docs/getting-started.md
+      leads from here to a network that is trained"""
+    )
 
 
 def figure(batch: dict[str, Any]) -> Image.Image:

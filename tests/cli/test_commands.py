@@ -53,8 +53,10 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
         r"frames(/s over| in less than) [\d.]+ s",
         "frames by instance +0: ",
         r"output_##\.png \(3\)",
+        r"Look at tmp/output_00\.png\. Then go on:",
+        rf"asyncblend inspect model\.py --blender {re.escape(fake)} -- part\.glb$",
     ):
-        assert re.search(word, done.stdout)
+        assert re.search(word, done.stdout, re.MULTILINE)
     (tmp_path / "tmp" / "notes.txt").touch()
     again = asyncblend("demo", *options, "--batches", "2", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -78,6 +80,7 @@ def test_a_demo_that_is_stopped_says_where_its_pictures_are(tmp_path: Path) -> N
     found = re.search(r"^pictures +tmp/output_##\.png \((\d+)\) *$", out, re.MULTILINE)
     assert found is not None, out
     assert saved - 1 <= int(found[1]) <= saved  # the last one may be cut short
+    assert "go on" not in out
 
 
 @pytest.mark.blender
