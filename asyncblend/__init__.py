@@ -6,13 +6,11 @@ public name is loaded when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ._lazy import lazy
+from ._lazy import Load, lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .config import RestartPolicy as RestartPolicy
     from .config import StreamConfig as StreamConfig
     from .config import Timeouts as Timeouts
@@ -93,7 +91,7 @@ __all__ = [
     "verdict",
 ]
 
-__getattr__: Callable[[str], Any] = lazy(
+__getattr__: Load = lazy(
     __name__,
     {
         "config": "RestartPolicy StreamConfig Timeouts",

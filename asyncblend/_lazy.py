@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["lazy"]
+__all__ = ["Load", "lazy"]
+
+Load = Callable[[str], Any]
+"""A module's `__getattr__`."""
 
 
-def lazy(package: str, homes: Mapping[str, str], modules: Sequence[str] = ()) -> Callable[[str], Any]:
+def lazy(package: str, homes: Mapping[str, str], modules: Sequence[str] = ()) -> Load:
     """Return a `__getattr__` for a package, which imports a name when it is first used and keeps it in the package.
 
     Args:

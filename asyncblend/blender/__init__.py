@@ -14,13 +14,11 @@ anywhere. Names are loaded at their first use, because the code that starts a Bl
 `labels` builds on `capture`, and these two and `randomise` build on `scene`. `serving` needs none of them.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .._lazy import lazy
+from .._lazy import Load, lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from . import randomise as randomise
     from .capture.render import RenderInfo as RenderInfo
     from .capture.render import last_render as last_render
@@ -53,7 +51,7 @@ __all__ = [
     "surface_keypoints",
 ]
 
-__getattr__: "Callable[[str], Any]" = lazy(
+__getattr__: Load = lazy(
     __name__,
     {
         "labels.annotate": "annotate",

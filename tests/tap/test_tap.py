@@ -30,12 +30,9 @@ from asyncblend.wire.payload import encode_values
 
 LIMIT = 60.0  # seconds; the bound of failure of every wait here
 DOING = Doing(1, 16, {0: "ready", 1: "backoff"})
-STATS = StreamStats(
-    **dict.fromkeys(("delivered", "rendering", "queued", "skipped", "restarts", "recycled"), 1),
-    **dict.fromkeys(("duplicates", "stale", "bad_messages", "refused"), 2),
-    frames={0: 3, 1: 4},
-    state={0: "ready", 1: "backoff"},
-)
+ONES: dict[str, Any] = dict.fromkeys(("delivered", "rendering", "queued", "skipped", "restarts", "recycled"), 1)
+TWOS: dict[str, Any] = dict.fromkeys(("duplicates", "stale", "bad_messages", "refused"), 2)
+STATS = StreamStats(**ONES, **TWOS, frames={0: 3, 1: 4}, state={0: "ready", 1: "backoff"})
 
 
 def free_port() -> int:
