@@ -188,8 +188,8 @@ class Kind:
 
 def table(kinds: Iterable[Kind], batch: int) -> Table:
     """Return what each training came to."""
-    columns = ("steps", "samples", "median error", f"within {NEAR:.0%}", "recording", "training", "processor")
-    shown = Table("held-out samples", *columns, box=None, header_style="bold")
+    columns = ("steps", "samples", "error", f"within {NEAR:.0%}", "recording", "training", "processor")
+    shown = Table("", *columns, box=None, header_style="bold")
     for kind in kinds:
         look = kind.training.looks[-1]
         scores = (f"{look.scores['error']:.2%}", f"{look.scores['found']:.1%}")
