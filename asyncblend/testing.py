@@ -60,16 +60,17 @@ def fake_blender(
             not run then, but its file must exist. None: the script is run, so it must not import bpy.
         faults: Faults of each life. `..._after` counts the samples that the life has made before; each frame of an
             episode counts:
-            crash_after (int): It dies in the next sample, by SIGKILL, or with the exit status `crash_status` (int).
-            hang_after (int): The next sample never ends, while heartbeats go on.
-            freeze_after (int): The whole process is stopped by SIGSTOP in the next sample.
-            garbage_after (int): It sends bytes that are no message, `garbage_messages` (int) times, and goes on.
-            exit_at_start (int): It exits with that status before it sends anything.
-            never_ready (bool): It starts and sends heartbeats, but never serves.
-            slow (float): Each sample takes so many seconds more.
-            ignore_stop (bool): It goes on when the host asks it to stop, and ignores SIGTERM.
-            lives (int): Only so many first lives of an instance have faults.
-            instances (list of int): Only these instances have faults.
+
+            - `crash_after` (int): It dies in the next sample, by SIGKILL, or with the exit status `crash_status` (int).
+            - `hang_after` (int): The next sample never ends, while heartbeats go on.
+            - `freeze_after` (int): The whole process is stopped by SIGSTOP in the next sample.
+            - `garbage_after` (int): It sends bytes that are no message, `garbage_messages` (int) times, and goes on.
+            - `exit_at_start` (int): It exits with that status before it sends anything.
+            - `never_ready` (bool): It starts and sends heartbeats, but never serves.
+            - `slow` (float): Each sample takes so many seconds more.
+            - `ignore_stop` (bool): It goes on when the host asks it to stop, and ignores SIGTERM.
+            - `lives` (int): Only so many first lives of an instance have faults.
+            - `instances` (list of int): Only these instances have faults.
 
     Raises:
         ConfigError: There is no such fault.

@@ -27,7 +27,7 @@ RUN = {
     "asyncblend view scene.py --length 16 --save run.rrd",
     "asyncblend view recording --save recording.rrd",
     "python examples/train_keypoints.py",
-    "python examples/train_keypoints.py --compare 500 4000",
+    "python examples/train_keypoints.py --compare 500 2000 8000",
     "python examples/train_detector.py --script blender_scripts/model.py --out tmp/part -- part.glb --objects 3",
     *(
         "python3.11 -m venv blender",

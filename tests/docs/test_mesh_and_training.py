@@ -22,7 +22,7 @@ BRIEF = ("--steps", "2", "--looks", "1", "--held-out", "4", "--batch", "2", "--s
 """Options of the examples."""
 TRAIN = {
     "python examples/train_keypoints.py": "painted_cube",
-    "python examples/train_keypoints.py --compare 500 4000": "painted_cube",
+    "python examples/train_keypoints.py --compare 500 2000 8000": "painted_cube",
     "python examples/train_detector.py --script blender_scripts/model.py --out tmp/part -- part.glb --objects 3": "part",
 }
 
@@ -65,7 +65,7 @@ def test_training(part: Path, command: str) -> None:
     """Two steps leave a network and a picture behind."""
     for name in ("examples", "blender_scripts"):
         (part / name).symlink_to(ROOT / name)
-    python, example, *rest = command.replace("500 4000", "4 8").split()
+    python, example, *rest = command.replace("500 2000 8000", "4 8").split()
     assert python == "python"
     run(sys.executable, example, *BRIEF, *rest)
     made = {path.suffix for path in (part / "tmp" / TRAIN[command]).rglob("*.*")}
