@@ -6,10 +6,12 @@ import dataclasses
 import re
 import sys
 import tomllib
+from typing import Any
 
 import pytest
 
 import asyncblend as ab
+import asyncblend.blender
 from benchmarks.soak.faults import KINDS
 from tests.docs.pages import PAGES, README, ROOT, page
 from tests.docs.running import run
@@ -55,6 +57,14 @@ def test_every_command_that_is_named_exists() -> None:
     ):
         shown = run(sys.executable, "-m", program, "--help", cwd=ROOT)
         assert words <= set(re.findall(r"^\W+(\w+) {2,}", shown, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(("short", "module"), [("ab", ab), ("bl", ab.blender)], ids=["ab", "bl"])
+def test_every_name_exists(short: str, module: Any) -> None:
+    """What the sentences call `ab.NAME` and `bl.NAME` is public."""
+    named = set(re.findall(rf"\b{short}\.([A-Za-z]\w*)", "\n".join(PAGES.values())))
+    assert len(named) > 8
+    assert named - {*module.__all__} == set()
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/performance.md", "docs/scaling.md"])
