@@ -78,7 +78,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=$(CURDIR) $(BIN)/pyright --pythonpath $(CURDIR)/$(BIN)/python --verifytypes asyncblend --ignoreexternal
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=$(CURDIR) pyright --verifytypes asyncblend --ignoreexternal
 	$(BIN)/mypy --python-version 3.10 --follow-imports=silent $(INSIDE)
 
 docs: install
