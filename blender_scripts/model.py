@@ -11,7 +11,8 @@ Each model is a class, named as its file. A sample has
 - "keypoints", N x K x 3, and "model_keypoints", N x K x 3: where they are in the object's own space, in metres;
 - "extent", N x 3: metres along the object's own axes, whose origin is in the middle of its bounding box;
 - "truncation" and "occlusion", N: estimates of which part of each object lies outside the image, and of which part of
-  what is inside is hidden by others; and the camera's "K" and "world_to_camera".
+  what is inside is hidden by others; and the camera's "K" and "world_to_camera";
+- with `--bop`, the objects' whole silhouettes, and in sample 0 "models": the mesh of each class.
 
 Distractors have an instance id, but no class: they are 0 in "semantic". A sample is a function of its index, the seed
 and its params alone.
@@ -30,6 +31,7 @@ TRIES = 20  # views or arrangements of which the first one is taken that keeps t
 
 args = parser().parse_args()
 scene = Scene(args)
+meshes = scene.meshes() if args.bop else None
 sky = bpy.context.scene.world.node_tree.nodes["Background"].inputs["Color"]
 
 
@@ -47,7 +49,8 @@ def sample(task: bl.Task) -> dict:
     keypoints = {thing: scene.model_of[thing].keypoints for thing in scene.shown}
     return {
         **labels,
-        **bl.annotate(scene.shown, keypoints, rendered=labels),
+        **bl.annotate(scene.shown, keypoints, rendered=labels, silhouettes=args.bop),
+        **({"models": meshes} if meshes and task.index == 0 else {}),
         "model_keypoints": np.array([model.keypoints for model in models], np.float32),
         "extent": np.array([model.extent for model in models], np.float32),
         "truncation": truncation,

@@ -115,6 +115,11 @@ def parser() -> argparse.ArgumentParser:
         help="the models' own, random ones, or either",
     )
     add("--keypoints", type=whole, metavar="N", default=8, help="how many keypoints are chosen on each model's surface")
+    add(
+        "--bop",
+        action="store_true",
+        help="add what `asyncblend export --format bop` needs: whole silhouettes, and the models, with sample 0",
+    )
     add("--table", metavar="FILE", help="write the classes to this JSON file: names, sizes in metres, and keypoints")
     add("--width", type=whole, metavar="PIXELS", default=640)
     add("--height", type=whole, metavar="PIXELS", default=480)

@@ -73,6 +73,14 @@ class Scene:
                 thing.data, thing["class_id"], thing["class_name"] = model.mesh, model.class_id, model.name
                 thing.scale = (1, 1, 1)
 
+    def meshes(self) -> dict[str, dict]:
+        """Return the mesh of each class by its name, as `bl.mesh_of` gives it."""
+        thing, found = self.objects[0], {}
+        for model in self.models:
+            thing.data = model.mesh
+            found[model.name] = bl.mesh_of(thing)
+        return found
+
     @property
     def things(self) -> list[Any]:
         """All that is shown, but the floor: objects, and then distractors."""

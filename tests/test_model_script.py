@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 import asyncblend as ab
+from asyncblend.export import export
 from asyncblend.scripts import script
 
 pytestmark = pytest.mark.blender
@@ -298,3 +299,14 @@ async def test_the_table_has_the_classes(bpy_kind: Any, models: Path, tmp_path: 
         for row, number in enumerate(frame["class_id"].tolist()):
             np.testing.assert_allclose(frame["model_keypoints"][row], table[number]["keypoints"], atol=1e-6)
             np.testing.assert_allclose(frame["extent"][row], table[number]["extent"], atol=1e-6)
+
+
+def test_bop_has_the_models(bpy_kind: Any, models: Path, tmp_path: Path) -> None:
+    """With --bop the samples become a BOP dataset, with a model of each class in millimetres."""
+    config = config_of(models, bpy_kind, "--bop", length=3, ordered=True)
+    with ab.BlenderStream(config).sync() as frames:
+        report = export(frames, tmp_path / "bop", "bop")
+    assert not [note for note in report.notes if "model" in note]
+    infos = json.loads((tmp_path / "bop/models/models_info.json").read_text())
+    sizes = [[info[f"size_{axis}"] for axis in "xyz"] for info in infos.values()]
+    np.testing.assert_allclose(sizes, [[200, 100, 150], [100, 60, 20]], rtol=1e-4)

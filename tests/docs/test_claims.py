@@ -21,6 +21,7 @@ RUN = {
     "asyncblend inspect model.py --out sheet.png -- part.glb",
     "asyncblend inspect model.py -- part.glb --objects 2:6 --physics --materials random",
     "asyncblend export model.py --length 16 --val 0.25 --format yolo --out yolo -- part.glb",
+    "asyncblend export model.py --length 8 --format bop --out bop -- part.glb --bop",
     "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo",
     "asyncblend export labelled.py --length 16 --format parquet --out parquet",
     "asyncblend export shapes.py --length 4 --format bop --out bop -- --labels bop",

@@ -18,6 +18,7 @@ SMALL = ("--width", "64", "--height", "48", "--samples", "1")
 LOOK = "asyncblend inspect model.py --out sheet.png -- part.glb"
 VARY = "asyncblend inspect model.py -- part.glb --objects 2:6 --physics --materials random"
 EXPORT = "asyncblend export model.py --length 16 --val 0.25 --format yolo --out yolo -- part.glb"
+POSES = "asyncblend export model.py --length 8 --format bop --out bop -- part.glb --bop"
 BRIEF = ("--steps", "2", "--looks", "1", "--held-out", "4", "--batch", "2", "--size", "32", "--instances", "1")
 """Options of the examples."""
 TRAIN = {
@@ -56,6 +57,8 @@ def test_files_for_another_trainer(part: Path) -> None:
     names = {kind: {path.stem for path in (part / "yolo" / kind).rglob("*.*")} for kind in ("images", "labels")}
     assert len(names["images"]) == 16
     assert names["images"] == names["labels"]
+    run(*POSES.split(), *SMALL)
+    assert (part / "bop/models/models_info.json").is_file()
 
 
 @pytest.mark.exhaustive
