@@ -18,7 +18,7 @@ from .conftest import Cluster, until
 pytest.importorskip("ray.data", reason='pip install ".[ray]"')
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
-LENGTH = 240
+LENGTH = 480
 HELD = """
 import pathlib, time
 HERE = pathlib.Path(r"{folder}")
@@ -29,7 +29,8 @@ def sample(task):
     n = int(task.rng.integers(0, 4))
     return {{"image": task.rng.integers(0, 256, (24, 32, 3), np.uint8), "bbox": task.rng.random((n, 4))}}
 """
-"""Most of the samples wait for a file, so that whatever dies before it is there has rows still to make."""
+"""Most of the samples wait for a file, so that whatever dies before it is there has rows still to make. There are more of
+them than two actors take up at once: of a third one that finds none left, Ray would make an end."""
 
 
 @pytest.fixture(scope="module")
