@@ -25,7 +25,7 @@ def run(*command: str, cwd: Path | None = None, environment: dict[str, str] | No
     return done.stdout
 
 
-def run_block(folder: Path, word: str) -> str:
+def run_block(folder: Path, word: str, environment: dict[str, str] | None = None) -> str:
     """Run the Python block with this word as a program, and return what it printed."""
     (folder / "block.py").write_text(block(word))
-    return run(sys.executable, "block.py")
+    return run(sys.executable, "block.py", environment=environment)

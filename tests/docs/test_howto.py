@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, page
 from tests.docs.running import run, run_block
 
 MAKE = {
@@ -21,13 +21,18 @@ MAKE = {
 }
 EXPORTS = {
     "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo": "yolo/data.yaml",
-    "asyncblend export labelled.py --length 16 --format parquet --out parquet": "parquet/data/train-00000-of-00001.parquet",
+    "asyncblend export labelled.py --length 16 --format parquet --out rooms": "rooms/data/train-00000-of-00001.parquet",
     "asyncblend export shapes.py --length 4 --format bop --out bop -- --labels bop": "bop/train/000000/scene_gt.json",
 }
 OWN = (
     "python3.11 -m venv blender",
     'blender/bin/pip install "bpy==4.5.*"',
     "asyncblend demo --blender blender/bin/python",
+)
+VIEWER = (
+    "python3 -m venv view",
+    'view/bin/pip install ".[view]"',
+    "view/bin/asyncblend view scene.py --blender .venv/bin/python",
 )
 VIEWS = ("asyncblend view scene.py --length 16 --save run.rrd", "asyncblend view recording --save recording.rrd")
 
@@ -73,6 +78,19 @@ def test_exports(folder: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.slow
+def test_datasets_loads_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that the page names loads what its command wrote."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(folder / "home"))
+    pytest.importorskip("datasets", reason="pip install datasets")
+    (call,) = re.findall(r"`(datasets\.load_dataset\(.*?\))`", page("howto/export.md"))
+    (command,) = (command for command in EXPORTS if "parquet" in command)
+    run(*command.replace("16", "2").split())
+    assert run(sys.executable, "-c", f"import datasets; print({call}['train']['index'][:])").strip() == "[0, 1]"
+
+
+@pytest.mark.blender
+@pytest.mark.slow
 def test_a_training_that_can_be_looked_at(folder: Path) -> None:
     """It trains whether somebody looks or not."""
     lines = run_block(folder, "dataset.view(port").splitlines()
@@ -91,6 +109,34 @@ def test_what_is_viewed(folder: Path) -> None:
     run(str(viewer), "-m", *stream.split(), "--blender", sys.executable)
     run(str(viewer), "-m", *recording.split())
     assert (folder / "run.rrd").read_bytes()[:4] == (folder / "recording.rrd").read_bytes()[:4]
+
+
+@pytest.mark.blender
+@pytest.mark.exhaustive
+def test_a_viewer_in_an_environment_of_its_own(folder: Path) -> None:
+    """The environment is made, pip knows the extra, and a frame is shown there. The packages are borrowed from here."""
+    make, install, show = VIEWER
+    viewer = ROOT / ".venv-view"
+    if not viewer.exists():
+        pytest.skip("make viewer")
+    run(sys.executable, *make.split()[1:])
+    (own,), (borrowed,) = ([*path.glob("lib/python*/site-packages")] for path in (folder / "view", viewer))
+    (own / "borrowed.pth").write_text(f"{borrowed}\nimport site; site.addsitedir({str(borrowed)!r})\n")
+    pip, *words = shlex.split(install.replace('".[', f'"{ROOT}['))
+    assert "does not provide the extra" not in run(pip, *words, "--dry-run", "--no-build-isolation")
+    program, *words = show.replace(".venv/bin/python", sys.executable).split()
+    run(program.replace("asyncblend", "python"), "-m", "asyncblend", *words, "--length", "2", "--save", "run.rrd")
+    assert (folder / "run.rrd").is_file()
+
+
+def test_the_environment_of_a_checkout(tmp_path: Path) -> None:
+    """Once it is activated, as the page says, the command is on the PATH."""
+    if not Path(sys.prefix, "bin/activate").is_file():
+        pytest.skip("this Python is in no environment of venv")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    activate = ". .venv/bin/activate"
+    found = run("sh", "-c", f"{activate} && command -v asyncblend", cwd=tmp_path, environment={"PATH": "/usr/bin:/bin"})
+    assert Path(found.strip()).samefile(Path(sys.prefix, "bin/asyncblend"))
 
 
 @pytest.mark.blender
