@@ -89,6 +89,7 @@ def export(
     """
     from ..export import check_format
     from ..export import export as export_items
+    from ..export.plan import Plan
     from ..recording import Recording
 
     check_format(format)
@@ -98,6 +99,7 @@ def export(
         config = load_config(source, script_args=context.args, **options)
         if config.length is None:
             raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
+        Plan(val=val).check(range(config.length))  # before anything is rendered
         items = _rendered(dataclasses.replace(config, ordered=True))
         whole = completed(config)
         made_of: Mapping[str, Any] = {"script": Path(whole.script).name, "seed": whole.seed}
@@ -145,7 +147,10 @@ def _rendered(config: StreamConfig) -> Items:
 
 def _identity(folder: Path) -> int | None:
     """Return what changes when another folder takes the place of this one. None if there is none."""
-    return folder.stat().st_ino if folder.exists() else None
+    try:
+        return folder.stat().st_ino
+    except OSError:  # the export itself tells what is wrong with it
+        return None
 
 
 class _Counted:
