@@ -47,7 +47,10 @@ def export(
         Path, typer.Option(metavar="FOLDER", help="The folder to write into. It must be empty, or not exist yet.")
     ],
     format: Annotated[
-        str, typer.Option(metavar="FORMAT", help="The format to write: bop, coco, parquet or yolo.")
+        str,
+        typer.Option(
+            metavar="FORMAT", help="The format to write: bop, coco, parquet or yolo.", autocompletion=lambda: _formats()
+        ),
     ] = "coco",
     val: Annotated[
         float,
@@ -56,7 +59,12 @@ def export(
         ),
     ] = 0.0,
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="With --format yolo: detect (the default), segment or pose.")
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="With --format yolo: detect (the default), segment or pose.",
+            autocompletion=lambda: _tasks(),
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--no-overwrite", help="Replace an earlier export in the folder.")
@@ -69,8 +77,9 @@ def export(
 ) -> None:
     """Write images and labels for other tools.
 
-    They come from a recording, or are rendered now, each once, without a recording. The samples must have the labels of
-    `bl.render(("instance",))` and of `bl.annotate(objects)`; if something else is missing, an error says what gives it.
+    They come from a recording, or are rendered now, each once, without a recording. For all formats but parquet, which
+    takes any values, the samples must have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`; if
+    something is missing, an error says what gives it.
     After an error, or Ctrl-C, the folder is as it was before: an export is there as a whole or not at all.
 
     The formats:
@@ -122,6 +131,18 @@ def export(
     console.print(_table(report, out))
     for note in report.notes:
         console.print(f"note: {note}", style="yellow")
+
+
+def _formats() -> list[str]:
+    from ..export import FORMATS
+
+    return list(FORMATS)
+
+
+def _tasks() -> list[str]:
+    from ..export import TASKS
+
+    return list(TASKS)
 
 
 def _recorded(samples: Recording) -> Items:

@@ -177,11 +177,11 @@ def test_keypoints_of_another_form(wrong: Any, items: list[dict[str, Any]], tmp_
     items[0]["keypoints"] = wrong
     for task in ("detect", "segment"):
         assert export(items[:1], tmp_path / task, "yolo", task=task).images == 1
-    for format, options in (("yolo", {"task": "pose"}), ("coco", {})):
+    for format, chosen in (("yolo", "pose"), ("coco", None)):
         with pytest.raises(
             ConfigError, match=r"sample 0: 'keypoints' is not as bl\.annotate\(objects, keypoints\) gives"
         ):
-            export(items[:1], tmp_path / "out", format, **options)
+            export(items[:1], tmp_path / "out", format, task=chosen)
 
 
 def test_pose_needs_keypoints(items: list[dict[str, Any]], tmp_path: Path) -> None:
