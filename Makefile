@@ -10,6 +10,10 @@ STAMP := $(VENV)/.installed
 VIEW := .venv-view
 VIEWER := rerun-sdk==0.41.0 numpy==2.4.6 pyarrow==26.0.1
 
+# The trainer whose own code reads the format "yolo" in a test, with what it imports. Each brings more than is wanted here.
+LOAD := .venv-load
+LOADERS := ultralytics==8.4.190 opencv-python-headless==5.0.0.93 torchvision==0.28.0
+
 # The first Python that suits, the best one first, and that really starts.
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.13 python3.12 python3; do \
@@ -50,7 +54,7 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
-.PHONY: help demo test test-all lint docs install blender blender5 viewer libraries clean
+.PHONY: help demo test test-all lint docs install blender blender5 viewer loaders libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
@@ -58,6 +62,7 @@ help:
 	@echo "make test-all  run every test with every kind of Blender, bpy 5 too where Python 3.13 is there, and with more"
 	@echo "               random examples; for both, ARGS='-k name' goes to pytest"
 	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); test-all makes it too"
+	@echo "make loaders   ultralytics, which reads exports in a test, in $(LOAD); test-all makes it too"
 	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
 	@echo "make docs      build the pages in docs/ into site/"
 	@echo "make clean     remove all that was made here, $(VENV) and its like too"
@@ -70,7 +75,7 @@ test: blender
 	$(RAY) $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) $(ARGS)
 
-test-all: blender blender5 viewer
+test-all: blender blender5 viewer loaders
 	$(RAY) --all $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) --all $(ARGS)
 
@@ -97,13 +102,14 @@ blender: install libraries
 	@$(BIN)/python -c 'from asyncblend.fleet.discovery import find_blender; find_blender("bpy")' 2>/dev/null \
 		|| PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/asyncblend doctor --fix --blender bpy
 
-# Blender 5 for the tests, without torch: the host is this environment.
+# Blender 5 for the tests, without torch: the host is this environment. Debian's Python may come without ensurepip, so the
+# pip of this environment installs there.
 blender5: install libraries
 	@[ $(BPY5)/.installed -nt constraints.txt ] && exit 0; \
 	python=$$($(BIN)/python -c '$(FIND313)'); \
 	[ -n "$$python" ] || { echo "There is no Python 3.13 here, so bpy 5 is not tested."; exit 0; }; \
-	"$$python" -m venv $(BPY5) \
-		&& $(BPY5)/bin/python -m pip install --disable-pip-version-check -c constraints.txt bpy numpy pyzmq \
+	"$$python" -m venv --without-pip $(BPY5) \
+		&& $(BIN)/python -m pip --python $(BPY5)/bin/python install --disable-pip-version-check -c constraints.txt bpy numpy pyzmq \
 		&& touch $(BPY5)/.installed
 
 viewer: $(VIEW)/.installed
@@ -112,6 +118,14 @@ $(VIEW)/.installed: $(STAMP)
 	$(BIN)/python -m venv $(VIEW) || { rm -rf $(VIEW); exit 1; }
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo $(VIEW)/lib/python3.*/site-packages)/beside.pth"
 	$(VIEW)/bin/python -m pip install --disable-pip-version-check --no-deps $(VIEWER)
+	@touch $@
+
+loaders: $(LOAD)/.installed
+
+$(LOAD)/.installed: $(STAMP)
+	$(BIN)/python -m venv --without-pip $(LOAD) || { rm -rf $(LOAD); exit 1; }
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo $(LOAD)/lib/python3.*/site-packages)/beside.pth"
+	$(BIN)/python -m pip --python $(LOAD)/bin/python install --disable-pip-version-check --no-deps $(LOADERS)
 	@touch $@
 
 $(BIN)/python:
@@ -138,5 +152,5 @@ libraries: | $(BIN)/python
 	fi
 
 clean:
-	rm -rf $(VENV) $(BPY5) $(VIEW) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
+	rm -rf $(VENV) $(BPY5) $(VIEW) $(LOAD) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

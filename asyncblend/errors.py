@@ -80,7 +80,7 @@ class InstanceError(AsyncblendError):
         self.instance = instance
         """Number of the Blender instance."""
         self.log_tail = log_tail
-        """The last lines of its standard output and error."""
+        """The end of its standard output and error, up to 16 kB."""
 
 
 class InstanceExited(InstanceError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,17 +88,25 @@ def demo(
 def _print_next_steps(out: Path, blender: str | None) -> None:
     """Print what to do next, with the same Blender."""
     options = "" if blender is None else f" --blender {shlex.quote(blender)}"
+    program = "asyncblend" if shutil.which("asyncblend") else _as_called()
     Terminal().print(
         f"""
 Look at {out / "output_00.png"}. Then go on:
 
-  asyncblend inspect shapes.py{options}
+  {program} inspect shapes.py{options}
       draws the labels that there are into sheet.png
-  asyncblend inspect model.py{options} -- part.glb
+  {program} inspect model.py{options} -- part.glb
       does so with your own mesh, in random scenes: GLB, OBJ, STL and others
   docs/getting-started.md
       leads from here to a network that is trained"""
     )
+
+
+def _as_called() -> str:
+    """Return how this program was started, such as .venv/bin/asyncblend, where the PATH does not have it."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m asyncblend"
+    return shlex.quote(sys.argv[0])
 
 
 def figure(batch: dict[str, Any]) -> Image.Image:

@@ -47,7 +47,10 @@ def export(
         Path, typer.Option(metavar="FOLDER", help="The folder to write into. It must be empty, or not exist yet.")
     ],
     format: Annotated[
-        str, typer.Option(metavar="FORMAT", help="The format to write: bop, coco, parquet or yolo.")
+        str,
+        typer.Option(
+            metavar="FORMAT", help="The format to write: bop, coco, parquet or yolo.", autocompletion=lambda: _formats()
+        ),
     ] = "coco",
     val: Annotated[
         float,
@@ -56,7 +59,12 @@ def export(
         ),
     ] = 0.0,
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="With --format yolo: detect (the default), segment or pose.")
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="With --format yolo: detect (the default), segment or pose.",
+            autocompletion=lambda: _tasks(),
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--no-overwrite", help="Replace an earlier export in the folder.")
@@ -69,8 +77,9 @@ def export(
 ) -> None:
     """Write images and labels for other tools.
 
-    They come from a recording, or are rendered now, each once, without a recording. The samples must have the labels of
-    `bl.render(("instance",))` and of `bl.annotate(objects)`; if something else is missing, an error says what gives it.
+    They come from a recording, or are rendered now, each once, without a recording. For all formats but parquet, which
+    takes any values, the samples must have the labels of `bl.render(("instance",))` and of `bl.annotate(objects)`; if
+    something is missing, an error says what gives it.
     After an error, or Ctrl-C, the folder is as it was before: an export is there as a whole or not at all.
 
     The formats:
@@ -89,6 +98,7 @@ def export(
     """
     from ..export import check_format
     from ..export import export as export_items
+    from ..export.plan import Plan
     from ..recording import Recording
 
     check_format(format)
@@ -98,6 +108,7 @@ def export(
         config = load_config(source, script_args=context.args, **options)
         if config.length is None:
             raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
+        Plan(val=val).check(range(config.length))  # before anything is rendered
         items = _rendered(dataclasses.replace(config, ordered=True))
         whole = completed(config)
         made_of: Mapping[str, Any] = {"script": Path(whole.script).name, "seed": whole.seed}
@@ -120,6 +131,18 @@ def export(
     console.print(_table(report, out))
     for note in report.notes:
         console.print(f"note: {note}", style="yellow")
+
+
+def _formats() -> list[str]:
+    from ..export import FORMATS
+
+    return list(FORMATS)
+
+
+def _tasks() -> list[str]:
+    from ..export import TASKS
+
+    return list(TASKS)
 
 
 def _recorded(samples: Recording) -> Items:
@@ -145,7 +168,10 @@ def _rendered(config: StreamConfig) -> Items:
 
 def _identity(folder: Path) -> int | None:
     """Return what changes when another folder takes the place of this one. None if there is none."""
-    return folder.stat().st_ino if folder.exists() else None
+    try:
+        return folder.stat().st_ino
+    except OSError:  # the export itself tells what is wrong with it
+        return None
 
 
 class _Counted:

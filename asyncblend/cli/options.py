@@ -28,8 +28,9 @@ BlenderOption = Annotated[
     str | None,
     typer.Option(
         metavar="BLENDER",
-        help="The Blender to use: its executable, or a command on the PATH, the folder that holds it, `bpy` for the pip module, or the Python "
-        "of another environment that has the module. By default the first one that `asyncblend doctor` finds is used.",
+        help="The Blender to use: an executable, a command on the PATH, the folder that holds it, `bpy` for the pip "
+        "module, or the Python of another environment that has the module. By default the first one that `asyncblend "
+        "doctor` finds is used.",
     ),
 ]
 InstancesOption = Annotated[

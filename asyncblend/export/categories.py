@@ -23,8 +23,11 @@ class Categories:
         self._skeletons: dict[int, list[list[int]]] = {}
         self.notes: list[str] = []  # what is odd about the classes, each fact once
 
-    def add(self, item: Mapping[str, Any], row: int) -> int:
+    def add(self, item: Mapping[str, Any], row: int, points: np.ndarray[Any, Any] | None) -> int:
         """Count an object of a sample, and return its class's number.
+
+        Args:
+            points: Its keypoints, K x 3, from `row_of`. None: it has none that matter.
 
         Raises:
             ConfigError: The number is below 0, or the sample's "keypoint_names" or "skeleton" have a wrong form.
@@ -41,8 +44,8 @@ class Categories:
             if note not in self.notes:
                 self.notes.append(note)
         self._counts[number] += 1
-        if item.get("keypoints") is not None:
-            used = np.flatnonzero(item["keypoints"][row].any(axis=1))
+        if points is not None:
+            used = np.flatnonzero(points.any(axis=1))
             count = int(used[-1]) + 1 if len(used) else 0
             self._used_keypoints[number] = max(self._used_keypoints[number], count)
             names = self._keypoint_names[number]

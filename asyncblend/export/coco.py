@@ -63,7 +63,8 @@ def write_coco(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> 
                     report.hidden += 1
                     continue
                 report.objects += 1
-                part.add_annotation({"image_id": index, "category_id": categories.add(item, row), **annotation})
+                category = categories.add(item, row, row_of(item, "keypoints", row, 3))
+                part.add_annotation({"image_id": index, "category_id": category, **annotation})
         report.check(plan)
         report.classes, report.notes = categories.counts(), categories.notes
         for part in parts.values():

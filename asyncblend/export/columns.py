@@ -1,7 +1,7 @@
 """Columns of Arrow: each value of a sample with a type of its own.
 
     uint8 of H x W x 3 or 4                    an image, as it was recorded or as PNG
-    integers, bools of the image's H x W       an image: masks as PNG of 16 and of 8 bits
+    integers, bools of the image's H x W       an image: masks as PNG of 16 bits, for 0 to 65,535, and of 8 bits
     float32 of the image's H x W               an image: TIFF of 32 bits, which loses nothing
     N x H x W bools of the image's size        a list of images
     all other arrays                           lists of lists, with the array's type of numbers
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import ConfigError
-from .images import image_file, png
+from .images import image_file, is_picture, png
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +46,8 @@ class Cell:
 
 def cells_of(item: Mapping[str, Any]) -> dict[str, Cell]:
     """Return the values of a sample, by name. Raises ConfigError if there is no type for one of them."""
-    size = np.shape(item["image"])[:2] if "image" in item else ()
+    shape = getattr(item.get("image"), "shape", ())
+    size = shape[:2] if len(shape) > 1 and 0 not in shape else None
     cells = {"index": Cell(plain=int(item["index"]))}
     for name, value in item.items():
         if name != "index":
@@ -68,6 +69,11 @@ class Schema:
         """Let these rows decide on the types. Raises ConfigError if they are not of one type."""
         names = dict.fromkeys(name for row in rows for name in row)
         schema = pa.schema([(name, _array(rows, name, None).type) for name in names])
+        if hollow := [field.name for field in schema if _is_hollow(field.type)]:
+            raise ConfigError(
+                f"{_told(rows)}: {hollow[0]!r} is or has a dict without keys, which a column of Parquet cannot hold: "
+                f"let the script's sample leave it out, or give it a key"
+            )
         features = {field.name: _FEATURES[field.type] for field in schema if field.type in _FEATURES}
         described = {"info": {"features": features}, "description": dict(self._info)}
         self._schema = schema.with_metadata({"huggingface": json.dumps(described)})
@@ -84,14 +90,17 @@ class Schema:
 
 
 _MISSING = Cell()
+_MAPS = (
+    ". A map of whole numbers is an image where all are from 0 to 65,535, and else a list: return it as another type"
+)
 
 
-def _cell(item: Mapping[str, Any], name: str, value: Any, size: tuple[int, ...]) -> Cell:
+def _cell(item: Mapping[str, Any], name: str, value: Any, size: tuple[int, ...] | None) -> Cell:
     if not isinstance(value, np.ndarray):
         return Cell(plain=_plain(value))
-    if name == "image" and value.dtype == np.uint8 and value.ndim in (2, 3):
+    if name == "image" and is_picture(value):
         return _images([image_file(item).data], one=True)
-    if value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (3, 4):
+    if value.ndim == 3 and is_picture(value):
         return _images([png(value)], one=True)
     if value.shape == size and (data := _map(value)) is not None:
         return _images([data], one=True)
@@ -107,11 +116,9 @@ def _images(files: Sequence[bytes], *, one: bool) -> Cell:
 
 
 def _map(value: Array) -> bytes | None:
-    """Return the file of an image of one channel, or None if there is none for this type of numbers."""
+    """Return the file of an image of one channel, or None if there is none for such numbers."""
     if value.dtype.kind in "iu":
-        if value.size and not 0 <= value.min() <= value.max() < 2**16:
-            raise ValueError(f"{value.min()} to {value.max()} are no ids of a mask of 16 bits")
-        return png(value.astype(np.uint16))
+        return png(value.astype(np.uint16)) if 0 <= value.min() <= value.max() < 2**16 else None
     if value.dtype == bool:
         return png(value)
     if value.dtype == np.float32:
@@ -154,7 +161,8 @@ def _column(cells: Sequence[Cell], known: Any) -> Any:
         kinds = {array.type for array in arrays if array is not None} | ({known} if known is not None else set())
         others = {type(cell.plain).__name__ for cell in cells if cell.plain is not None}
         if len(kinds) > 1 or others:
-            raise TypeError(f"it is {' and '.join(sorted({*map(str, kinds), *others}))}")
+            advice = _MAPS if _IMAGE in kinds and any(pa.types.is_list(kind) for kind in kinds) else ""
+            raise TypeError(f"it is {' and '.join(sorted({*map(str, kinds), *others}))}{advice}")
         (kind,) = kinds
         return pa.concat_arrays([pa.nulls(1, kind) if array is None else array for array in arrays])
     values = [cell.plain for cell in cells]
@@ -163,7 +171,29 @@ def _column(cells: Sequence[Cell], known: Any) -> Any:
         return found
     if lost := _names(found.type) - _names(known):  # Arrow would drop them
         raise TypeError(f"the first samples have no {min(lost)!r} in it")
-    return pa.array(values, known)
+    try:
+        return pa.array(values, known)
+    except (pa.ArrowException, TypeError, ValueError):
+        if not _is_open(known):
+            raise
+        raise TypeError(
+            "it was empty, or had nothing but None in it, in the first samples, which decide on its type; let the "
+            "script's sample return an array, which has a type also where it is empty"
+        ) from None
+
+
+def _is_open(kind: Any) -> bool:
+    """Return whether a type has a part of which nothing was ever seen."""
+    if pa.types.is_list(kind):
+        return _is_open(kind.value_type)
+    return pa.types.is_null(kind) or (pa.types.is_struct(kind) and any(_is_open(field.type) for field in kind))
+
+
+def _is_hollow(kind: Any) -> bool:
+    """Return whether a type has a struct without fields in it."""
+    if pa.types.is_list(kind):
+        return _is_hollow(kind.value_type)
+    return pa.types.is_struct(kind) and (not len(kind) or any(_is_hollow(field.type) for field in kind))
 
 
 def _names(kind: Any) -> set[str]:

@@ -21,6 +21,12 @@ class ImageFile(NamedTuple):
     size: tuple[int, int]  # height and width
 
 
+def is_picture(value: Any) -> bool:
+    """Return whether this is an image of 8 bits that has a file: H x W grey, or H x W x 3 or 4, not empty."""
+    right = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size > 0
+    return right and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (3, 4)))
+
+
 def image_file(item: Mapping[str, Any], *, alpha: bool = True) -> ImageFile:
     """Return the image of a sample: the file as it was recorded, which is not encoded again, or a new one.
 
@@ -33,10 +39,11 @@ def image_file(item: Mapping[str, Any], *, alpha: bool = True) -> ImageFile:
     suffix = "jpg" if "image.jpg" in files else "png"
     cut = not alpha and np.ndim(image) == 3 and np.shape(image)[2] == 4
     if cut or (data := files.get(f"image.{suffix}")) is None:
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
+        if not is_picture(image):
             raise ConfigError(
-                f"sample {item['index']}: `image` is no picture of H x W x 3 or 4 uint8 but "
-                f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; an export's are files of 8 bits"
+                f"sample {item['index']}: `image` is no picture of H x W, H x W x 3 or 4 uint8 but "
+                f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; an export's are files of 8 "
+                f"bits: let the script's sample return such a one as `image`, and this under another name"
             )
         data = png(np.ascontiguousarray(image[..., :3]) if cut else image)
     return ImageFile(f".{suffix}", data, np.shape(image)[:2])  # type: ignore[arg-type]

@@ -42,10 +42,16 @@ class Models:
             self._meshes.setdefault(name, mesh)
 
     def note_scale(self, class_id: int, name: str, scale: Array) -> None:
-        """Remember the scale of an object, x y z."""
+        """Remember the scale of an object, x y z.
+
+        Raises:
+            ConfigError: Its class has a model, but other objects of it have another scale.
+        """
         self._names.setdefault(class_id, name)
         first, low, high = self._scales.get(class_id, (scale, scale, scale))
         self._scales[class_id] = first, np.minimum(low, scale), np.maximum(high, scale)
+        if name in self._meshes:  # now, and not when all have been rendered
+            self._has_several(class_id)
 
     def write(self, folder: Path) -> list[str]:
         """Write PLY files and models_info.json, if there are models. Returns what the user should know.
@@ -56,15 +62,9 @@ class Models:
         infos: dict[str, Any] = {}
         missing: list[str] = []
         varying: list[str] = []
-        for class_id, (first, low, high) in sorted(self._scales.items()):
-            name = self._names[class_id]
-            several = bool((high - low > _SAME * abs(high).max()).any())
+        for class_id, (first, _, _) in sorted(self._scales.items()):
+            name, several = self._names[class_id], self._has_several(class_id)
             mesh = self._meshes.get(name)
-            if mesh is not None and several:
-                raise ConfigError(
-                    f"objects of class {class_id}, {name!r}, are scaled by {low.min():.4g} to {high.max():.4g}, but "
-                    f"BOP has one model for each class: give all of them one scale, or leave its model out of 'models'"
-                )
             if mesh is None:
                 (varying if several else missing).append(name or f"class {class_id}")
                 continue
@@ -82,6 +82,17 @@ class Models:
         if varying:
             notes.append(f"objects of one class differ in size, which no model can: {', '.join(varying)}")
         return notes
+
+    def _has_several(self, class_id: int) -> bool:
+        """Return whether objects of a class have several sizes. Raises ConfigError if it has a model."""
+        name, (_, low, high) = self._names[class_id], self._scales[class_id]
+        several = bool((high - low > _SAME * abs(high).max()).any())
+        if several and name in self._meshes:
+            raise ConfigError(
+                f"objects of class {class_id}, {name!r}, are scaled by {low.min():.4g} to {high.max():.4g}, but "
+                f"BOP has one model for each class: give all of them one scale, or leave its model out of 'models'"
+            )
+        return several
 
 
 def rigid(item: Mapping[str, Any], row: int) -> tuple[Array, Array, Array]:

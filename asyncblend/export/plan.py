@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ConfigError
 
@@ -33,6 +34,10 @@ class Plan:
             raise ConfigError(f"val is the share of samples for validation, from 0 to less than 1; got {self.val!r}")
         if self.task not in TASKS:
             raise ConfigError(f"task must be one of {', '.join(TASKS)}; got {self.task!r}")
+        try:
+            json.dumps(dict(self.info))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"info is a dict of JSON values, such as strings and numbers; {error}") from None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -47,6 +52,22 @@ class Plan:
         each second or third one, the share is `val` but for a sample or two.
         """
         return "val" if index * _GOLDEN % 2**64 < self.val * 2**64 else "train"
+
+    def check(self, indices: Sequence[int]) -> None:
+        """Raise ConfigError if one of the splits has none of these indices. The first ones that fill them suffice."""
+        left = set(self.splits)
+        for index in indices:
+            left.discard(self.split_of(index))
+            if not left:
+                return
+        self.refuse_empty(min(left), len(indices))
+
+    def refuse_empty(self, split: str, count: int) -> NoReturn:
+        """Raise the ConfigError for a split that has none of `count` samples."""
+        raise ConfigError(
+            f"of {count} samples, none is in the split {split!r} with val={self.val}; export more of them, or leave "
+            f"val out"
+        )
 
 
 @dataclass
@@ -72,7 +93,4 @@ class Report:
         if not self.images:
             raise ConfigError("there is no sample to export")
         if empty := [split for split in plan.splits if not self.splits[split]]:
-            raise ConfigError(
-                f"of {self.images} samples, none is in the split {empty[0]!r} with val={plan.val}; "
-                f"export more of them, or leave val out"
-            )
+            plan.refuse_empty(empty[0], self.images)

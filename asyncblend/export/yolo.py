@@ -32,6 +32,8 @@ from .labels import check_labels, check_size, row_of
 from .outline import outline_of
 from .plan import Plan, Report
 
+Array = np.ndarray[Any, Any]
+
 _NEEDED = ("image", "instance", "id", "class_id", "class_name")
 
 
@@ -62,7 +64,8 @@ def write_yolo(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> 
                     report.hidden += 1
                     continue
                 report.objects += 1
-                objects.append((categories.add(item, row), *_label(item, row, seen, plan.task)))
+                points = row_of(item, "keypoints", row, 3) if plan.task == "pose" else None
+                objects.append((categories.add(item, row, points), *_label(seen, points, plan.task)))
             waiting.write(json.dumps([f"{split}/{index:09d}.txt", objects]) + "\n")
         report.check(plan)
         report.classes, report.notes = categories.counts(), categories.notes
@@ -93,23 +96,23 @@ def write_yolo(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> 
     return report
 
 
-def _label(item: Mapping[str, Any], row: int, seen: np.ndarray[Any, Any], task: str) -> tuple[list[float], list[float]]:
-    """Return an object's box or outline, and its keypoints, as shares of the image."""
+def _label(seen: Array, points: Array | None, task: str) -> tuple[list[float], list[float]]:
+    """Return an object's box or outline, and its keypoints if there are any, as shares of the image."""
     size = np.array(seen.shape[::-1])
     if task == "segment":
         return _rounded(outline_of(seen) / size), []
     columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
     low, high = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]]) + 1
     box = _rounded(np.concatenate([(low + high) / 2 / size, (high - low) / size]))
-    if task == "detect":
+    if points is None:
         return box, []
-    points = row_of(item, "keypoints", row, 3).astype(np.float64)
+    points = points.astype(np.float64)
     points[points[:, 2] <= 0] = 0  # ultralytics refuses what lies outside the image
     points[:, :2] /= size
     return box, [value if place % 3 < 2 else int(value) for place, value in enumerate(_rounded(points))]
 
 
-def _rounded(shares: np.ndarray[Any, Any]) -> list[float]:
+def _rounded(shares: Array) -> list[float]:
     return np.round(shares.ravel(), 6).tolist()  # type: ignore[no-any-return]
 
 

@@ -171,8 +171,8 @@ def _how_to_get_module() -> str:
     if sys.version_info[:2] in MODULES:
         return 'pip install "asyncblend[bpy]", or in an environment of its own: asyncblend doctor --fix'
     made_for = " and ".join(f"{a}.{b}" for a, b in MODULES)
-    there = next((f"it takes {path}" for _, path in pythons_for_it()), "with one of them on the PATH")
+    there = next((f"for {path}" for _, path in pythons_for_it()), "where one of them is on the PATH")
     return (
         f"There is none for {python}, which runs here; there are some for Python {made_for}. "
-        f"Or {there}: asyncblend doctor --fix"
+        f"`asyncblend doctor --fix` installs one {there}"
     )

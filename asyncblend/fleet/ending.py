@@ -10,6 +10,7 @@ from ..wire.launch import Report
 from .instance import Cause, Instance
 
 _SIGKILL = 9  # what the system sends where memory is short
+_LINES = 40  # of the output in an error's message; its `log_tail` has more
 
 
 class Ending(NamedTuple):
@@ -56,7 +57,8 @@ def still_missing(number: int, ending: Ending) -> Ending:
 
 def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -> InstanceError:
     name, number = f"Blender {instance.number}", instance.number
-    output = f"\nIts last output:\n{log_tail}" if log_tail else "\nIt wrote nothing."
+    last = "\n".join(log_tail.splitlines()[-_LINES:])
+    output = f"\nIts last output:\n{last}" if last else "\nIt wrote nothing."
     if instance.condemned == "start":
         text = f"{name} did not call serve within {timeouts.start:g} s (timeouts.start).{output}"
         return StartTimeout(text, instance=number, log_tail=log_tail)

@@ -9,8 +9,7 @@ from typing import BinaryIO
 
 _LIMIT = 1 << 20  # bytes; Cycles alone writes some 5 kB a frame
 _KEPT = 64 << 10
-_TAIL_BYTES = 16 << 10
-_TAIL_LINES = 40
+_TAIL = 16 << 10
 
 
 class Log:
@@ -27,10 +26,9 @@ class Log:
         return open(self.path, "ab")
 
     def tail(self) -> str:
-        """Return the last lines of the present process's output. Bytes that are not UTF-8 are replaced."""
+        """Return the end of the present process's output, some pages. Bytes that are not UTF-8 are replaced."""
         with contextlib.suppress(OSError):  # the folder may have been removed
-            text = self._last(_TAIL_BYTES).decode(errors="replace")
-            return "\n".join(text.splitlines()[-_TAIL_LINES:])
+            return "\n".join(self._last(_TAIL).decode(errors="replace").splitlines())
         return ""
 
     def trim(self) -> None:

@@ -29,6 +29,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("asyncblend fleet st", ["start", "stop"]),
         ("asyncblend record scene.py --se", ["--seed"]),
         ("asyncblend record scene.py --image-format p", ["png"]),
+        ("asyncblend export scene.py --format p", ["parquet"]),
+        ("asyncblend export scene.py --task s", ["segment"]),
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,37 @@ def test_releases_of_blender_are_offered(tmp_path: Path, monkeypatch: pytest.Mon
     assert as_json()[1]["offers"] == [{"release": "4.5", "python": python, "command": command}]
     assert f"Blender 4.5 can be had as a module of {python}: type {command}" in run().output
     assert as_json("--blender", "nowhere")[1]["offers"] == []
+
+
+def test_a_release_that_cannot_be_installed(bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was asked for is not here, so this is not ready, though another Blender works."""
+    other = next(name for name, version in RELEASES.items() if version != sys.version_info[:2])
+    for name in ("ASYNCBLEND_CACHE", "PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("--bpy", other)
+    assert result.exit_code == 1
+    assert "The embedded Blender could not be installed" in result.output
+    assert last_line(result).startswith(f"Not ready. Type: asyncblend doctor --fix --bpy {other}    (with Python ")
+
+
+def test_a_release_that_is_here_already(
+    bpy_kind: Any, make_environment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is installed, and it is said how to choose it where another one is taken by default."""
+    monkeypatch.setenv("ASYNCBLEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    home = tmp_path / "cache" / f"bpy-cpython-{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}"
+    home.mkdir(0o700, parents=True)
+    (home / "env-1").symlink_to(make_environment("bpy", "numpy", "requests", "zstandard", "zmq"))
+    (home / "current").write_text("env-1")
+    code, found = as_json("--bpy", RELEASE, "--blender", "bpy")
+    assert (code, found["fixed"]) == (0, [])
+    (present,) = found["present"]
+    python = str(home / "env-1" / "bin" / "python")
+    assert present["what"].startswith(f"The embedded Blender, bpy {RELEASE}.")
+    assert present["what"].endswith("is here already")
+    assert (present["path"], present["commands"]) == (python, [f"export {VARIABLE}={python}"])
 
 
 def test_a_release_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

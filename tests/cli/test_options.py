@@ -118,21 +118,34 @@ def test_script_args_are_the_words_up_to_the_next_option(folder: Path) -> None:
 
 
 def test_the_help_of_a_script(folder: Path) -> None:
-    """It is what `-- --help` prints, to the standard output, and no error. Other ends before serving stay errors."""
+    """It is what `-- --help` prints, to the standard output, and no error. Other ends before serving stay errors.
+
+    It is there as a whole, also where it is longer than the last lines that an error shows.
+    """
     (folder / "helpful.py").write_text(
         "import argparse\n"
         "parser = argparse.ArgumentParser('helpful.py')\n"
         "parser.add_argument('--level', type=int, help='how hard it is')\n"
+        "for number in range(60): parser.add_argument(f'--option-{number}', help='one of many')\n"
         "parser.parse_args()\n"
     )
     done = asyncblend("inspect", "helpful.py", "--", "--help", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: helpful.py")
     assert "how hard it is" in done.stdout
+    assert "--option-59" in done.stdout
     assert not (folder / "sheet.png").exists()
     wrong = asyncblend("inspect", "helpful.py", "--", "--level", "x", cwd=folder)
     assert wrong.returncode == 1
     assert "invalid int value: 'x'" in wrong.stderr
+
+
+def test_the_help_of_model_py(real: Any, tmp_path: Path) -> None:
+    """It begins with its usage."""
+    arguments = ("--blender", real.blender, "--", "--help")
+    done = asyncblend("stream", "model.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "usage: model.py" in done.stdout
 
 
 def test_scripts_that_come_with_asyncblend_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,7 +233,7 @@ def test_advice_names_another_python_that_will_do(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "version_info", (3, 12))
     with pytest.raises(BlenderNotFound) as caught:
         find_blender(None)
-    assert f"it takes {python}: asyncblend doctor --fix" in str(caught.value)
+    assert f"`asyncblend doctor --fix` installs one for {python}" in str(caught.value)
 
 
 def test_folder_named_bpy_is_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,8 @@ def test_one_model_has_one_size(items: list[dict[str, Any]], tmp_path: Path) -> 
     """Other sizes are an error where there is a model, and a note where there is none."""
     other = {**posed(items[1], (2, 2, 2)), "models": {"ball": BOX}}
     with pytest.raises(ConfigError, match=r"objects of class 1, 'ball', are scaled by 1 to 2, but BOP has one model"):
-        export([items[0], other], tmp_path / "out", "bop")
+        # It is known with the second one, and no third one is asked for.
+        export((item or pytest.fail("a third one") for item in (items[0], other, None)), tmp_path / "out", "bop")
     assert not (tmp_path / "out").exists()
     del other["models"]
     report = export([items[0], other], tmp_path / "out", "bop")

@@ -178,6 +178,11 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
             ("export", ".", "--out", "out", "--format", "kitti"),
             "there is no format 'kitti'; there are bop, coco, parquet",
         ),
+        (
+            ("export", "cube.py", "--out", "out", "--length", "1", "--val", "0.1", "--blender", "bpy"),
+            "of 1 samples, none is in the split 'train' with val=0.1",
+        ),
+        (("export", "cube.py", "--out", "o" * 300, "--length", "1", "--blender", "bpy"), "cannot export to ooo"),
         (("inspect", "."), "ConfigError . is a folder, but no recording"),
         (("inspect", ".", "--seed", "3"), "ConfigError . is no script, so nothing is rendered: leave out --seed"),
         (("inspect", "nowhere"), "ConfigError nowhere does not exist (looked in "),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from asyncblend.errors import ConfigError
@@ -201,6 +202,35 @@ def test_an_empty_split_is_an_error(scene: Callable[..., Any], tmp_path: Path) -
     for index, missing in ((0, "train"), (1, "val")):
         with pytest.raises(ConfigError, match=rf"of 1 samples, none is in the split '{missing}' with val=0.1"):
             export([scene(index)], tmp_path / "out", "yolo", val=0.1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_split_is_known_from_the_indices() -> None:
+    """So nothing need be rendered to find it out."""
+    for count, missing in ((1, "train"), (0, "train")):
+        with pytest.raises(ConfigError, match=rf"of {count} samples, none is in the split '{missing}' with val=0.1"):
+            Plan(val=0.1).check(range(count))
+    Plan(val=0.1).check(range(10**12))  # it ends where each split has one
+    Plan().check(range(1))
+
+
+@pytest.mark.parametrize("shape", [(48, 64, 1), (48, 64, 2), (48, 64, 5), (0, 0), (0, 0, 3), ()], ids=str)
+@pytest.mark.parametrize("format", ["coco", "yolo", "bop"])
+def test_an_image_of_another_shape_is_told(
+    format: str, shape: tuple[int, ...], scene: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The error says what it is and what to do."""
+    values = scene()
+    count, size = len(values["id"]), values["instance"].shape
+    values |= {
+        "image": np.zeros(shape, np.uint8),
+        "pose": np.tile(np.eye(4, dtype=np.float32), (count, 1, 1)),
+        "silhouette": np.zeros((count, *size), bool),
+        "silhouette_bbox": np.zeros((count, 4), np.float32),
+        "silhouette_pixels": np.zeros(count, np.int32),
+    }
+    with pytest.raises(ConfigError, match=r"sample 0: `image` is no picture of .*uint8\[.*under another name"):
+        export([values], tmp_path / "out", format)
     assert not (tmp_path / "out").exists()
 
 

@@ -138,7 +138,8 @@ def export_size(item: dict[str, Any], count: int, out: Path) -> int:
         ({"new": 3}, "samples 1 to 1 have 'new', which the first samples do not have"),
         ({"instances": [{"id": 1, "more": 2}]}, "'instances' is not of one kind.*no 'more' in it"),
         ({"name": [3]}, "'name' is not of one kind"),
-        ({"instance": np.full((30, 40), 70_000)}, "sample 1: there is no column for 'instance': 70000 to 70000"),
+        ({"instance": np.full((30, 40), 70_000)}, "'instance' is not of one kind.*all are from 0 to 65,535, and else"),
+        ({"seen": [3]}, "'seen' is not of one kind.*it was empty, or .*in the first samples.*return an array"),
         ({"spectrum": np.zeros(3, complex)}, "sample 1: there is no column for 'spectrum'"),
     ],
 )
@@ -148,7 +149,35 @@ def test_samples_of_other_types(
     """The error names the value, what it is and where. Nothing is written, and nothing is dropped in silence."""
     monkeypatch.setattr(parquet, "_ROWS", 1)
     with pytest.raises(ConfigError, match=message):
-        export([{**items[1], "index": 0}, {**items[1], **change}], tmp_path / "out", "parquet")
+        export([{**items[1], "index": 0, "seen": []}, {**items[1], **change}], tmp_path / "out", "parquet")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"map": np.full((30, 40), -1)},
+        {"map": np.full((30, 40), 70_000, np.uint32)},
+        {"image": np.zeros((30, 40, 1), np.uint8)},
+        {"image": np.zeros((30, 40, 5), np.uint8)},
+        {"image": np.zeros((0, 0, 3), np.uint8), "map": np.zeros((0, 0), np.int32), "masks": np.zeros((2, 0, 0), bool)},
+        {"scalar": np.array(3)},
+    ],
+)
+def test_what_is_no_picture_is_a_list(values: dict[str, Any], tmp_path: Path) -> None:
+    """A map with numbers that a PNG cannot have, an image of other channels, one without pixels, and a scalar."""
+    plain_image = {"image": np.zeros((30, 40, 3), np.uint8)} if "map" in values else {}
+    export([{"index": 0, **plain_image, **values}], tmp_path / "out", "parquet")
+    (row,) = rows_of(tmp_path / "out", "train")
+    for name, value in values.items():
+        assert row[name] == plain(value), name
+
+
+@pytest.mark.parametrize("value", [{}, [{}], {"deep": {}}], ids=str)
+def test_a_dict_without_keys_is_told(value: Any, tmp_path: Path) -> None:
+    """Parquet has no such column."""
+    with pytest.raises(ConfigError, match="'facts' is or has a dict without keys"):
+        export([{"index": 0, "facts": value}], tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
 
 

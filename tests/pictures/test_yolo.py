@@ -20,6 +20,7 @@ from asyncblend.errors import ConfigError
 from asyncblend.export import TASKS, export
 from asyncblend.export.outline import outline_of
 
+ROOT = Path(__file__).resolve().parents[2]
 Scene = Callable[..., dict[str, Any]]
 Array = np.ndarray[Any, Any]
 
@@ -118,8 +119,9 @@ def test_labels_are_those_of_the_samples(task: str, items: list[dict[str, Any]],
 
 
 def python_with_ultralytics() -> str:
-    """Return a Python that has ultralytics: the one that the environment names, or this one."""
-    return os.environ.get("ASYNCBLEND_TEST_ULTRALYTICS", sys.executable)
+    """Return a Python that has ultralytics: the one that the environment names, that of `make loaders`, or this one."""
+    made = ROOT / ".venv-load" / "bin" / "python"
+    return os.environ.get("ASYNCBLEND_TEST_ULTRALYTICS") or (str(made) if made.exists() else sys.executable)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -128,10 +130,7 @@ def test_ultralytics_reads_all_of_it(task: str, items: list[dict[str, Any]], tmp
     python = python_with_ultralytics()
     known = subprocess.run([python, "-c", "import importlib.util as u; assert u.find_spec('ultralytics')"], check=False)
     if known.returncode:
-        pytest.skip(
-            "ultralytics is not installed here: make an environment with `pip install ultralytics`, and set "
-            "ASYNCBLEND_TEST_ULTRALYTICS to its Python"
-        )
+        pytest.skip("ultralytics is not here: `make loaders` installs it into .venv-load")
     export(items, tmp_path / "out", "yolo", val=0.3, task=task)
     expected = lines_of(tmp_path / "out")
     done = subprocess.run(
@@ -172,6 +171,19 @@ def test_an_image_without_objects_is_a_background(items: list[dict[str, Any]], t
         np.testing.assert_array_equal(np.asarray(image), items[3]["image"])
 
 
+@pytest.mark.parametrize("wrong", [np.zeros(7), np.zeros((7, 5)), np.zeros((3, 5, 3)), [[1.0, 2.0]] * 7, "none"])
+def test_keypoints_of_another_form(wrong: Any, items: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The tasks that do not read them do not care."""
+    items[0]["keypoints"] = wrong
+    for task in ("detect", "segment"):
+        assert export(items[:1], tmp_path / task, "yolo", task=task).images == 1
+    for format, chosen in (("yolo", "pose"), ("coco", None)):
+        with pytest.raises(
+            ConfigError, match=r"sample 0: 'keypoints' is not as bl\.annotate\(objects, keypoints\) gives"
+        ):
+            export(items[:1], tmp_path / "out", format, task=chosen)
+
+
 def test_pose_needs_keypoints(items: list[dict[str, Any]], tmp_path: Path) -> None:
     """The error says what gives them, where samples lack them, and where no object has any."""
     for item in items:
@@ -192,6 +204,7 @@ def test_pose_needs_keypoints(items: list[dict[str, Any]], tmp_path: Path) -> No
         ({"format": "yolo", "val": 1.0}, "from 0 to less than 1; got 1.0"),
         ({"format": "yolo", "val": float("nan")}, "from 0 to less than 1; got nan"),
         ({"format": "yolo", "val": "0.1"}, "from 0 to less than 1; got '0.1'"),
+        ({"format": "coco", "info": {"made": Path()}}, "info is a dict of JSON values.*PosixPath"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str, items: list[dict[str, Any]], tmp_path: Path) -> None:

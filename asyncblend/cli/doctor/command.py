@@ -39,10 +39,11 @@ def doctor(
 
     Each Blender is looked at and renders a small frame, and where that fails, it is said why and what to type. With
     `--fix`, pyzmq is installed for Blender's Python and, if there is no bpy module, Blender itself as one, in an
-    environment of its own: your Python's packages stay as they are. `--bpy` installs one in any case, and streams find
-    it from then on.
+    environment of its own: your Python's packages stay as they are. `--bpy` installs one in any case, and says how to
+    choose it where another Blender is taken by default.
 
-    The exit status is 0 if torch is installed and the Blender that would be used renders, and 1 if not.
+    The exit status is 0 if torch is installed, the Blender that would be used renders, and what `--bpy` asks for is
+    here, and 1 if not.
 
     Examples:
 

@@ -13,7 +13,7 @@ from typing import Any
 from ... import __version__
 from ...errors import BlenderNotFound, InstanceError
 from ...fleet.discovery import VARIABLE, Blender, all_blenders
-from ...fleet.install.embedded import RELEASES, make_embedded
+from ...fleet.install.embedded import RELEASES, embedded_pythons, make_embedded
 from ...fleet.install.packages import cache_folder
 from ..live import Waiting
 from ..needs import is_missing, pip
@@ -46,11 +46,13 @@ async def examine(name: str | None, *, fix: bool, bpy: str | None, page: Page) -
         - blenders: what `render` found out about each.
         - problems: what no Blender is to blame for, each with title, why, details and commands, the nearest way first.
         - fixed: what was installed, each with what, path and commands, which say how to choose it.
+        - present: what `bpy` asks for and was here already, in the same form.
         - offers: the releases of Blender that can be installed as an embedded one here, each with release, python (the
           one that it would take) and command. It is empty if one Blender only is looked at.
     """
     host = _host(with_module=name is None and bool(all_blenders()) and not fix)
-    report: dict[str, Any] = {"asyncblend": __version__, "host": host, "blenders": [], "problems": [], "fixed": []}
+    report: dict[str, Any] = {"asyncblend": __version__, "host": host}
+    report |= {part: [] for part in ("blenders", "problems", "fixed", "present")}
     page.host(host, __version__)
 
     def add_problem(title: str, why: str, commands: Sequence[str] = (), details: str = "") -> None:
@@ -59,6 +61,7 @@ async def examine(name: str | None, *, fix: bool, bpy: str | None, page: Page) -
 
     to_type, after_failed_fix = list(host["commands"]), []
     if bpy is not None or (fix and name in (None, "bpy") and isinstance(find("bpy"), BlenderNotFound)):
+        before = list(embedded_pythons())
         try:
             with Waiting("Installing the embedded Blender (bpy, some 350 MB)"):
                 python = await make_embedded(None if bpy is None else RELEASES[bpy])
@@ -66,11 +69,15 @@ async def examine(name: str | None, *, fix: bool, bpy: str | None, page: Page) -
             why = str(error).partition("\n")[0].rstrip(":")
             add_problem("The embedded Blender could not be installed", why, [error.command], error.details)
             after_failed_fix = [error.command]
+            if bpy is not None:  # that another Blender works is not what was asked for
+                to_type += after_failed_fix
         else:
-            what = f"The embedded Blender, bpy {module_version(python)}, is installed"
+            is_new = python not in before
+            what = f"The embedded Blender, bpy {module_version(python)}, is {'installed' if is_new else 'here already'}"
             choose = [] if find(None) == Blender("module", python) else [take(python)]
-            report["fixed"].append({"what": what, "path": python, "commands": choose})
-            page.fixed(report["fixed"][-1])
+            part = report["fixed" if is_new else "present"]
+            part.append({"what": what, "path": python, "commands": choose})
+            page.fixed(part[-1], is_new=is_new)
 
     report["offers"] = [] if name is not None else await offers()
     chosen, ways = find(name), ways_to_a_blender(name, fix=fix)

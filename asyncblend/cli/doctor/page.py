@@ -42,8 +42,9 @@ class Page:
             rows.append(("", "bpy module", host["no_module"]))
         self._section("This machine", rows, "bad" if host["commands"] else "ok")
 
-    def fixed(self, fixed: dict[str, Any]) -> None:
-        self._section("Fixed", [("ok", "installed", f"{fixed['what']}: {fixed['path']}")], "ok", fixed["commands"])
+    def fixed(self, fixed: dict[str, Any], *, is_new: bool) -> None:
+        title, label = ("Fixed", "installed") if is_new else ("Nothing to install", "bpy module")
+        self._section(title, [("ok", label, f"{fixed['what']}: {fixed['path']}")], "ok", fixed["commands"])
 
     def offers(self, offers: Sequence[dict[str, str]]) -> None:
         for offer in offers:
