@@ -9,13 +9,16 @@ from .errors import ConfigError
 # An installed package has them inside, and a checkout has them beside the package.
 _FOLDERS = [folder / "blender_scripts" for folder in Path(__file__).resolve().parents[:2]]
 
+_PARTS = ("_options", "_scene")  # how modules are called that scripts import
+
 
 def script(name: str) -> Path:
     """Return the path of a script that comes with asyncblend, such as "cube.py". Raises ConfigError for another name."""
     for folder in _FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    known = sorted({path.name for folder in _FOLDERS for path in folder.glob("*.py")})
+    found = {path for folder in _FOLDERS for path in folder.glob("*.py")}
+    known = sorted({path.name for path in found if not path.stem.endswith(_PARTS)})
     raise ConfigError(f"asyncblend has no script {name!r}; it has: {', '.join(known) or 'none'}")
 
 

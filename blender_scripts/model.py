@@ -19,17 +19,18 @@ and its params alone.
 """
 
 import math
+import sys
 
 import bpy
 import numpy as np
-from model_options import Range, parser, ranges_of
+from model_options import Range, options_of, ranges_of
 from model_scene import Scene
 
 from asyncblend import blender as bl
 
 TRIES = 20  # views or arrangements of which the first one is taken that keeps to the limits of truncation and occlusion
 
-args = parser().parse_args()
+args = options_of(sys.argv[1:])
 scene = Scene(args)
 meshes = scene.meshes() if args.bop else None
 sky = bpy.context.scene.world.node_tree.nodes["Background"].inputs["Color"]
@@ -37,7 +38,7 @@ sky = bpy.context.scene.world.node_tree.nodes["Background"].inputs["Color"]
 
 def sample(task: bl.Task) -> dict:
     rng, ranges = task.rng, ranges_of(args, task.params)
-    scene.choose(rng, whole(rng, ranges["objects"]), whole(rng, ranges["distractors"]))
+    scene.choose(rng, drawn_count(rng, ranges["objects"]), drawn_count(rng, ranges["distractors"]))
     dress(rng)
     if args.physics:
         scene.drop(rng)
@@ -60,7 +61,7 @@ def sample(task: bl.Task) -> dict:
     }
 
 
-def whole(rng: np.random.Generator, limits: Range) -> int:
+def drawn_count(rng: np.random.Generator, limits: Range) -> int:
     return int(rng.integers(int(limits.low), int(limits.high), endpoint=True))
 
 
@@ -96,29 +97,28 @@ def light(rng: np.random.Generator) -> None:
 def arrange(rng: np.random.Generator, ranges: dict[str, Range]) -> tuple[np.ndarray, np.ndarray]:
     """Choose a view, and where objects float, so that truncation and occlusion are as wanted. Return these.
 
-    If none of the tries is, the one that comes nearest is taken.
+    If none of the tries is, the one that comes nearest is taken, of those with the fewest objects within others.
     """
     seeds = rng.integers(2**63, size=TRIES)
-    best = (math.inf, 0)
+    best = (math.inf, math.inf, 0)
     limits = np.array([ranges["truncation"], ranges["occlusion"]])[..., None]
     for attempt in (*range(TRIES), None):  # the last one goes back to the best
-        place(np.random.default_rng(seeds[best[1] if attempt is None else attempt]), ranges)
+        crowded = place(np.random.default_rng(seeds[best[-1] if attempt is None else attempt]), ranges)
         found = np.stack(scene.coverage())
         excess = float(np.maximum(limits[:, 0] - found, found - limits[:, 1]).clip(0).sum())
-        if attempt is None or excess == 0:
+        if attempt is None or crowded == excess == 0:
             break
-        best = min(best, (excess, attempt))
+        best = min(best, (crowded, excess, attempt))
     return found[0], found[1]
 
 
-def place(rng: np.random.Generator, ranges: dict[str, Range]) -> None:
-    """Put the camera, and what floats, at random places."""
+def place(rng: np.random.Generator, ranges: dict[str, Range]) -> int:
+    """Put the camera, and what floats, at random places. Return how many objects may be within others."""
     near, far = ranges["distance"]
     low, high = ranges["elevation"]
     distance, elevation = (near * scene.size, far * scene.size), (math.radians(low), math.radians(high))
     bl.randomise.camera_on_shell(rng, middle(), radius=distance, elevation=elevation)
-    if not args.physics:
-        scene.scatter(rng, distance)
+    return 0 if args.physics else scene.scatter(rng, distance)
 
 
 def middle() -> tuple[float, float, float]:

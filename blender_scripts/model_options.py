@@ -5,7 +5,8 @@ It needs no Blender, so that `python model_options.py --help` shows the options 
 
 import argparse
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from asyncblend.errors import ConfigError
@@ -49,12 +50,16 @@ examples:
 
 
 def as_range(name: str, value: Any) -> Range:
-    """Return a range that is given as "LO:HI", a number, or a pair of numbers. Raise ConfigError if it is wrong."""
+    """Return a range that is given as "LO:HI", a number, or a pair of numbers. Raise ConfigError if it is wrong.
+
+    True and False are no numbers here.
+    """
     least, most, whole = LIMITS[name]
     try:
         ends = value.split(":") if isinstance(value, str) else value if hasattr(value, "__len__") else [value]
-        low, high = (float(ends[0]), float(ends[-1])) if len(ends) in (1, 2) else (math.nan, math.nan)
-    except (TypeError, ValueError):
+        fits = len(ends) in (1, 2) and not any(isinstance(end, bool) for end in ends)
+        low, high = (float(ends[0]), float(ends[-1])) if fits else (math.nan, math.nan)
+    except (LookupError, TypeError, ValueError):
         low = high = math.nan
     if not least <= low <= high <= most or (whole and (low % 1 or high % 1)):
         kind = "whole numbers" if whole else "numbers"
@@ -75,6 +80,17 @@ def ranges_of(options: argparse.Namespace, params: Mapping[str, Any]) -> dict[st
         if LIMITS[name].whole and found[name].high > most:
             raise ConfigError(f"params[{name!r}] is {params[name]!r}, but the script has only {most:g}: give --{name}")
     return found
+
+
+def options_of(arguments: Iterable[str]) -> argparse.Namespace:
+    """Return the options of a command line. Models may be before, between and after them."""
+    words: list[str] = []
+    for word in arguments:
+        if words and words[-1].startswith("--") and word[:1] == "-" and word[1:2].isdigit():
+            words[-1] += f"={word}"  # else argparse would take a range such as -10:20 for an option
+        else:
+            words.append(word)
+    return parser().parse_intermixed_args(words)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,9 +114,15 @@ def parser() -> argparse.ArgumentParser:
         help="GLB, glTF, OBJ, PLY, STL, FBX, USD or BLEND file, a folder of them, or FILE.blend/Collection/NAME",
     )
     add("--size", type=positive, metavar="M", help="longest side of each model in metres; else as in its file")
-    add("--unit", type=positive, metavar="M", default=1.0, help="metres of a file's unit: 0.001 for STL in millimetres")
+    add(
+        "--unit",
+        type=positive,
+        metavar="M",
+        default=1.0,
+        help="metres of a unit of STL, PLY, OBJ and BLEND files: 0.001 for millimetres; others know theirs",
+    )
     add_range(add, "objects", "1:4", "how many objects are in a sample")
-    add_range(add, "distractors", "0:4", "how many random shapes without a class are among them")
+    add_range(add, "distractors", "0:4", "how many other shapes, without a class, are added")
     add_range(add, "distance", "3:6", "of the objects from the camera, in sizes of the largest model")
     add_range(add, "elevation", "10:75", "of the camera above the horizon, in degrees")
     add_range(add, "truncation", "0:0.4", "how much of an object may be outside the image")
@@ -155,4 +177,4 @@ def whole(text: str) -> int:
 
 
 if __name__ == "__main__":
-    parser().parse_args()
+    options_of(sys.argv[1:])

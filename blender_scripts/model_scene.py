@@ -91,11 +91,13 @@ class Scene:
         """The objects that are shown, without distractors."""
         return [thing for thing in self.things if thing in self.model_of]
 
-    def scatter(self, rng: np.random.Generator, distance: tuple[float, float]) -> None:
+    def scatter(self, rng: np.random.Generator, distance: tuple[float, float]) -> int:
         """Put everything at random places of the image, turned at random, and apart from each other.
 
-        What finds no place after some tries is left out.
+        If there is no room after some tries, a distractor is left out, and an object may be within others. Returns how
+        many objects may be.
         """
+        crowded = 0
         placed: list[tuple[np.ndarray, float]] = []
         for thing in self._chosen:
             thing.hide_render, radius = False, self._radius(thing)
@@ -106,7 +108,12 @@ class Scene:
                     placed.append((place, radius))
                     break
             else:
-                _hide(thing)
+                if thing in self.model_of:
+                    placed.append((place, radius))
+                    crowded += 1
+                else:
+                    _hide(thing)
+        return crowded
 
     def drop(self, rng: np.random.Generator) -> None:
         """Drop everything onto the floor, and leave it where it lies.
@@ -185,6 +192,11 @@ def _settings(scene: Any, args: argparse.Namespace) -> None:
     if args.engine == "workbench" and (args.hdris or args.backgrounds):
         raise ConfigError(
             "Workbench draws no skies and no backgrounds: leave --hdris and --backgrounds out, or use Cycles"
+        )
+    if args.engine == "eevee" and args.physics and args.backgrounds:
+        raise ConfigError(
+            "EEVEE has no shadow catchers, so that the floor would hide the backgrounds: leave --physics or "
+            "--backgrounds out, or use Cycles"
         )
     engines = {"cycles": "CYCLES", "workbench": "BLENDER_WORKBENCH"}
     eevee = "BLENDER_EEVEE_NEXT" if (4, 2) <= bpy.app.version < (5, 0) else "BLENDER_EEVEE"

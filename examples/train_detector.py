@@ -13,7 +13,7 @@ ever new ones. In the folder `--out` there are afterwards the network, a picture
 and a chart. Training stops early with Ctrl-C, and `--resume` goes on from there.
 
 Other scenes do too, if their samples have `image`, and `bbox`, `class_id`, `class_name` and `visible_fraction` as
-`bl.annotate` gives them, for as many objects in each.
+`bl.annotate` gives them. They may have different numbers of objects.
 """
 
 from __future__ import annotations
@@ -79,14 +79,25 @@ PANELS = (
 
 def labelled(batch: Mapping[str, Any]) -> Batch:
     """Return what training needs of a batch: images, and for each object the box's edges x y x y, class and whether it counts."""
-    edges = torch.cat((batch["bbox"][..., :2], batch["bbox"][..., :2] + batch["bbox"][..., 2:]), dim=2)
-    counts = (batch["visible_fraction"] >= SEEN) & (batch["class_id"] > 0)
-    return {"image": batch["image"], "edges": edges, "class_id": batch["class_id"], "counts": counts}
+    bbox, class_id, fraction = (padded(batch[name]) for name in ("bbox", "class_id", "visible_fraction"))
+    edges = torch.cat((bbox[..., :2], bbox[..., :2] + bbox[..., 2:]), dim=2)
+    return {
+        "image": batch["image"],
+        "edges": edges,
+        "class_id": class_id,
+        "counts": (fraction >= SEEN) & (class_id > 0),
+    }
+
+
+def padded(values: Any) -> torch.Tensor:
+    """Return the values of a batch's objects as one tensor. Samples of fewer objects than others get zeros: no class."""
+    return values if isinstance(values, torch.Tensor) else torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
 
 
 def classes_of(samples: Mapping[str, Any]) -> dict[int, str]:
     """Return the names of the classes by their ids, in order; without 0, which is no class."""
-    ids, names = samples["class_id"].flatten().tolist(), itertools.chain.from_iterable(samples["class_name"])
+    ids = [id_ for own in samples["class_id"] for id_ in own.tolist()]
+    names = itertools.chain.from_iterable(samples["class_name"])
     return {id_: name for id_, name in sorted({*zip(ids, names, strict=True)}) if id_}
 
 

@@ -26,7 +26,7 @@ from torch import nn
 import asyncblend as ab
 
 SCRIPTS = Path(__file__).parents[1] / "blender_scripts"
-CORES = max(1, len(os.sched_getaffinity(0)))
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 HELD_OUT_SEED = 987_654_321
 """The stream's seed of the held-out samples. No training has it, so no training sees one of them."""
 
@@ -166,10 +166,16 @@ class Training:
         scores_of: Callable[[nn.Module], dict[str, float]],
         looks: int = 16,
     ) -> Iterator[Look | None]:
-        """Train, and yield after each step: a look, that many times until the budget is spent, or None."""
+        """Train, and yield after each step: a look, that many times until the budget is spent, or None.
+
+        Raises:
+            SystemExit: The budget was spent before, by the training that this one goes on from.
+        """
         losses: list[torch.Tensor] = []
         self.model.train()
         self.budget.update(self.steps)
+        if self.budget.share == 1:
+            raise SystemExit("the budget is spent already: give more --minutes, or --steps")
         due = math.floor(self.budget.share * looks) + 1
         for batch in batches:
             falling = (1 + math.cos(math.pi * self.budget.share)) / 2
@@ -185,7 +191,7 @@ class Training:
             if self.budget.share * looks < due:
                 yield None
                 continue
-            due = math.floor(self.budget.share * looks) + 1
+            due = min(looks, math.floor(self.budget.share * looks) + 1)
             self.model.eval()
             with torch.no_grad():
                 scores = scores_of(self.model)

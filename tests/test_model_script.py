@@ -251,6 +251,23 @@ async def test_params_set_the_ranges(real: Any, models: Path) -> None:
             await stream.render(3, {"objects": 5})
 
 
+async def test_no_object_is_missing(real: Any, models: Path) -> None:
+    """All objects are there, also where there is no room for them. A range may be negative, and options come anywhere."""
+    many = ("--distance", "1", "--elevation", "-20:-10", "--objects", "14", str(models / "plate.ply"))
+    config = config_of(models / "bracket.stl", real, *many, length=2)
+    for frame in await frames(config):
+        assert len(frame["id"]) == 14
+        assert np.linalg.inv(frame["world_to_camera"])[2, 3] < 0
+
+
+async def test_ranges_of_params_are_checked(bpy_kind: Any, models: Path) -> None:
+    """What is no number, pair or text is told as a mistake of that range."""
+    async with asyncio.timeout(250), ab.BlenderStream(config_of(models, bpy_kind)) as stream:
+        for value in ({"low": 1}, True, (True, 2)):
+            with pytest.raises(ab.SampleError, match="objects must be LO:HI"):
+                await stream.render(0, {"objects": value})
+
+
 async def test_workbench_renders_too(bpy_kind: Any, models: Path) -> None:
     """It draws the same objects in colour, and the ids are those of Cycles."""
     args = ("--objects", "3", "--distractors", "0", "--materials", "random")
@@ -276,6 +293,8 @@ async def test_workbench_renders_too(bpy_kind: Any, models: Path) -> None:
         (["{models}", "--size", "-1"], "argument --size: invalid positive value: '-1'"),
         (["{models}", "--table", "nowhere/table.json"], "cannot be written"),
         (["{models}", "--engine", "workbench", "--hdris", "{models}"], "Workbench draws no skies"),
+        (["{models}", "--engine", "eevee", "--physics", "--backgrounds", "{models}"], "EEVEE has no shadow catchers"),
+        (["{models}", "--elevation", "-100:20"], "elevation must be LO:HI, numbers from -90 to 90"),
         (["{models}", "--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )

@@ -181,3 +181,10 @@ async def test_supershapes_follow_their_params(real: Any) -> None:
         assert frame["image"][frame["instance"] == frame["id"][0]].mean(axis=0).argmax() == hue
     assert not np.array_equal(first["image"], found["behind"]["image"])
     assert first["class_name"] == ["supershape"]
+
+
+def test_an_unknown_script_is_told_which_there_are() -> None:
+    """The modules that scripts import are none."""
+    with pytest.raises(ab.ConfigError, match=r"has no script 'cub\.py'; it has: .*cube\.py.*model\.py") as caught:
+        script("cub.py")
+    assert not any(name in str(caught.value) for name in ("model_options", "model_scene", "cartpole_scene"))

@@ -160,6 +160,8 @@ def _check_projection(item: Mapping[str, Any], row: int) -> None:
     xy = points @ np.array(item["K"], np.float64).T
     xy = xy[:, :2] / xy[:, 2:]
     low, size = np.split(item["silhouette_bbox"][row], 2)
+    if not size.any():  # a recording of before visible pixels counted has no box around less than a pixel
+        return
     if (low < xy.min(axis=0) - _NEAR).any() or (low + size > xy.max(axis=0) + _NEAR).any():
         raise ConfigError(
             f"sample {item['index']}: object {int(item['id'][row])} is not where 'K' and 'world_to_camera' project it; BOP "

@@ -78,6 +78,7 @@ class Models:
         notes = []
         if missing:
             advice = f'return "models": {{{missing[0]!r}: bl.mesh_of(obj), ...}} from the script to have models/'
+            advice += "; `model.py --bop` has them in sample 0 alone, so export that one, too"
             notes.append(f"no model was given of {', '.join(missing)}: {advice}")
         if varying:
             notes.append(f"objects of one class differ in size, which no model can: {', '.join(varying)}")

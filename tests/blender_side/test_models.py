@@ -195,6 +195,21 @@ mirrored.modifiers.new("Array", "ARRAY").count = 3
 mug.objects.link(mirrored)
 unseen = part("Unseen", (9, 9, 9), (0, 0, 0), (0, 1, 0))
 unseen.hide_render = True
+closed, inside = bpy.data.collections.new("Closed"), bpy.data.collections.new("Inside")
+bpy.context.scene.collection.children.link(closed)
+closed.children.link(inside)
+closed.hide_render = True
+hidden_too = part("Hidden too", (9, 9, 9), (0, 0, 0), (0, 1, 0))
+for collection in hidden_too.users_collection:
+    collection.objects.unlink(hidden_too)
+inside.objects.link(hidden_too)
+only_renders = bpy.data.collections.new("Only renders")
+bpy.context.scene.collection.children.link(only_renders)
+ball = part("Ball", (1, 1, 1), (0, 0, 0), (0, 1, 0))
+only_renders.objects.link(ball)
+rounded, twice = ball.modifiers.new("Rounded", "SUBSURF"), ball.modifiers.new("Twice", "ARRAY")
+rounded.levels, rounded.render_levels, twice.show_render = 0, 2, False
+ball.hide_viewport = only_renders.hide_viewport = True
 empty = bpy.data.objects.new("Copies", None)
 empty.instance_type, empty.instance_collection, empty.location = "COLLECTION", mug, (0, 2, 0)
 mug_too = bpy.data.collections.new("Two mugs")
@@ -225,6 +240,8 @@ results = {
     "all": about(bl.load_model(file)),
     "mug": about(bl.load_model(f"{file}/Collection/Mug", size=0.5)),
     "two": about(bl.load_model(f"{file}/Collection/Two mugs", unit=0.01, name="Pair")),
+    "only renders": about(bl.load_model(f"{file}/Collection/Only renders")),
+    "closed": about(bl.load_model(f"{file}/Collection/Closed")),
     "refused": {
         "no such collection": refused(f"{file}/Collection/Cup"),
         "lines": refused(f"{file}/Collection/Lines"),
@@ -236,7 +253,8 @@ results = {
     },
 }
 try:
-    (OUT / "empty").mkdir()
+    (OUT / "empty" / "folder.obj").mkdir(parents=True)
+    (OUT / "empty" / "._mug.glb").write_bytes(b"of macOS")
     bl.model_files(OUT / "empty")
 except ConfigError as error:
     results["refused"]["folder"] = str(error)
@@ -279,6 +297,9 @@ def test_parts_and_collections_of_a_blend_file(in_blender: Run) -> None:
     assert found["two"]["polygons"] == 2 * 3 * 6
     np.testing.assert_allclose(found["two"]["dimensions"], (0.006, 0.022, 0.01), rtol=1e-4)
     assert max(found["all"]["dimensions"]) < 9  # what renders hide is left out
+    assert found["all"]["polygons"] == 2 * 6 + 2 * 3 * 6 + 6 * 4**2 + 1  # what only the viewport hides is not
+    assert found["only renders"]["polygons"] == 6 * 4**2
+    assert found["closed"]["polygons"] == 6
     assert found["painted"]
     why = found["refused"]
     assert "there is no collection 'Cup'" in why["no such collection"]
@@ -292,3 +313,84 @@ def test_parts_and_collections_of_a_blend_file(in_blender: Run) -> None:
     assert "unit must be" in why["unit"]
     assert "there is no model in the folder" in why["folder"]
     assert "no faces" in why["cloud"]
+
+
+TEXTURED = """
+def textured(name, place, *layers):
+    made = part(name, (1, 1, 1), place, (1, 1, 1))
+    made.data.uv_layers[0].name = layers[0]
+    for layer in layers[1:]:
+        made.data.uv_layers.new(name=layer)
+    chosen = made.data.uv_layers[layers[-1]]
+    chosen.active_render = True
+    for corner in chosen.data:
+        corner.uv = (place[0] / 10, 0.25)
+    nodes, link = made.data.materials[0].node_tree.nodes, made.data.materials[0].node_tree.links.new
+    where, picture = nodes.new("ShaderNodeUVMap"), nodes.new("ShaderNodeTexImage")
+    where.uv_map, picture.image = layers[-1], bpy.data.images.new(name, 8, 8)
+    link(where.outputs[0], picture.inputs[0])
+    link(picture.outputs["Color"], nodes["Principled BSDF"].inputs["Base Color"])
+    return made
+
+def read_back(path):
+    obj, found = bl.load_model(path), []
+    for polygon in obj.data.polygons:
+        tree = obj.data.materials[polygon.material_index].node_tree
+        own = [node.uv_map for node in tree.nodes if node.type == "UVMAP"]
+        layer = obj.data.uv_layers[own[0]] if own else next(one for one in obj.data.uv_layers if one.active_render)
+        left = polygon.center[0] < 0
+        found += [[left, *layer.data[corner].uv] for corner in polygon.loop_indices]
+    return [list(one) for one in {tuple(round(value, 3) for value in one) for one in found}]
+
+results = {}
+for kind, parts in {
+    "one": [("A", (5, 0, 0), "Unwrapped", "Baked")],
+    "one name": [("A", (2, 0, 0), "st"), ("B", (6, 0, 0), "st")],
+    "two names": [("A", (2, 0, 0), "Unwrapped", "Baked"), ("B", (6, 0, 0), "UVMap", "st")],
+}.items():
+    fresh()
+    for one in parts:
+        textured(*one)
+    for suffix in ("blend", "glb", "usdc"):
+        path = OUT / f"{kind}.{suffix}"
+        if suffix == "blend":
+            bpy.ops.wm.save_as_mainfile(filepath=str(path))
+        elif suffix == "glb" or kind == "one name":  # the USD exporter itself loses the names of several
+            export(path, {"glb": "export_scene.gltf", "usdc": "wm.usd_export"}[suffix])
+for kind in ("one", "one name", "two names"):
+    for suffix in ("blend", "glb", "usdc"):
+        if (OUT / f"{kind}.{suffix}").exists():
+            bpy.ops.wm.read_factory_settings()
+            results[f"{kind}.{suffix}"] = read_back(OUT / f"{kind}.{suffix}")
+(OUT / "results.json").write_text(json.dumps(results))
+"""
+
+
+def test_textures_keep_their_coordinates(in_blender: Run, case: Any) -> None:
+    """Each part has those that its material names or renders, whatever the parts of a file call them."""
+    found = json.loads((in_blender(EXPORT + TEXTURED) / "results.json").read_text())
+    assert {"one.blend", "one.glb", "one name.blend", "two names.blend", "two names.glb"} <= set(found)
+    for name, read in found.items():
+        with case(name):
+            coordinates = {tuple(uv) for _, *uv in read}
+            if name.startswith("one."):
+                assert coordinates == {(0.5, 0.25)}
+            else:
+                assert sorted(read) == [[False, 0.6, 0.25], [True, 0.2, 0.25]]
+
+
+UNITS = """
+bracket()
+export(OUT / "bracket.glb", "export_scene.gltf")
+export(OUT / "bracket.stl", "wm.stl_export", "export_mesh.stl")
+bpy.ops.wm.read_factory_settings()
+found = {kind: list(bl.load_model(OUT / f"bracket.{kind}", unit=0.001).dimensions) for kind in ("glb", "stl")}
+(OUT / "results.json").write_text(json.dumps(found))
+"""
+
+
+def test_the_unit_is_of_files_that_have_none(in_blender: Run) -> None:
+    """A GLB file is in metres, so that it can be beside an STL file in millimetres."""
+    found = json.loads((in_blender(EXPORT + UNITS) / "results.json").read_text())
+    np.testing.assert_allclose(found["glb"], (2, 1, 1.5), rtol=1e-4)
+    np.testing.assert_allclose(found["stl"], (0.002, 0.001, 0.0015), rtol=1e-4)

@@ -70,6 +70,16 @@ for wrong in ("nothing", "Camera"):
     except ValueError as error:
         results[wrong] = f"{type(error).__name__} {error}"
 
+# A ball that covers no pixel's centre. Renders show a pixel of one now and then, and so does this mask.
+bpy.ops.mesh.primitive_uv_sphere_add(radius=0.01, location=(0.25, 0.25, 8))
+speck = bpy.context.object
+labels = bl.render(("instance",))
+number = bl.annotate([speck], rendered=labels)["id"][0]
+labels["instance"][30, 50] = number
+seen = bl.annotate([speck], rendered=labels, silhouettes=True)
+results["speck"] = {name: seen[name].tolist() for name in ("bbox", "silhouette_bbox", "silhouette_pixels")}
+data.objects.remove(speck)
+
 parent = data.objects.new("Copies", None)
 scene.collection.objects.link(parent)
 group = data.collections.new("Group")
@@ -110,6 +120,12 @@ def test_a_silhouette_is_the_object_drawn_alone(results: Any) -> None:
     assert found["silhouette_pixels"][hidden] > 200
     assert found["silhouette_pixels"][outside] == found["silhouette_pixels"][unrendered] == 0
     assert found["silhouette_bbox"][0][0] < 0
+
+
+def test_a_silhouettes_box_holds_what_is_visible(results: Any) -> None:
+    """Also of an object that covers no pixel's centre, of which a render shows a pixel by chance."""
+    box = [[50, 30, 1, 1]]
+    assert results["speck"] == {"bbox": box, "silhouette_bbox": box, "silhouette_pixels": [1]}
 
 
 def test_copies_have_silhouettes_of_their_own(results: Any) -> None:

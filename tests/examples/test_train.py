@@ -196,6 +196,39 @@ def test_a_batch_is_used_several_times_while_it_is_new() -> None:
     assert found == [batch["number"] for batch in training.reused(({"number": n} for n in range(100)), 3, 1, 4)]
 
 
+@pytest.mark.parametrize("looks", [1, 3])
+def test_a_training_has_its_looks_and_ends(looks: int) -> None:
+    """Also one whose steps are fewer than its looks. With the budget spent, it says so instead of going on for ever."""
+    model = torch.nn.Linear(1, 1)
+    run = training.Training(model, training.Budget(1, steps=2))
+    batches = itertools.repeat({"image": torch.ones(1, 1)})
+
+    def train() -> list[training.Look | None]:
+        steps = run.run(batches, lambda made, _: made.sum(), lambda _: {}, looks)
+        return list(itertools.islice(steps, 5))
+
+    found = train()
+    assert len(found) == 2
+    assert found[-1] is not None
+    with pytest.raises(SystemExit, match="the budget is spent already: give more --minutes"):
+        train()
+
+
+def test_what_samples_have_fewer_objects_of_is_padded() -> None:
+    """Objects that are missing count as none; those of no sample at all are allowed, too."""
+    image = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    boxes = [torch.tensor([[1.0, 2, 3, 4], [0, 0, 2, 2]]), torch.zeros(0, 4)]
+    batch = {"image": image, "bbox": boxes, "class_name": [["cup", "jug"], []]}
+    batch |= {"visible_fraction": [torch.tensor([1.0, 0.1]), torch.zeros(0)]}
+    batch |= {"class_id": [torch.tensor([3, 2]), torch.zeros(0, dtype=torch.int64)]}
+    found = train_detector.labelled(batch)
+    assert found["edges"].tolist() == [[[1, 2, 4, 6], [0, 0, 2, 2]], [[0, 0, 0, 0]] * 2]
+    assert found["class_id"].tolist() == [[3, 2], [0, 0]]
+    assert found["counts"].tolist() == [[True, False], [False, False]]
+    assert train_detector.classes_of(batch) == {2: "jug", 3: "cup"}
+    assert train_detector.loss_of(torch.zeros(2, 7, 4, 4), found).isfinite()
+
+
 def test_a_recording_is_shuffled_anew_in_each_epoch() -> None:
     """Each epoch has whole batches of different samples, in another order."""
     samples = {"image": torch.arange(10)}

@@ -74,6 +74,14 @@ def test_scenes_have_a_thousand_images(items: list[dict[str, Any]], tmp_path: Pa
     assert "| 2 | board |" in (tmp_path / "out" / "dataset_info.md").read_text()
 
 
+def test_an_object_of_less_than_a_pixel_ends_no_export(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Its silhouette may have a pixel and no box, because a render samples pixels at random places."""
+    item = posed(items[0])
+    item["world_to_camera"], item["silhouette_bbox"] = np.eye(4), np.zeros_like(item["silhouette_bbox"])
+    item["bbox3d"] = np.full((len(item["id"]), 8, 3), (1, 1, 2), np.float32)
+    assert export([item], tmp_path / "out", "bop").objects == 3
+
+
 def test_entries_are_in_millimetres_and_pixel_centres(items: list[dict[str, Any]], tmp_path: Path) -> None:
     """Rotations have no scale, and the principal point is half a pixel less than in COCO's pixels."""
     item = posed(items[0], (2, 2, 2))

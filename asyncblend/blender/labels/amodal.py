@@ -43,13 +43,18 @@ def silhouettes_of(
     for number, one in enumerate(each):
         if one.obj in hidden and not one.is_copy:
             continue
-        spans = _spans(one, view)
+        spans, seen, corners = _spans(one, view), mask == one.entry.id, []
         if spans.pixels:
-            left, right = spans.start.min() - width, spans.stop.max() - width
-            top, bottom = spans.row.min() - height, spans.row.max() + 1 - height
-            boxes[number] = left, top, right - left, bottom - top
+            covered = [[spans.start.min(), spans.row.min()], [spans.stop.max(), spans.row.max() + 1]]
+            corners.append(np.array(covered) - (width, height))
         # A render samples each pixel at a random place, and so shows some beyond the silhouette's outline.
-        whole[number] = spans.mask(width, height, width, height) | (mask == one.entry.id)
+        if visible[number]:
+            y, x = np.nonzero(seen)
+            corners.append(np.array([[x.min(), y.min()], [x.max() + 1, y.max() + 1]]))
+        if corners:
+            low, high = np.min(corners, axis=0)[0], np.max(corners, axis=0)[1]
+            boxes[number] = *low, *(high - low)
+        whole[number] = spans.mask(width, height, width, height) | seen
         pixels[number] = max(spans.pixels, visible[number])
     return {"silhouette": whole, "silhouette_bbox": boxes, "silhouette_pixels": pixels}
 

@@ -27,6 +27,7 @@ _READERS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """By suffix the operators that read such a file, the best one first, each with the add-on that brings it."""
 _SUFFIXES = (".blend", *_READERS)
+_WITHOUT_UNIT = (".blend", ".obj", ".ply", ".stl")
 # What a mesh alone is wanted of. An importer takes those of these options that it knows.
 _OPTIONS = {"import_cameras": False, "import_lights": False, "create_world_material": False, "use_anim": False}
 _WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
@@ -35,14 +36,21 @@ _WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
 def model_files(path: str | os.PathLike[str]) -> list[str]:
     """Return the files with models at a path: itself, or all of a folder that `load_model` reads, sorted by name.
 
+    Folders in the folder are left out, and so are hidden files, whose names begin with a dot.
+
     Raises:
-        ConfigError: There is no such file or folder, or no such file in the folder.
+        ConfigError: There is no such file or folder, the folder cannot be read, or there is no such file in it.
     """
     text = os.fspath(path)
     if not os.path.isdir(text):
         _checked(text)
         return [text]
-    found = [os.path.join(text, name) for name in sorted(os.listdir(text)) if _suffix(name) in _SUFFIXES]
+    try:
+        names = sorted(os.listdir(text))
+    except OSError as error:
+        raise ConfigError(f"cannot list the folder {text!r}: {error.strerror}") from None
+    wanted = [name for name in names if _suffix(name) in _SUFFIXES and not name.startswith(".")]
+    found = [path for name in wanted if os.path.isfile(path := os.path.join(text, name))]
     if not found:
         raise ConfigError(f"there is no model in the folder {text!r}: none of its files ends in {_known()}")
     return found
@@ -55,17 +63,19 @@ def load_model(
 
     All meshes of the file become one, however many parts it has: with modifiers, poses and instances applied, and with
     their materials. Lights, cameras and animations are left out. The object has no parents, is not turned, and has a
-    scale of 1, so that the `pose` of `annotate` is a rotation and a translation. +z is up, whatever the file's axes.
+    scale of 1, so that the `pose` of `annotate` is a rotation and a translation. +z is up, as importers turn what they
+    read. STL and PLY files do not say which axis is up, so theirs stay as they are: if it is y, turn the mesh by
+    `obj.data.transform(Matrix.Rotation(math.pi / 2, 4, "X"))`, or save the model as GLB.
 
     Blender's own importers read the file: GLB, glTF, OBJ, PLY, STL, FBX, USD (also USDA, USDC and USDZ), where this
-    Blender has an importer for it. Of a BLEND file all objects with a mesh are taken that renders show, or those of one
-    collection: "parts.blend/Collection/Mug".
+    Blender has an importer for it. Of a BLEND file all objects with a mesh are taken that renders show, with the
+    modifiers of renders, or those of one collection: "parts.blend/Collection/Mug".
 
     Args:
         path: The file.
         size: The length of the longest side of the bounding box, in metres. None: as in the file.
-        unit: How many metres a unit of the file is: 0.001 for STL files in millimetres. Importers already make metres
-            of what knows its own unit (glTF, FBX, USD).
+        unit: How many metres a unit of the file is: 0.001 for STL files in millimetres. It is for OBJ, PLY, STL and
+            BLEND. The others know their own unit, of which importers make metres: for them it is ignored.
         name: The name of the object. None: the file's name without the suffix, or the collection's.
 
     Returns:
@@ -86,9 +96,10 @@ def load_model(
     try:
         with _collecting(scene):
             (_append if _suffix(file) == ".blend" else _import)(file, collection)
+            _show_as_rendered(set(bpy.data.user_map()) - before)
             meshes = _meshes(file, set(bpy.data.objects) - before)
             made = _joined(meshes, name or collection or os.path.splitext(os.path.basename(file))[0])
-        _normalise(made, file, size, unit)
+        _normalise(made, file, size, unit if _suffix(file) in _WITHOUT_UNIT else 1.0)
         kept = made
     finally:
         scene.camera, scene.world = camera, world
@@ -200,17 +211,44 @@ def _append(file: str, collection: str) -> None:
             if collection and collection not in stored.collections:
                 names = ", ".join(map(repr, stored.collections)) or "none"
                 raise ConfigError(f"there is no collection {collection!r} in {file!r}; its collections are: {names}")
-            if collection:
-                wanted.collections = [collection]
-            else:
+            wanted.collections = [collection] if collection else stored.collections
+            if not collection:
                 wanted.objects = stored.objects
     except OSError as error:
         raise _unreadable(file, error) from None
     target = bpy.context.view_layer.active_layer_collection.collection
-    for one in wanted.collections:
-        target.children.link(one)
+    if collection:
+        wanted.collections[0].hide_render = False  # it is asked for by its name
+        target.children.link(wanted.collections[0])
+        return
+    shown = _rendered(wanted.collections)
     for one in wanted.objects:
-        target.objects.link(one)
+        if not one.users_collection or shown.intersection(one.users_collection):
+            target.objects.link(one)
+
+
+def _rendered(collections: list[Any]) -> set[Any]:
+    """Return the collections that renders show: those that are not hidden, nor are all that they are in."""
+    inner = {child for each in collections for child in each.children}
+    found, left = set[Any](), [each for each in collections if each not in inner]
+    while left:
+        if not (each := left.pop()).hide_render:
+            found.add(each)
+            left += each.children
+    return found
+
+
+def _show_as_rendered(new: set[Any]) -> None:
+    """Have the viewport, in which everything is evaluated, show what is new as renders would."""
+    import bpy
+
+    for each in new:
+        if isinstance(each, (bpy.types.Object, bpy.types.Collection)):
+            each.hide_viewport = each.hide_render
+    for modifier in [one for each in new if isinstance(each, bpy.types.Object) for one in each.modifiers]:
+        modifier.show_viewport = modifier.show_render
+        if modifier.type in ("SUBSURF", "MULTIRES"):
+            modifier.levels = modifier.render_levels
 
 
 def _meshes(file: str, new: set[Any]) -> list[Any]:
@@ -235,8 +273,6 @@ def _meshes(file: str, new: set[Any]) -> list[Any]:
         mesh.transform(Matrix(matrix))
         if matrix.determinant() < 0:  # a mirrored part would have its faces inside out
             mesh.flip_normals()
-        if mesh.uv_layers.active is not None:
-            mesh.uv_layers.active.name = "UVMap"  # parts with one name for it share their texture coordinates
         found.append(mesh)
     if not found:
         why = "points or lines, but no faces" if shown else "no mesh"
@@ -254,11 +290,14 @@ def _joined(meshes: list[Any], name: str) -> Any:
     first = parts[0]
     smooth = any(getattr(mesh, "use_auto_smooth", False) for mesh in meshes)
     if len(parts) > 1:
+        coordinates = _shared_coordinates(meshes)
         bpy.context.view_layer.update()
         with bpy.context.temp_override(
             active_object=first, object=first, selected_objects=parts, selected_editable_objects=parts
         ):
             bpy.ops.object.join()
+        if coordinates:
+            first.data.uv_layers[coordinates].active_render = True  # the first part may have had none
     if smooth:  # up to Blender 4.0 a file's own normals are used only with this setting
         first.data.use_auto_smooth = True
     if not any(first.data.materials):
@@ -266,6 +305,39 @@ def _joined(meshes: list[Any], name: str) -> Any:
         first.data.materials.append(_plain(first.data))
     first.name = first.data.name = name
     return first
+
+
+def _shared_coordinates(meshes: list[Any]) -> str:
+    """Give the texture coordinates that render one name in all parts, so that they stay one when the parts are joined.
+
+    Returns the name, or "" if there are none. Nodes that name them are changed, too.
+    """
+    layers = [(mesh, layer) for mesh in meshes for layer in mesh.uv_layers]
+    rendered = [(mesh, layer.name) for mesh, layer in layers if layer.active_render]
+    names = {name for _, name in rendered}
+    if len(names) < 2:
+        return next(iter(names), "")
+    others = {layer.name for _, layer in layers if not layer.active_render}
+    shared = "UVMap"
+    while shared in others:
+        shared += "_"
+    for mesh, name in rendered:
+        mesh.uv_layers[name].name = shared
+        for node in _nodes([material.node_tree for material in mesh.materials if material is not None]):
+            for attribute in ("uv_map", "attribute_name"):
+                if getattr(node, attribute, None) == name:
+                    setattr(node, attribute, shared)
+    return shared
+
+
+def _nodes(trees: list[Any]) -> Iterator[Any]:
+    """Yield all nodes of the trees, and of the groups in them."""
+    seen, left = set[Any](), [*trees]
+    while left:
+        if (tree := left.pop()) is not None and tree not in seen:
+            seen.add(tree)
+            yield from tree.nodes
+            left += [getattr(node, "node_tree", None) for node in tree.nodes]
 
 
 def _plain(mesh: Any) -> Any:
