@@ -108,11 +108,11 @@ def test_a_training_that_was_stopped_goes_on(bpy_kind: Any, tmp_path: Path) -> N
     ],
 )
 def test_what_is_learned_holds_for_held_out_samples(
-    example: str, steps: int, score: str, bar: float, real: Any, tmp_path: Path
+    example: str, steps: int, score: str, bar: float, bpy_kind: Any, tmp_path: Path
 ) -> None:
     """After some of the steps of a whole run, the score of samples that the network has not seen is above the bar."""
     options = ("--steps", str(steps), "--looks", "1", "--held-out", "100")
-    said = run(command(real, tmp_path, example, *options), timeout=1400)
+    said = run(command(bpy_kind, tmp_path, example, *options), timeout=1400)
     found = re.search(rf"{score} (\d\.\d+)", said)
     assert found is not None
     assert float(found[1]) > bar
