@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from torch.utils.data import get_worker_info
+
 from ..stream.stats import StreamStats
 from ..tap.served import Served, check_port
 from ..tap.tap import Tap
@@ -37,7 +39,8 @@ class Viewed:
         """
         if self._tap is None or self._served is None or self._served.pid != os.getpid():
             self._tap = Tap(stats, queue_size)
-            self._served = Served(self._tap, self.port)
+            # A DataLoader's worker ends with its epoch, after which there may be another one.
+            self._served = Served(self._tap, self.port, last=get_worker_info() is None)
         return self._tap
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ async def test_slow_rendering_lets_training_wait(make: Make, gates: Gates) -> No
         await waiting
         assert stream.stats().seconds_waited.p90 > 0.0
         stats = stream.stats()
-        assert stats.rate * stats.window == pytest.approx(3)
+        assert stats.rate * stats.window == pytest.approx(2)  # the window begins with the first of the three
 
 
 async def test_a_consumer_that_gives_up_has_waited(make: Make, gates: Gates) -> None:
