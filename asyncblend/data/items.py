@@ -160,7 +160,7 @@ class ItemDataset(IterableDataset[Any]):
             dataset = own()
             return None if dataset is None else dataset.stats()
 
-        return self._viewed.tap(stats, queue_size)
+        return self._viewed.tap(stats, queue_size, last=worker is None)
 
     def stats(self) -> StreamStats | None:
         """Return the statistics of the stream behind the items, if there is one."""

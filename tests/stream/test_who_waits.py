@@ -13,6 +13,7 @@ import pytest
 
 import asyncblend as ab
 from asyncblend.stream import run as run_module
+from asyncblend.stream.dispatcher import Dispatcher
 
 from .conftest import LIMIT, Gates, Make
 
@@ -195,6 +196,31 @@ def test_the_log_says_it_now_and_then(
             asyncio.run(consume())
     record = next(record for record in caplog.records if "bottleneck" in record.getMessage())
     assert (record.name, record.levelno) == ("asyncblend", logging.INFO)
+
+
+def test_the_log_is_silent_of_stepped_episodes(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent and its Blender take turns, so that more instances or a longer queue would help neither."""
+    reported: list[bool] = []
+    renders_ahead = Dispatcher.renders_ahead.fget
+    assert renders_ahead is not None
+
+    def noted(dispatcher: Dispatcher) -> bool:
+        reported.append(renders_ahead(dispatcher))
+        return reported[-1]
+
+    monkeypatch.setattr(Dispatcher, "renders_ahead", property(noted))
+    monkeypatch.setattr(run_module, "_REPORT_EVERY", 0.02)
+    body = "def sample(task):\n    while True:\n        yield {'x': task.index}\n"
+    with caplog.at_level(logging.INFO, logger="asyncblend"), make(body, instances=1).sync() as stream:
+        with stream.episode(0) as episode:
+            until_in_thread(lambda: bool(episode.step({})) and len(reported) > 3)
+        assert "waited" not in caplog.text
+        assert not any(reported)
+        for _ in range(3):
+            next(stream)
+        until_in_thread(lambda: any(reported))
 
 
 async def test_the_log_is_silent_where_nothing_happens(
