@@ -203,8 +203,7 @@ def test_the_log_is_silent_of_stepped_episodes(
 ) -> None:
     """The agent and its Blender take turns, so that more instances or a longer queue would help neither."""
     reported: list[bool] = []
-    renders_ahead = Dispatcher.renders_ahead.fget
-    assert renders_ahead is not None
+    renders_ahead = vars(Dispatcher)["renders_ahead"].fget
 
     def noted(dispatcher: Dispatcher) -> bool:
         reported.append(renders_ahead(dispatcher))
