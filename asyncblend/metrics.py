@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import check_whole
 from .errors import ConfigError
+from .ports import HOST
 from .stream.stats import STATES, PassStats, StreamStats
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve"]
 
-_HOST = "127.0.0.1"
 _OF_INSTANCES = {
     "frames": ("frames", "Frames that arrived from the instance."),
     "restarts": ("instance_restarts", "How often the instance was started again after a crash."),
@@ -72,7 +72,7 @@ class Server(contextlib.AbstractContextManager["Server"]):
     @property
     def url(self) -> str:
         """What Prometheus is to scrape."""
-        return f"http://{_HOST}:{self.port}/metrics"
+        return f"http://{HOST}:{self.port}/metrics"
 
     def close(self) -> None:
         """Listen no more. May be called twice."""
@@ -113,10 +113,10 @@ def serve(source: Source, port: int = 0) -> Server:
     registry = CollectorRegistry()
     registry.register(_Collector(source))
     try:
-        http, thread = start_http_server(port, _HOST, registry)
+        http, thread = start_http_server(port, HOST, registry)
     except OSError as error:
         raise ConfigError(
-            f"metrics cannot be served on port {port} of {_HOST}: {error.strerror}; choose another port, or 0 for a free one"
+            f"metrics cannot be served on port {port} of {HOST}: {error.strerror}; choose another port, or 0 for a free one"
         ) from None
     return Server(http, thread)
 

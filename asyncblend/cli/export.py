@@ -158,7 +158,7 @@ def _rendered(config: StreamConfig) -> Items:
     from ..stream.stream import BlenderStream
 
     frames = BlenderStream(config).sync()
-    frames._run.consumer = "the export"
+    frames.consumer = "the export"
     line = LiveLine(config, frames.stats)
     with line, frames:
         for frame in frames:

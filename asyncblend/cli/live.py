@@ -74,10 +74,11 @@ def watch(
                 elif line.frames == 1:
                     line.print(repr(frame))
                 if line.frames == most:
-                    return
+                    break
+            line.judge()
 
     stream = BlenderStream(config)
-    stream._run.consumer = None  # nobody trains here
+    stream.consumer = None  # nobody trains here
     line = LiveLine(config, stream.stats, verdict=lambda stats: verdict(stats, None))
     try:
         with line, nullcontext() if metrics is None else serve(stream, metrics) as server:
@@ -212,6 +213,7 @@ class LiveLine(Waiting):
         self._stats, self._queue_size, self._verdict = stats, config.queue_size, verdict
         self._began = self._last = self._heard = time.perf_counter()
         self._made = 0  # frames, when they were more than before for the last time
+        self._judged: StreamStats | None = None
         super().__init__(self._now, unit=unit, total=config.length)
 
     def frame_came(self, before: int = 0, *, whole: bool = True) -> None:
@@ -229,6 +231,10 @@ class LiveLine(Waiting):
             self.first = self._last
         self.step(before + self.frames, began=began)
 
+    def judge(self) -> None:
+        """Let the summary's verdict be of this moment: from now on the Blenders quit, which is nobody's waiting."""
+        self._judged = self._stats()
+
     def summary(self, **more: str) -> None:
         """Print what came in all, with further rows for `more`, or nothing if no frame came."""
         stats = self._stats()
@@ -244,8 +250,8 @@ class LiveLine(Waiting):
             facts["then"] = f"{rest} frames in less than {MEASURABLE} s"
         elif rest:
             facts["then"] = f"{rest / seconds:.1f} frames/s over {seconds:.1f} s"
-        if self._verdict is not None and stats.window:
-            facts["verdict"] = self._verdict(stats)
+        if self._verdict is not None and (judged := self._judged or stats).window:
+            facts["verdict"] = self._verdict(judged)
         facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
         troubles = {
             "restarts": "restarts",

@@ -92,7 +92,7 @@ async def _trial(
 
     began = time.perf_counter()
     begun(watched := BlenderStream(config))
-    watched._run.consumer = None  # frames are dropped
+    watched.consumer = None  # frames are dropped
     async with watched as stream:
         frames = aiter(stream)
         await anext(frames)

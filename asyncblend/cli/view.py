@@ -14,6 +14,7 @@ import typer
 from ..aio import run
 from ..config import check_whole
 from ..errors import ConfigError
+from ..ports import PAGE, VIEW
 from .config_file import load_config
 from .live import LiveLine, Waiting
 from .needs import is_missing, require
@@ -47,14 +48,15 @@ def view(
     attach: Annotated[
         bool,
         typer.Option(
-            "--attach/--no-attach", help="Look at a running training whose dataset.view() was called: 9870 is its port."
+            "--attach/--no-attach",
+            help=f"Look at a running training whose dataset.view() was called: {VIEW} is its port.",
         ),
     ] = False,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it to this .rrd file, which rerun opens.")
     ] = None,
     web: Annotated[bool, typer.Option("--web/--no-web", help="Serve it as a web page on this machine alone.")] = False,
-    port: Annotated[int, typer.Option(metavar="N", help="The port of that page.")] = 9090,
+    port: Annotated[int, typer.Option(metavar="N", help="The port of that page.")] = PAGE,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open that page in the browser.")] = False,
     shuffle: Annotated[
         bool, typer.Option("--shuffle/--no-shuffle", help="Show a recording's samples in a random order.")
@@ -86,7 +88,7 @@ def view(
         asyncblend view --attach 9871 --web
     """
     _check_rerun()
-    if port != 9090 and not web:
+    if port != PAGE and not web:
         raise ConfigError("--port is that of the web page; add --web")
     if browser and not web:
         raise ConfigError("--browser opens the web page; add --web")
@@ -94,7 +96,6 @@ def view(
         if save.suffix != ".rrd":
             raise ConfigError(f"--save {str(save)!r} is no name of rerun's file; take one that ends with .rrd")
         check_file("--save", save)
-        save.parent.mkdir(parents=True, exist_ok=True)
     from ..viewer.showing import Where
 
     where = Where(file=save, web=web, port=port, browser=browser)
@@ -136,13 +137,11 @@ def _stream(path: Path, where: Where, options: dict[str, object]) -> None:
 
     config = load_config(path, **options)
     stream = BlenderStream(config).sync()
+    every = config.length is not None or where.file is not None
+    stream.consumer = "the view" if every else None
     line = LiveLine(config, stream.stats)
     moments = functools.partial(
-        of_stream,
-        stream,
-        config,
-        seen=lambda frame: line.frame_came(whole=frame.step == 0 and frame.last),
-        every=config.length is not None or where.file is not None,
+        of_stream, stream, config, seen=lambda frame: line.frame_came(whole=frame.step == 0 and frame.last), every=every
     )
     try:
         with line:
@@ -170,11 +169,10 @@ def _recording(path: Path, where: Where, *, shuffle: bool, length: int | None, s
 
 
 def _training(address: str | None, where: Where) -> None:
-    from ..tap.served import PORT
     from ..viewer.showing import show
     from ..viewer.sources import of_training
 
-    at = str(PORT) if address is None else address
+    at = str(VIEW) if address is None else address
     with Waiting(f"looking at the training at {at}") as line:
         activity = run(show(functools.partial(of_training, at), where, line.print, live=True))
     STDERR.print(f"The training has ended: {activity.shown} frames shown, {activity.not_shown} not", style="dim")

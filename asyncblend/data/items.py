@@ -14,10 +14,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..config import check_whole, options_checked
 from ..errors import ConfigError
+from ..ports import VIEW
 from ..stream.batch import Batch, Memory, check_ragged, mapped
 from ..stream.frame import Frame, with_params
 from ..stream.stats import StreamStats
-from ..tap.served import PORT
 from ..tap.tap import Tap
 from .accelerated import check_not_shared_again
 from .carried import carried
@@ -122,7 +122,7 @@ class ItemDataset(IterableDataset[Any]):
         """Yield the items of an iteration that has just begun, and set its `progress` and `deliver`."""
         raise NotImplementedError
 
-    def view(self, port: int = PORT) -> None:
+    def view(self, port: int = VIEW) -> None:
         """Let the frames of the iterations that begin from now on be seen by `asyncblend view --attach PORT`.
 
         The training never waits for it: a look takes the newest frame, and the others are counted as not shown. While
@@ -131,7 +131,8 @@ class ItemDataset(IterableDataset[Any]):
         and with several ranks those of rank 0.
 
         The process that iterates listens on 127.0.0.1, until `close`, garbage collection or exit. Each user of this
-        machine can look.
+        machine can look. A training process that has iterated the dataset itself keeps the port from the workers of a
+        DataLoader until it calls `close`. Workers end with their epoch; who looks then waits for those of the next one.
 
         Args:
             port: Of this machine.
@@ -159,7 +160,7 @@ class ItemDataset(IterableDataset[Any]):
             dataset = own()
             return None if dataset is None else dataset.stats()
 
-        return self._viewed.tap(stats, queue_size)
+        return self._viewed.tap(stats, queue_size, last=worker is None)
 
     def stats(self) -> StreamStats | None:
         """Return the statistics of the stream behind the items, if there is one."""

@@ -29,15 +29,16 @@ class Viewed:
         self._tap: Tap | None = None
         self._served: Served | None = None
 
-    def tap(self, stats: Callable[[], StreamStats | None], queue_size: int) -> Tap:
+    def tap(self, stats: Callable[[], StreamStats | None], queue_size: int, *, last: bool) -> Tap:
         """Return what frames are to be shown to. The port is served from now on until `close`.
 
         Args:
             stats, queue_size: As `Tap` takes them.
+            last: As `Served` takes it: False in a DataLoader's worker, which ends with its epoch.
         """
         if self._tap is None or self._served is None or self._served.pid != os.getpid():
             self._tap = Tap(stats, queue_size)
-            self._served = Served(self._tap, self.port)
+            self._served = Served(self._tap, self.port, last=last)
         return self._tap
 
     def close(self) -> None:

@@ -96,7 +96,7 @@ class Shown:
         if known and len(self.points) == len(points):
             self._drawn.add("points")
         self.view: View | None = self._read_view()
-        """The camera. None if the item does not have it."""
+        """The camera. None if the item does not have it, or one that projects nothing."""
         self._table = self._read_table()
         self.classes: dict[int, str] = self._classes()  # The names of classes by id
         self.things: list[Thing] = self._things()
@@ -107,13 +107,17 @@ class Shown:
         return [one for one in self.points if one.image == image]
 
     def rest(self) -> str:
-        """Return what is not drawn as text: arrays by dtype and shape, other values as they are."""
+        """Return what `rests` returns as one line."""
+        return ", ".join(self.rests())
+
+    def rests(self) -> list[str]:
+        """Return each value that is not drawn as text: arrays by dtype and shape, others as they are."""
         rest = [
             f"{name} {_brief(value)}"
             for name, value in self._item.items()
             if name not in self._drawn and not (name == "params" and isinstance(value, Mapping) and not value)
         ]
-        return ", ".join([*rest, *(f"{count} more of {name}" for name, count in self._left_out.items() if count)])
+        return [*rest, *(f"{count} more of {name}" for name, count in self._left_out.items() if count)]
 
     def _label(self, name: str) -> Array | None:
         value = self._item.get(name)
@@ -212,7 +216,11 @@ class Shown:
 
     def _read_view(self) -> View | None:
         K, world_to_camera = (_numbers(self._item.get(name)) for name in ("K", "world_to_camera"))
-        if K.shape != (3, 3) or world_to_camera.shape != (4, 4):
+        if (
+            K.shape != (3, 3)
+            or world_to_camera.shape != (4, 4)
+            or not (_invertible(K) and _invertible(world_to_camera))
+        ):
             return None
         kind = _numbers(self._item.get("orthographic", False))
         return View(K, world_to_camera, bool(kind.shape == () and kind == 1))
@@ -259,6 +267,10 @@ class Shown:
 
 def _near(coordinates: Array, size: tuple[int, int]) -> Array:
     return np.asarray((np.abs(coordinates) <= _FARTHEST * max(size)).all(axis=-1))  # False for NaN
+
+
+def _invertible(matrix: Array) -> bool:
+    return bool(np.isfinite(matrix).all() and np.linalg.matrix_rank(matrix) == len(matrix))
 
 
 def _numbers(value: Any) -> Array:

@@ -50,7 +50,7 @@ class Renderer:
             config = dataclasses.replace(config, logs=Path(config.logs, context.get_actor_id()))
         self._params = config.params
         self._stream = SyncStream(config)
-        self._stream._run.consumer = "Ray"
+        self._stream.consumer = "Ray"
         resources.callback(self._stream.close)
         self._turn = threading.Lock()
         self._leased = threading.Event()  # whether all of the batch that was begun last has been leased

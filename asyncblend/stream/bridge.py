@@ -155,9 +155,9 @@ class Bridge:
             self._thread.post(self.run.dispatcher.line_broken, direct, error)
             return None
         finally:
-            timing.waited(now := time.monotonic())
+            timing.waited(now := time.monotonic(), began)
         if frame is not None:
-            timing.took(now, began)
+            timing.took(now)
         return frame
 
     def abandon(self, channel: Channel, reason: str = "this iteration was closed") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import MutableMapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from .params import Drawn, Feeds
 from .passes import Arrival, Pass
 from .stats import StreamStats
 from .timekeeper import Timekeeper
+from .timing import WINDOW
 
 
 class Dispatcher:
@@ -50,6 +52,7 @@ class Dispatcher:
         self._directs = Directs(self._fleet, lines, self._frames)
         self._stale = self._duplicates = 0
         self._delivered = self._skipped = self._bytes = 0  # of passes that have ended
+        self._ahead_until = -math.inf  # when the latest pass has ended that was rendered ahead
 
     # -- for the consumers ----------------------------------------------------------------------------------------
 
@@ -94,9 +97,17 @@ class Dispatcher:
         self._bytes += source.bytes
         source.end(error)
         self._time.end(source.timing)
+        if not source.on_demand:
+            self._ahead_until = time.monotonic()
         self._revoke(source)
         self._close_episodes(source)
         self.dispatch()
+
+    @property
+    def renders_ahead(self) -> bool:
+        """Whether anything was rendered ahead lately. A stepped episode and its Blender wait for each other by nature."""
+        lately = time.monotonic() - self._ahead_until < WINDOW
+        return lately or not all(source.on_demand for source in self._passes)
 
     def close(self, error: BaseException) -> None:
         """End all passes with this error, and accept no more."""
@@ -506,7 +517,7 @@ class Dispatcher:
         self._begin_again(self._holding(direct.life), one, is_open=True, has=False)
 
     def watch(self) -> None:
-        """Tell the fleet what is not noted when it happens."""
+        """Tell the fleet which steps its Blenders are making over lines."""
         self._directs.watch()
 
     def dropped_frame(self) -> None:

@@ -70,8 +70,8 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             raise StopAsyncIteration from None
         finally:
             if began is not None:
-                timing.waited(time.monotonic())
-        timing.took(time.monotonic(), began)
+                timing.waited(time.monotonic(), began)
+        timing.took(time.monotonic())
         return arrival
 
     async def _collect(self) -> None:

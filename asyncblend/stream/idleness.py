@@ -26,9 +26,11 @@ class Idleness(Blenders):
 
     def gone(self, life: Life) -> None:
         """Note that a life is over."""
-        self._works(life)
-        self._since.pop(life, None)
-        self.level.set_whole(len(self._since), self._clock())
+        now = self._clock()
+        if self._since.pop(life, None) is not None:  # its wait has not ended with a lease, and is no wait for one
+            self._idle -= 1
+            self.level.set(self._idle, now)
+        self.level.set_whole(len(self._since), now)
 
     @property
     def states(self) -> dict[int, str]:

@@ -42,7 +42,7 @@ class Run:
     """
 
     consumer: str | None = "training"
-    """What takes the frames, as `verdict` has it, which is logged."""
+    """What takes the frames, as `verdict` has it, which is logged. `BlenderStream.consumer` sets it."""
 
     def __init__(self, config: StreamConfig, *, first_instance: int = 0) -> None:
         self.config: StreamConfig = config
@@ -208,11 +208,11 @@ class Run:
             hearing.cancel()
 
     async def _report(self) -> None:
-        """Log who is the bottleneck, once a minute, as long as frames are waited for or taken."""
+        """Log who is the bottleneck, once a minute, as long as frames that are rendered ahead are waited for or taken."""
         while True:
             await asyncio.sleep(_REPORT_EVERY)
             stats = self.stats()
-            if stats.rate or stats.waiting:
+            if (stats.rate or stats.waiting) and self.dispatcher.renders_ahead:
                 _log.info("%s", verdict(stats, self.consumer))
 
     def _keep(self) -> None:

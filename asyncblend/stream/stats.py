@@ -41,7 +41,8 @@ class PassStats:
     seconds_waited: Spread = field(default=Spread(), compare=False)
     """How long the consumer waited for each frame: mean, median and 90th percentile. Many a wait is of no time at all."""
     seconds_sample: Spread = field(default=Spread(), compare=False)
-    """How long the script's sample function took for each frame."""
+    """How long the script's sample function took for each frame. Steps of an episode that came over a line, past the event
+    loop, are left out, here and below."""
     seconds_render: Spread = field(default=Spread(), compare=False)
     """Of that, how long Blender rendered, for the frames that called `bl.render`."""
     seconds_capture: Spread = field(default=Spread(), compare=False)
@@ -100,4 +101,4 @@ class StreamStats(PassStats):
     idle: float = field(default=0.0, compare=False)
     """The share of their time, from 0 to 1, in which Blenders that serve had no lease."""
     seconds_idle: Spread = field(default=Spread(), compare=False)
-    """How long a Blender had waited when it got a lease. It has waited for no time if it still held another."""
+    """How long a Blender without any lease waited until it got one."""

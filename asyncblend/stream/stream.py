@@ -259,7 +259,7 @@ class BlenderStream(AsyncIterator[Frame]):
         if self._recorder is not None and not self._recorder.closed:
             raise ConfigError("the stream is being recorded already; close that recording with its aclose()")
         self._recorder = recorder
-        self._run.consumer = "recording"
+        self.consumer = "recording"
         self._closers = [recorder.stream_closed]
         return recorder
 
@@ -312,6 +312,18 @@ class BlenderStream(AsyncIterator[Frame]):
             ConfigError: The script or the scene cannot be read.
         """
         return self._run.source()
+
+    @property
+    def consumer(self) -> str | None:
+        """What takes the frames, as `verdict` names it in the log once a minute: "training", if nothing else was set.
+
+        None: something that drops them at once, and waits by nature.
+        """
+        return self._run.consumer
+
+    @consumer.setter
+    def consumer(self, consumer: str | None) -> None:
+        self._run.consumer = consumer
 
     @property
     def blender_version(self) -> str:

@@ -171,6 +171,18 @@ class SyncStream(Iterator[Frame]):
         return self._run.source()
 
     @property
+    def consumer(self) -> str | None:
+        """What takes the frames, as `verdict` names it in the log once a minute: "training", if nothing else was set.
+
+        None: something that drops them at once, and waits by nature.
+        """
+        return self._run.consumer
+
+    @consumer.setter
+    def consumer(self, consumer: str | None) -> None:
+        self._run.consumer = consumer
+
+    @property
     def blender_version(self) -> str:
         """Blender's version, once an instance is ready; "" before, and where there is none."""
         return self._run.blender_version

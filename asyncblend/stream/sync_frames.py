@@ -161,7 +161,7 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
                 raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
         (taking or self._pending).take(item)
-        channel.source.timing.took(time.monotonic(), began)
+        channel.source.timing.took(time.monotonic())
         self._bridge.took(channel, item)
         return item
 
@@ -171,4 +171,4 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
         try:
             return self._channel.items.get(timeout=timeout)
         finally:
-            timing.waited(time.monotonic())
+            timing.waited(time.monotonic(), began)

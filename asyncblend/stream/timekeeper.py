@@ -34,6 +34,7 @@ class Timekeeper:
         now = self._clock()
         if self._past.started is None:
             self._past.started = now
+            timing.leads = True
             self._blenders.level.start(now)
             for one in self._living:
                 one.start(now)

@@ -117,7 +117,7 @@ class Level(_Noted):
         self._whole = whole
 
     def slices(self, now: float) -> Slices:
-        """Return a copy of what was noted in the minute before `now`, and of what has been the case since then."""
+        """Return a copy of what was noted in the minute before `now`, and of the time since the last change."""
         found = super().slices(now)
         if self._since is not None:
             for number, sums in self._latest(self._since, now):
@@ -156,8 +156,11 @@ class Timing:
     def __init__(self, slots: int) -> None:
         self._queued = self._consumers = 0
         self._until = inf
+        self._waited = 0.0  # seconds since the frame before
         self.started: float | None = None
         """When it began to count: with the pass, or with the run's first frame, as nobody is slow before that."""
+        self.leads: bool = False
+        """Whether the frame with which the run began to count is its own, so that no time has passed for it."""
         self.queue: Level = Level(0, slots)
         self.waiting: Level = Level(0, 1)
         self.waits: Durations = Durations()
@@ -173,7 +176,7 @@ class Timing:
             self.waiting.start(now)
 
     def end(self, now: float) -> None:
-        """Count no more: what is asked for later is what it is now."""
+        """Stop counting. Later snapshots show the state of this moment."""
         self._until = min(self._until, now)
 
     def at(self, now: float) -> float:
@@ -182,6 +185,7 @@ class Timing:
 
     def absorb(self, other: Timing, now: float) -> None:
         """Add what a pass that has ended has noted."""
+        self.leads = self.leads or other.leads
         for name in ("queue", "waiting", "waits", "sample", "render", "capture"):
             getattr(self, name).add_slices(getattr(other, name).slices(other.at(now)), now)
 
@@ -206,20 +210,23 @@ class Timing:
         self._consumers += 1
         self.waiting.set(1, now)
 
-    def waited(self, now: float) -> None:
-        """Note that a consumer has ceased to wait."""
-        self._consumers -= 1
-        self.waiting.set(int(self._consumers > 0), now)
-
-    def took(self, now: float, began: float | None = None) -> None:
-        """Note that a consumer has got a frame.
+    def waited(self, now: float, began: float) -> None:
+        """Note that a consumer has ceased to wait, with a frame or without.
 
         Args:
             now: When.
-            began: When it began to wait for it. None: it was there.
+            began: What `wait` was told.
         """
         if self.started is not None:
-            self.waits.add(0.0 if began is None else now - max(began, self.started), now)
+            self._waited += max(0.0, now - max(began, self.started))
+        self._consumers -= 1
+        self.waiting.set(int(self._consumers > 0), now)
+
+    def took(self, now: float) -> None:
+        """Note that a consumer has got a frame. It has waited for it also where it gave up meanwhile."""
+        if self.started is not None:
+            self.waits.add(self._waited, now)
+            self._waited = 0.0
 
 
 def summary(timings: Sequence[Timing], started: float | None, now: float) -> dict[str, Any]:
@@ -235,10 +242,14 @@ def summary(timings: Sequence[Timing], started: float | None, now: float) -> dic
         return [getattr(timing, name).slices(timing.at(now)) for timing in timings]
 
     waits = of("waits")
-    window = 0.0 if started is None else now - max(started, (_slice_of(now) - _SLICES + 1) * _SLICE)
+    oldest = (_slice_of(now) - _SLICES + 1) * _SLICE
+    window = 0.0 if started is None else now - max(started, oldest)
+    count = _count(_total(waits))
+    if count and started is not None and started >= oldest and any(timing.leads for timing in timings):
+        count -= 1  # the window begins with this frame
     return {
         "window": window,
-        "rate": _count(_total(waits)) / window if window > 0 else 0.0,
+        "rate": count / window if window > 0 else 0.0,
         "occupancy": share(of("queue")),
         "waiting": share(of("waiting")),
         "seconds_waited": spread(waits),

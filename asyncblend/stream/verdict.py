@@ -34,9 +34,10 @@ def verdict(stats: StreamStats, consumer: str | None = "training") -> str:
         )
     if waited > idle:
         return f"rendering is the bottleneck: {consumer} waited {_percent(waited)} of the time{_frame(stats)}; {_faster(stats)}"
+    fewer = f"fewer instances would do ({len(stats.state)} now), or " if len(stats.state) > 1 else ""
     return (
         f"{consumer} is the bottleneck: the Blenders waited {_percent(idle)} of the time, and the queue was "
-        f"{_percent(stats.occupancy)} full; fewer instances would do ({len(stats.state)} now), or render more for each frame"
+        f"{_percent(stats.occupancy)} full; {fewer}render more for each frame"
     )
 
 
@@ -58,7 +59,7 @@ def _frame(stats: StreamStats) -> str:
     if not stats.seconds_render.mean:
         return text
     render, capture = _parts(stats)
-    rest = _percent(1 - render - capture)
+    rest = _percent(max(0.0, 1 - render - capture))
     return f"{text}: {_percent(render)} to render, {_percent(capture)} to capture, {rest} in the rest of the script"
 
 

@@ -9,8 +9,8 @@ import zmq
 
 from ..aio import end_context
 from ..errors import ConfigError
+from ..ports import HOST, VIEW
 from .moment import Moment, unpacked
-from .served import HOST, PORT
 
 _FIRST = 10.0  # seconds until the first answer
 _SILENCE = 60.0  # seconds without an answer, as between two epochs whose workers are others
@@ -28,12 +28,10 @@ class Attached:
         ConfigError: The address is none.
     """
 
-    def __init__(self, address: str = str(PORT)) -> None:
+    def __init__(self, address: str = str(VIEW)) -> None:
         host, _, port = address.rpartition(":")
         if not port.isdecimal() or not 0 < int(port) < 65536 or (host and not host.strip("[]")):
-            raise ConfigError(
-                f"an address is a port, or HOST:PORT, such as {PORT} or {HOST}:{PORT}; got {address!r:.100}"
-            )
+            raise _no_address(address)
         self.address: str = f"{host or HOST}:{port}"
         """As HOST:PORT."""
         self._context = zmq.Context()
@@ -42,7 +40,12 @@ class Attached:
         self._socket.setsockopt(zmq.RCVHWM, 4)
         self._socket.setsockopt(zmq.SNDHWM, 1)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a question waits for nobody who is not there
-        self._socket.connect(f"tcp://{self.address}")
+        self._socket.setsockopt(zmq.IPV6, ":" in host)
+        try:
+            self._socket.connect(f"tcp://{self.address}")
+        except zmq.ZMQError:
+            self.__exit__()
+            raise _no_address(address) from None
         self._numbers = itertools.count(1)
         self._asked, self._asked_at = b"", 0.0  # the question that is not answered yet
         self._began = self._heard = time.monotonic()
@@ -104,3 +107,7 @@ class Attached:
                 f"no training can be seen at {self.address}: call dataset.view(port={self.address.rpartition(':')[2]}) in "
                 f"it before its loop, and attach when its first frames have come"
             )
+
+
+def _no_address(address: str) -> ConfigError:
+    return ConfigError(f"an address is a port, or HOST:PORT, such as {VIEW} or {HOST}:{VIEW}; got {address!r:.100}")

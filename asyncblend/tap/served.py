@@ -14,13 +14,10 @@ import zmq
 
 from ..aio import AtExit, end_context
 from ..errors import ConfigError
+from ..ports import HOST
 from ..wire.payload import Unsendable
 from .moment import Line, Moment, packed
 from .tap import Tap
-
-HOST = "127.0.0.1"
-PORT = 9870
-"""Where a training is looked at, if no other port was chosen."""
 
 _NO_FRAME = 0.5  # seconds after which a look is answered without a frame
 _WATCHED = 0.5  # seconds in which somebody who looks has asked again
@@ -42,10 +39,15 @@ def check_port(port: int, option: str = "port=") -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
             trial.bind((HOST, port))
     except OSError as error:
-        raise ConfigError(
-            f"port {port} of {HOST} cannot be used: {error.strerror}; choose another one, such as "
-            f"{option}{port % 65535 + 1}"
-        ) from None
+        raise unusable(port, option, error) from None
+
+
+def unusable(port: int, option: str, error: OSError) -> ConfigError:
+    """Return what to raise where a port cannot be bound, for the arguments of `check_port`."""
+    return ConfigError(
+        f"port {port} of {HOST} cannot be used: {os.strerror(error.errno or 0)}; choose another one, such as "
+        f"{option}{port % 65535 + 1}"
+    )
 
 
 class Served:
@@ -56,19 +58,25 @@ class Served:
 
     While the port is taken, perhaps by the worker of the epoch before, it is tried again: a training does not fail for
     its view.
+
+    Args:
+        tap: What is looked at.
+        port: Of this machine.
+        last: Whether its end is that of all there is to see. Otherwise those who look are not told of it, and wait for
+            the next one, such as the worker of the next epoch.
     """
 
-    def __init__(self, tap: Tap, port: int) -> None:
+    def __init__(self, tap: Tap, port: int, *, last: bool = True) -> None:
         self.pid: int = os.getpid()
         """The process whose frames are seen; a forked copy of this object serves nothing."""
-        self._tap, self._port = tap, port
+        self._tap, self._port, self._last = tap, port, last
         self._closing, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="asyncblend view", daemon=True)
         self._thread.start()
         _served.add(self)
 
     def close(self) -> None:
-        """Tell those who look that it is the end, and stop listening. From any thread, also twice."""
+        """Tell those who look that it is the end, if it is, and stop listening. From any thread, also twice."""
         if self.pid != os.getpid():
             return
         self._tap.end()
@@ -104,7 +112,11 @@ class Served:
                 return True
             except zmq.ZMQError as error:
                 if not warned:
-                    _log.warning("Port %d is taken, so this training cannot be seen there yet: %s", self._port, error)
+                    _log.warning(
+                        "Port %d is taken, so this training cannot be seen there yet: %s. If this is the worker of a "
+                        "dataset that its training has iterated itself before, call the dataset's close() between the two",
+                        *(self._port, error),
+                    )
                 warned = True
             self._closing.settimeout(_RETRY)
             with contextlib.suppress(TimeoutError):
@@ -118,19 +130,22 @@ class Served:
         ended, answered = False, -_WATCHED
         while not ended:
             ended = any(ready is not questions for ready, _ in poller.poll())
-            if ended and time.monotonic() - answered < _WATCHED:
-                questions.poll(
-                    int(1000 * _WATCHED)
-                )  # somebody who looks is about to ask again, and is to learn of the end
-            if not (asked := _asked(questions)):
-                continue
-            moment = self._tap.look(_NO_FRAME)
-            parts = _parts(moment)  # copied as they are sent, so that a slot of shared memory is free at once
-            for who, number in {**asked, **_asked(questions)}.items():
-                # A peer that is gone, or has not read the answer before, gets none: it asks again.
-                with contextlib.suppress(zmq.Again):
-                    questions.send_multipart([who, number, *parts], zmq.NOBLOCK)
-            ended, answered = ended or moment.ended, time.monotonic()
+            if ended and self._last and time.monotonic() - answered < _WATCHED:
+                # Somebody who looks is about to ask again, and is to learn of the end.
+                questions.poll(int(1000 * _WATCHED))
+            if asked := _asked(questions):
+                ended, answered = self._tell(questions, asked) or ended, time.monotonic()
+
+    def _tell(self, questions: zmq.Socket[bytes], asked: dict[bytes, bytes]) -> bool:
+        """Answer those who have asked, and return whether it is the end. Nothing of the frame is kept afterwards."""
+        moment = self._tap.look(_NO_FRAME)
+        # Copied as they are sent, so that a slot of shared memory is free at once.
+        parts = _parts(moment if self._last else moment._replace(ended=False))
+        for who, number in {**asked, **_asked(questions)}.items():
+            # A peer that is gone, or has not read the answer before, gets none: it asks again.
+            with contextlib.suppress(zmq.Again):
+                questions.send_multipart([who, number, *parts], zmq.NOBLOCK)
+        return moment.ended
 
 
 def _asked(questions: zmq.Socket[bytes]) -> dict[bytes, bytes]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from ..stream.clips import Clip
@@ -33,18 +35,19 @@ class Tap:
         self.came: int = 0
         """How many frames were shown to it. A clip counts as its frames."""
         self._stats, self._queue_size = stats, queue_size
-        self._wanted = self._ended = False
-        self._there = threading.Event()  # a frame that was wanted, or the end
-        self._frame: Frame | None = None
+        self._ended = False
+        self._wishes: deque[SimpleQueue[Frame | None]] = deque(maxlen=1)  # that of the look that waits for a frame
         self._log = _Lines()
-        logging.getLogger().addHandler(self._log)
+        # A handler of the root logger would be taken for the program's own: logging.basicConfig would do nothing.
+        root = logging.getLogger()
+        self._logger = root if root.handlers else logging.getLogger("asyncblend")
+        self._logger.addHandler(self._log)
 
     def put(self, frame: Frame) -> None:
         """Show it a frame."""
         self.came += frame.length if isinstance(frame, Clip) else 1
-        if self._wanted:
-            self._wanted, self._frame = False, frame
-            self._there.set()
+        if self._wishes:
+            self._fulfil(frame)
 
     def over(self, frames: Iterable[FrameT]) -> Iterator[FrameT]:
         """Yield these frames, each after it was shown."""
@@ -58,12 +61,13 @@ class Tap:
         Args:
             timeout: In seconds.
         """
+        wish: SimpleQueue[Frame | None] = SimpleQueue()  # a frame that comes too late for this look ends with it
+        self._wishes.append(wish)
+        frame = None
         if not self._ended:
-            self._there.clear()
-            self._wanted, self._frame = True, None
-            self._there.wait(timeout)
-            self._wanted = False
-        frame, self._frame = self._frame, None
+            with contextlib.suppress(Empty):
+                frame = wish.get(timeout=timeout)
+        self._wishes.clear()
         return self._moment(frame)
 
     def take(self, frame: Frame) -> Moment:
@@ -74,8 +78,12 @@ class Tap:
     def end(self) -> None:
         """Let this and every further look return at once, and say that it is the end. May be called twice."""
         self._ended = True
-        self._there.set()
-        logging.getLogger().removeHandler(self._log)
+        self._fulfil(None)
+        self._logger.removeHandler(self._log)
+
+    def _fulfil(self, frame: Frame | None) -> None:
+        with contextlib.suppress(IndexError):  # the look is over
+            self._wishes.pop().put(frame)
 
     def _moment(self, frame: Frame | None) -> Moment:
         stats = self._stats()
@@ -92,12 +100,23 @@ class _Lines(logging.Handler):
         self._came = self._gone = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message of a record."""
+        """Keep the message of a record. Where the program handles no log, warnings are printed as without a view."""
+        if logging.lastResort is not None and record.levelno >= logging.lastResort.level and self._is_alone(record):
+            logging.lastResort.handle(record)
         try:
             self._kept.append(Line(record.levelname, self.format(record)))
             self._came += 1
         except Exception:
             self.handleError(record)  # as every handler of the standard library does
+
+    def _is_alone(self, record: logging.LogRecord) -> bool:
+        """Return whether nothing else handles a record; of several taps, one says so."""
+        handlers: list[logging.Handler] = []
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            handlers += logger.handlers
+            logger = logger.parent if logger.propagate else None
+        return handlers[:1] == [self] and all(isinstance(one, _Lines) for one in handlers)
 
     def taken(self) -> list[Line]:
         """Return the lines since the last call, and how many are not among them."""

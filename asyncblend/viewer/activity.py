@@ -8,6 +8,7 @@ from typing import Any
 import rerun as rr
 
 from ..tap.moment import Moment
+from .counts import Counts
 
 RATE, SHARE, STATES, LOG = "activity/rate", "activity/share", "activity/blenders", "log"
 """Where rerun has frames a second, shares from 0 to 1, states, and the log."""
@@ -27,26 +28,19 @@ _COLOURS = {
 """By state of an instance."""
 
 
-class Activity:
-    """Turns the counts of moments into entities. `shown` counts the frames that were drawn."""
+class Activity(Counts):
+    """Turns the counts of moments into entities."""
 
     def __init__(self) -> None:
-        self.shown: int = 0
-        self.came: int = 0
+        super().__init__()
         self.rate: float = 0.0
         """Frames a second that the consumer took lately."""
         self._since, self._then, self._drawn_then = time.monotonic(), 0, 0
         self._states: dict[int, str] = {}
 
-    @property
-    def not_shown(self) -> int:
-        """How many frames came that were not drawn."""
-        return self.came - self.shown
-
     def entities(self, moment: Moment) -> dict[str, list[Any]]:
         """Return what has changed, by path."""
-        self.came = max(self.came, moment.came)
-        self.shown += moment.frame is not None
+        self.count(moment)
         found: dict[str, list[Any]] = {}
         if (seconds := (now := time.monotonic()) - self._since) >= _WINDOW:
             self.rate = (self.came - self._then) / seconds

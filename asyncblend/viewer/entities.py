@@ -185,7 +185,7 @@ def _text(frame: Frame, shown: Shown) -> Any:
     lines = [f"sample {frame.index}, by Blender {frame.instance}"]
     if frame.params:
         lines.append(f"params: {json.dumps(frame.params, default=str)}")
-    lines += shown.rest().split(", ") if shown.rest() else []
+    lines += shown.rests()
     return rr.TextDocument("\n".join(lines))
 
 

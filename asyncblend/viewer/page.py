@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from ..tap.served import HOST
+from ..ports import HOST
+from ..tap.served import unusable
 
 _HEAD = 64 << 10  # bytes of a request's or an answer's head
 _PIECE = 256 << 10
@@ -27,7 +28,7 @@ async def served_page(port: int, page: int, data: int) -> AsyncIterator[None]:
         data: Where rerun's server gives what is to be shown.
 
     Raises:
-        OSError: The port cannot be bound.
+        ConfigError: The port cannot be bound.
     """
     policy = (
         "default-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' data: blob:; "
@@ -40,7 +41,10 @@ async def served_page(port: int, page: int, data: int) -> AsyncIterator[None]:
             await _pass_on(reader, writer, page, header)
         writer.close()
 
-    server = await asyncio.start_server(answer, HOST, port, limit=_HEAD)
+    try:
+        server = await asyncio.start_server(answer, HOST, port, limit=_HEAD)
+    except OSError as error:  # it was free when rerun was started
+        raise unusable(port, "--port ", error) from None
     try:
         yield
     finally:

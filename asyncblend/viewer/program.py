@@ -17,11 +17,9 @@ import rerun_cli
 
 from ..aio import finish
 from ..errors import AsyncblendError, ConfigError
-from ..tap.served import HOST, check_port
+from ..ports import HOST
+from ..tap.served import check_port
 from .page import served_page
-
-PAGE = 9090
-"""The port of the web page, if no other was chosen."""
 
 _MEMORY = ("--server-memory-limit", "512MB", "--memory-limit", "2GB")  # it drops the oldest frames beyond
 _START, _STOP = 60.0, 5.0  # seconds
@@ -55,7 +53,7 @@ async def native() -> AsyncIterator[Program]:
 
     Raises:
         ConfigError: There is no display.
-        AsyncblendError: It has ended before it listened.
+        AsyncblendError: It has ended before it listened, or has not listened in time.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise ConfigError(
@@ -76,7 +74,7 @@ async def page(port: int) -> AsyncIterator[Program]:
 
     Raises:
         ConfigError: The port is taken.
-        AsyncblendError: It has ended before it listened.
+        AsyncblendError: It has ended before it listened, or has not listened in time.
     """
     check_port(port, "--port ")
     data, inner = _free_port(), _free_port()
@@ -117,15 +115,25 @@ async def _running(
 
 
 async def _listens(process: asyncio.subprocess.Process, ports: Sequence[int]) -> bool:
-    """Wait until it listens on these ports, and return whether it does; False if it has ended."""
-    async with asyncio.timeout(_START):
-        for port in ports:
-            while process.returncode is None:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection(HOST, port)
-                    writer.close()
-                    break
-                await asyncio.sleep(_LOOK)
+    """Wait until it listens on these ports, and return whether it does; False if it has ended.
+
+    Raises:
+        AsyncblendError: It does neither.
+    """
+    try:
+        async with asyncio.timeout(_START):
+            for port in ports:
+                while process.returncode is None:
+                    with contextlib.suppress(OSError):
+                        _, writer = await asyncio.open_connection(HOST, port)
+                        writer.close()
+                        break
+                    await asyncio.sleep(_LOOK)
+    except TimeoutError:
+        raise AsyncblendError(
+            f"rerun did not listen within {_START:.0f} s; try again when this machine has less to do, or write a file with "
+            f"--save run.rrd"
+        ) from None
     return process.returncode is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import rerun as rr
@@ -44,10 +45,11 @@ class Screen:
         self._eye: Eye | None = None
         self._states: set[str] = set()  # the paths of those Blenders whose colours are told
         sinks: list[Any] = [] if url is None else [rr.GrpcSink(url)]
-        if file is not None:
-            sinks.append(rr.FileSink(file))
         self._recording = rr.RecordingStream("asyncblend", send_properties=True)
         try:
+            if file is not None:
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+                sinks.append(rr.FileSink(file))
             self._recording.set_sinks(*sinks)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"--save {os.fspath(file or '')!r} cannot be written: {error}") from None

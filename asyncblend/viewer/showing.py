@@ -13,9 +13,10 @@ from typing import Any
 
 from ..aio import apart, finish
 from ..errors import AsyncblendError
+from ..ports import PAGE
 from ..tap.moment import Moment
 from .activity import Activity
-from .program import PAGE, Program, native, page
+from .program import Program, native, page
 from .screen import Screen, ScreenLost
 
 _CLOSING = 2.0  # seconds in which a viewer that takes nothing any more turns out to have ended

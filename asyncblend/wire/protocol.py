@@ -108,8 +108,8 @@ _OPTIONAL: dict[str, dict[str, type]] = {
     },
     LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list, "line": bool},
 }
-"""Fields that may be missing. "step" and what follows, only episodes have: a FRAME without them is a whole sample, a LEASE
-without them begins one."""
+"""Fields that may be missing. Only episodes have them, but for the times, which each FRAME may have: a FRAME without "step"
+is a whole sample, and a LEASE without "first" begins one. The times "sample", "render" and "capture" are microseconds."""
 
 _MICROSECONDS = 1_000_000
 _TIMES = frozenset(("sample", "render", "capture"))
@@ -127,7 +127,7 @@ class Spent(NamedTuple):
     """Of that, the rest of `bl.render`: reading, view transform, labels and files."""
 
     def fields(self) -> dict[str, int]:
-        """Return the fields of a FRAME: whole microseconds, without what is none."""
+        """Return the fields of a FRAME: whole microseconds, leaving out render and capture if bl.render was not called."""
         fields = {"sample": round(_MICROSECONDS * self.sample)}
         if self.render or self.capture:
             fields["render"] = round(_MICROSECONDS * self.render)

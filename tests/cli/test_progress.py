@@ -210,6 +210,21 @@ def test_a_wide_terminal_shows_the_verdict() -> None:
     assert line._now()[0].plain.endswith("  by instance 9")
 
 
+def test_the_verdict_is_of_the_time_before_blenders_quit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Statistics go on until the fleet has stopped, and while it stops every Blender is idle."""
+    windows = iter((7.0, 99.0, 99.0))
+
+    def stats() -> StreamStats:
+        return StreamStats(**NONE, frames={0: 1}, state={0: "stopped"}, window=next(windows))
+
+    config = StreamConfig(script=__file__)
+    line = LiveLine(config, stats, verdict=lambda stats: f"after {stats.window} s")
+    line.frame_came()
+    line.judge()
+    line.summary()
+    assert "after 7.0 s" in capsys.readouterr().out
+
+
 def test_counts_of_a_summary_add_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Frames that had come when the stream was stopped are told apart, and no rate comes from a moment."""
     counts = {**NONE, "delivered": 3}

@@ -71,6 +71,15 @@ def test_a_camera_of_another_form_is_listed(name: str, wrong: Any, scene: Scene)
     assert f"{name} " in shown.rest()
 
 
+@pytest.mark.parametrize("name", ["K", "world_to_camera"])
+def test_a_camera_that_projects_nothing_is_none(name: str, scene: Scene) -> None:
+    """A matrix without an inverse, such as that of a script that has not set it, is not used."""
+    for wrong in (np.zeros_like(scene(0)[name]), np.ones_like(scene(0)[name])):
+        shown = Shown({**scene(0), name: wrong})
+        assert shown.view is None
+        assert f"{name} " in shown.rest()
+
+
 def test_a_table_of_mixed_classes(scene: Scene) -> None:
     """A class that is no whole number counts as none, and a table without ids is listed."""
     odd = ("cube", None, 2.5, [1], 2)

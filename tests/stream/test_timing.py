@@ -107,10 +107,10 @@ def test_consumers_wait_as_long_as_one_of_them_does() -> None:
     timing.start(START)
     timing.wait(START)
     timing.wait(START + 1)
-    timing.waited(START + 2)
-    timing.took(START + 2, START)
-    timing.waited(START + 4)
-    timing.took(START + 4, START + 1)
+    timing.waited(START + 2, START)
+    timing.took(START + 2)
+    timing.waited(START + 4, START + 1)
+    timing.took(START + 4)
     timing.took(START + 5)
     found = summary([timing], START, START + 8)
     assert found["waiting"] == pytest.approx(0.5)
@@ -119,13 +119,41 @@ def test_consumers_wait_as_long_as_one_of_them_does() -> None:
     assert found["window"] == pytest.approx(8)
 
 
+def test_a_wait_in_vain_is_that_of_the_next_frame() -> None:
+    """A consumer that asks with a timeout again and again has waited for what comes at last."""
+    timing = Timing(4)
+    timing.start(START)
+    for began in (START, START + 2):
+        timing.wait(began)
+        timing.waited(began + 1, began)
+    timing.took(START + 4)
+    timing.took(START + 5)
+    assert summary([timing], START, START + 6)["seconds_waited"].mean == pytest.approx(1)
+
+
+def test_the_frame_that_begins_the_window_is_not_of_its_rate() -> None:
+    """Ten frames, a second apart, are one a second; and so they are when the first one is out of the window."""
+    timing, past = Timing(4), Timing(0)
+    timing.start(START)
+    timing.leads = True
+    assert summary([timing], START, START + 1)["rate"] == 0.0
+    for second in range(10):
+        timing.took(START + second)
+    assert summary([timing], START, START + 9)["rate"] == pytest.approx(1)
+    past.absorb(timing, START + 9)
+    assert summary([past], START, START + 9)["rate"] == pytest.approx(1)
+    for second in range(10, 120):
+        timing.took(START + second)
+    assert summary([timing], START, START + 119)["rate"] == pytest.approx(1, rel=0.02)
+
+
 def test_the_wait_for_blenders_start_is_no_wait() -> None:
     """A consumer that waited before the first frame of the run has waited from then on."""
     timing = Timing(4)
     timing.wait(START - 100)
     timing.start(START)
-    timing.waited(START + 1)
-    timing.took(START + 1, START - 100)
+    timing.waited(START + 1, START - 100)
+    timing.took(START + 1)
     found = summary([timing], START, START + 2)
     assert found["waiting"] == pytest.approx(0.5)
     assert found["seconds_waited"].mean == pytest.approx(1)
@@ -182,6 +210,22 @@ class Blenders:
 
     def answered(self, life: Life, *, more: bool, count: int = 1) -> None:
         self.told.append(("answered", life, more, count))
+
+
+def test_who_quits_waits_for_no_lease() -> None:
+    """The wait of a Blender that is gone has not ended with a lease, and the others idle as before."""
+    now, blenders = START, Blenders()
+    idleness = Idleness(blenders, lambda: now)
+    idleness.level.start(now)
+    blenders.ready = [Life(0, 0), Life(1, 5)]
+    idleness.ready_lives()
+    now += 4
+    idleness.gone(Life(0, 0))
+    now += 4
+    assert spread([idleness.waits.slices(now)]) == Spread()
+    assert share([idleness.level.slices(now)]) == pytest.approx(1)
+    idleness.leased(Life(1, 5))
+    assert spread([idleness.waits.slices(now)]).p90 == about(8)
 
 
 def test_blenders_idle_without_a_lease() -> None:

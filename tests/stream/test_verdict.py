@@ -77,6 +77,18 @@ def test_who_waits_and_what_to_do(of: dict[str, Any], said: str) -> None:
     assert verdict(stats(**of)) == said
 
 
+def test_advice_can_be_followed() -> None:
+    """There are no fewer instances than one, and no part of a frame takes less than nothing."""
+    alone = verdict(stats(idle=0.5, state={0: "idle"}))
+    assert (
+        alone
+        == "training is the bottleneck: the Blenders waited 50 % of the time, and the queue was 0 % full; render more for each frame"
+    )
+    rounded = verdict(stats(waiting=0.5, sample=0.7, render=0.1 + 0.2, capture=0.4 + 1e-9))
+    assert "0 % in the rest of the script" in rounded
+    assert "-0 %" not in rounded
+
+
 def test_a_consumer_has_a_name() -> None:
     """What takes the frames need not be a training loop."""
     assert verdict(stats(idle=0.5), "recording").startswith("recording is the bottleneck: the Blenders waited 50 %")

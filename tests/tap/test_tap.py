@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -125,6 +127,76 @@ def test_the_consumer_never_waits_and_nothing_is_kept() -> None:
         assert looks[0].came <= tap.came == index
 
 
+def test_who_has_looked_from_elsewhere_keeps_nothing() -> None:
+    """The frame of an answer is let go with it, and not with the next question."""
+    port, tap = free_port(), Tap()
+    served = Served(tap, port)
+    try:
+        with attached(port) as one:
+            kept: list[weakref.ref[Any]] = []
+            looker = threading.Thread(target=lambda: looked(one))
+            looker.start()
+            while looker.is_alive():
+                shown = frame(0)
+                kept.append(weakref.ref(shown["image"]))
+                tap.put(shown)
+                del shown
+            looker.join()
+            for _ in range(int(100 * LIMIT)):
+                gc.collect()
+                if not any(ref() is not None for ref in kept):
+                    break
+                threading.Event().wait(0.01)
+            else:
+                raise AssertionError("a frame is kept")
+    finally:
+        served.close()
+
+
+def test_a_frame_that_comes_too_late_is_not_kept() -> None:
+    """A look that has ended gets none, and the next one gets a later one."""
+    with closing(Ended(Tap())) as ended:
+        assert ended.tap.look(0.01).frame is None
+        late = frame(0)
+        kept = weakref.ref(late["image"])
+        ended.tap.put(late)
+        del late
+        gc.collect()
+        assert kept() is None
+        assert ended.tap.look(0.01).frame is None
+
+
+LOGGING = """
+import logging
+from asyncblend.tap.tap import Tap
+tap = Tap()
+logging.warning("configured late") if {late} else None
+log = logging.getLogger("asyncblend.x")
+log.warning("one")
+logging.getLogger("theirs").warning("two")
+log.info("none")
+logging.basicConfig(format="ours %(message)s", force={late})
+log.warning("three")
+assert [line.text for line in tap.look(0).log][-2:] == ["one", "three"]
+tap.end()
+log.warning("four")
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_view_leaves_the_programs_own_log_as_it_is(late: bool) -> None:
+    """Without a configuration warnings are printed as ever, and one that comes later holds."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LOGGING.format(late=late)], capture_output=True, text=True, timeout=LIMIT, check=True
+    )
+    lines = ended.stderr.splitlines()
+    if late:  # the root logger has got a handler after the tap
+        assert lines[0] == "WARNING:root:configured late"
+        assert [line.rpartition(" ")[2].rpartition(":")[2] for line in lines[1:]] == ["one", "two", "three", "four"]
+    else:
+        assert lines == ["one", "two", "ours three", "ours four"]
+
+
 def test_a_look_without_a_frame_ends() -> None:
     """It says what else there is, and after the end it says so at once."""
     tap = Tap(lambda: STATS, 16)
@@ -177,11 +249,18 @@ def test_who_attaches_sees_newest_frames_and_the_end() -> None:
             assert seen[-1].came >= indices[-1] + 1
             stop.set()
             consumer.join()
-            closer = threading.Thread(target=served.close)
-            closer.start()
-            while not looked(one, with_frame=False).ended:
-                pass
-            closer.join()
+            ended: list[bool] = []
+
+            def look_until_it_ends() -> None:
+                while not looked(one, with_frame=False).ended:
+                    pass
+                ended.append(True)
+
+            looker = threading.Thread(target=look_until_it_ends)
+            looker.start()  # who looks is told of the end; who has ceased to look is not waited for
+            served.close()
+            looker.join()
+            assert ended
     finally:
         stop.set()
         consumer.join()
@@ -233,7 +312,10 @@ def test_what_is_no_port_is_refused(port: Any) -> None:
         check_port(port)
 
 
-@pytest.mark.parametrize("address", ["", "x", ":", "host:", "host:x", "70000", "127.0.0.1:0"])
+@pytest.mark.parametrize(
+    "address",
+    *(["", "x", ":", "host:", "host:x", "70000", "127.0.0.1:0", "http://localhost:9870", "my host:9870", "a/b:9870"],),
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     """The message says what an address is."""
     with pytest.raises(ConfigError, match="HOST:PORT"):
@@ -320,6 +402,42 @@ def test_a_dataset_shows_its_frames(workers: int, tmp_path: Path, write_script: 
         assert moment.frame["image"][0, 0, 0] == moment.frame.index % 256
         assert moment.doing is not None
         assert set(moment.doing.state) <= {0, 1}
+
+
+def test_who_attaches_sees_one_epoch_after_another(tmp_path: Path, write_script: Any) -> None:
+    """Each epoch has a worker of its own. That the first one ends is not the end."""
+    from torch.utils.data import DataLoader
+
+    port, seen = free_port(), [0, 0]
+    dataset = ab.BlenderDataset(script=write_script(BODY), blender=fake_blender(tmp_path / "fake"), instances=1)
+    dataset.view(port=port)
+    epoch, stop = 0, threading.Event()
+    ends: list[bool] = []
+
+    def look() -> None:
+        with attached(port) as one:
+            while not stop.is_set():
+                moment = one.look(0.1)
+                if moment is not None and moment.frame is not None:
+                    seen[epoch] += 1
+                if moment is not None:
+                    ends.append(moment.ended)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for epoch in range(2):
+            items = iter(DataLoader(dataset, batch_size=None, num_workers=1, timeout=LIMIT))
+            for _ in items:
+                if seen[epoch] > 2:
+                    break
+            del items
+    finally:
+        stop.set()
+        looker.join()
+        dataset.close()
+    assert min(seen) > 2
+    assert not any(ends)
 
 
 def test_a_view_keeps_no_dataset_alive(tmp_path: Path, write_script: Any) -> None:
