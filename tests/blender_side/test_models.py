@@ -17,6 +17,7 @@ Run = Callable[[str], Path]
 # A bracket of a red base, 2 x 1 x 0.5, and a blue post on it, 1 x 1 x 1. The file has it off the origin, and its parts
 # are parented, so that a part that lost its place or its parent's would be noticed.
 EXPORT = """
+import warnings
 from asyncblend import blender as bl
 from asyncblend.errors import ConfigError
 
@@ -61,7 +62,9 @@ def export(path, *names, **options):
     found = operator(*names)
     if found is not None:
         known = found.get_rna_type().properties.keys()
-        found(filepath=str(path), **{name: value for name, value in options.items() if name in known})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Blender's own add-ons are older than numpy 2.5
+            found(filepath=str(path), **{name: value for name, value in options.items() if name in known})
 
 def refused(*args, **options):
     try:
