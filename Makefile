@@ -37,6 +37,12 @@ LIBRARIES := libx11-6:libX11.so.6 libxrender1:libXrender.so.1 libxfixes3:libXfix
 INSIDE := asyncblend/__init__.py asyncblend/_lazy.py asyncblend/errors.py asyncblend/wire asyncblend/blender \
 	blender_scripts
 
+# $(call beside,environment): let it have all that the first one has and it has not itself, asyncblend too.
+BESIDE := import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))
+define beside
+$(BIN)/python -c '$(BESIDE)' > "$$(echo $(1)/lib/python3.*/site-packages)/beside.pth"
+endef
+
 # $(call apt,packages): install them, or say what to type.
 define apt
 if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -116,7 +122,7 @@ viewer: $(VIEW)/.installed
 
 $(VIEW)/.installed: $(STAMP)
 	$(BIN)/python -m venv $(VIEW) || { rm -rf $(VIEW); exit 1; }
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo $(VIEW)/lib/python3.*/site-packages)/beside.pth"
+	$(call beside,$(VIEW))
 	$(VIEW)/bin/python -m pip install --disable-pip-version-check --no-deps $(VIEWER)
 	@touch $@
 
@@ -124,7 +130,7 @@ loaders: $(LOAD)/.installed
 
 $(LOAD)/.installed: $(STAMP)
 	$(BIN)/python -m venv --without-pip $(LOAD) || { rm -rf $(LOAD); exit 1; }
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo $(LOAD)/lib/python3.*/site-packages)/beside.pth"
+	$(call beside,$(LOAD))
 	$(BIN)/python -m pip --python $(LOAD)/bin/python install --disable-pip-version-check --no-deps $(LOADERS)
 	@touch $@
 
