@@ -48,7 +48,7 @@ def _alone(stats: StreamStats) -> str:
     text = f"rendering alone: {rate} frames/s of {instances} instance{'s' * (instances != 1)}"
     if stats.idle >= _MUCH:
         return f"{text}, which waited {_percent(stats.idle)} of the time: this program cannot take more{_frame(stats)}"
-    return f"{text}, for which a training loop that is slower need not wait{_frame(stats)}"
+    return f"{text}, so a training loop that takes fewer never waits{_frame(stats)}"
 
 
 def _frame(stats: StreamStats) -> str:

@@ -98,7 +98,7 @@ def test_who_drops_frames_is_no_training() -> None:
     """It waits by nature, so that it waited says nothing; how fast rendering is by itself does."""
     alone = stats(waiting=0.99, rate=12.34, sample=0.3)
     assert verdict(alone, None) == (
-        "rendering alone: 12.3 frames/s of 4 instances, for which a training loop that is slower need not wait; a frame takes 0.3 s"
+        "rendering alone: 12.3 frames/s of 4 instances, so a training loop that takes fewer never waits; a frame takes 0.3 s"
     )
     idle = verdict(stats(waiting=0.5, idle=0.4, rate=14_000, state={0: "idle"}), None)
     assert (
