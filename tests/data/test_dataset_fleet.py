@@ -379,10 +379,10 @@ def test_render_before_while_and_after_iterating(make: Make) -> None:
     noises += [dataset.render(7)["noise"].tolist(), *(i["noise"].tolist() for i in items if i["index"] == 7)]
     assert noises == [noises[0]] * 5
     assert dataset.render(10**12)["index"] == 10**12
-    pids = {item["pid"] for item in items}
-    assert dataset.render(1)["pid"] in pids
+    pids = {item["pid"] for item in [*items, dataset.render(1)]}
     stats = dataset.stats()
     assert stats is not None
+    assert len(pids) <= len(stats.frames)  # the same Blenders, of which one may have made all items
     assert (stats.delivered, stats.restarts) == (26, 0)
     dataset.close()
     assert dataset.render(7)["noise"].tolist() == noises[0]
