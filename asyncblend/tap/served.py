@@ -20,7 +20,7 @@ from .moment import Line, Moment, packed
 from .tap import Tap
 
 _NO_FRAME = 0.5  # seconds after which a look is answered without a frame
-_WATCHED = 0.5  # seconds in which somebody who looks has asked again
+_WATCHED = 2.0  # seconds in which somebody who looks has asked again, also where processes wait for a processor
 _RETRY = 1.0  # seconds until a taken port is tried again
 _MAX_QUESTION = 64  # bytes: a question is its number
 _log = logging.getLogger("asyncblend")

@@ -185,11 +185,13 @@ def test_the_log_says_it_now_and_then(
     async def consume() -> None:
         async with make(IMAGE, queue_size=2) as stream:
             await anext(stream)
+            await anext(stream)  # a rate is of at least two frames
             await until(said)
 
     with caplog.at_level(logging.INFO, logger="asyncblend"):
         if threaded:
             with make(IMAGE, queue_size=2).sync() as stream:
+                next(stream)
                 next(stream)
                 until_in_thread(said)
         else:
