@@ -76,9 +76,11 @@ class Attached:
             elif self._socket.poll(milliseconds):
                 number, *parts = self._socket.recv_multipart(copy=False)
                 self._heard = time.monotonic()
-                if number.bytes == self._asked:
+                moment = unpacked([part.buffer for part in parts])
+                # The answer to an earlier question came late, and is of the past: but after the end comes no other.
+                if number.bytes == self._asked or moment.ended:
                     self._asked, self._answered = b"", True
-                    return unpacked([part.buffer for part in parts])
+                    return moment
         self._check_silence()
         return None
 
