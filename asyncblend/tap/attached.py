@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 
@@ -36,7 +37,7 @@ class Attached:
         """As HOST:PORT."""
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.LINGER, 1000)  # for the word that the end was read
         self._socket.setsockopt(zmq.RCVHWM, 4)
         self._socket.setsockopt(zmq.SNDHWM, 1)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a question waits for nobody who is not there
@@ -80,6 +81,9 @@ class Attached:
                 # The answer to an earlier question came late, and is of the past: but after the end comes no other.
                 if number.bytes == self._asked or moment.ended:
                     self._asked, self._answered = b"", True
+                    if moment.ended:
+                        with contextlib.suppress(zmq.Again):  # the training is gone
+                            self._socket.send(b"", zmq.NOBLOCK)
                     return moment
         self._check_silence()
         return None

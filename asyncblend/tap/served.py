@@ -53,8 +53,8 @@ def unusable(port: int, option: str, error: OSError) -> ConfigError:
 class Served:
     """A thread that listens on a port of the loopback device, and answers each question with the next moment of a Tap.
 
-    A question is one part with a number, at most 64 bytes; the answer is that number and the parts of a moment. Nothing
-    else is read from anybody, and nothing is unpickled.
+    A question is one part with a number, at most 64 bytes; the answer is that number and the parts of a moment. Who has
+    read the end says so by one more part. Nothing else is read from anybody, and nothing is unpickled.
 
     While the port is taken, perhaps by the worker of the epoch before, it is tried again: a training does not fail for
     its view.
@@ -127,25 +127,31 @@ class Served:
         poller = zmq.Poller()
         poller.register(questions, zmq.POLLIN)
         poller.register(self._closing, zmq.POLLIN)
-        ended, answered = False, -_WATCHED
+        ended, answered, told = False, -_WATCHED, set[bytes]()
         while not ended:
             ended = any(ready is not questions for ready, _ in poller.poll())
             if ended and self._last and time.monotonic() - answered < _WATCHED:
                 # Somebody who looks is about to ask again, and is to learn of the end.
                 questions.poll(int(1000 * _WATCHED))
             if asked := _asked(questions):
-                ended, answered = self._tell(questions, asked) or ended, time.monotonic()
+                told = self._tell(questions, asked)
+                ended, answered = bool(told) or ended, time.monotonic()
+        # ZeroMQ drops what has come over a connection, and was not read yet, when that is closed.
+        until = time.monotonic() + _WATCHED
+        while told and questions.poll(max(0, int(1000 * (until - time.monotonic())))):
+            told -= _asked(questions).keys()
 
-    def _tell(self, questions: zmq.Socket[bytes], asked: dict[bytes, bytes]) -> bool:
-        """Answer those who have asked, and return whether it is the end. Nothing of the frame is kept afterwards."""
+    def _tell(self, questions: zmq.Socket[bytes], asked: dict[bytes, bytes]) -> set[bytes]:
+        """Answer those who have asked, and return who was told of the end. Nothing of the frame is kept afterwards."""
         moment = self._tap.look(_NO_FRAME)
         # Copied as they are sent, so that a slot of shared memory is free at once.
         parts = _parts(moment if self._last else moment._replace(ended=False))
-        for who, number in {**asked, **_asked(questions)}.items():
+        asking = {**asked, **_asked(questions)}
+        for who, number in asking.items():
             # A peer that is gone, or has not read the answer before, gets none: it asks again.
             with contextlib.suppress(zmq.Again):
                 questions.send_multipart([who, number, *parts], zmq.NOBLOCK)
-        return moment.ended
+        return {*asking} if moment.ended else set()
 
 
 def _asked(questions: zmq.Socket[bytes]) -> dict[bytes, bytes]:

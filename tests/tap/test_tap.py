@@ -228,8 +228,8 @@ class Ended:
 # -- from another process ----------------------------------------------------------------------------------------
 
 
-def test_who_attaches_sees_newest_frames() -> None:
-    """Each look gets a later frame, with the counts."""
+def test_who_attaches_sees_newest_frames_and_the_end() -> None:
+    """Each look gets a later frame, with the counts; closing tells the end."""
     port, tap, stop = free_port(), Tap(lambda: STATS, 16), threading.Event()
     served = Served(tap, port)
 
@@ -247,6 +247,20 @@ def test_who_attaches_sees_newest_frames() -> None:
             assert indices == sorted({*indices})
             assert all(moment.doing == DOING for moment in seen)
             assert seen[-1].came >= indices[-1] + 1
+            stop.set()
+            consumer.join()
+            ended: list[bool] = []
+
+            def look_until_it_ends() -> None:
+                while not looked(one, with_frame=False).ended:
+                    pass
+                ended.append(True)
+
+            looker = threading.Thread(target=look_until_it_ends)
+            looker.start()  # who looks is told of the end; who has ceased to look is not waited for
+            served.close()
+            looker.join()
+            assert ended
     finally:
         stop.set()
         consumer.join()
