@@ -27,6 +27,7 @@ frame, batch, stats
 timing       how long consumers, Blenders and frames took over the latest minute (pure)
 idleness     when each Blender had nothing to do
 timekeeper   the same of a whole run
+totals       what a whole run has counted and timed
 verdict      who is the bottleneck, in one line (pure)
 
 The way of a frame: a consumer frees a slot of its pass; the dispatcher leases the next index to a Blender through the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import MutableMapping, Sequence
 from typing import Any
@@ -24,8 +23,7 @@ from .leases import Lease
 from .params import Drawn, Feeds
 from .passes import Arrival, Pass
 from .stats import StreamStats
-from .timekeeper import Timekeeper
-from .timing import WINDOW
+from .totals import Totals
 
 
 class Dispatcher:
@@ -39,7 +37,7 @@ class Dispatcher:
     def __init__(self, config: StreamConfig, hub: Sender, fleet: Blenders, lines: MutableMapping[Life, Line]) -> None:
         self.end_error: BaseException | None = None  # Why the run cannot go on: the first reason
         self._config, self._hub, self._fleet = config, hub, Idleness(fleet, time.monotonic)
-        self._time = Timekeeper(self._fleet, time.monotonic)
+        self._totals = Totals(self._fleet, hub)
         self.feeds: Feeds = Feeds(self.dispatch, config.params)
         self._passes: list[Pass] = []
         self._served: dict[int, int] = {}  # by pass: the turn in which it was leased from last
@@ -48,11 +46,7 @@ class Dispatcher:
         self._turns = itertools.count()
         self._dispatching = self._again = False
         self._holdings: dict[Life, Holding] = {}
-        self._frames = dict.fromkeys(fleet.states, 0)
-        self._directs = Directs(self._fleet, lines, self._frames)
-        self._stale = self._duplicates = 0
-        self._delivered = self._skipped = self._bytes = 0  # of passes that have ended
-        self._ahead_until = -math.inf  # when the latest pass has ended that was rendered ahead
+        self._directs = Directs(self._fleet, lines, self._totals.frames)
 
     # -- for the consumers ----------------------------------------------------------------------------------------
 
@@ -61,7 +55,7 @@ class Dispatcher:
         source.number = next(self._numbers)
         self._passes.append(source)
         self._served[source.number] = -1
-        self._time.begin(source.timing)
+        self._totals.time.begin(source.timing)
         source.params.begin(self.feeds)
         if self.end_error is not None:
             source.fail(self.end_error)
@@ -92,13 +86,8 @@ class Dispatcher:
         self._passes.remove(source)
         del self._served[source.number]
         self._directs.end(source)
-        self._delivered += source.book.delivered
-        self._skipped += source.book.skipped
-        self._bytes += source.bytes
         source.end(error)
-        self._time.end(source.timing)
-        if not source.on_demand:
-            self._ahead_until = time.monotonic()
+        self._totals.end(source)
         self._revoke(source)
         self._close_episodes(source)
         self.dispatch()
@@ -106,15 +95,14 @@ class Dispatcher:
     @property
     def renders_ahead(self) -> bool:
         """Whether anything was rendered ahead lately. A stepped episode and its Blender wait for each other by nature."""
-        lately = time.monotonic() - self._ahead_until < WINDOW
-        return lately or not all(source.on_demand for source in self._passes)
+        return self._totals.rendered_ahead(self._passes)
 
     def close(self, error: BaseException) -> None:
         """End all passes with this error, and accept no more."""
         self.end_error = self.end_error or error
         for source in list(self._passes):
             self.end(source, error)
-        self._time.close()
+        self._totals.time.close()
 
     def fail(self, error: BaseException) -> None:
         """Lease no more, because the run cannot go on. Consumers get the frames that are there, then the error."""
@@ -125,31 +113,7 @@ class Dispatcher:
 
     def stats(self) -> StreamStats:
         """Return a snapshot of the counters of all passes and the fleet, and of what was timed."""
-        each = [source.counts() for source in self._passes]
-        direct, restarts = self._directs.played, self._fleet.restarts
-        first = sum(one.first_consumed for one in direct.values())
-        made = {number: one.made for number, one in direct.items()}
-
-        def total(name: str) -> int:
-            return sum(one[name] for one in each)
-
-        return StreamStats(
-            delivered=self._delivered + total("delivered") + sum(made.values()) + first,
-            rendering=total("rendering") + sum(one.asked for one in direct.values()),
-            queued=total("queued") - first,
-            skipped=self._skipped + total("skipped"),
-            bytes=self._bytes + total("bytes") + sum(one.bytes for one in direct.values()),
-            restarts=sum(restarts.values()),
-            instance_restarts=restarts,
-            recycled=self._fleet.recycled,
-            duplicates=self._duplicates,
-            stale=self._stale,
-            bad_messages=self._hub.bad_messages,
-            refused=self._hub.refused,
-            frames={number: count + made.get(number, 0) for number, count in self._frames.items()},
-            state=self._fleet.states,
-            **self._time.summary(),
-        )
+        return self._totals.stats(self._passes, self._directs.played)
 
     # -- leases out -----------------------------------------------------------------------------------------------
 
@@ -428,20 +392,20 @@ class Dispatcher:
             made_by: Number of the Blender, where the life is no Blender's own. None: that of the life.
         """
         if (direct := self._directs.find((number, serial))) is not None and direct.has_step(step.number):
-            self._stale += 1  # it was made once more, because a connection was lost
+            self._totals.stale += 1  # it was made once more, because a connection was lost
             return
         dropped = self._by_message(life, number, serial).is_closing((number, serial))
         if not dropped and not self._expects(life, number, serial, step.number):
-            self._stale += 1
+            self._totals.stale += 1
             return
         one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
         if one is None:
             return
         instance = life.instance if made_by is None else made_by
-        self._frames[instance] += 1
+        self._totals.frames[instance] += 1
         source, lease = one
         if dropped or source.ended:
-            self._stale += 1
+            self._totals.stale += 1
         else:
             params = (source.params_of_step(step.number) or lease.params).values
             frame = Frame(
@@ -454,7 +418,7 @@ class Dispatcher:
                 last=step.last,
                 spent=step.spent,
             )
-            self._time.frame(source.timing, step.spent)
+            self._totals.time.frame(source.timing, step.spent)
             if step.line and not step.last:
                 self._directs.begin(life, one, step.number)  # before the consumer can see the frame
             source.arrive(lease, frame, step.fingerprint)
@@ -522,7 +486,7 @@ class Dispatcher:
 
     def dropped_frame(self) -> None:
         """Count a frame from a connection that belongs to no life."""
-        self._stale += 1
+        self._totals.stale += 1
 
     def _by_message(self, life: Life, number: int, serial: int) -> Holding:
         """Return what a life holds that answers a lease by a message. If it was played directly, that ends."""
@@ -545,8 +509,8 @@ class Dispatcher:
         holding = self._holding(life)
         one = holding.find((number, serial))
         if one is None:
-            self._stale += 1
-            self._duplicates += (number, serial) in holding.answered
+            self._totals.stale += 1
+            self._totals.duplicates += (number, serial) in holding.answered
         else:
             self._let_go(holding, one)
             holding.answered.append(one.name)
