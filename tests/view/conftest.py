@@ -94,9 +94,8 @@ class Viewing:
     def end(self) -> None:
         """Kill what runs still."""
         for process in self._started:
-            if process.poll() is None:
+            with process:  # which closes its pipe, of a process that has ended by itself, too
                 process.kill()
-                process.communicate()
 
 
 @pytest.fixture
