@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +16,20 @@ import pytest
 import torch
 
 from asyncblend.errors import ConfigError
+from benchmarks.gpu import command
 from benchmarks.gpu.images import Images, Setup
 from benchmarks.gpu.seen import Seen, cards, check_torch, choose, visible
 from benchmarks.gpu.training import Training, hidden, overlap
-from benchmarks.measuring import Timed
+from benchmarks.measuring import Effort, Timed
+from benchmarks.report import Metric, Report
 
 ROOT = Path(__file__).parents[1]
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available() or bool(cards()), reason="there is a GPU here")
 
 
 def run(*options: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", "gpu", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    line = [sys.executable, "-m", "benchmarks", "gpu", *options]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @needs_no_gpu
@@ -69,11 +74,13 @@ def test_it_can_be_tried_on_the_processor(name: str, tmp_path: Path, real_kind: 
 
 
 def test_the_blender_with_the_most_gpu_is_chosen() -> None:
-    """A Blender that has only Cycles on a GPU is better than one without, and one that draws there too is best."""
+    """Cycles on a GPU is better than none, by OptiX is better than by CUDA, and EEVEE there too is best."""
     none = Seen("none", "a", renderer="llvmpipe")
     cycles = Seen("cycles", "b", cycles="CUDA (a card)", ended="no display")
     both = Seen("both", "c", cycles="OPTIX (a card)", eevee="BLENDER_EEVEE", renderer="a card", software=False)
+    optix = dataclasses.replace(cycles, cycles="OPTIX (a card)")
     assert choose([none, cycles], processor=False) is cycles
+    assert choose([cycles, optix], processor=False) is optix
     assert choose([cycles, both, none], processor=False) is both
     assert choose([cycles, none], processor=True) is none
     with pytest.raises(ConfigError, match="none has Cycles on no GPU, EEVEE by the processor: llvmpipe"):
@@ -119,6 +126,37 @@ def test_blendtorchs_claim_stands_beside_five_instances() -> None:
     (claim,) = [row for row in report.rows if row.way == "blendtorch's claim"]
     assert claim.case == "EEVEE, 1 sample, 640x480, 5 instances"
     assert report.ratio(claim) == 5.0
+
+
+@pytest.mark.slow
+@pytest.mark.blender
+def test_what_fails_is_noted_and_the_rest_is_measured(
+    tmp_path: Path, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU whose memory is full with many instances must not lose what was measured with fewer."""
+    written: list[tuple[list[str], dict[str, str]]] = []
+
+    def save(reports: Sequence[Report], about: Mapping[str, str]) -> None:
+        written.append(([one.name for one in reports], dict(about)))
+
+    def full(self: Images, instances: int, how: Effort) -> None:
+        if instances > 1:
+            raise RuntimeError("System is out of GPU memory\nand more")
+        self.found["CYCLES", instances] = {"async for": [Timed(1, 1.0)]}
+
+    copied = Report("gpu-copies", "Copies", "How.", [Metric("ms/step", lambda timed: timed.rate)])
+    copied.add("case", {"streamed": [Timed(1, 1.0)]})
+    monkeypatch.setattr(Images, "measure", full)
+    monkeypatch.setattr(command, "copies", lambda *_: copied)
+    setup = Setup(bpy_kind.blender, {"CYCLES": "Cycles, 1 sample"}, (), "cpu", 32, 24, 1, (1, 8), {})
+    run = command.Run(setup, {"measured": "bpy"}, time.monotonic() + 300, save)
+    assert [one.name for one in run.run()] == ["gpu-images", "gpu-copies"]
+    assert run.failed
+    names, about = written[-1]
+    assert names == ["gpu-images", "gpu-copies"]
+    assert about["failed: 8 instances"] == "RuntimeError: System is out of GPU memory"
+    assert about["first frame: Cycles, 1 sample"].startswith("after ")
+    assert written[0][0] == ["gpu-images"]
 
 
 def test_a_step_trains() -> None:

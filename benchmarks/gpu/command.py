@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from .images import Images, Setup, first_frame, several
 from .seen import Seen, cards, check_torch, choose, look, visible
 from .training import copies
 
-__all__ = ["gpu"]
+__all__ = ["Run", "gpu"]
 
 _HERE = Path(__file__).parents[1]
 _NAME = "RESULTS-GPU.md"
@@ -60,7 +61,8 @@ def gpu(
     table shows whether copies to the GPU hide behind the step, and where there are several GPUs, one compares them.
 
     It is saved after each table and after each number of instances, so what was measured is kept when it is cut off. It
-    needs NVIDIA's driver, a build of PyTorch for CUDA, and a Blender: the bpy module, or an executable.
+    needs NVIDIA's driver, a build of PyTorch for CUDA, and a Blender: the bpy module, or an executable. The exit status
+    is 1 if something could not be measured.
     """
     end = time.monotonic() + 60 * minutes
     try:
@@ -76,13 +78,16 @@ def gpu(
 
         for name, value in about.items():
             _console.print(f"{name}: {value}")
-        for report in _Run(setup, about, end, save).run():
+        run = Run(setup, about, end, save)
+        for report in run.run():
             for table in report.tables():
                 _console.print(table)
         _console.print(folder / _NAME)
     except AsyncblendError as error:
         _console.print(f"{type(error).__name__}: {error}", style="red")
         raise typer.Exit(1) from None
+    if run.failed:
+        raise typer.Exit(1)
 
 
 def _setup(chosen: Seen) -> Setup:
@@ -104,7 +109,7 @@ def _tried(chosen: Seen) -> Setup:
     return Setup(chosen.blender, engines, (), "cpu", 64, 48, 1, (1, 2), fleets)
 
 
-class _Run:
+class Run:
     """One run of the command.
 
     Args:
@@ -120,9 +125,15 @@ class _Run:
         self._setup, self._about, self._end, self._write = setup, about, end, save
         self._reports: dict[str, Report] = {}
         self._longest = 0.0  # seconds that one number of instances took
+        self.failed = False
+        """Whether something could not be measured."""
 
     def run(self) -> list[Report]:
-        """Measure what there is time for, and save it as it comes."""
+        """Measure what there is time for, and save it as it comes.
+
+        Raises:
+            AsyncblendError: No engine can render.
+        """
         self._first_frames()
         setup = self._setup
         turns = _ROUNDS * _WAYS * len(setup.engines) * len(setup.counts)
@@ -132,18 +143,20 @@ class _Run:
         images = Images(setup, f"Images into a loop and into training, by {self._about['measured']}")
         kept = _KEPT * self._left
         for instances in setup.counts:
-            if self._has_time(f"{instances} instances", kept):
+            if self._has_time(what := f"{instances} instance{'s' * (instances > 1)}", kept):
                 began = time.monotonic()
-                images.measure(instances, how)
+                with self._noting(what):
+                    images.measure(instances, how)
                 self._longest = max(self._longest, time.monotonic() - began)
                 self._save(images.report())
         _say("copies to the GPU")
-        self._save(copies(how, setup.device, setup.width, setup.height))
+        with self._noting("copies"):
+            self._save(copies(how, setup.device, setup.width, setup.height))
         if setup.fleets and CYCLES in setup.engines and self._has_time("several GPUs"):
-            self._save(several(setup, how))
-        reports = list(self._reports.values())
-        self._write(reports, self._about)  # with what was left out last
-        return reports
+            with self._noting("several GPUs"):
+                self._save(several(setup, how))
+        self._save()
+        return list(self._reports.values())
 
     @property
     def _left(self) -> float:
@@ -162,7 +175,7 @@ class _Run:
             try:
                 seconds = first_frame(self._setup, engine, max(60.0, self._left))
             except AsyncblendError as error:
-                self._about[f"first frame: {name}"] = f"{type(error).__name__} {str(error).splitlines()[0]}"
+                self._about[f"first frame: {name}"] = _told(error)
                 failed = error
             else:
                 self._about[f"first frame: {name}"] = f"after {seconds:.1f} s, the start of Blender included"
@@ -179,9 +192,28 @@ class _Run:
         self._about["left out, for time"] = what if before is None else f"{before}, {what}"
         return False
 
-    def _save(self, report: Report) -> None:
-        self._reports[report.name] = report
-        self._write(list(self._reports.values()), self._about)
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note what fails in this block, such as a GPU's memory being full, and let the rest be measured."""
+        try:
+            yield
+        except (
+            AsyncblendError,
+            RuntimeError,
+        ) as error:  # PyTorch's errors and those of the bare loop are RuntimeErrors
+            self.failed = True
+            self._about[f"failed: {what}"] = _told(error)
+            _console.print(f"{what}: {error}", style="red")
+
+    def _save(self, report: Report | None = None) -> None:
+        if report is not None:
+            self._reports[report.name] = report
+        self._write([one for one in self._reports.values() if one.rows], self._about)
+
+
+def _told(error: Exception) -> str:
+    """Return an error in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _gpus() -> dict[str, str]:

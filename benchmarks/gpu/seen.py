@@ -109,7 +109,8 @@ def choose(found: Sequence[Seen], *, processor: bool) -> Seen:
     """
     if processor:
         return max(found, key=lambda one: bool(one.renderer))
-    best = max(found, key=lambda one: bool(one.cycles) + one.eevee_has_gpu)
+    # Kernels for OptiX come with Blender. Those for CUDA do not with every build, and may have to be compiled.
+    best = max(found, key=lambda one: (bool(one.cycles) + one.eevee_has_gpu, one.cycles.startswith("OPTIX")))
     if best.cycles or best.eevee_has_gpu:
         return best
     driver = "nvidia-smi lists GPUs" if cards() else "nvidia-smi lists none"
