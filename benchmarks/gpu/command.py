@@ -135,6 +135,7 @@ class Run:
             AsyncblendError: No engine can render.
         """
         self._first_frames()
+        self._save()
         setup = self._setup
         turns = _ROUNDS * _WAYS * len(setup.engines) * len(setup.counts)
         # Four tenths of the time are for the largest table; its Blenders take as much to start.
