@@ -13,6 +13,7 @@ All ways of an answer run in the same process, in turns, beside a limit that no 
 - `results`: answers all questions and writes RESULTS.md.
 - `peers/`: what asyncblend is compared with, and the limits.
 - `inside/`: scripts that run inside Blender.
+- `gpu/`: what GPUs add, which `all` leaves out, as it needs one.
 - `soak/`: minutes of faults.
 - `fuzz/`: minutes of inputs that nobody wrote.
 """

@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
@@ -79,8 +80,11 @@ def _ways(blender: str | None, instances: int, scene: Callable[[], Scene]) -> It
 
 
 @contextlib.contextmanager
-def rendered(blender: str | None, instances: int, scene: Callable[[], Scene]) -> Iterator[Way]:
-    """Open a stream, and give a way that takes its frames. `scene` returns what to render now."""
+def rendered(blender: str | None, instances: int, scene: Callable[[], Scene], **options: Any) -> Iterator[Way]:
+    """Open a stream, and give a way that takes its frames. `scene` returns what to render now.
+
+    `options` are other options of the stream.
+    """
     stream = ab.BlenderStream(
         script=INSIDE / "cube_stream.py",
         blender=blender,
@@ -88,6 +92,7 @@ def rendered(blender: str | None, instances: int, scene: Callable[[], Scene]) ->
         queue_size=max(4, 2 * instances),
         params=lambda index: {"scene": list(scene())},
         timeouts=PATIENT,
+        **options,
     )
 
     frames = aiter(stream)

@@ -26,7 +26,7 @@ __all__ = ["everything", "write"]
 _HERE = Path(__file__).parent
 _console = Console()
 _ABOUT = (
-    "By `python -m benchmarks all`. Each question has a command of its own, named below its heading. All ways of a "
+    "# Results\n\nBy `python -m benchmarks all`. Each question has a command of its own, named below its heading. All ways of a "
     "table ran in the same run and in turns; the figures are medians of the rounds, with the lowest and the highest."
 )
 
@@ -81,27 +81,26 @@ def _of_executable(how: Effort, path: str) -> Report:
     return report
 
 
-def write(folder: Path, reports: Sequence[Report], about: Mapping[str, str], figures: Path | None = None) -> None:
+def write(
+    folder: Path,
+    reports: Sequence[Report],
+    about: Mapping[str, str],
+    figures: Path | None = None,
+    *,
+    name: str = "RESULTS.md",
+    introduction: str = _ABOUT,
+) -> None:
     """Write RESULTS.md into a folder, its pictures into `pictures` there, and all figures into a file."""
     from .charts import draw_report  # imports matplotlib, which would weigh on the memory of what is measured
 
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    lines = [
-        "# Results",
-        "",
-        _ABOUT,
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in about.items()),
-        "",
-    ]
+    lines = [introduction, "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in about.items()), ""]
     for report in reports:
         draw_report(pictures / f"{report.name}.png", report)
         lines += [f"## {report.title}", "", f"`python -m benchmarks {report.name.partition('-')[0]}`. {report.method}"]
         lines += ["", f"![{report.title}](pictures/{report.name}.png)", "", *report.markdown(), ""]
-    (folder / "RESULTS.md").write_text("\n".join(lines), encoding="utf-8")
+    (folder / name).write_text("\n".join(lines), encoding="utf-8")
     if figures is not None:
         written = {"machine": dict(about), "reports": [report.json() for report in reports]}
         figures.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from .pythons import check
 from .workspace import Workspace
 
 _REPORT = "report.json"
-_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+VISIBLE = ("CUDAVISIBLE_DEVICES", "HIPVISIBLE_DEVICES")
 """Environment variables that show a process one GPU only."""
 _ALLOCATORS = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that every glibc takes
@@ -162,7 +162,7 @@ class Spawner:
         for name, value in (_ALLOCATORS | _ONE_THREAD).items():
             environment.setdefault(name, value)
         if (gpu := config.gpu_of(life.instance)) is not None:
-            environment.update(dict.fromkeys(_VISIBLE, gpu))
+            environment.update(dict.fromkeys(VISIBLE, gpu))
         environment[RUN] = workspace.folder.name
         Launch(
             **host._asdict(),

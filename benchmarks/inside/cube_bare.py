@@ -13,6 +13,13 @@ import cube_scene  # type: ignore[import-not-found]
 import numpy as np
 
 cube_scene.prepare()
+if "samples" in told.about:
+    cube_scene.prepare_for_gpu(told.about["samples"])
+if told.about["gpu"] is not None:
+    told.asyncblend_too()
+    from asyncblend.blender.serving.devices import render_on
+
+    render_on(None, gpu=True)
 rng = np.random.default_rng()
 
 

@@ -19,6 +19,13 @@ def prepare() -> None:
     cube.rotation_mode = "QUATERNION"
 
 
+def prepare_for_gpu(samples: int) -> None:
+    """Change what `prepare` has set to what `python -m benchmarks gpu` renders, with so many samples of Cycles."""
+    scene.cycles.samples = samples
+    scene.eevee.taa_render_samples = 1  # what a viewport draws at a time, and blendtorch reads viewports
+    scene.render.use_persistent_data = True  # otherwise each frame loads Cycles' kernels into the GPU again
+
+
 def choose(width: int, height: int, engine: str) -> None:
     """Set the size and the engine, if they are others than before."""
     render = scene.render

@@ -1,5 +1,9 @@
-"""Renders the cube for asyncblend. The size and the engine come with each lease."""
+"""Renders the cube for asyncblend. The size and the engine come with each lease.
 
+`sys.argv[1]`, if it is there, is the number of samples for `python -m benchmarks gpu`.
+"""
+
+import sys
 from typing import Any
 
 import cube_scene  # type: ignore[import-not-found]
@@ -7,6 +11,8 @@ import cube_scene  # type: ignore[import-not-found]
 from asyncblend import blender as bl
 
 cube_scene.prepare()
+if sys.argv[1:]:
+    cube_scene.prepare_for_gpu(int(sys.argv[1]))
 camera = bl.Camera()
 
 

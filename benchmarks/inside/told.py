@@ -22,6 +22,11 @@ def packages() -> None:
     sys.path.append(os.path.join(about["packages"], f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"))
 
 
+def asyncblend_too() -> None:
+    """Make asyncblend importable, for what it knows about GPUs."""
+    sys.path.append(about["root"])
+
+
 def say(**words: Any) -> None:
     """Send a line of JSON to the launcher."""
     os.write(about["pipe"], json.dumps(words).encode() + b"\n")

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ..measuring import Timed, Way
 from .plain import PlainBlenders, Scene
@@ -15,9 +16,12 @@ __all__ = ["bare"]
 
 
 @contextlib.contextmanager
-def bare(blender: str | None, count: int, folder: Path, scene: Callable[[], Scene]) -> Iterator[Way]:
-    """Yield a way that renders frames which nobody receives. `scene` returns what to render."""
-    with PlainBlenders("cube_bare.py", blender, count, folder) as blenders:
+def bare(blender: str | None, count: int, folder: Path, scene: Callable[[], Scene], **about: Any) -> Iterator[Way]:
+    """Yield a way that renders frames which nobody receives. `scene` returns what to render.
+
+    `about` is what else `PlainBlenders` takes.
+    """
+    with PlainBlenders("cube_bare.py", blender, count, folder, **about) as blenders:
         blenders.answers()
 
         def way(seconds: float) -> Timed:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from asyncblend.fleet.discovery import find_blender
 from asyncblend.fleet.install.packages import cache_folder
+from asyncblend.fleet.spawn import VISIBLE
 
 __all__ = ["INSIDE", "PlainBlenders", "Scene"]
 
@@ -30,9 +31,19 @@ class PlainBlenders:
     """Several Blenders that run a script of benchmarks/inside. It is a context manager, and leaving it ends them.
 
     If Blender's Python lacks numpy or pyzmq, asyncblend must have installed them before.
+
+    Args:
+        script: One of benchmarks/inside.
+        blender: What to launch, as the stream's option has it.
+        count: How many.
+        folder: For their logs and files.
+        gpu: The only GPU that they see. None: whatever there is.
+        about: What the script finds in `told.about` beside that.
     """
 
-    def __init__(self, script: str, blender: str | None, count: int, folder: Path) -> None:
+    def __init__(
+        self, script: str, blender: str | None, count: int, folder: Path, *, gpu: str | None = None, **about: Any
+    ) -> None:
         found = find_blender(blender)
         command = [found.path, str(INSIDE / script)]
         if found.kind == "executable":
@@ -42,16 +53,17 @@ class PlainBlenders:
         self._folder = folder
         for number in range(count):
             own, its = os.pipe()
-            about = {"id": number, "folder": str(folder), "packages": str(cache_folder()), "pipe": its}
+            own_about = {"id": number, "folder": str(folder), "packages": str(cache_folder()), "pipe": its}
+            own_about |= {"root": str(INSIDE.parents[1]), "gpu": gpu, **about}
             with open(folder / f"{script}-{number}.log", "wb") as log:
                 process = subprocess.Popen(
-                    [*command, json.dumps(about)],
+                    [*command, json.dumps(own_about)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     pass_fds=[its],
                     cwd=folder,
-                    env=_environment(found.path),
+                    env=_environment(found.path, gpu),
                 )
             os.close(its)
             self._processes.append(process)
@@ -106,8 +118,10 @@ class PlainBlenders:
         return answer
 
 
-def _environment(path: str) -> dict[str, str]:
+def _environment(path: str, gpu: str | None) -> dict[str, str]:
     environment = dict(os.environ)
+    if gpu is not None:
+        environment.update(dict.fromkeys(VISIBLE, gpu))
     if path != sys.executable:
         for name in ("PYTHONPATH", "PYTHONHOME"):
             environment.pop(name, None)

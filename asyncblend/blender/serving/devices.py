@@ -72,10 +72,12 @@ def _enable_gpu() -> None:
         except TypeError:  # this build has no such kind
             continue
         seen.append(kind)
-        preferences.get_devices()
+        # Of this kind alone, because looking for the others would load their drivers too. The preferences may list
+        # devices that are no longer there: with one of those Cycles would render on the CPU, and not say so.
+        present = preferences.get_devices_for_type(kind)
         for device in preferences.devices:
             device.use = device.type == kind
-        if any(device.use for device in preferences.devices):
+        if any(device.type == kind for device in present):
             return
     raise ConfigError(
         f"gpus are given, but Cycles of Blender {bpy.app.version_string} finds no GPU that it can use "
