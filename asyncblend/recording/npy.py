@@ -1,7 +1,7 @@
-"""npy: arrays as npy files in gzip, and back. Whatever reads WebDataset reads them too.
+"""npy: arrays as gzipped npy files, which webdataset's own decoder reads, and back.
 
-Labels of pixels shrink to a tenth. ISA-L's deflate does that in less time than it takes to copy and to write the rest:
-a float32 normal map of 640x480 in 2 ms, where zlib takes 15 ms for the same size.
+Of rendered labels, ids shrink to a hundredth, normals to a fifth, depth to two fifths. ISA-L's deflate does that in less
+time than it would take to copy the array and to write it: a float32 normal map of 640x480 in 2 ms, zlib in 15.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compressed(array: Array) -> bytes:
 
 
 def from_compressed(data: bytes) -> Array:
-    """Return the array of a gzipped npy file, writable. Raises ValueError, EOFError or isal's error if it is none."""
+    """Return the array of a gzipped npy file, writable. Raises ValueError or isal's own error if it is none."""
     size = int.from_bytes(data[-4:], "little")  # modulo 4 GiB, as gzip writes it
     npy = isal_zlib.decompress(data, _GZIP, min(size, MOST_SHRUNK * len(data)))
     if len(npy) % (1 << 32) != size:
