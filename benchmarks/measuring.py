@@ -20,6 +20,8 @@ class Timed(NamedTuple):
     """Seconds of processor time that this process took, in all its threads."""
     busiest: float = 0.0
     """Seconds of processor time of the thread that took most of it. 0: not measured."""
+    size: float = 0.0
+    """Bytes that one frame takes. 0: not measured."""
 
     @property
     def rate(self) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import asyncblend as ab
 from asyncblend.aio import loop_factory
@@ -18,6 +21,7 @@ from asyncblend.config import cores
 from asyncblend.errors import BlenderNotFound
 from asyncblend.fleet.discovery import find_blender
 from asyncblend.recording.codec import Images, encode
+from asyncblend.scripts import script
 from asyncblend.testing import fake_blender
 
 from .machine import blender_name
@@ -33,20 +37,23 @@ _ENDLESS = 1 << 40
 _METHOD = (
     "640x480 RGB images with keypoints, of two Blenders. *not recorded*: `async for` over the stream. *PNG*, *JPEG*: over "
     "`stream.record(folder)`, in shards of 100 samples, each written through to the disk. *PNG alone (limit)*, *JPEG alone "
-    "(limit)*: the same images encoded by as many threads, and dropped. Fakes hand out pictures of a ball, plain, or with "
-    "noise of 4 in 255, as of few samples a pixel; the last case is really rendered."
+    "(limit)*: the same images encoded by as many threads, and dropped. *Pillow alone*: as *PNG alone*, with PNG by Pillow "
+    "and arrays as npy that is not compressed, as recordings before format 4 were. Fakes hand out pictures of a ball, "
+    "plain, or with noise of 4 in 255, as of few samples a pixel; the cases with the name of a script are really rendered, "
+    "shapes.py with all of its labels. MB: of the files, or, not recorded, in memory."
 )
 
 
 def measure(how: Effort, blender: str | None = None) -> Report:
     """Count images recorded per second, as PNG and as JPEG, beside the same stream not recorded.
 
-    The limit is encoding the same images, and nothing else. Plain and noisy pictures of fakes, and the cube of the
-    demo, if there is a Blender.
+    The limit is encoding the same images, and nothing else. Plain and noisy pictures of fakes, and, if there is a
+    Blender, the cube of the demo, and shapes with all labels.
     """
     metrics = [
         Metric("images/s", lambda timed: timed.rate, 1),
         Metric("host CPU ms/image", lambda timed: timed.cpu_each / 1000, 2),
+        Metric("MB/image", lambda timed: timed.size / 1e6, 2),
     ]
     report = Report("record", "Record: samples onto the disk", _METHOD, metrics, "PNG", own=["JPEG", "not recorded"])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
@@ -60,6 +67,9 @@ def measure(how: Effort, blender: str | None = None) -> Report:
             del cases["plain pictures"]
         elif _there_is(blender):
             cases[f"cube.py, {blender_name(blender)}"] = {"script": CUBE, "blender": blender}
+            # The queue is short, because a way first takes the frames that it has rendered before its turn.
+            shapes = {"script": script("shapes.py"), "blender": blender, "queue_size": 4}
+            cases[f"shapes.py, {blender_name(blender)}"] = shapes
         for number, (case, options) in enumerate(cases.items()):
             how.say(case)
             with _ways(folder / str(number), options) as ways:
@@ -78,16 +88,55 @@ def _there_is(blender: str | None) -> bool:
 @contextlib.contextmanager
 def _ways(folder: Path, options: dict[str, Any]) -> Iterator[Mapping[str, Way]]:
     options = {"instances": 2, **options}
-    png, jpeg = Images("png"), Images("jpeg")
+    png, jpeg, pillow = Images("png"), Images("jpeg"), _Pillow("png")
     with contextlib.ExitStack() as stack:
-        ways = {
-            "not recorded": stack.enter_context(async_for(**options)),
-            "PNG": stack.enter_context(_recorded(folder / "png", "png", options)),
-            "JPEG": stack.enter_context(_recorded(folder / "jpeg", "jpeg", options)),
-        }
+        stream = stack.enter_context(async_for(**options))
+        as_png = stack.enter_context(_recorded(folder / "png", "png", options))
+        as_jpeg = stack.enter_context(_recorded(folder / "jpeg", "jpeg", options))
         frames = _some(options)
         pool = stack.enter_context(ThreadPoolExecutor(cores()))
-        yield {**ways, "PNG alone (limit)": _alone(pool, frames, png), "JPEG alone (limit)": _alone(pool, frames, jpeg)}
+        yield {
+            "not recorded": _sized(stream, statistics.mean(map(_bytes, frames))),
+            "PNG": _sized(as_png, _recorded_bytes(frames, png)),
+            "JPEG": _sized(as_jpeg, _recorded_bytes(frames, jpeg)),
+            "PNG alone (limit)": _alone(pool, frames, png),
+            "Pillow alone": _alone(pool, frames, pillow),
+            "JPEG alone (limit)": _alone(pool, frames, jpeg),
+        }
+
+
+class _Pillow(Images):
+    """How recordings before format 4 were encoded."""
+
+    def encode(self, array: np.ndarray[Any, Any], name: str) -> tuple[str, bytes]:
+        buffer = io.BytesIO()
+        if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (3, 4):
+            Image.fromarray(array).save(
+                buffer, "PNG", compress_level=1, compress_type=3
+            )  # run lengths: best with noise
+            return "png", buffer.getvalue()
+        np.save(buffer, array)
+        return "npy", buffer.getvalue()
+
+
+def _sized(way: Way, size: float) -> Way:
+    """Return a way that says how many bytes a frame takes, too."""
+    return lambda seconds: way(seconds)._replace(size=size)
+
+
+def _bytes(value: Any) -> int:
+    """Return the bytes in memory of all arrays in a value."""
+    if isinstance(value, Mapping | list):
+        return sum(map(_bytes, value.values() if isinstance(value, Mapping) else value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def _recorded_bytes(frames: list[ab.Frame], images: Images) -> float:
+    return statistics.mean(sum(map(len, _files(frame, images).values())) for frame in frames)
+
+
+def _files(frame: ab.Frame, images: Images) -> dict[str, bytes]:
+    return encode(frame, index=frame.index, instance=0, params={}, images=images)
 
 
 @contextlib.contextmanager
@@ -131,10 +180,10 @@ def _alone(pool: ThreadPoolExecutor, frames: list[ab.Frame], images: Images) -> 
     """Return a way that encodes the frames with as many threads as a recorder, and drops the files."""
 
     def one(frame: ab.Frame) -> None:
-        encode(frame, index=frame.index, instance=0, params={}, images=images)
+        _files(frame, images)
 
     def work() -> int:
         list(pool.map(one, frames))
         return len(frames)
 
-    return lambda seconds: timed(work, seconds)
+    return _sized(lambda seconds: timed(work, seconds), _recorded_bytes(frames, images))

@@ -66,7 +66,9 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
         pytest.param("ray", {"asyncblend.ray", "one batch after another", "one fleet (limit)"}, marks=exhaustive),
         pytest.param("dataloader", {"DataLoader", "own batches", "in memory (limit)"}, marks=exhaustive),
         pytest.param(
-            "record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "JPEG alone (limit)"}, marks=exhaustive
+            "record",
+            {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "Pillow alone", "JPEG alone (limit)"},
+            marks=exhaustive,
         ),
         pytest.param("replay", {"checked", "not checked", "bytes alone (limit)"}, marks=exhaustive),
         ("startup", {"asyncblend", "plain launch (limit)"}),

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
-from .images import image_file, png, write_new
+from ..recording.png import png
+from .images import image_file, write_new
 from .labels import check_labels, check_size
 from .models import Models, rigid
 from .plan import Plan, Report

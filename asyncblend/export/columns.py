@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import ConfigError
-from .images import image_file, is_picture, png
+from ..recording.png import png
+from .images import image_file, is_picture
 
 Array = np.ndarray[Any, Any]
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..errors import ConfigError
+from ..recording.png import png
 
 
 class ImageFile(NamedTuple):
@@ -47,13 +46,6 @@ def image_file(item: Mapping[str, Any], *, alpha: bool = True) -> ImageFile:
             )
         data = png(np.ascontiguousarray(image[..., :3]) if cut else image)
     return ImageFile(f".{suffix}", data, np.shape(image)[:2])  # type: ignore[arg-type]
-
-
-def png(pixels: np.ndarray[Any, Any]) -> bytes:
-    """Return an image of 8 or 16 bits, or a mask of bools with 255 where it is set, as a PNG file."""
-    image = Image.fromarray(pixels.view(np.uint8) * 255 if pixels.dtype == bool else pixels)
-    image.save(buffer := io.BytesIO(), "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def write_new(path: Path, data: bytes, index: int) -> None:

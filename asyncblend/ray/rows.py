@@ -38,7 +38,7 @@ def table_of(samples: Sequence[Frame]) -> pa.Table:
 
 
 def encode(row: Mapping[str, Any], *, episodes: bool = False) -> dict[str, Any]:
-    """Return a row as the files of a WebDataset sample: images as PNG, other arrays as npy, all else as JSON.
+    """Return a row as the files of a WebDataset sample: images as PNG, other arrays as gzipped npy, all else as JSON.
 
         rows.write_webdataset("shards", encoder=asyncblend.ray.encode)
 

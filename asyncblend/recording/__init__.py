@@ -1,7 +1,9 @@
 """Recordings: a stream's samples in WebDataset shards. No torch here, and webdataset only where shards are written.
 
     checksums  what is compared so that no changed byte is read in silence
-    codec      one sample as files, and back: images, npy and JSON
+    codec      one sample as files, and back: images, arrays and JSON
+    png        an image as a PNG file
+    npy        an array as a gzipped npy file, and back
     places     where recordings are read: folders, and object stores
     shards     whole shards in a folder: their tables, and reading a sample from one
     reader     Recording: the samples of all shards of a folder

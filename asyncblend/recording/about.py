@@ -44,7 +44,7 @@ def versions() -> dict[str, str | None]:
     return {
         "asyncblend": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "pillow", "webdataset")},
+        **{name: _version(name) for name in ("numpy", "pillow", "isal", "webdataset")},
     }
 
 

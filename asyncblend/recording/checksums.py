@@ -17,8 +17,11 @@ from typing import Any
 
 from ..wire.payload import dumps
 
-FORMAT = 3
-"""The version of the format of recordings. Format 2 is the same without checksums."""
+FORMAT = 4
+"""The version of the format of recordings. In format 3 arrays are not compressed; format 2 has no checksums either."""
+
+CHECKED = (3, FORMAT)
+"""The formats that have checksums."""
 
 _SEAL = ',"crc32":"%s"}'
 _LENGTH = len(_SEAL % "01234567")
@@ -49,7 +52,7 @@ def unsealed(data: bytes, *, checked: bool) -> dict[str, Any]:
 
     Args:
         checked: Whether the checksum must be there. One that is there must be right in any case; and it must be there
-            if the fields say that they are of this format.
+            if the fields say that they are of a format that has checksums.
 
     Raises:
         Damaged: It is no JSON object, or not as it was written.
@@ -61,7 +64,7 @@ def unsealed(data: bytes, *, checked: bool) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise Damaged(f"its JSON cannot be read: it is a {type(fields).__name__}", file="json")
     found = fields.pop("crc32", None)
-    wanted = checked or found is not None or fields.get("format") == FORMAT
+    wanted = checked or found is not None or fields.get("format") in CHECKED
     if wanted and found != checksum(data[:-_LENGTH]):
         raise Damaged("its JSON is not what was written: its checksum differs", file="json")
     return fields

@@ -1,12 +1,12 @@
 """Codec: one sample as the files of a WebDataset sample, and back.
 
     000000012.image.png        uint8 arrays of H x W x 3 or 4
-    000000012.depth.npy        all other arrays, with their dtype and shape
+    000000012.depth.npy.gz     all other arrays, with their dtype and shape; before format 4, depth.npy
     000000012.json             index, instance, params and values, and the checksums of the other files
 
 An episode is one sample too: its values are those of its frames side by side, and its JSON has their number, "steps".
 
-In the JSON, params and values are trees of `wire.payload`: `{"$": "depth.npy"}` stands for an array. Files are named
+In the JSON, params and values are trees of `wire.payload`: `{"$": "depth.npy.gz"}` stands for an array. Files are named
 after their values, so that any WebDataset reader finds them. The name of a file has only lower-case letters, digits,
 "_" and "-", so it may differ from the name of the value; which file is which value, only the JSON says.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,18 +24,16 @@ import numpy as np
 
 from ..config import check_whole
 from ..errors import ConfigError, ProtocolError
-from ..wire.payload import DTYPES, from_tree, to_tree
+from ..wire.payload import from_tree, to_tree
+from . import npy
 from .checksums import Damaged, checksum, sealed, unsealed
+from .png import png
 
 Array = np.ndarray[Any, Any]
 
 _MAX_PIXELS = 1 << 26  # Pillow takes larger images for an attack when it reads them
 _MAX_JPEG_SIDE = 65_500  # pixels; libjpeg writes no more
-_MOST_SHRUNK = 1032  # no PNG is smaller by more than this factor: deflate writes 2 bits for at most 258 bytes
 _MAX_NAME = 60  # characters of a file's name after the key; a tar header has room for 100 in all
-# PNG of a rendered 640x480 image: level 1 takes 6 ms, level 6 takes 12 ms for 10 % less. Run-length matches (zlib's
-# strategy 3) are faster still with noise, 24 ms instead of 31, and smaller. One core; `python -m benchmarks record`.
-_PNG = {"compress_level": 1, "compress_type": 3}
 
 
 @dataclass(frozen=True)
@@ -61,20 +58,21 @@ class Images:
                 raise ConfigError(f"quality must be at most 100; got {self.quality}")
 
     def encode(self, array: Array, name: str) -> tuple[str, bytes]:
-        """Return the extension and the bytes of an array's file: an image if it can be one, else npy."""
-        from PIL import Image
+        """Return the extension and the bytes of an array's file: an image if it can be one, else gzipped npy.
 
-        buffer = io.BytesIO()
+        Which of them depends on the name, the dtype and the shape alone, so that a value has the same key in all samples.
+        """
         channels = array.shape[2] if array.dtype == np.uint8 and array.ndim == 3 else 0
         if channels not in (3, 4) or not 0 < array.shape[0] * array.shape[1] <= _MAX_PIXELS:
-            np.save(buffer, array)
-            return "npy", buffer.getvalue()
+            return "npy.gz", npy.compressed(array)
         fits = channels == 3 and max(array.shape) <= _MAX_JPEG_SIDE
         if self.format == "jpeg" and name.startswith("image") and fits:
+            from PIL import Image
+
+            buffer = io.BytesIO()
             Image.fromarray(array).save(buffer, "JPEG", quality=95 if self.quality is None else self.quality)
             return "jpg", buffer.getvalue()
-        Image.fromarray(array).save(buffer, "PNG", **_PNG)
-        return "png", buffer.getvalue()
+        return "png", png(array)
 
 
 class Sample(dict[str, Any]):
@@ -100,7 +98,7 @@ class Sample(dict[str, Any]):
         self.params: dict[str, Any] = params
         """The params it was rendered with. Empty if there were none."""
         self.files = files
-        """The recorded bytes of its files, by names such as "image.png" or "depth.npy"."""
+        """The recorded bytes of its files, by names such as "image.png" or "depth.npy.gz"."""
         self.steps = steps
         """How many frames the sample has. If there are several, it is an episode, and time is the first axis of its
         arrays."""
@@ -182,8 +180,10 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
         if checked and sums.get(file) != checksum(data):
             raise Damaged(f"{file} is not what was written: its checksum differs", file=file)
         try:
-            return _from_npy(data) if file.endswith(".npy") else _from_image(data)
-        except Exception as error:  # Pillow and numpy raise many kinds when bytes are wrong
+            if file.endswith(".npy.gz"):
+                return npy.from_compressed(data)
+            return npy.from_plain(data) if file.endswith(".npy") else _from_image(data)
+        except Exception as error:  # Pillow, numpy and isal raise many kinds when bytes are wrong
             raise Damaged(f"{file} cannot be read: {error}", file=file) from None
 
     try:
@@ -217,19 +217,6 @@ def _at_step(value: Any, step: int) -> Any:
     return row.item() if isinstance(row, np.generic) else row
 
 
-def _from_npy(data: bytes) -> Array:
-    # numpy's own reader allocates what the header says before it knows whether so many bytes are there.
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):  # type: ignore[no-untyped-call]
-        raise ValueError("another version of npy")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
-    if fortran or dtype not in DTYPES.values():
-        raise ValueError(f"dtype {dtype}, or an order of the axes, that is never written")
-    if len(data) - stream.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError("more or fewer bytes than its shape says")
-    return np.ndarray(shape, dtype, data, stream.tell()).copy()
-
-
 def _from_image(data: bytes) -> Array:
     from PIL import Image
 
@@ -237,6 +224,6 @@ def _from_image(data: bytes) -> Array:
         pixels = image.width * image.height
         if image.mode not in ("RGB", "RGBA") or pixels > _MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels of mode {image.mode}, which is never written")
-        if pixels * len(image.mode) > _MOST_SHRUNK * len(data):  # Pillow would allocate them before it notices
+        if pixels * len(image.mode) > npy.MOST_SHRUNK * len(data):  # Pillow would allocate them before it notices
             raise ValueError(f"{image.width} x {image.height} pixels cannot be in {len(data)} bytes")
         return np.array(image)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ..errors import RecordingError
-from .checksums import FORMAT, Damaged, sealed, unsealed
+from .checksums import CHECKED, FORMAT, Damaged, sealed, unsealed
 from .codec import Sample, decode
 from .places import Place, RemoteFile, names_in, open_file, size_of
 
@@ -27,7 +27,7 @@ P = TypeVar("P", Path, Place)
 
 ABOUT = "__recording__/about"  # the key of the file that says what made the samples; its extension is "json"
 END = b"\0" * 1024  # the end of a tar file
-_FORMATS = (2, FORMAT)  # those that are read
+_FORMATS = (2, *CHECKED)  # those that are read
 _BLOCK = 512  # bytes; a tar consists of these
 _PADDING = 1 << 20  # bytes at the end of a tar that are looked at; a writer leaves at most 11 KiB
 _MAX_INDEX = 1 << 63  # an index is kept as an int64
@@ -56,7 +56,7 @@ class Shard:
     @property
     def checked(self) -> bool:
         """Whether its samples have checksums."""
-        return bool(self.about["format"] == FORMAT)
+        return self.about["format"] in CHECKED
 
 
 def tar_of(folder: P, number: int) -> P:
@@ -102,7 +102,7 @@ def find_shard(folder: Place, number: int) -> Shard:
     if shard.about.get("format") not in _FORMATS:
         raise RecordingError(
             f"{path} is of the format {shard.about.get('format', 1)!r:.40} of recordings, and this version of "
-            f"asyncblend reads formats {' and '.join(map(str, _FORMATS))}. Take the version that wrote it; or record "
+            f"asyncblend reads formats {_FORMATS[0]} to {_FORMATS[-1]}. Take the version that wrote it; or record "
             f"the samples again, into another folder",
             path=str(path),
         )
@@ -160,7 +160,7 @@ def _from_table(path: Place, size: int) -> Shard | None:
         spans = [Span(*map(int, span)) for span in table["samples"]]
         about, full_size = dict(table["about"]), table["size"]
         right = all(0 <= span.sample < _MAX_INDEX and 0 <= span.start < span.end <= size for span in spans)
-        good = table["format"] == FORMAT and right
+        good = table["format"] in CHECKED and right
     except (Damaged, OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
     if type(full_size) is int and full_size > size:

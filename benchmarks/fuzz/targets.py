@@ -142,6 +142,7 @@ def _summed(tar: bytes) -> bytes:
 
 
 def _recordings() -> Iterator[bytes]:
+    from asyncblend.recording.checksums import FORMAT
     from asyncblend.recording.codec import Images, encode
     from asyncblend.recording.writer import ShardSize, Writer
 
@@ -157,7 +158,7 @@ def _recordings() -> Iterator[bytes]:
             writer.close()
             tar, table = (Path(folder, f"shard-000000.{kind}").read_bytes() for kind in ("tar", "json"))
         # Of format 2, in which nothing is checked: what is behind the checksums must be as robust.
-        old = tar.replace(b'"format":3,', b'"format":2,').replace(b'"crc32":', b'"crc33":')
+        old = tar.replace(b'"format":%d,' % FORMAT, b'"format":2,').replace(b'"crc32":', b'"crc33":')
         for how in (b"0", b"1", b"3"):
             yield SEPARATOR.join((how, tar, table))
         yield SEPARATOR.join((b"1", old, b""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -82,7 +83,7 @@ def test_what_a_frame_has_comes_back(values: dict[str, Any], params: dict[str, A
     values, params = travelled(values), travelled(params)
     files = encode(values, index=index, instance=7, params=params, images=PNG)
     assert len({name.lower() for name in files}) == len(files)
-    assert all(re.fullmatch(r"json|[a-z0-9][a-z0-9_-]{0,64}\.(npy|png)", name) for name in files)
+    assert all(re.fullmatch(r"json|[a-z0-9][a-z0-9_-]{0,64}\.(npy\.gz|png)", name) for name in files)
     sample = decode(files)
     assert (sample.index, sample.instance) == (index, 7)
     assert same(sample.returned, values)
@@ -107,7 +108,7 @@ def test_arrays_that_come_back_are_ones_own(values: dict[str, Any]) -> None:
 
 
 def test_files_have_the_names_of_the_values() -> None:
-    """Images are PNG files and other arrays npy files, named after their values, and the JSON maps values to files."""
+    """Images are PNG files and other arrays gzipped npy files, named after their values, and the JSON maps values to files."""
     values = {
         "image": np.zeros((4, 5, 3), np.uint8),
         "mask": np.zeros((4, 5), np.uint8),
@@ -117,7 +118,7 @@ def test_files_have_the_names_of_the_values() -> None:
         "far": math.inf,
     }
     files = encode(values, index=12, instance=1, params={"level": 0.5, "xy": np.ones(2)}, images=PNG)
-    assert sorted(files) == ["deep-xy-0.npy", "depth.npy", "image.png", "json", "mask.npy", "params-xy.npy"]
+    assert sorted(files) == ["deep-xy-0.npy.gz", "depth.npy.gz", "image.png", "json", "mask.npy.gz", "params-xy.npy.gz"]
     assert files["image.png"].startswith(b"\x89PNG")
     about = json.loads(files["json"], parse_constant=pytest.fail)
     assert about.pop("files") == {name: f"{zlib.crc32(data):08x}" for name, data in files.items() if name != "json"}
@@ -125,12 +126,12 @@ def test_files_have_the_names_of_the_values() -> None:
     assert about == {
         "index": 12,
         "instance": 1,
-        "params": {"level": 0.5, "xy": {"$": "params-xy.npy"}},
+        "params": {"level": 0.5, "xy": {"$": "params-xy.npy.gz"}},
         "values": {
             "image": {"$": "image.png"},
-            "mask": {"$": "mask.npy"},
-            "depth": {"$": "depth.npy"},
-            "deep": {"xy": [{"$": "deep-xy-0.npy"}]},
+            "mask": {"$": "mask.npy.gz"},
+            "depth": {"$": "depth.npy.gz"},
+            "deep": {"xy": [{"$": "deep-xy-0.npy.gz"}]},
             "count": 3,
             "far": {"$float": "inf"},
         },
@@ -207,7 +208,7 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
         ("json", b'{"index": 1, "instance": 0, "params": {}}', "there is no 'values'"),
         ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": "y.npy"}}}', "no 'y.npy'"),
         ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$": 0}}}', "there is no 0"),
-        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"$": "x.npy"}}', "no dicts"),
+        ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"$": "x.npy.gz"}}', "no dicts"),
         ("json", b'{"index": 1, "instance": 0, "params": [], "values": {}}', "no dicts"),
         ("json", b'{"index": 1e999, "instance": 0, "params": {}, "values": {}}', "JSON"),
         ("json", b'{"index": 1, "instance": 0, "params": {}, "values": {"x": {"$float": "1"}}}', "JSON"),
@@ -218,12 +219,14 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
         ),
         pytest.param(
             "json",
-            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": [{"$": "x.npy"}, {"$": "x.npy"}]}}',
-            "no 'x.npy'",
+            b'{"index": 1, "instance": 0, "params": {}, "values": {"x": [{"$": "x.npy.gz"}, {"$": "x.npy.gz"}]}}',
+            "no 'x.npy.gz'",
             id="one-file-twice",  # else a small JSON could ask for any amount of memory
         ),
-        ("x.npy", b"", "x.npy cannot be read"),
-        ("x.npy", b"\x93NUMPY\x01\x00", "x.npy cannot be read"),
+        ("x.npy.gz", b"", "x.npy.gz cannot be read"),
+        ("x.npy.gz", b"\x93NUMPY\x01\x00", "x.npy.gz cannot be read"),
+        ("x.npy.gz", gzip.compress(b""), "x.npy.gz cannot be read"),
+        ("x.npy.gz", gzip.compress(b"\x93NUMPY\x01\x00"), "x.npy.gz cannot be read"),
         ("image.png", b"\x89PNG\r\n\x1a\n", "image.png cannot be read"),
         ("image.png", b"GIF89a", "image.png cannot be read"),
     ],
@@ -241,9 +244,36 @@ def test_damaged_files_are_told(name: str, data: bytes, message: str) -> None:
 def test_arrays_cut_off_or_of_objects_are_refused() -> None:
     """An npy file must have as many bytes as its shape and dtype say, and nothing is unpickled."""
     files = encode({"x": np.arange(3)}, index=1, instance=0, params={}, images=PNG)
-    for wrong in (files["x.npy"][:-1], files["x.npy"] + b"\0", files["x.npy"].replace(b"<i8", b"|O ")):
+    packed, about = files["x.npy.gz"], json.loads(files["json"])
+    del about["crc32"]
+    plain = json.dumps({**about, "values": {"x": {"$": "x.npy"}}}).encode()  # as before format 4
+    npy = gzip.decompress(packed)
+    assert same(decode({"json": plain, "x.npy": npy}, checked=False).returned, {"x": np.arange(3)})
+    for wrong in (b"", npy[:-1], npy + b"\0", npy.replace(b"<i8", b"|O "), npy.replace(b"(3,)", b"(4,)")):
         with pytest.raises(Damaged, match=r"x\.npy cannot be read"):
-            decode({**files, "x.npy": wrong}, checked=False)
+            decode({"json": plain, "x.npy": wrong}, checked=False)
+        with pytest.raises(Damaged, match=r"x\.npy\.gz cannot be read"):
+            decode({**files, "x.npy.gz": gzip.compress(wrong)}, checked=False)
+    for wrong in (packed[:-1], packed + b"\0", packed[:-4] + b"\xff\xff\xff\xff", packed[:20] + b"\0" + packed[21:]):
+        with pytest.raises(Damaged, match=r"x\.npy\.gz cannot be read"):
+            decode({**files, "x.npy.gz": wrong}, checked=False)
+
+
+def test_labels_of_pixels_shrink() -> None:
+    """Depth, normals and ids of a scene take a fraction of their size in memory, and each comes back to the bit."""
+    y, x = np.mgrid[-1:1:240j, -1:1:320j].astype(np.float32)
+    height = np.sqrt(np.clip(1 - 2 * (x**2 + y**2), 0, None))
+    ball = height > 0
+    values = {
+        "depth": np.where(ball, 5 - height, np.inf).astype(np.float32),
+        "normal": np.stack([np.where(ball, part, 0) for part in (x, y, height)], axis=2),
+        "instance": ball.astype(np.int32),
+        "clip": np.repeat(ball[None, ..., None], 3, axis=0).astype(np.uint8),
+    }
+    files = encode(values, index=0, instance=0, params={}, images=PNG)
+    assert same(decode(files).returned, values)
+    assert sum(map(len, files.values())) < sum(array.nbytes for array in values.values()) / 2
+    assert len(files["instance.npy.gz"]) < values["instance"].nbytes / 50
 
 
 @pytest.mark.parametrize(

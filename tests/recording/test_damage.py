@@ -17,6 +17,7 @@ import pytest
 import asyncblend as ab
 from asyncblend.errors import RecordingError
 from asyncblend.recording import Recording, is_recording, read
+from asyncblend.recording.checksums import FORMAT
 from asyncblend.recording.codec import Images, encode
 from asyncblend.recording.writer import ShardSize, Writer
 
@@ -145,7 +146,7 @@ def test_a_table_of_any_length(small: Path) -> None:
         assert told(small) is None
 
 
-@pytest.mark.parametrize("file", ["image.png", "x.npy", "json"])
+@pytest.mark.parametrize("file", ["image.png", "x.npy.gz", "json"])
 def test_the_error_says_which_file_and_where(file: str, small: Path) -> None:
     """The offset is that of the damaged file in the shard."""
     tar = small / "shard-000000.tar"
@@ -181,8 +182,8 @@ def test_a_crafted_table_is_harmless(samples: str, small: Path) -> None:
     """A table with numbers that no table has gives an error of its kind, or is not used."""
     tar = small / "shard-000000.tar"
     size = tar.stat().st_size
-    about = json.dumps({"format": 3, **ABOUT})
-    table = f'{{"format":3,"size":{size},"about":{about},"samples":{samples}'
+    about = json.dumps({"format": FORMAT, **ABOUT})
+    table = f'{{"format":{FORMAT},"size":{size},"about":{about},"samples":{samples}'
     tar.with_suffix(".json").write_bytes(reseal(table))
     told(small)
     with contextlib.suppress(RecordingError):  # any other error fails

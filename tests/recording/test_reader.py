@@ -97,7 +97,7 @@ def test_a_bad_table_is_made_again(damage: str, written: Written) -> None:
     assert table.read_bytes() == good
 
 
-@pytest.mark.parametrize("version", [1, 4])
+@pytest.mark.parametrize("version", [1, 5])
 @pytest.mark.parametrize("table", [True, False])
 def test_another_format_is_told(version: int, table: bool, written: Written) -> None:
     """Both reading and writing refuse shards of another format, with or without tables, and leave them unchanged."""
@@ -108,7 +108,7 @@ def test_another_format_is_told(version: int, table: bool, written: Written) -> 
             shard = shards.Shard(tar, tar.stat().st_size, {"format": version}, [])
             shards.write_table(shard)
     before = {path: path.read_bytes() for path in folder.glob("shard-*")}
-    told = rf"shard-000000\.tar is of the format {version} .*reads formats 2 and 3\. Take the version that wrote it"
+    told = rf"shard-000000\.tar is of the format {version} .*reads formats 2 to 4\. Take the version that wrote it"
     for reader in (lambda: list(read(folder)), lambda: written([])):
         with pytest.raises(RecordingError, match=told) as caught:
             reader()
@@ -189,6 +189,35 @@ def test_another_tools_tar_is_read(written: Written) -> None:
         list(read(folder))
 
 
+@pytest.mark.parametrize("table", [True, False])
+def test_a_recording_of_format_3_is_read_and_continued(table: bool, folder: Path, written: Written) -> None:
+    """Its arrays are plain npy. A writer leaves its shards as they are, and adds others of its own format."""
+    shutil.copytree(Path(__file__).parent / "format3", folder)  # made by the last version that wrote format 3
+    if not table:
+        for file in folder.glob("*.json"):
+            file.unlink()
+    before = {path: path.read_bytes() for path in folder.glob("*.tar")}
+    assert written([4, 5]) == folder
+    assert {path: path.read_bytes() for path in before} == before
+    samples = list(read(folder))
+    assert [sample.index for sample in samples] == list(range(6))
+    for index, sample in enumerate(samples[:4]):
+        image = np.arange(index, index + 144, dtype=np.uint8).reshape(6, 8, 3)
+        depth = np.arange(48, dtype=np.float32).reshape(6, 8) / 7 + index
+        np.testing.assert_array_equal(sample["image"], image)
+        np.testing.assert_array_equal(sample["depth"], depth, strict=True)
+        assert (sample["name"], sample.params["level"]) == (f"sample {index}", index / 4)
+        np.testing.assert_array_equal(sample.params["xy"], np.array([index, -1]), strict=True)
+        assert sorted(sample.files) == ["depth.npy", "image.png", "json", "params-xy.npy"]
+    np.testing.assert_array_equal(samples[5]["depth"], values_of(5)["depth"], strict=True)
+    assert sorted(samples[5].files) == ["depth.npy.gz", "image.png", "json"]
+    data = bytearray(next(iter(before.values())))
+    data[data.index(b"NUMPY") + 130] ^= 1  # its checksums are compared as ever
+    next(iter(before)).write_bytes(data)
+    with pytest.raises(RecordingError, match=r"depth\.npy is not what was written: its checksum differs"):
+        list(read(folder))
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset does not close its files
 def test_webdataset_reads_it(written: Written) -> None:
     """webdataset reads the samples with its own decoders, and skips the file that says what made them."""
@@ -199,7 +228,7 @@ def test_webdataset_reads_it(written: Written) -> None:
     for index, sample in enumerate(samples):
         expected = values_of(index)
         np.testing.assert_array_equal(sample["image.png"], expected["image"])
-        np.testing.assert_array_equal(sample["depth.npy"], expected["depth"])
+        np.testing.assert_array_equal(sample["depth.npy.gz"], expected["depth"])
         assert sample["json"]["index"] == index
     gc.collect()
 
