@@ -14,7 +14,7 @@ from . import spent
 from .cycles import PassReader, pass_names, reading_passes
 from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
-from .label_session import WITH_IDS, label_session
+from .label_session import WITH_IDS, LabelSession, label_session
 from .passes import passes_named
 from .plan import plan_capture
 from .settings import changed
@@ -22,9 +22,10 @@ from .settings import changed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .label_session import LabelSession
-
 _Array = npt.NDArray[Any]
+
+_NOTHING = contextlib.nullcontext()
+_NO_LABELS = contextlib.nullcontext(LabelSession([], [], {}, None, None))
 
 
 class RenderInfo(NamedTuple):
@@ -164,12 +165,11 @@ def _rendered(
     """Render once, with the engine that is set."""
     start = time.perf_counter()
     plan = plan_capture(scene, color, channels)
-    steps = [
-        (scene.render, "use_compositing", plan.compositing),  # skipping both saves a quarter of a fast frame in 4.5
-        (scene.render, "use_sequencer", plan.sequencing),
-    ]
-    with label_session(passes, scene, layer) as session, changed(steps):
-        own_names = session.own_names(pass_names(scene, layer)) if plan.passes_in_memory else {}
+    # A change of a setting has Blender evaluate the scene once more, and it is a large part of a small frame to prepare
+    # for labels that nobody wants.
+    off = changed([(scene.render, "use_compositing", False)]) if plan.compositor_off else _NOTHING
+    with label_session(passes, scene, layer) if passes else _NO_LABELS as session, off:
+        own_names = session.own_names(pass_names(scene, layer)) if passes and plan.passes_in_memory else {}
         names = list(dict.fromkeys(own_names.values())) + (["Combined"] if plan.image_in_memory else [])
         with reading_passes(scene.name, layer.name, names) if names else contextlib.nullcontext(PassReader()) as reader:
             render_start = time.perf_counter()
@@ -187,12 +187,14 @@ def _rendered(
             image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
             opaque = plan.image_in_memory and bool((combined[..., 3] == 1).all())
-            image = _saved_image(scene, color, channels, opaque)
-        if plan.passes_in_memory:
-            arrays = {name: reader.passes[own][::-1] for name, own in own_names.items()}
-        else:
-            arrays = _saved_passes(session, scene, layer.name) if session.passes else {}
-        result = {"image": np.require(image, image_dtype, ["C", "W"])} | session.values(arrays)
+            image = np.require(_saved_image(scene, color, channels, opaque), image_dtype, ["C", "W"])
+        result: dict[str, Any] = {"image": image}
+        if passes:
+            if plan.passes_in_memory:
+                arrays = {name: reader.passes[own][::-1] for name, own in own_names.items()}
+            else:
+                arrays = _saved_passes(session, scene, layer.name) if session.passes else {}
+            result |= session.values(arrays)
 
     seconds_capture = time.perf_counter() - start - seconds_render
     return result, RenderInfo("file" if plan.reason else "memory", plan.reason, seconds_render, seconds_capture)
@@ -218,8 +220,9 @@ def _run_blender(scene: Any) -> None:
 
     if scene.render.use_persistent_data:
         scene.update_tag()  # otherwise Cycles does not notice a new seed
+    handlers = bpy.app.handlers
     try:
-        with _new_objects_noticed():
+        with _new_objects_noticed() if handlers.render_init or handlers.render_pre else _NOTHING:
             bpy.ops.render.render(write_still=False)
     except RuntimeError as error:
         raise RuntimeError(_explain(scene, str(error).strip())) from error
