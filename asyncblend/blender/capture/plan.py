@@ -15,7 +15,7 @@ _GREASE_PENCIL = {"GPENCIL", "GREASEPENCIL"}
 class CapturePlan(NamedTuple):
     """How `render` gets an image."""
 
-    compositor_off: bool  # whether the compositor is on without nodes, with which Blender would not even render
+    compositor_off: bool  # whether the compositor has to be off, because it has no nodes
     passes_in_memory: bool = False  # whether the passes can be read from Cycles' memory
     image_in_memory: bool = False  # whether the pass Combined is what Blender would save, except for the view transform
     table: DisplayTable | None = None  # the view transform of a display image from memory

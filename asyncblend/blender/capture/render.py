@@ -60,8 +60,8 @@ def render(
     `last_render` tells which of the two it was, and why. The first frame with a new view transform, look, gamma or
     curve (not exposure) takes up to 0.1 s longer, because a table is made for it.
 
-    All settings that are changed for the render are put back, also when it fails. Compositing and sequencer are off
-    meanwhile where they would have nothing to do. `scene.render.use_persistent_data` is left alone: it saves a tenth to
+    All settings that are changed for the render are put back, also when it fails. A compositor without
+    nodes is off meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to
     a third of a fast frame, so set it once you have checked that your frames stay the same. With it, Blender keeps
     showing the old state of whatever it was not told about: `obj["name"] = x` without `obj.update_tag()`,
     `mesh.vertices.foreach_set` without `mesh.update()`, and new pixels of an image even with `image.update()`. A new
