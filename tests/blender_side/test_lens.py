@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from asyncblend import ConfigError
-from asyncblend.blender.scene.lens import Frame, checked_intrinsics, frame_of, lens_settings, to_camera, to_pixels
+from asyncblend.blender.scene.lens import (
+    Frame,
+    checked_intrinsics,
+    extrinsics,
+    frame_of,
+    lens_settings,
+    to_camera,
+    to_pixels,
+)
 
 GOOD = [[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]]
 
@@ -106,3 +114,13 @@ def test_what_has_no_place_is_nan(perspective: bool) -> None:
     assert np.isnan(pixels[:3]).tolist() == [[perspective] * 2] * 2 + [[False] * 2]
     assert pixels[2].tolist() == [320, 240]
     assert np.isnan(pixels[3, 0])
+
+
+def test_extrinsics_are_the_inverse_of_the_cameras_matrix() -> None:
+    """Also of one with shear, as a parent with an uneven scale gives it."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        place = np.eye(4)
+        place[:3] = rng.normal(size=(3, 4))
+        expected = np.diag([1.0, -1, -1, 1]) @ np.linalg.inv(place)
+        np.testing.assert_allclose(extrinsics(place), expected, rtol=1e-9, atol=1e-9)

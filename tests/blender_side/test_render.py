@@ -180,3 +180,57 @@ def test_says_that_there_is_no_camera(results: dict[str, Any]) -> None:
 
 def test_says_that_stereo_is_not_supported(results: dict[str, Any]) -> None:
     assert "use_multiview = False" in results["errors"]["stereo"]
+
+
+UNTOUCHED = """
+from asyncblend.blender import render
+
+scene = bpy.context.scene
+scene.render.engine = "CYCLES"
+scene.render.resolution_x, scene.render.resolution_y = 64, 48
+scene.cycles.samples, scene.cycles.use_denoising = 1, False
+scene.view_settings.view_transform = "Standard"
+results = {"errors": []}
+
+plain = render()["image"]  # fills the table of the view transform
+bpy.context.view_layer.update()
+evaluations = []
+bpy.app.handlers.depsgraph_update_post.append(lambda *_: evaluations.append(1))
+render()
+bpy.context.evaluated_depsgraph_get()
+results["evaluations"] = len(evaluations)
+bpy.app.handlers.depsgraph_update_post.clear()
+
+# a compositor that is on and has no nodes: Blender would not render
+if hasattr(scene, "compositing_node_group"):
+    scene.compositing_node_group = bpy.data.node_groups.new("empty", "CompositorNodeTree")
+else:
+    scene.use_nodes = True
+    scene.node_tree.nodes.clear()
+results["empty"] = bool((render()["image"] == plain).all())
+scene.camera = None
+try:
+    render()
+except RuntimeError as error:
+    results["errors"].append(str(error))
+results["compositing"] = scene.render.use_compositing
+(OUT / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def untouched(in_blender: Callable[[str], Path]) -> dict[str, Any]:
+    return dict(json.loads((in_blender(UNTOUCHED) / "results.json").read_text()))
+
+
+def test_without_labels_the_scene_is_not_evaluated_again(untouched: dict[str, Any]) -> None:
+    assert untouched["evaluations"] == 0
+
+
+def test_compositor_without_nodes_changes_nothing(untouched: dict[str, Any]) -> None:
+    assert untouched["empty"]
+
+
+def test_compositor_is_on_again_also_after_an_error(untouched: dict[str, Any]) -> None:
+    assert len(untouched["errors"]) == 1
+    assert untouched["compositing"]

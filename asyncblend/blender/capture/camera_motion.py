@@ -37,7 +37,7 @@ def checked_camera(pass_name: str) -> Iterator[None]:
 
     def record(scene: Any, depsgraph: Any) -> None:  # Blender calls this at each frame
         camera = scene.camera.evaluated_get(depsgraph)
-        projection = projection_of(camera, depsgraph, scene.render)
+        projection = np.array(projection_of(camera, depsgraph, scene.render))
         shots.append(_Shot(camera.data.type == "ORTHO", np.array(camera.matrix_world), projection))
 
     handlers = bpy.app.handlers.frame_change_post

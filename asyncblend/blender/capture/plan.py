@@ -15,8 +15,7 @@ _GREASE_PENCIL = {"GPENCIL", "GREASEPENCIL"}
 class CapturePlan(NamedTuple):
     """How `render` gets an image."""
 
-    compositing: bool  # whether Blender has to run the compositor
-    sequencing: bool  # whether Blender has to run the sequencer
+    compositor_off: bool  # whether the compositor has to be off, because it has no nodes
     passes_in_memory: bool = False  # whether the passes can be read from Cycles' memory
     image_in_memory: bool = False  # whether the pass Combined is what Blender would save, except for the view transform
     table: DisplayTable | None = None  # the view transform of a display image from memory
@@ -25,12 +24,14 @@ class CapturePlan(NamedTuple):
 
 def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
     """Return the cheapest plan that gives what Blender would save. For the arguments see `render`."""
-    steps = _has_compositor(scene), _has_strips(scene)
+    tree = compositor_tree(scene)
+    compositing = tree is not None and len(tree.nodes) > 0
+    off = tree is not None and not compositing
     if obstacle := passes_obstacle(scene):
-        return CapturePlan(*steps, reason=obstacle)
-    if obstacle := _image_obstacle(scene, *steps):
-        return CapturePlan(*steps, passes_in_memory=True, reason=obstacle)
-    plan = CapturePlan(*steps, passes_in_memory=True, image_in_memory=True)
+        return CapturePlan(off, reason=obstacle)
+    if obstacle := _image_obstacle(scene, compositing):
+        return CapturePlan(off, passes_in_memory=True, reason=obstacle)
+    plan = CapturePlan(off, passes_in_memory=True, image_in_memory=True)
     if color == "linear":
         return plan
     view = scene.view_settings
@@ -56,7 +57,7 @@ def passes_obstacle(scene: Any) -> str:
     return next((reason for obstacle, reason in obstacles if obstacle), "")
 
 
-def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
+def _image_obstacle(scene: Any, compositing: bool) -> str:
     """Return why Blender would save another image than the one in Cycles' memory, or ""."""
     import bpy
 
@@ -66,7 +67,7 @@ def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
     drawn = pencils and any(obj.type in _GREASE_PENCIL for obj in bpy.data.objects)
     obstacles = [
         (compositing, "the scene has compositor nodes"),
-        (sequencing, "the scene has sequencer strips"),
+        (_has_strips(scene), "the scene has sequencer strips"),
         (render.use_stamp, "render.use_stamp writes into the image"),
         (render.use_freestyle, "Freestyle draws into the image"),
         (len(scene.view_layers) > 1, "the scene has several view layers"),
@@ -74,11 +75,6 @@ def _image_obstacle(scene: Any, compositing: bool, sequencing: bool) -> str:
         (drawn, "grease pencil is drawn into the image"),
     ]
     return next((reason for obstacle, reason in obstacles if obstacle), "")
-
-
-def _has_compositor(scene: Any) -> bool:
-    tree = compositor_tree(scene)
-    return tree is not None and len(tree.nodes) > 0
 
 
 def compositor_tree(scene: Any) -> Any:

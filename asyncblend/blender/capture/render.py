@@ -14,7 +14,7 @@ from . import spent
 from .cycles import PassReader, pass_names, reading_passes
 from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
-from .label_session import WITH_IDS, label_session
+from .label_session import WITH_IDS, LabelSession, label_session
 from .passes import passes_named
 from .plan import plan_capture
 from .settings import changed
@@ -22,9 +22,10 @@ from .settings import changed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .label_session import LabelSession
-
 _Array = npt.NDArray[Any]
+
+_NOTHING = contextlib.nullcontext()
+_NO_LABELS = contextlib.nullcontext(LabelSession([], [], {}, None, None))
 
 
 class RenderInfo(NamedTuple):
@@ -59,8 +60,8 @@ def render(
     `last_render` tells which of the two it was, and why. The first frame with a new view transform, look, gamma or
     curve (not exposure) takes up to 0.1 s longer, because a table is made for it.
 
-    All settings that are changed for the render are put back, also when it fails. Compositing and sequencer are off
-    meanwhile where they would have nothing to do. `scene.render.use_persistent_data` is left alone: it saves a tenth to
+    All settings that are changed for the render are put back, also when it fails. A compositor without
+    nodes is off meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to
     a third of a fast frame, so set it once you have checked that your frames stay the same. With it, Blender keeps
     showing the old state of whatever it was not told about: `obj["name"] = x` without `obj.update_tag()`,
     `mesh.vertices.foreach_set` without `mesh.update()`, and new pixels of an image even with `image.update()`. A new
@@ -164,12 +165,11 @@ def _rendered(
     """Render once, with the engine that is set."""
     start = time.perf_counter()
     plan = plan_capture(scene, color, channels)
-    steps = [
-        (scene.render, "use_compositing", plan.compositing),  # skipping both saves a quarter of a fast frame in 4.5
-        (scene.render, "use_sequencer", plan.sequencing),
-    ]
-    with label_session(passes, scene, layer) as session, changed(steps):
-        own_names = session.own_names(pass_names(scene, layer)) if plan.passes_in_memory else {}
+    # A change of a setting has Blender evaluate the scene once more, and it is a large part of a small frame to prepare
+    # for labels that nobody wants.
+    off = changed([(scene.render, "use_compositing", False)]) if plan.compositor_off else _NOTHING
+    with label_session(passes, scene, layer) if passes else _NO_LABELS as session, off:
+        own_names = session.own_names(pass_names(scene, layer)) if passes and plan.passes_in_memory else {}
         names = list(dict.fromkeys(own_names.values())) + (["Combined"] if plan.image_in_memory else [])
         with reading_passes(scene.name, layer.name, names) if names else contextlib.nullcontext(PassReader()) as reader:
             render_start = time.perf_counter()
@@ -187,12 +187,14 @@ def _rendered(
             image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
             opaque = plan.image_in_memory and bool((combined[..., 3] == 1).all())
-            image = _saved_image(scene, color, channels, opaque)
-        if plan.passes_in_memory:
-            arrays = {name: reader.passes[own][::-1] for name, own in own_names.items()}
-        else:
-            arrays = _saved_passes(session, scene, layer.name) if session.passes else {}
-        result = {"image": np.require(image, image_dtype, ["C", "W"])} | session.values(arrays)
+            image = np.require(_saved_image(scene, color, channels, opaque), image_dtype, ["C", "W"])
+        result: dict[str, Any] = {"image": image}
+        if passes:
+            if plan.passes_in_memory:
+                arrays = {name: reader.passes[own][::-1] for name, own in own_names.items()}
+            else:
+                arrays = _saved_passes(session, scene, layer.name) if session.passes else {}
+            result |= session.values(arrays)
 
     seconds_capture = time.perf_counter() - start - seconds_render
     return result, RenderInfo("file" if plan.reason else "memory", plan.reason, seconds_render, seconds_capture)
@@ -218,8 +220,9 @@ def _run_blender(scene: Any) -> None:
 
     if scene.render.use_persistent_data:
         scene.update_tag()  # otherwise Cycles does not notice a new seed
+    handlers = bpy.app.handlers
     try:
-        with _new_objects_noticed():
+        with _new_objects_noticed() if handlers.render_init or handlers.render_pre else _NOTHING:
             bpy.ops.render.render(write_still=False)
     except RuntimeError as error:
         raise RuntimeError(_explain(scene, str(error).strip())) from error

@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from .lens import View, checked_intrinsics, frame_of, intrinsics, lens_settings, projection_of, to_camera, transformed
+from .lens import (
+    View,
+    checked_intrinsics,
+    extrinsics,
+    frame_of,
+    intrinsics,
+    lens_settings,
+    projection_of,
+    to_camera,
+    transformed,
+)
 from .placing import evaluated, facing, turn, vector, world_matrix
 
 if TYPE_CHECKING:
@@ -16,8 +26,6 @@ if TYPE_CHECKING:
 
 _Matrix = npt.NDArray[np.float64]
 _Floats = npt.NDArray[np.float32]
-
-_FROM_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])  # Blender's cameras look along -z, with y up
 
 
 class Camera:
@@ -75,7 +83,8 @@ class Camera:
         """
         import bpy
 
-        return _world_to_camera(self.obj, bpy.context.evaluated_depsgraph_get())  # which updates the view layer
+        seen = evaluated(self.obj, bpy.context.evaluated_depsgraph_get())  # which updates the view layer
+        return extrinsics(seen.matrix_world.normalized())
 
     def set_K(self, K: Any) -> None:
         """Give the camera these intrinsics. The resolution, percentage and crop of the scene stay as they are.
@@ -223,17 +232,11 @@ def view_of(camera: Any) -> View:
     kind = camera.data.type
     if kind not in ("PERSP", "ORTHO"):
         raise ValueError(f"camera {camera.name!r} is of type {kind}; only PERSP and ORTHO can be projected")
-    frame, perspective, data = frame_of(render), kind == "PERSP", evaluated(camera, depsgraph).data
+    frame, perspective = frame_of(render), kind == "PERSP"
     K = intrinsics(projection_of(camera, depsgraph, render), frame, perspective)
-    extrinsics = _world_to_camera(camera, depsgraph)
-    return View(K, extrinsics, perspective, data.clip_start, data.clip_end, frame)
-
-
-def _world_to_camera(camera: Any, depsgraph: Any) -> _Matrix:
-    # normalized() removes the camera's scale, which Blender ignores too
-    matrix = np.array(evaluated(camera, depsgraph).matrix_world.normalized(), dtype=np.float64)
-    found: _Matrix = _FROM_BLENDER @ np.linalg.inv(matrix)
-    return found
+    seen = evaluated(camera, depsgraph)
+    place = extrinsics(seen.matrix_world.normalized())
+    return View(K, place, perspective, seen.data.clip_start, seen.data.clip_end, frame)
 
 
 def _as_array(values: Any, columns: int, name: str) -> _Matrix:

@@ -9,12 +9,15 @@ is the outer corner of its top-left pixel. K is 3 x 3, [[fx, 0, cx], [0, fy, cy]
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _Array = npt.NDArray[np.float64]
 
@@ -69,11 +72,29 @@ def frame_of(render: Any) -> Frame:
     return Frame(width, height, left, height - high, right - left, high - low)
 
 
-def projection_of(camera: Any, depsgraph: Any, render: Any) -> _Array:
-    """Return a camera's 4 x 4 projection matrix, by Blender itself, for the full image of `scene.render`."""
+def projection_of(camera: Any, depsgraph: Any, render: Any) -> Any:
+    """Return a camera's 4 x 4 projection matrix, Blender's own, for the full image of `scene.render`."""
     frame, aspect = frame_of(render), {"scale_x": render.pixel_aspect_x, "scale_y": render.pixel_aspect_y}
-    matrix = camera.calc_matrix_camera(depsgraph, x=frame.full_width, y=frame.full_height, **aspect)
-    return np.array(matrix, dtype=np.float64)
+    return camera.calc_matrix_camera(depsgraph, x=frame.full_width, y=frame.full_height, **aspect)
+
+
+def extrinsics(place: Iterable[Iterable[float]]) -> _Array:
+    """Return the 4 x 4 matrix from the world to camera space, from the rows of a camera object's matrix without scale.
+
+    The inverse is by its formula, in plain Python: after a render no cache holds the code of numpy's solver any more,
+    which then takes as long as the rest of a projection.
+    """
+    (a, b, c, x), (d, e, f, y), (g, h, i, z), _ = place
+    right = e * i - f * h, c * h - b * i, b * f - c * e
+    up = f * g - d * i, a * i - c * g, c * d - a * f
+    back = d * h - e * g, b * g - a * h, a * e - b * d
+    volume = a * right[0] + b * up[0] + c * back[0]
+    rows = []
+    # Blender's cameras look along -z, with y up.
+    for axis, divisor in ((right, volume), (up, -volume), (back, -volume)):
+        p, q, r = (part / divisor for part in axis)
+        rows.append((p, q, r, -(p * x + q * y + r * z)))
+    return np.array([*rows, (0.0, 0.0, 0.0, 1.0)])
 
 
 def transformed(matrix: _Array, points: _Array) -> _Array:
@@ -82,16 +103,17 @@ def transformed(matrix: _Array, points: _Array) -> _Array:
     return moved
 
 
-def intrinsics(projection: _Array, frame: Frame, perspective: bool) -> _Array:
+def intrinsics(projection: Any, frame: Frame, perspective: bool) -> _Array:
     """Return K of a projection matrix of OpenGL's convention, as Blender gives it.
 
     In that convention the camera looks along -z with y up, and the full image is [-1, 1] x [-1, 1].
     """
     half_width, half_height = frame.full_width / 2, frame.full_height / 2
+    x, y, *_ = projection
     # A shift is in the column that is multiplied by z = -Z, or in the constant one.
-    shift_x, shift_y = -projection[:2, 2] if perspective else projection[:2, 3]
-    fx, cx = half_width * projection[0, 0], half_width * (1 + shift_x) - frame.left
-    fy, cy = half_height * projection[1, 1], half_height * (1 - shift_y) - frame.top
+    shift_x, shift_y = (-x[2], -y[2]) if perspective else (x[3], y[3])
+    fx, cx = half_width * x[0], half_width * (1 + shift_x) - frame.left
+    fy, cy = half_height * y[1], half_height * (1 - shift_y) - frame.top
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
@@ -152,14 +174,14 @@ def to_pixels(K: _Array, points: _Array, perspective: bool) -> _Array:
     plane = points[:, :2]
     if perspective:
         plane = plane / np.where(points[:, 2:] > 0, points[:, 2:], np.nan)
-    pixels: _Array = plane * K[[0, 1], [0, 1]] + K[:2, 2]
+    pixels: _Array = plane * K.diagonal()[:2] + K[:2, 2]
     return pixels
 
 
 def to_camera(K: _Array, xy: _Array, depth: _Array, perspective: bool) -> _Array:
     """Return N x 3 points in camera space from N x 2 pixels and N depths; NaN where a depth is not finite."""
     depth = np.where(np.isfinite(depth), depth, np.nan)[:, None]
-    plane = (xy - K[:2, 2]) / K[[0, 1], [0, 1]]
+    plane = (xy - K[:2, 2]) / K.diagonal()[:2]
     # An orthographic point would otherwise have x and y even where it has no depth.
     plane = plane * depth if perspective else np.where(np.isnan(depth), np.nan, plane)
     return np.concatenate([plane, depth], axis=1)
