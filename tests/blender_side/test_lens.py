@@ -124,3 +124,11 @@ def test_extrinsics_are_the_inverse_of_the_cameras_matrix() -> None:
         place[:3] = rng.normal(size=(3, 4))
         expected = np.diag([1.0, -1, -1, 1]) @ np.linalg.inv(place)
         np.testing.assert_allclose(extrinsics(place), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_flat_camera_is_named() -> None:
+    """A scale of 0 is no division by zero."""
+    place = np.eye(4)
+    place[0, 0] = 0
+    with pytest.raises(ConfigError, match="set its scale to 1"):
+        extrinsics(place)

@@ -83,12 +83,17 @@ def extrinsics(place: Iterable[Iterable[float]]) -> _Array:
 
     The inverse is by its formula, in plain Python: after a render no cache holds the code of numpy's solver any more,
     which then takes as long as the rest of a projection.
+
+    Raises:
+        ConfigError: The camera is flat.
     """
     (a, b, c, x), (d, e, f, y), (g, h, i, z), _ = place
     right = e * i - f * h, c * h - b * i, b * f - c * e
     up = f * g - d * i, a * i - c * g, c * d - a * f
     back = d * h - e * g, b * g - a * h, a * e - b * d
     volume = a * right[0] + b * up[0] + c * back[0]
+    if not volume:
+        raise ConfigError("the camera's scale is 0 along an axis, so it has no view: set its scale to 1")
     rows = []
     # Blender's cameras look along -z, with y up.
     for axis, divisor in ((right, volume), (up, -volume), (back, -volume)):
