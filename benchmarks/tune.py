@@ -35,6 +35,7 @@ _METHOD = (
     "them; each is started anew in each round, and measured until each of its Blenders has rendered for some seconds. "
     "The ratio is of the same rounds."
 )
+_SLOW = ("--width", "320", "--height", "240", "--samples", "16")
 
 
 class _Case(NamedTuple):
@@ -45,7 +46,7 @@ class _Case(NamedTuple):
 
 CASES = {
     "cube": _Case("cube.py, fast frames", CUBE),
-    "shapes": _Case("shapes.py, all labels, 16 samples a pixel", _SCRIPTS / "shapes.py", ("--samples", "16")),
+    "shapes": _Case("shapes.py, 320x240, all labels, 16 samples a pixel", _SCRIPTS / "shapes.py", _SLOW),
     "python": _Case("Python alone, nothing is rendered", INSIDE / "python_alone.py"),
 }
 
@@ -122,7 +123,7 @@ async def _rate(config: ab.StreamConfig, setting: Setting, seconds: float) -> fl
 
     That of each is counted from one of its frames to a later one, so that it does not depend on how many a second are.
     """
-    options = {"instances": setting.instances, "threads": setting.threads}
+    options = {"instances": setting.instances, "threads": setting.threads, "queue_size": max(16, 2 * setting.instances)}
     warm: Counter[int] = Counter()
     seen: dict[int, list[float]] = {n: [] for n in range(setting.instances)}
     rates: dict[int, float] = {}

@@ -295,6 +295,18 @@ async def test_blenders_that_have_no_turn_wait(config: Callable[[str], StreamCon
     assert {threads: len(blenders) for threads, blenders in by_threads.items()} == {1: 3, 2: 1}
 
 
+async def test_frames_that_take_longer_than_a_turn(config: Callable[[str], StreamConfig], tmp_path: Path) -> None:
+    """Then each Blender of a fleet renders one sample in its turn, the same one, and none renders in vain."""
+    turns = Turns(tmp_path / "noted")
+    text = NOTING.replace("def sample(task):", "def sample(task):\n    import time; time.sleep(0.2)")
+    found = await Search(config(text), [Setting(1, 2), Setting(2, 1)], 0.6, turn_begins=turns.begins).run()
+    turns.begins(0, None)
+    for number, setting, blenders, samples in turns.seen:
+        assert len(blenders) == setting.instances
+        assert samples == [number - 1] * setting.instances
+    assert found.best.setting == Setting(2, 1)
+
+
 async def test_in_heats_if_not_all_can_be_open(
     config: Callable[[str], StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,11 +342,17 @@ async def test_gpus_are_compared_with_the_processor(config: Callable[[str], Stre
     tried = [Setting(2, 1), Setting(1, 1, True), Setting(2, 1, True)]
     found = await Search(config(BY_GPU), tried, 0.5, gpus=[6, 7]).run()
     assert found.best.setting == Setting(2, 1, True)
-    assert [line.plain for line in toml(found, "scene.py", [6, 7])][1:] == [
-        "instances = 2",
-        "threads = 1",
-        "gpus = [6, 7]",
+    assert [line.plain for line in toml(found, "scene.py", 16, [6, 7])] == [
+        *("Write into a TOML file, or give a stream as keywords:", "instances = 2", "threads = 1", "gpus = [6, 7]")
     ]
+
+
+def test_a_queue_that_is_too_small_is_said() -> None:
+    """With fewer slots than two for each Blender, some would wait."""
+    (one,) = trials(_9x1=[10.0])
+    found = Found(one, [], [one])
+    assert [line.plain for line in toml(found, "a.toml", 16)][1:] == ["instances = 9", "threads = 1", "queue_size = 18"]
+    assert [line.plain for line in toml(found, "a.toml", 18)][1:] == ["instances = 9", "threads = 1"]
 
 
 async def test_a_gpu_on_which_nothing_renders_is_left_out(config: Callable[[str], StreamConfig]) -> None:

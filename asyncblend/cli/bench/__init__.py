@@ -6,7 +6,7 @@ Blender that waits takes memory, and hardly any processor time: measured with bp
 20 ms in five seconds, all together. A fleet is compared with another only within the same round.
 
 - `command`: the command of the command line.
-- `settings`: which numbers are tried. Pure.
+- `settings`: which numbers are tried.
 - `blenders`: the Blenders that are open, from which a fleet is put together for its turn.
 - `usage`: the processor time and the memory that they take.
 - `search`: rounds of turns, until the time is up or one fleet is left.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -39,6 +40,7 @@ class Blenders:
         self._config, self._gpus = config, gpus
         self._held: dict[Kind, list[BlenderStream]] = {}
         self._memory: dict[Kind, float] = {}
+        self._frame = math.inf  # seconds that one took at the least
         self.starting = 0
         """How many are started just now, and have not rendered yet."""
 
@@ -77,7 +79,9 @@ class Blenders:
         """Let a fleet render samples from `first` on, while all other Blenders wait. Those that it needs must be open.
 
         Each of its Blenders renders until all of them have done so for `seconds`. The rate of each is counted from its
-        first frame to a later one, so that it does not depend on how many a second are.
+        first frame to a later one, so that it does not depend on how many a second are. Where one frame takes longer
+        than `seconds`, each Blender renders a single sample instead, which is the same for all: samples differ in their
+        time, and waiting for more of them would take minutes.
 
         Returns:
             What it did, and the index after those that were rendered.
@@ -85,17 +89,21 @@ class Blenders:
         Raises:
             AsyncblendError: As iterating over a stream raises.
         """
-        streams = self._held[setting.kind][: setting.instances]
+        streams, slow = self._held[setting.kind][: setting.instances], self._frame > seconds
+        every = [
+            range(first, first + 1) if slow else range(first + k, sys.maxsize, len(streams))
+            for k in range(len(streams))
+        ]
         used = Used()
         async with contextlib.AsyncExitStack() as stack:
-            every = [range(first + place, sys.maxsize, setting.instances) for place in range(setting.instances)]
             passes = [stream.frames(indices) for stream, indices in zip(streams, every, strict=True)]
             for one in passes:
                 await stack.enter_async_context(one)
-            rates, most = await _consume(passes, seconds)
+            rates, most = (await _one_each(passes), 1) if slow else await _several(passes, seconds)
         processor, others = used.shares()
         await self._rest(streams)
-        return Turn(sum(rates), processor, others), first + setting.instances * most
+        self._frame = min(self._frame, len(rates) / sum(rates))
+        return Turn(sum(rates), processor, others), first + (1 if slow else len(streams) * most)
 
     def _config_of(self, kind: Kind, place: int) -> StreamConfig:
         config = self._config
@@ -104,6 +112,7 @@ class Blenders:
             instances=1,
             threads=kind.threads,
             gpus=[self._gpus[place % len(self._gpus)]] if kind.gpu else None,
+            queue_size=max(config.queue_size, 2 * config.prefetch),  # no Blender must wait for a free slot
             length=None,  # a short one would end before the clock does
             script_args=config.args_of(0),  # those of each instance may be given for another number of instances
             logs=None,  # all would write the same file, as each is instance 0 of its stream
@@ -119,7 +128,9 @@ class Blenders:
                 stream.consumer = None  # frames are dropped
                 await stream.__aenter__()
                 async with stream.frames([self._config.start]) as frames:
+                    began = time.perf_counter()
                     await anext(frames)  # compiles and loads what later ones need
+                    self._frame = min(self._frame, time.perf_counter() - began)
                 await self._rest([stream])
                 self.starting -= 1
 
@@ -134,7 +145,19 @@ class Blenders:
         await asyncio.gather(*(stream.aclose() for stream in streams))
 
 
-async def _consume(passes: Sequence[Frames], seconds: float) -> tuple[list[float], int]:
+async def _one_each(passes: Sequence[Frames]) -> list[float]:
+    """Take the first frame of all passes, and return the rate of each."""
+    began, rates = time.perf_counter(), [0.0] * len(passes)
+
+    async def take(place: int) -> None:
+        await anext(passes[place])
+        rates[place] = 1 / (time.perf_counter() - began)
+
+    await _together([take(place) for place in range(len(passes))])
+    return rates
+
+
+async def _several(passes: Sequence[Frames], seconds: float) -> tuple[list[float], int]:
     """Take the frames of all passes until each of them has a rate.
 
     Returns:

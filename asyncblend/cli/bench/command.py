@@ -93,7 +93,7 @@ def bench(
             out.mkdir(parents=True, exist_ok=True)
             draw(picture, found, config.name)
         console.print(f"plot: {picture}")
-    for line in toml(found, config.name, gpus):
+    for line in toml(found, config.name, chosen.queue_size, gpus):
         console.print(line)
 
 

@@ -65,18 +65,21 @@ def verdict(found: Found) -> list[Text]:
     return lines
 
 
-def toml(found: Found, name: str, gpus: Sequence[int | str]) -> list[Text]:
+def toml(found: Found, name: str, queue_size: int, gpus: Sequence[int | str] = ()) -> list[Text]:
     """Return the lines to write, after one that says where.
 
     Args:
         found: What was found.
         name: The file that the fleets were tried with, a script or a TOML file.
+        queue_size: The one of its config. If it is too small for the fleet, there is a line for it too.
         gpus: The GPUs that fleets on the GPU use.
     """
     setting = found.best.setting
     options: dict[str, object] = {"instances": setting.instances, "threads": setting.threads}
     if setting.gpu:
         options["gpus"] = list(gpus)
+    if (least := 2 * setting.instances) > queue_size:  # otherwise instances wait for a free slot
+        options["queue_size"] = least
     where = f"Write into {name}" if name.endswith(".toml") else "Write into a TOML file, or give a stream as keywords"
     return [styled((f"{where}:", "dim")), *(styled(f"{key} = {json.dumps(value)}") for key, value in options.items())]
 
