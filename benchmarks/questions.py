@@ -80,6 +80,6 @@ QUESTIONS = (
     Question("replay", replay.measure),
     Question("startup", startup.measure, 3, 0.0),
     Question("warm", warm.measure, 5, 0.0),
-    Question("tune", tune.measure, 1, 3.0, own_command=tune.tune),
+    Question("tune", tune.measure, tune.ROUNDS, tune.SECONDS, own_command=tune.tune),
 )
 """In the order of RESULTS.md."""

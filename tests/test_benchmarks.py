@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from asyncblend.cli.tuning import Setting, Trial, best, settings
-from asyncblend.errors import ConfigError
-from asyncblend.testing import fake_blender
 from benchmarks.__main__ import app
 from benchmarks.measuring import Effort, Timed, in_turn
 from benchmarks.report import Metric, Report, Row
@@ -93,7 +90,7 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
             "passes", {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"}, marks=exhaustive
         ),
         pytest.param("labels", {"all labels", "per pixel", "image alone (limit)"}, marks=exhaustive),
-        ("tune", {"1 x 1 thread"}),
+        ("tune", {"advised", "1 x 1 thread (best)"}),
     ],
 )
 @pytest.mark.blender
@@ -109,38 +106,6 @@ def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path
 def test_the_peers_run_in_an_executable(tmp_path: Path, executable: Any) -> None:
     """Its Python may have neither numpy nor pyzmq nor Pillow."""
     assert measured(tmp_path, "render", "--blender", executable.blender)
-
-
-@pytest.mark.slow
-def test_bench_tries_settings(tmp_path: Path) -> None:
-    """`asyncblend bench` tries each setting on a user's script, and writes figures and a picture."""
-    script, figures = tmp_path / "scene.py", tmp_path / "figures.json"
-    script.write_text("from asyncblend import blender as bl\nbl.serve(lambda task: {'n': task.index})\n")
-    config = tmp_path / "config.toml"
-    config.write_text('script = "scene.py"\nlength = 3\n')
-    fake = str(fake_blender(tmp_path / "fake"))
-    options = ["--instances", "1,2", "--threads", "1", "--seconds", "0.1", "--blender", fake]
-    printed = run("asyncblend", "bench", str(config), *options, "--json", str(figures), "--out", str(tmp_path))
-    assert "Best: instances = " in printed
-    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads(figures.read_text(encoding="utf-8"))
-    assert [trial["instances"] for trial in found["trials"]] == [1, 2]
-    assert all(trial["frames_per_second"] > 0 for trial in found["trials"])
-    assert found["best"] in ({"instances": 1, "threads": 1}, {"instances": 2, "threads": 1})
-
-
-def test_settings_share_the_cores_out() -> None:
-    """Each number of instances is tried with its share of the cores and with all of them, or as it was asked for."""
-    assert settings(cores=2) == [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2)]
-    assert settings([3], [1, 5], cores=2) == [(3, 1), (3, 5)]
-    with pytest.raises(ConfigError, match="at least 1"):
-        settings([0])
-
-
-def test_the_best_setting_is_the_smallest_of_the_fast_ones() -> None:
-    """Among those within 5 %, fewer Blenders are better, because they take less memory."""
-    trials = [Trial(Setting(n, 1), [rate], 1.0) for n, rate in ((1, 50.0), (2, 96.0), (4, 100.0), (8, 90.0))]
-    assert best(trials).setting == (2, 1)
 
 
 def test_ways_have_their_turns() -> None:

@@ -1,8 +1,8 @@
 """The command line: `asyncblend`, or `python -m asyncblend`.
 
 One file for each command, which imports what it needs only when it runs, so that `--help` needs nothing but typer
-and rich: `bench`, `demo`, `export`, `inspect`, `link`, `record`, `stream` and `view`, the three of `fleet`, and the folder
-`doctor/`.
+and rich: `demo`, `export`, `inspect`, `link`, `record`, `stream` and `view`, the three of `fleet`, and the folders
+`bench/` and `doctor/`.
 
 What the commands share:
 
@@ -11,7 +11,6 @@ What the commands share:
 - `options`: the arguments and options that several commands take, and the script's own after `--`.
 - `config_file`: reads the argument CONFIG, a TOML file or a script, into a `StreamConfig`.
 - `outputs`: finds out whether a file can be written, before anything is rendered.
-- `tuning`: measures a config with several numbers of instances and threads, and draws the result, for `bench`.
 - `on_ray`: `record --ray`.
 - `needs`: which packages are missing, and the line that installs them.
 """
@@ -30,7 +29,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import AsyncblendError, BlenderNotFound, InstanceError, SampleError
-from .bench import bench
+from .bench.command import bench
 from .demo import demo
 from .doctor.command import doctor
 from .export import export

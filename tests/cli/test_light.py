@@ -163,7 +163,7 @@ def test_bench_prints_its_table_without_matplotlib(folder: Path) -> None:
     """One line says how to get a plot. Where one is asked for, nothing is measured without it."""
     done = hiding("matplotlib", arguments=USE["bench"], cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "Best: instances = 1, threads = 1" in done.stdout
+    assert "Best: 1 x 1 thread" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if "plot" in line]
     assert 'pip install "asyncblend[plot]"' in line
     plotted = hiding("matplotlib", arguments=(*USE["bench"], "--out", "plots"), cwd=folder)

@@ -30,7 +30,7 @@ import runpy, sys
 from asyncblend import blender as bl
 draw = runpy.run_path({conftest!r})["draw"]
 def sample(task):
-    values = draw(task.index, 64, 48, 3, seed=task.seed)
+    values = dict(draw(task.index, 64, 48, 3, seed=task.seed))  # a copy: a sample may be made twice
     del values["index"]
     return {{**values, "arguments": "|".join(sys.argv[1:])}}
 bl.serve(sample)

@@ -63,7 +63,7 @@ def test_a_disk_that_becomes_full(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=90, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "Best: instances = 1" in done.stdout
+    assert "Best: 1 x 1 thread" in done.stdout
     assert "ConfigError --json '/dev/full' cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 

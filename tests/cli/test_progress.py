@@ -145,12 +145,13 @@ def test_a_frame_that_does_not_come_is_waited_for(folder: Path) -> None:
 
 
 def test_bench_says_what_it_measures(folder: Path) -> None:
-    """And what the Blenders do meanwhile."""
+    """Whose turn it is, with the present figure of each fleet; before, that Blenders are started."""
     (folder / "scene.py").write_text(SCRIPT.replace("go{task.index}", "go"))
-    settings = ("--instances", "1", "--threads", "1", "--seconds", "0.05")
+    settings = ("--instances", "1", "--threads", "1", "--seconds", "0.5")
     with started(folder, "bench", "scene.py", *settings) as process:
-        read_until(process, r"^measuring 1 x 1 thread \(1 of 1\), \d+ s: Blenders: 1 rendering$")
+        read_until(process, r"^starting Blenders, 1 has not rendered yet, \d+ s$")
         (folder / "go").touch()
+        read_until(process, r"^round [2-5], \d+ s: 1 x 1 thread  frames/s: \S+ by 1 x 1 thread$")
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
 

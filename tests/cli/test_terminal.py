@@ -15,9 +15,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from asyncblend.cli.bench.judging import Trial, Turn
+from asyncblend.cli.bench.search import Found
+from asyncblend.cli.bench.settings import Setting
+from asyncblend.cli.bench.shown import draw
 from asyncblend.cli.live import Waiting, facts_table
 from asyncblend.cli.terminal import STDERR, LogHandler, Terminal, printable, styled
-from asyncblend.cli.tuning import Setting, Trial, draw
 from asyncblend.recording import Recording
 from asyncblend.testing import fake_blender
 
@@ -166,6 +169,6 @@ def test_waiting_says_hostile_text_as_it_is(
 
 def test_a_scripts_name_is_no_formula(tmp_path: Path) -> None:
     """In the title of bench's plot, where matplotlib reads TeX between two dollar signs."""
-    trials = [Trial(Setting(1, None), [1.0, 2.0, 3.0], 0.5)]
-    draw(tmp_path / "bench.png", trials, r"$\nonsense{$ [/] \x1b[2J.py")
+    trial = Trial(Setting(1, 1), {1: Turn(1.0), 2: Turn(2.0)})
+    draw(tmp_path / "bench.png", Found(trial, [], [trial]), r"$\nonsense{$ [/] \x1b[2J.py")
     assert (tmp_path / "bench.png").stat().st_size > 1000
