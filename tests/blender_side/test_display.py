@@ -66,7 +66,7 @@ def test_reads_tiff_in_strips(mode: str, rows: int) -> None:
     np.testing.assert_array_equal(parse_tiff(file.getvalue()), pixels)
 
 
-@pytest.mark.parametrize("data", [b"", b"II*\0", b"no image at all"])
+@pytest.mark.parametrize("data", [b"", b"II*\0", b"no image at all", b"\x76\x2f\x31\x01\2\0\0\0chan"])
 def test_what_is_no_image_is_an_error(data: bytes) -> None:
     with pytest.raises(RuntimeError, match="TIFF"):
         parse_tiff(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
 import tempfile
@@ -50,7 +51,8 @@ def save_exr(scene: Any, image: Any, *, layers: bool) -> dict[str, npt.NDArray[n
     return parse_exr(_save(scene, image, kind, "RGBA", "32", exr_codec="NONE", use_exr_interleave=True))
 
 
-def _save(scene: Any, image: Any, file_format: str, mode: str, depth: str, **more: Any) -> bytes:
+def _save(scene: Any, image: Any, file_format: str, mode: str, depth: str, **more: Any) -> mmap.mmap:
+    """Have Blender write an image. Return the file, which is gone with the last array that shows its memory."""
     settings = scene.render.image_settings
     changes = [
         (scene.render, "dither_intensity", 0.0),
@@ -64,10 +66,10 @@ def _save(scene: Any, image: Any, file_format: str, mode: str, depth: str, **mor
     with _scratch_path() as path, changed(changes):
         if image is not None:
             image.save_render(path, scene=scene)
-        data = Path(path).read_bytes()
-    if not data:
-        raise RuntimeError("Blender rendered, but wrote no image")
-    return data
+        if not os.path.getsize(path):
+            raise RuntimeError("Blender rendered, but wrote no image")
+        with open(path, "rb", buffering=0) as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # to read it would be a copy into fresh memory
 
 
 @contextlib.contextmanager
@@ -86,7 +88,7 @@ def _scratch_path() -> Iterator[str]:
             yield str(path)
 
 
-def parse_tiff(data: bytes) -> npt.NDArray[np.uint8]:
+def parse_tiff(data: bytes | mmap.mmap) -> npt.NDArray[np.uint8]:
     """Return the pixels of an uncompressed 8 bit TIFF: H x W x C uint8, top row first. Else it is a RuntimeError."""
     if data[:4] != b"II*\0" or len(data) < 8:
         raise RuntimeError("Blender wrote no TIFF image")
@@ -110,7 +112,7 @@ def parse_tiff(data: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, height * width * channels, offsets[0]).reshape(height, width, channels)
 
 
-def parse_exr(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+def parse_exr(data: bytes | mmap.mmap) -> dict[str, npt.NDArray[np.float32]]:
     """Return the passes of an uncompressed OpenEXR file with one part.
 
     Returns:
@@ -159,7 +161,9 @@ def parse_exr(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     return found
 
 
-def _string(data: bytes, at: int) -> tuple[str, int]:
+def _string(data: bytes | mmap.mmap, at: int) -> tuple[str, int]:
     """Read a string that ends with a zero byte. Return it, and the position after that byte."""
-    end = data.index(b"\0", at)
+    end = data.find(b"\0", at)
+    if end < 0:
+        raise RuntimeError("Blender wrote an OpenEXR file that ends in its header")
     return data[at:end].decode(), end + 1

@@ -186,7 +186,7 @@ def _rendered(
         elif not plan.reason:
             image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
-            opaque = plan.image_in_memory and bool((combined[..., 3] == 1).all())
+            opaque = bool((combined[..., 3] == 1).all()) if plan.image_in_memory else plan.opaque
             image = np.require(_saved_image(scene, color, channels, opaque), image_dtype, ["C", "W"])
         result: dict[str, Any] = {"image": image}
         if passes:
@@ -254,12 +254,14 @@ def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
     try:
         if color == "linear":
             return save_exr(scene, render_result(), layers=False)[""][..., : len(channels)]
-        if channels == "RGBA" or not opaque:
-            return save_tiff(scene, render_result(), channels)
-        saved = save_tiff(scene, render_result(), "RGBA")  # for RGB, Blender would first lay a copy over black
+        if channels == "RGB" and opaque:
+            # To save RGB takes half as long again: Blender lays a copy over black, and then leaves out the alpha.
+            saved = save_tiff(scene, render_result(), "RGBA")
+            if saved[..., 3].min() == 255:
+                return _first_channels(3, saved, saved.dtype)
+        return save_tiff(scene, render_result(), channels)
     except RuntimeError as error:
         raise RuntimeError(_explain(scene, str(error).strip())) from error
-    return _first_channels(3, saved, saved.dtype)
 
 
 def _saved_passes(session: LabelSession, scene: Any, layer: str) -> dict[str, _Array]:
