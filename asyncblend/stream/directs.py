@@ -35,7 +35,7 @@ class Directs:
 
     def begin(self, life: Life, one: Held, step: int) -> None:
         """Begin the direct way of a lease, with the frame of this step, if the pass wants it."""
-        source, lease = one
+        source, lease = one.source, one.lease
         if not self.may_begin(life, source) or self._lines[life].reading:  # an episode was closed while one waited
             return
         assert isinstance(source, EpisodePass), "may_begin has looked"

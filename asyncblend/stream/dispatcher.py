@@ -45,6 +45,7 @@ class Dispatcher:
         self._numbers = itertools.count()
         self._turns = itertools.count()
         self._dispatching = self._again = False
+        self._in_turn = self._due = False  # whether more is to be told; whether to dispatch after that
         self._holdings: dict[Life, Holding] = {}
         self._directs = Directs(self._fleet, lines, self._totals.frames)
 
@@ -117,8 +118,22 @@ class Dispatcher:
 
     # -- leases out -----------------------------------------------------------------------------------------------
 
+    def begin_turn(self) -> None:
+        """Lease nothing until `end_turn`: all that is told meanwhile has come at once, and leases go out together."""
+        self._in_turn = True
+
+    def end_turn(self) -> None:
+        """Lease what may be leased after all that was told."""
+        self._in_turn = False
+        if self._due:
+            self._due = False
+            self.dispatch()
+
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
+        if self._in_turn:
+            self._due = True
+            return
         for source in self._passes:
             self._grant_steps(source)
         wanting = [source for source in self._passes if source.may_lease]
@@ -149,6 +164,7 @@ class Dispatcher:
                 wanting = [source for source in self._passes if source.may_lease] if self._again else []
         finally:
             self._dispatching = False
+            self._send_leases()
         self._suspend_stalled([source for source in self._passes if source.may_lease])
 
     def ask(self, source: EpisodePass, drawn: Drawn) -> None:
@@ -238,22 +254,24 @@ class Dispatcher:
         return (not source.urgent, not source.book.has_returned, -source.free, self._served[source.number])
 
     def _send(self, life: Life, one: Held) -> bool:
-        """Send a lease, also one whose first steps have arrived before."""
-        source, lease = one
-        request = Request(
-            one.name,
-            lease.index,
-            lease.params.parts,
-            urgent=source.urgent,
-            first=source.book.first_step(lease),
-            on_demand=source.on_demand,
-            fingerprint=source.fingerprint(lease),
-            line=self._directs.may_begin(life, source),
-        )
-        sent = self._hub.send_lease(life, request)
-        for step in _steps_beside(one):
-            sent = sent and self._send_step(life, one, step)
-        return sent
+        """Send a lease with the next `_send_leases`, also one whose first steps have arrived before."""
+        source, lease = one.source, one.lease
+        first, granted = source.book.expected(lease)
+        request = Request(one.name, lease.index, lease.params.parts, source.urgent)
+        if source.on_demand or first or granted > 1:
+            request.first, request.on_demand = first, source.on_demand
+            request.fingerprint, request.line = source.fingerprint(lease), self._directs.may_begin(life, source)
+            sent = self._hub.add_lease(life, request)
+            for step in _steps_beside(one):
+                sent = sent and self._send_step(life, one, step)
+            return sent
+        return self._hub.add_lease(life, request)
+
+    def _send_leases(self) -> None:
+        """Send all leases: a life gets those of one dispatch in as few messages as it takes."""
+        for life, names in self._hub.send_leases():
+            if (holding := self._holdings.get(life)) is not None:
+                holding.unsent.update(name for name in names if holding.find(name) is not None)
 
     def _send_step(self, life: Life, one: Held, step: int) -> bool:
         """Let an episode make a step. Return False if its life is not connected; then all is sent when it comes back."""
@@ -313,6 +331,7 @@ class Dispatcher:
             holding.episode = None  # it begins anew, perhaps after what it holds besides
         if not has or _steps_beside(one):
             (holding.unsent.discard if self._send(holding.life, one) else holding.unsent.add)(one.name)
+            self._send_leases()
 
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""
@@ -391,11 +410,14 @@ class Dispatcher:
             step: Which frame of its sample it is.
             made_by: Number of the Blender, where the life is no Blender's own. None: that of the life.
         """
-        if (direct := self._directs.find((number, serial))) is not None and direct.has_step(step.number):
+        name = number, serial
+        if (direct := self._directs.find(name)) is not None and direct.has_step(step.number):
             self._totals.stale += 1  # it was made once more, because a connection was lost
             return
-        dropped = self._by_message(life, number, serial).is_closing((number, serial))
-        if not dropped and not self._expects(life, number, serial, step.number):
+        holding = self._by_message(life, number, serial)
+        dropped = holding.is_closing(name)
+        one = holding.find(name)
+        if one is not None and not dropped and not _expects(one, step.number):
             self._totals.stale += 1
             return
         one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
@@ -403,7 +425,7 @@ class Dispatcher:
             return
         instance = life.instance if made_by is None else made_by
         self._totals.frames[instance] += 1
-        source, lease = one
+        source, lease = one.source, one.lease
         if dropped or source.ended:
             self._totals.stale += 1
         else:
@@ -517,20 +539,6 @@ class Dispatcher:
         self._fleet.answered(life, more=bool(holding.held))
         return one
 
-    def _expects(self, life: Life, number: int, serial: int, step: int) -> bool:
-        """Tell whether this is the next step of a lease, or of one that nobody can say anything about.
-
-        Raises:
-            ProtocolError: It is a step that was not granted.
-        """
-        one = self._holding(life).find((number, serial))
-        if one is None or one.source.ended:
-            return True  # `_answer` says what comes of it
-        first, granted = one.source.book.first_step(one.lease), one.source.book.allowed(one.lease)
-        if step > first or step >= granted:
-            raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
-        return step == first
-
     def _go_on(self, life: Life, number: int, serial: int) -> Held | None:
         """Return the lease of which a life has made a step that is not the last one, as `_answer` does, and keep it."""
         holding = self._holding(life)
@@ -549,9 +557,12 @@ class Dispatcher:
     def _after_step(self, life: Life, one: Held) -> None:
         """Do what a step makes possible: the next one, or to close an episode that nobody needs."""
         holding = self._holding(life)
-        if holding.episode is one and not holding.closing and (one.source.ended or one.source.error is not None):
+        if holding.episode is not one:
+            self.dispatch()
+            return
+        if not holding.closing and (one.source.ended or one.source.error is not None):
             self._close_episode(holding)
-        if holding.episode is not one or not one.source.on_demand:  # else nothing is possible until it is asked for
+        if not one.source.on_demand:  # else nothing is possible until it is asked for
             self.dispatch()
         if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
             self._fleet.working_since(life, None)
@@ -562,6 +573,20 @@ class Dispatcher:
         name = one.source.number, one.lease.position
         if self._episodes and name in self._episodes and self._episodes[name][0] is holding:
             del self._episodes[name]
+
+
+def _expects(one: Held, step: int) -> bool:
+    """Tell whether this is the next step of a lease, or of one that nobody can say anything about.
+
+    Raises:
+        ProtocolError: It is a step that was not granted.
+    """
+    if one.source.ended:
+        return True  # it is dropped
+    first, granted = one.source.book.expected(one.lease)
+    if step > first or step >= granted:
+        raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
+    return step == first
 
 
 def _can_be_replayed(one: Held) -> bool:

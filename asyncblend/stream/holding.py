@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..wire.launch import Life
 from ..wire.protocol import Name
@@ -15,15 +14,14 @@ from .passes import Guilt, Pass
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
 
 
-class Held(NamedTuple):
+class Held:
     """A lease and the pass that it is of."""
 
-    source: Pass
-    lease: Lease[Drawn]
+    __slots__ = ("lease", "name", "source")
 
-    @property
-    def name(self) -> Name:
-        return self.source.number, self.lease.serial
+    def __init__(self, source: Pass, lease: Lease[Drawn]) -> None:
+        self.source, self.lease = source, lease
+        self.name: Name = (source.number, lease.serial)
 
 
 class Holding:
@@ -32,6 +30,7 @@ class Holding:
     def __init__(self, life: Life) -> None:
         self.life = life
         self.held: list[Held] = []  # In the order in which the life renders them; it is at the first one
+        self._by_name: dict[Name, Held] = {}
         self.answered: deque[Name] = deque(maxlen=_REMEMBERED)  # Its latest answers
         self.turn = -1  # When it was leased something last
         self.urgent: int = 0  # How many of `held` are of urgent passes
@@ -43,6 +42,7 @@ class Holding:
 
     def add(self, one: Held, *, alone: bool = False) -> None:
         self.alone = alone
+        self._by_name[one.name] = one
         if not one.source.urgent:
             self.held.append(one)
             return
@@ -53,11 +53,12 @@ class Holding:
 
     def find(self, name: Name) -> Held | None:
         """Return the lease of this name, or None if the life does not hold it."""
-        return next((one for one in self.held if one.name == name), None)
+        return self._by_name.get(name)
 
     def pop(self, one: Held) -> None:
         """Remove a lease that the life holds."""
         self.held.remove(one)
+        del self._by_name[one.name]
         self.urgent -= one.source.urgent
         self.alone = False
         self.unsent.discard(one.name)

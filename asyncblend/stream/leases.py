@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import ConfigError
 
@@ -26,8 +25,7 @@ Params = TypeVar("Params")
 _AHEAD = 2  # steps that are granted before they are needed, so that Blender waits for no message
 
 
-@dataclass(frozen=True, slots=True)
-class Lease(Generic[Params]):
+class Lease(NamedTuple, Generic[Params]):
     """Permission to render one index. Held by one life at a time."""
 
     serial: int  # Number of this lease; one book never uses it twice
@@ -101,7 +99,7 @@ class LeaseBook(Generic[Params]):
     @property
     def may_lease(self) -> bool:
         """Whether `lease` would return a lease."""
-        if self.next_returned is not None:
+        if (self._returned or self._hungry) and self.next_returned is not None:
             return True
         return not self._hungry and self.occupied < self.slots and self._fresh < self._count
 
@@ -170,6 +168,11 @@ class LeaseBook(Generic[Params]):
     def allowed(self, lease: Lease[Params]) -> int:
         """Return how many steps of a lease may be made, those before `first_step` included."""
         return self._steps[lease.position].granted
+
+    def expected(self, lease: Lease[Params]) -> tuple[int, int]:
+        """Return the step of a lease that comes next, and how many may be made: `first_step` and `allowed`."""
+        steps = self._steps[lease.position]
+        return steps.arrived, steps.granted
 
     def awaits(self, lease: Lease[Params]) -> bool:
         """Whether a step of a lease is granted and has not arrived."""

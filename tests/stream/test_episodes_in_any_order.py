@@ -201,8 +201,11 @@ class World:
             blender.inbox.append([bytes(part) for part in parts])
         return blender.connected
 
-    def send_lease(self, life: Life, request: protocol.Request) -> bool:
+    def add_lease(self, life: Life, request: protocol.Request) -> bool:
         return self._send(life, request.encode())
+
+    def send_leases(self) -> Sequence[Any]:
+        return ()
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any]) -> bool:
         return self._send(life, protocol.encode(protocol.STEP, {"pass": number, "lease": serial, "step": step}, params))

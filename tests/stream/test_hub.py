@@ -256,7 +256,7 @@ async def test_leases_go_to_the_newest_connection(stage: Stage) -> None:
     stage.told.events.clear()
     await new.join(ready=True, holding=[(0, 1), (1, 4)])
     assert stage.told.events == [("beat", ME, 0), ("reconnected", ME, [(0, 1), (1, 4)]), ("ready", ME)]
-    assert stage.hub.send_lease(ME, protocol.Request((0, 7), 3, payload.encode_values({})))
+    assert stage.send(ME, protocol.Request((0, 7), 3, payload.encode_values({})))
     assert (await new.receive()).fields["lease"] == 7
     await old.frame(1, 0)
     assert (await old.receive()).kind == protocol.HELLO  # and no lease before it
@@ -302,7 +302,7 @@ async def test_a_connection_belongs_to_the_last_life_that_it_named(stage: Stage)
 
 
 async def test_a_closed_connection_takes_no_lease(stage: Stage) -> None:
-    """`send_lease` returns False when the connection is gone; STOP and REVOKE are no error then."""
+    """`send_leases` names what could not be sent when the connection is gone; STOP and REVOKE are no error then."""
     peer = stage.peer()
     await peer.join()
     peer.close()
@@ -315,7 +315,7 @@ async def test_a_closed_connection_takes_no_lease(stage: Stage) -> None:
 
 
 async def test_a_life_without_a_connection_takes_no_lease(stage: Stage) -> None:
-    """`send_lease` returns False for a life that never connected; STOP and REVOKE are no error then."""
+    """`add_lease` returns False for a life that never connected; STOP and REVOKE are no error then."""
     assert not stage.lease()
     stage.hub.send_stop(ME)
     stage.hub.send_revoke(ME, 0, [0])
@@ -330,7 +330,7 @@ async def test_a_lease_arrives_with_its_params(stage: Stage) -> None:
     await peer.join()
     params = payload.encode_values({"light": 0.5, "pose": np.eye(3)})
     for serial, urgent in ((11, False), (12, True)):
-        assert stage.hub.send_lease(ME, protocol.Request((5, serial), 3, params, urgent=urgent))
+        assert stage.send(ME, protocol.Request((5, serial), 3, params, urgent=urgent))
         kind, fields, values = await peer.receive()
         assert (kind, fields) == (protocol.LEASE, {"pass": 5, "lease": serial, "index": 3, "urgent": urgent})
         assert values is not None

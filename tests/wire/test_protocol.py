@@ -41,7 +41,7 @@ def test_the_format_changes_only_with_its_version() -> None:
         "scalar": np.array(True),
         "$own": {"list": (None, True, -1, 0.5, float("nan"), float("-inf"), "grüß")},
     }
-    assert protocol.VERSION == 6
+    assert protocol.VERSION == 7
     assert travelled(protocol.encode("frame", ABOUT, payload.encode_values(values))) == [
         (
             b'{"kind":"frame","pass":4,"lease":7,"index":3,"tree":{"arrays":[["uint8",[2,2]],["float32",[2]],["bool",[]]],'

@@ -8,7 +8,7 @@ import select
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -279,14 +279,9 @@ class Worker:
         """Take in a message from the host. Return False if it said STOP."""
         kind, fields = message.kind, message.fields
         if kind == protocol.LEASE:
-            # The host sends one again if the connection was lost, as it cannot know what came of it.
-            self._drop({_name_of(message)})
-            if self._episode is not None and self._episode.name == _name_of(message):
-                self._close_episode()
-            place = len(self._pending)
-            if fields["urgent"]:
-                place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
-            self._pending.insert(place, message)
+            self._take([message])
+        elif kind == protocol.LEASES:
+            self._take(fields["leases"])
         elif kind == protocol.REVOKE:
             revoked = {(fields["pass"], serial) for serial in fields["leases"]}
             self._drop(revoked)
@@ -310,6 +305,19 @@ class Worker:
         else:
             raise ProtocolError(f"the host sent a {kind}, which only Blender's side sends")
         return True
+
+    def _take(self, leases: Sequence[Message]) -> None:
+        """Put leases where they belong: an urgent one goes before all that are not, but after what is begun."""
+        # The host sends one again if the connection was lost, as it cannot know what came of it.
+        names = {_name_of(lease) for lease in leases}
+        self._drop(names)
+        if self._episode is not None and self._episode.name in names:
+            self._close_episode()
+        for lease in leases:
+            place = len(self._pending)
+            if lease.fields["urgent"]:
+                place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
+            self._pending.insert(place, lease)
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._socket.send_multipart(protocol.encode(kind, fields))
