@@ -47,6 +47,8 @@ class Directs:
 
     def find(self, name: Name) -> Direct | None:
         """Return the direct way of a lease, if there is one."""
+        if not self._open:
+            return None
         direct, _ = self._open.get(name[0], (None, None))
         return direct if direct is not None and direct.name == name else None
 

@@ -46,6 +46,7 @@ class Dispatcher:
         self._turns = itertools.count()
         self._dispatching = self._again = False
         self._in_turn = self._due = False  # whether more is to be told; whether to dispatch after that
+        self._sated = False  # whether a free slot changes nothing: all Blenders have work for a while
         self._holdings: dict[Life, Holding] = {}
         self._directs = Directs(self._fleet, lines, self._totals.frames)
 
@@ -65,7 +66,8 @@ class Dispatcher:
     def consume(self, source: Pass, arrival: Arrival) -> None:
         """Note that the consumer has this frame: its slot is free for another."""
         source.consume(arrival)
-        self.dispatch()
+        if not self._sated or source.urgent:
+            self.dispatch()
 
     def flush(self, source: Pass) -> int:
         """Give up the samples of a pass that no Blender has begun, and lease them again with new params.
@@ -131,6 +133,7 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
+        self._sated = False
         if self._in_turn:
             self._due = True
             return
@@ -153,6 +156,7 @@ class Dispatcher:
         else:
             if not any(source.urgent for source in wanting):
                 self._suspend_stalled(wanting)
+                self._sated = not self._episodes
                 return
         # Twice what they can hold, urgent samples included. Params that flush at each call would lease for ever.
         most = 2 * self._config.prefetch * len(ready)
@@ -232,7 +236,8 @@ class Dispatcher:
             one = Held(source, lease)
             holding.add(one, alone=alone)
             holding.turn = self._served[source.number] = next(self._turns)
-            self._fleet.leased(holding.life)
+            if len(holding.held) == 1 or holding.episode is not None:  # else it is at work already
+                self._fleet.leased(holding.life)
             if not self._send(holding.life, one):
                 # It is dying, or reconnecting: the lease is its own until then.
                 holding.unsent.add(one.name)
@@ -312,7 +317,7 @@ class Dispatcher:
         if is_open and not one.source.book.awaits(one.lease):
             return  # all of its frames have come, and its next step is not asked for: nothing was lost
         if not is_open:
-            self._answer(holding.life, *one.name)  # it has ended, and said so on the old connection
+            self._answer(holding, one.name)  # it has ended, and said so on the old connection
         one.source.give_back(one.lease)
         self._give_up(one.source)  # which closes it
 
@@ -380,7 +385,7 @@ class Dispatcher:
         for one in list(own.held):
             if own.is_closing(one.name):
                 if one.name not in begun:
-                    self._answer(life, *one.name)  # it has closed it, and said so on the old connection
+                    self._answer(own, one.name)  # it has closed it, and said so on the old connection
             elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
                 self._let_go(own, one)  # a lease would allow a step that has no slot
                 one.source.give_back(one.lease)
@@ -420,7 +425,7 @@ class Dispatcher:
         if one is not None and not dropped and not _expects(one, step.number):
             self._totals.stale += 1
             return
-        one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
+        one = self._answer(holding, name) if step.last else self._go_on(holding, name)
         if one is None:
             return
         instance = life.instance if made_by is None else made_by
@@ -444,14 +449,15 @@ class Dispatcher:
             if step.line and not step.last:
                 self._directs.begin(life, one, step.number)  # before the consumer can see the frame
             source.arrive(lease, frame, step.fingerprint)
-        self._after_step(life, one)
+        self._after_step(holding, one)
 
     def replayed(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender makes progress with an episode whose steps the consumer has already."""
         if self._directs.find((number, serial)) is not None:
             return  # a connection was lost before it was played directly; its next step comes over the line
-        if (one := self._go_on(life, number, serial)) is not None:
-            self._after_step(life, one)
+        holding = self._holding(life)
+        if (one := self._go_on(holding, (number, serial))) is not None:
+            self._after_step(holding, one)
 
     def over(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
@@ -459,7 +465,7 @@ class Dispatcher:
         if holding.find((number, serial)) is None:
             return  # it was taken back before it was known to be an episode
         taken_back = holding.is_closing((number, serial))
-        one = self._answer(life, number, serial)
+        one = self._answer(holding, (number, serial))
         if one is not None:
             if not taken_back:
                 one.source.over(one.lease)
@@ -472,8 +478,9 @@ class Dispatcher:
 
     def bad_sample(self, life: Life, number: int, serial: int, error: SampleError) -> None:
         """Tell a pass why its sample cannot be made, if the sender holds that lease now."""
-        taken_back = self._by_message(life, number, serial).is_closing((number, serial))
-        one = self._answer(life, number, serial)
+        holding = self._by_message(life, number, serial)
+        taken_back = holding.is_closing((number, serial))
+        one = self._answer(holding, (number, serial))
         if one is not None:
             if not taken_back:
                 one.source.sample_failed(one.lease, error)
@@ -483,12 +490,14 @@ class Dispatcher:
 
     def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
-        taken_back = self._by_message(life, number, serial).is_closing((number, serial))
-        one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
+        name = number, serial
+        holding = self._by_message(life, number, serial)
+        taken_back = holding.is_closing(name)
+        one = self._answer(holding, name) if last else self._go_on(holding, name)
         if one is not None:
             if not taken_back:
                 if not last:
-                    self._close_episode(self._holding(life))
+                    self._close_episode(holding)
                 one.source.give_back(one.lease)
             self.dispatch()
 
@@ -522,41 +531,38 @@ class Dispatcher:
         direct = self._directs.find(one.name)
         return direct is not None and (by_line or not direct.played.asked)
 
-    def _answer(self, life: Life, number: int, serial: int) -> Held | None:
+    def _answer(self, holding: Holding, name: Name) -> Held | None:
         """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.
 
         Then nothing may be leased that might not be before. Params that flush at each call would answer each frame of a
         lease that was revoked too late with many more such leases, for ever.
         """
-        holding = self._holding(life)
-        one = holding.find((number, serial))
+        one = holding.find(name)
         if one is None:
             self._totals.stale += 1
-            self._totals.duplicates += (number, serial) in holding.answered
+            self._totals.duplicates += name in holding.answered
         else:
             self._let_go(holding, one)
-            holding.answered.append(one.name)
-        self._fleet.answered(life, more=bool(holding.held))
+            holding.answered.append(name)
+        self._fleet.answered(holding.life, more=bool(holding.held))
         return one
 
-    def _go_on(self, life: Life, number: int, serial: int) -> Held | None:
+    def _go_on(self, holding: Holding, name: Name) -> Held | None:
         """Return the lease of which a life has made a step that is not the last one, as `_answer` does, and keep it."""
-        holding = self._holding(life)
-        one = holding.find((number, serial))
+        one = holding.find(name)
         if one is None:
-            self._hub.send_revoke(life, number, [serial])  # it was begun before it was taken back
-            return self._answer(life, number, serial)
+            self._hub.send_revoke(holding.life, name[0], [name[1]])  # it was begun before it was taken back
+            return self._answer(holding, name)
         if holding.episode not in (None, one):
-            raise ProtocolError(f"a frame of lease {serial}, while another episode is open")
+            raise ProtocolError(f"a frame of lease {name[1]}, while another episode is open")
         if holding.episode is None:
             holding.open_episode(one)
-            self._episodes[number, one.lease.position] = holding, one
-        self._fleet.answered(life, more=True)
+            self._episodes[one.source.number, one.lease.position] = holding, one
+        self._fleet.answered(holding.life, more=True)
         return one
 
-    def _after_step(self, life: Life, one: Held) -> None:
+    def _after_step(self, holding: Holding, one: Held) -> None:
         """Do what a step makes possible: the next one, or to close an episode that nobody needs."""
-        holding = self._holding(life)
         if holding.episode is not one:
             self.dispatch()
             return
@@ -565,10 +571,11 @@ class Dispatcher:
         if not one.source.on_demand:  # else nothing is possible until it is asked for
             self.dispatch()
         if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
-            self._fleet.working_since(life, None)
+            self._fleet.working_since(holding.life, None)
 
     def _let_go(self, holding: Holding, one: Held) -> None:
         """Note that a life holds this lease no more."""
+        self._sated = False
         holding.pop(one)
         name = one.source.number, one.lease.position
         if self._episodes and name in self._episodes and self._episodes[name][0] is holding:

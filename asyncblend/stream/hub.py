@@ -199,14 +199,17 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             for _ in range(_MESSAGES_A_TURN):
                 if not (message := self._received()):
                     return False
-                identity, *parts = message
-                if self._gate.encrypted and (sender := self._gate.life_of(identity)) is None:
-                    # Its keys were revoked while the connection was open, so it is asked to end.
-                    self._rejects.refuse()
-                    self._send_to(identity.bytes, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
-                    continue
-                self._sender = sender if self._gate.encrypted else None
-                self._handle(lives, answers, identity.bytes, parts)
+                identity = message[0].bytes
+                if self._gate.encrypted:
+                    self._sender = self._gate.life_of(message[0])
+                    if self._sender is None:
+                        # Its keys were revoked while the connection was open, so it is asked to end.
+                        self._rejects.refuse()
+                        self._send_to(identity, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
+                        continue
+                # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
+                parts = [part.bytes if len(part) < _COPIED else part.buffer for part in message[1:]]
+                self._handle(lives, answers, identity, parts)
             return True
         finally:
             self._draining = False
@@ -310,9 +313,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 raise ProtocolError(f"a message with the keys of {self._sender} on the connection of {life}")
             ring = None if life is None else self._rings.get(life)
             hold = None if ring is None else ring.hold
-            # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
-            buffers = [part.bytes if len(part) < _COPIED else part.buffer for part in parts]
-            message = protocol.decode(buffers, hold, values=life is not None)
+            message = protocol.decode(parts, hold, values=life is not None)
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it

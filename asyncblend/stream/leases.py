@@ -342,7 +342,8 @@ class LeaseBook(Generic[Params]):
         steps = self._steps[position]
         steps.over = True
         self._hungry.discard(position)
-        self._keep_slots(steps, 0)
+        if steps.granted > steps.arrived:
+            self._keep_slots(steps, 0)
         self._settle_if_over(position)
 
     def _settle_if_over(self, position: int) -> None:

@@ -184,7 +184,7 @@ class Pass:
         if fingerprint:
             self._fingerprints.setdefault(lease.position, list(fingerprint))
         self.book.arrive(lease, last=frame.last)
-        if frame.last:
+        if frame.last and self._suspects:
             self._suspects.discard(lease.position)
         self._early.setdefault(lease.position, deque()).append(frame)
         self._let_out()

@@ -312,6 +312,8 @@ def _at(key: str) -> str:
 def bytes_of(part: Any) -> memoryview:
     """Return a view of anything that has a buffer, as bytes."""
     view = memoryview(part)
+    if type(part) is bytes:
+        return view
     return view.cast("B") if view.nbytes else memoryview(b"")  # a view of an empty array cannot be cast
 
 
