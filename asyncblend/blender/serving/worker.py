@@ -31,6 +31,7 @@ from .timed import timed
 T = TypeVar("T")
 
 _DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a receive
+_MORE = int(zmq.SNDMORE)
 _LINGER = 2000  # milliseconds for the last messages to leave
 _SUMMARY, _TRACEBACK = 4_000, 40_000  # bytes, as JSON, of an error: they must fit into the header
 
@@ -165,7 +166,7 @@ class Worker:
             self._failed(about, error)
         else:
             # ZeroMQ gets a copy, because the script may write into the same arrays for its next sample.
-            self._socket.send_multipart(protocol.encode(protocol.FRAME, {**about, **spent.fields()}, parts))
+            self._send_parts(protocol.encode(protocol.FRAME, {**about, **spent.fields()}, parts))
 
     def make(self, frame: Callable[[], T]) -> T:
         """Make one frame by calling the user's code. `asyncblend.testing` overrides it."""
@@ -219,7 +220,7 @@ class Worker:
                 fields["fingerprint"] = step.fingerprint
             if self._may_use_line(episode):
                 fields["line"] = True
-            self._socket.send_multipart(protocol.encode(protocol.FRAME, fields, step.parts))
+            self._send_parts(protocol.encode(protocol.FRAME, fields, step.parts))
         if step is None or step.last:
             self._episode = None
 
@@ -320,7 +321,12 @@ class Worker:
             self._pending.insert(place, lease)
 
     def _send(self, kind: str, **fields: Any) -> None:
-        self._socket.send_multipart(protocol.encode(kind, fields))
+        self._send_parts(protocol.encode(kind, fields))
+
+    def _send_parts(self, parts: Sequence[Any]) -> None:
+        for part in parts[:-1]:  # not send_multipart, which looks at each part first
+            self._socket.send(part, _MORE)
+        self._socket.send(parts[-1])
 
 
 def _about_blender() -> dict[str, Any]:
