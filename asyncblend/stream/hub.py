@@ -278,7 +278,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def _send_waiting(self, life: Life) -> None:
         requests = self._leases.pop(life)
         identity = self._identity_of[life]  # `forget` would have dropped them
-        if not all([self._send_to(identity, parts) for parts in protocol.encode_leases(requests)]):
+        if not all(self._send_to(identity, parts) for parts in protocol.encode_leases(requests)):
             self._unsent.append((life, [request.name for request in requests]))
 
     def _send(self, life: Life, parts: Sequence[Any]) -> bool:

@@ -84,11 +84,12 @@ def _refuse_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
 
 
 def _loads(text: str) -> Any:
     try:
-        value, end = _DECODER.scan_once(text, 0)  # what `decode` calls in the end, past two regular expressions
+        value, end = _scan(text, 0)  # what `decode` calls in the end, past two regular expressions
     except StopIteration:
         end = -1
     return value if end == len(text) else _DECODER.decode(text)

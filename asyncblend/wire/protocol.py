@@ -264,7 +264,9 @@ class Message(NamedTuple):
     """A decoded message."""
 
     kind: str
-    fields: Mapping[str, Any]  # The fields of the header, of the right types. The "leases" of a LEASES are LEASE messages
+    fields: Mapping[
+        str, Any
+    ]  # The fields of the header, of the right types. The "leases" of a LEASES are LEASE messages
     values: dict[str, Any] | None  # What a FRAME or LEASE carries. Arrays are read-only views of the received buffers
 
 
@@ -309,12 +311,14 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
         raise ProtocolError(f"a message of unknown kind {kind!r:.80}")
     for name, of in _FIELDS[kind].items():
         value = header.get(name)
-        if type(value) is not of or (of is int and value < 0):
+        found = type(value)
+        if found is not of or (of is int and value < 0):
             raise _bad_field(name, of, value)
     for name, of in _OPTIONAL.get(kind, ()):
         if name in header:
             value = header[name]
-            if type(value) is not of or (of is int and value < 0):
+            found = type(value)
+            if found is not of or (of is int and value < 0):
                 raise _bad_field(name, of, value)
             if name in _TIMES and value > _LONGEST:
                 raise ProtocolError(f"a frame that took {value!r:.80} microseconds")
@@ -374,8 +378,8 @@ def field(fields: Mapping[str, Any], name: str, of: type) -> Any:
         ProtocolError: It is missing, of another type, or negative.
     """
     value = fields.get(name)
-    # Not isinstance, because True must not pass for an int.
-    if type(value) is not of or (of is int and value < 0):
+    found = type(value)  # not isinstance, because True must not pass for an int
+    if found is not of or (of is int and value < 0):
         raise _bad_field(name, of, value)
     return value
 

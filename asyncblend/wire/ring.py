@@ -186,7 +186,7 @@ class Slots:
         offsets = [None if offset is None else start + offset for offset in within]
         for array, place in zip(arrays, offsets, strict=True):
             if place is not None:
-                self._map[place : place + array.nbytes] = array  # its bytes, in half of the time that numpy takes
+                self._map[place : place + array.nbytes] = array.data  # its bytes, in half of the time that numpy takes
         return slot, offsets
 
     def free(self, slot: int) -> None:

@@ -147,12 +147,16 @@ class Peer:
     async def receive(self) -> Message:
         """Wait for the hub's next message. Leases that come together are as many messages."""
         if not self._leases:
-            async with asyncio.timeout(LIMIT):
-                message = protocol.decode(await self._socket.recv_multipart())
+            message = await self.whole()
             if message.kind != protocol.LEASES:
                 return message
             self._leases.extend(message.fields["leases"])
         return self._leases.popleft()
+
+    async def whole(self) -> Message:
+        """Wait for the hub's next message, as it is."""
+        async with asyncio.timeout(LIMIT):
+            return protocol.decode(await self._socket.recv_multipart())
 
     async def join(self, life: Life = ME, **hello: Any) -> None:
         """Say HELLO, and wait until the hub knows this connection."""
@@ -187,7 +191,7 @@ class Stage:
 
     def send(self, life: Life, *leases: protocol.Request) -> bool:
         """Send a life these leases at once. Return whether it is connected."""
-        return all([self.hub.add_lease(life, lease) for lease in leases]) and not self.hub.send_leases()
+        return all(self.hub.add_lease(life, lease) for lease in leases) and not self.hub.send_leases()
 
     async def handled(self, peer: Peer) -> None:
         """Wait until the hub has handled all that this peer sent before."""

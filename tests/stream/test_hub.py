@@ -16,7 +16,7 @@ from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.launch import Life
 
-from .hub_stage import LIMIT, ME, SEED, Recorder, Stage, serving
+from .hub_stage import LIMIT, ME, NO_PARAMS, SEED, Recorder, Stage, serving
 
 OTHER = Life(2, 0)
 
@@ -336,6 +336,39 @@ async def test_a_lease_arrives_with_its_params(stage: Stage) -> None:
         assert values is not None
         assert values["light"] == 0.5
         np.testing.assert_array_equal(values["pose"], np.eye(3))
+
+
+async def test_leases_of_one_life_share_a_message(stage: Stage) -> None:
+    """They wait for `send_leases`, or for the next message to that life, which comes after them."""
+    peer, other = stage.peer(), stage.peer()
+    await peer.join()
+    await other.join(OTHER)
+    requests = [protocol.Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
+    assert stage.send(ME, *requests)
+    message = await peer.whole()
+    assert (message.kind, [one.fields["lease"] for one in message.fields["leases"]]) == (protocol.LEASES, [0, 1, 2])
+    assert all(stage.hub.add_lease(ME, one) for one in requests)
+    assert stage.hub.add_lease(OTHER, requests[0])
+    stage.hub.send_revoke(ME, 5, [1])
+    assert [(await peer.whole()).kind for _ in range(2)] == [protocol.LEASES, protocol.REVOKE]
+    assert not stage.hub.send_leases()
+    assert (await other.whole()).kind == protocol.LEASE
+
+
+async def test_leases_that_cannot_be_sent_are_named(stage: Stage) -> None:
+    """Those of a connection that is gone are named once, and those of a life that is over are dropped."""
+    peer = stage.peer()
+    await peer.join()
+    peer.close()
+    requests = [protocol.Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
+    async with asyncio.timeout(LIMIT):
+        while stage.lease():
+            await asyncio.sleep(0)  # ZeroMQ has no event for it
+    assert all(stage.hub.add_lease(ME, one) for one in requests)
+    assert stage.hub.send_leases() == [(ME, [(5, 0), (5, 1), (5, 2)])]
+    assert all(stage.hub.add_lease(ME, one) for one in requests)
+    stage.hub.forget(ME)
+    assert not stage.hub.send_leases()
 
 
 async def test_revoke_arrives_after_the_leases_before_it(stage: Stage) -> None:

@@ -350,6 +350,13 @@ class World:
             if self.answer(blender, message):
                 blender.said.append(message)
 
+    def arrive_at_once(self, count: int) -> None:
+        """Let the host receive the next answers of some Blenders in one turn."""
+        self.dispatcher.begin_turn()
+        for _ in range(count):
+            self.arrive(self.rng.choice(list(self.blenders.values())))
+        self.dispatcher.end_turn()
+
     def answer(self, blender: Blender, message: Message) -> bool:
         """Let the host receive this. Return whether it counts: it answers a lease that this life holds."""
         fields, name = message.fields, name_of(message)
