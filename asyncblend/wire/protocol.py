@@ -310,7 +310,7 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise ProtocolError(f"a message of unknown kind {kind!r:.80}")
     for name, of in _FIELDS[kind].items():
-        value = header.get(name)
+        value: Any = header.get(name)
         found = type(value)
         if found is not of or (of is int and value < 0):
             raise _bad_field(name, of, value)
@@ -377,7 +377,7 @@ def field(fields: Mapping[str, Any], name: str, of: type) -> Any:
     Raises:
         ProtocolError: It is missing, of another type, or negative.
     """
-    value = fields.get(name)
+    value: Any = fields.get(name)
     found = type(value)  # not isinstance, because True must not pass for an int
     if found is not of or (of is int and value < 0):
         raise _bad_field(name, of, value)
