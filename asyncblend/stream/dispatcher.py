@@ -267,7 +267,7 @@ class Dispatcher:
             request.first, request.on_demand = first, source.on_demand
             request.fingerprint, request.line = source.fingerprint(lease), self._directs.may_begin(life, source)
             sent = self._hub.add_lease(life, request)
-            for step in _steps_beside(one):
+            for step in one.steps_beside:
                 sent = sent and self._send_step(life, one, step)
             return sent
         return self._hub.add_lease(life, request)
@@ -329,12 +329,12 @@ class Dispatcher:
             has: Whether the life has it, and has not begun it.
         """
         self._directs.end(one.source)
-        if not _can_be_replayed(one):
+        if not one.can_be_replayed:
             self._keep_or_lose(holding, one, is_open=is_open)
             return
         if one is holding.episode:
             holding.episode = None  # it begins anew, perhaps after what it holds besides
-        if not has or _steps_beside(one):
+        if not has or one.steps_beside:
             (holding.unsent.discard if self._send(holding.life, one) else holding.unsent.add)(one.name)
             self._send_leases()
 
@@ -422,7 +422,7 @@ class Dispatcher:
         holding = self._by_message(life, number, serial)
         dropped = holding.is_closing(name)
         one = holding.find(name)
-        if one is not None and not dropped and not _expects(one, step.number):
+        if one is not None and not dropped and not one.expects(step.number):
             self._totals.stale += 1
             return
         one = self._answer(holding, name) if step.last else self._go_on(holding, name)
@@ -580,29 +580,3 @@ class Dispatcher:
         name = one.source.number, one.lease.position
         if self._episodes and name in self._episodes and self._episodes[name][0] is holding:
             del self._episodes[name]
-
-
-def _expects(one: Held, step: int) -> bool:
-    """Tell whether this is the next step of a lease, or of one that nobody can say anything about.
-
-    Raises:
-        ProtocolError: It is a step that was not granted.
-    """
-    if one.source.ended:
-        return True  # it is dropped
-    first, granted = one.source.book.expected(one.lease)
-    if step > first or step >= granted:
-        raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
-    return step == first
-
-
-def _can_be_replayed(one: Held) -> bool:
-    """Tell whether a life can make all steps of a lease again: those on demand only as long as their params are kept."""
-    source = one.source
-    return not source.on_demand or all(source.params_of_step(step) is not None for step in _steps_beside(one))
-
-
-def _steps_beside(one: Held) -> range:
-    """Return the steps that a life may make of a lease besides those that the LEASE itself allows."""
-    book = one.source.book
-    return range(1 if one.source.on_demand else book.first_step(one.lease) + 1, book.allowed(one.lease))

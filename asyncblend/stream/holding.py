@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from ..errors import ProtocolError
 from ..wire.launch import Life
 from ..wire.protocol import Name
 from .leases import Lease
@@ -22,6 +23,31 @@ class Held:
     def __init__(self, source: Pass, lease: Lease[Drawn]) -> None:
         self.source, self.lease = source, lease
         self.name: Name = (source.number, lease.serial)
+
+    def expects(self, step: int) -> bool:
+        """Tell whether this is the next step of the lease, or of one that nobody can say anything about.
+
+        Raises:
+            ProtocolError: It is a step that was not granted.
+        """
+        if self.source.ended:
+            return True  # it is dropped
+        first, granted = self.source.book.expected(self.lease)
+        if step > first or step >= granted:
+            raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
+        return step == first
+
+    @property
+    def can_be_replayed(self) -> bool:
+        """Whether a life can make all steps of the lease again: those on demand only as long as their params are kept."""
+        source = self.source
+        return not source.on_demand or all(source.params_of_step(step) is not None for step in self.steps_beside)
+
+    @property
+    def steps_beside(self) -> range:
+        """The steps that a life may make of the lease besides those that the LEASE itself allows."""
+        first, granted = self.source.book.expected(self.lease)
+        return range(1 if self.source.on_demand else first + 1, granted)
 
 
 class Holding:
