@@ -35,7 +35,7 @@ class Directs:
 
     def begin(self, life: Life, one: Held, step: int) -> None:
         """Begin the direct way of a lease, with the frame of this step, if the pass wants it."""
-        source, lease = one
+        source, lease = one.source, one.lease
         if not self.may_begin(life, source) or self._lines[life].reading:  # an episode was closed while one waited
             return
         assert isinstance(source, EpisodePass), "may_begin has looked"
@@ -47,6 +47,8 @@ class Directs:
 
     def find(self, name: Name) -> Direct | None:
         """Return the direct way of a lease, if there is one."""
+        if not self._open:
+            return None
         direct, _ = self._open.get(name[0], (None, None))
         return direct if direct is not None and direct.name == name else None
 

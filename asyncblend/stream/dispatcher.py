@@ -45,6 +45,8 @@ class Dispatcher:
         self._numbers = itertools.count()
         self._turns = itertools.count()
         self._dispatching = self._again = False
+        self._in_turn = self._due = False  # whether more is to be told; whether to dispatch after that
+        self._sated = False  # whether a free slot changes nothing: all Blenders have work for a while
         self._holdings: dict[Life, Holding] = {}
         self._directs = Directs(self._fleet, lines, self._totals.frames)
 
@@ -64,7 +66,8 @@ class Dispatcher:
     def consume(self, source: Pass, arrival: Arrival) -> None:
         """Note that the consumer has this frame: its slot is free for another."""
         source.consume(arrival)
-        self.dispatch()
+        if not self._sated or source.urgent:
+            self.dispatch()
 
     def flush(self, source: Pass) -> int:
         """Give up the samples of a pass that no Blender has begun, and lease them again with new params.
@@ -117,8 +120,23 @@ class Dispatcher:
 
     # -- leases out -----------------------------------------------------------------------------------------------
 
+    def begin_turn(self) -> None:
+        """Lease nothing until `end_turn`: all that is told meanwhile has come at once, and leases go out together."""
+        self._in_turn = True
+
+    def end_turn(self) -> None:
+        """Lease what may be leased after all that was told."""
+        self._in_turn = False
+        if self._due:
+            self._due = False
+            self.dispatch()
+
     def dispatch(self) -> None:
         """Lease all that may be leased now, always to the Blender that holds least."""
+        self._sated = False
+        if self._in_turn:
+            self._due = True
+            return
         for source in self._passes:
             self._grant_steps(source)
         wanting = [source for source in self._passes if source.may_lease]
@@ -138,6 +156,7 @@ class Dispatcher:
         else:
             if not any(source.urgent for source in wanting):
                 self._suspend_stalled(wanting)
+                self._sated = not self._episodes
                 return
         # Twice what they can hold, urgent samples included. Params that flush at each call would lease for ever.
         most = 2 * self._config.prefetch * len(ready)
@@ -149,6 +168,7 @@ class Dispatcher:
                 wanting = [source for source in self._passes if source.may_lease] if self._again else []
         finally:
             self._dispatching = False
+            self._send_leases()
         self._suspend_stalled([source for source in self._passes if source.may_lease])
 
     def ask(self, source: EpisodePass, drawn: Drawn) -> None:
@@ -216,7 +236,8 @@ class Dispatcher:
             one = Held(source, lease)
             holding.add(one, alone=alone)
             holding.turn = self._served[source.number] = next(self._turns)
-            self._fleet.leased(holding.life)
+            if len(holding.held) == 1 or holding.episode is not None:  # else it is at work already
+                self._fleet.leased(holding.life)
             if not self._send(holding.life, one):
                 # It is dying, or reconnecting: the lease is its own until then.
                 holding.unsent.add(one.name)
@@ -238,22 +259,24 @@ class Dispatcher:
         return (not source.urgent, not source.book.has_returned, -source.free, self._served[source.number])
 
     def _send(self, life: Life, one: Held) -> bool:
-        """Send a lease, also one whose first steps have arrived before."""
-        source, lease = one
-        request = Request(
-            one.name,
-            lease.index,
-            lease.params.parts,
-            urgent=source.urgent,
-            first=source.book.first_step(lease),
-            on_demand=source.on_demand,
-            fingerprint=source.fingerprint(lease),
-            line=self._directs.may_begin(life, source),
-        )
-        sent = self._hub.send_lease(life, request)
-        for step in _steps_beside(one):
-            sent = sent and self._send_step(life, one, step)
-        return sent
+        """Send a lease with the next `_send_leases`, also one whose first steps have arrived before."""
+        source, lease = one.source, one.lease
+        first, granted = source.book.expected(lease)
+        request = Request(one.name, lease.index, lease.params.parts, source.urgent)
+        if source.on_demand or first or granted > 1:
+            request.first, request.on_demand = first, source.on_demand
+            request.fingerprint, request.line = source.fingerprint(lease), self._directs.may_begin(life, source)
+            sent = self._hub.add_lease(life, request)
+            for step in one.steps_beside:
+                sent = sent and self._send_step(life, one, step)
+            return sent
+        return self._hub.add_lease(life, request)
+
+    def _send_leases(self) -> None:
+        """Send all leases: a life gets those of one dispatch in as few messages as it takes."""
+        for life, names in self._hub.send_leases():
+            if (holding := self._holdings.get(life)) is not None:
+                holding.unsent.update(name for name in names if holding.find(name) is not None)
 
     def _send_step(self, life: Life, one: Held, step: int) -> bool:
         """Let an episode make a step. Return False if its life is not connected; then all is sent when it comes back."""
@@ -294,7 +317,7 @@ class Dispatcher:
         if is_open and not one.source.book.awaits(one.lease):
             return  # all of its frames have come, and its next step is not asked for: nothing was lost
         if not is_open:
-            self._answer(holding.life, *one.name)  # it has ended, and said so on the old connection
+            self._answer(holding, one.name)  # it has ended, and said so on the old connection
         one.source.give_back(one.lease)
         self._give_up(one.source)  # which closes it
 
@@ -306,13 +329,14 @@ class Dispatcher:
             has: Whether the life has it, and has not begun it.
         """
         self._directs.end(one.source)
-        if not _can_be_replayed(one):
+        if not one.can_be_replayed:
             self._keep_or_lose(holding, one, is_open=is_open)
             return
         if one is holding.episode:
             holding.episode = None  # it begins anew, perhaps after what it holds besides
-        if not has or _steps_beside(one):
+        if not has or one.steps_beside:
             (holding.unsent.discard if self._send(holding.life, one) else holding.unsent.add)(one.name)
+            self._send_leases()
 
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""
@@ -361,7 +385,7 @@ class Dispatcher:
         for one in list(own.held):
             if own.is_closing(one.name):
                 if one.name not in begun:
-                    self._answer(life, *one.name)  # it has closed it, and said so on the old connection
+                    self._answer(own, one.name)  # it has closed it, and said so on the old connection
             elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
                 self._let_go(own, one)  # a lease would allow a step that has no slot
                 one.source.give_back(one.lease)
@@ -391,19 +415,22 @@ class Dispatcher:
             step: Which frame of its sample it is.
             made_by: Number of the Blender, where the life is no Blender's own. None: that of the life.
         """
-        if (direct := self._directs.find((number, serial))) is not None and direct.has_step(step.number):
+        name = number, serial
+        if (direct := self._directs.find(name)) is not None and direct.has_step(step.number):
             self._totals.stale += 1  # it was made once more, because a connection was lost
             return
-        dropped = self._by_message(life, number, serial).is_closing((number, serial))
-        if not dropped and not self._expects(life, number, serial, step.number):
+        holding = self._by_message(life, number, serial)
+        dropped = holding.is_closing(name)
+        one = holding.find(name)
+        if one is not None and not dropped and not one.expects(step.number):
             self._totals.stale += 1
             return
-        one = self._answer(life, number, serial) if step.last else self._go_on(life, number, serial)
+        one = self._answer(holding, name) if step.last else self._go_on(holding, name)
         if one is None:
             return
         instance = life.instance if made_by is None else made_by
         self._totals.frames[instance] += 1
-        source, lease = one
+        source, lease = one.source, one.lease
         if dropped or source.ended:
             self._totals.stale += 1
         else:
@@ -422,14 +449,15 @@ class Dispatcher:
             if step.line and not step.last:
                 self._directs.begin(life, one, step.number)  # before the consumer can see the frame
             source.arrive(lease, frame, step.fingerprint)
-        self._after_step(life, one)
+        self._after_step(holding, one)
 
     def replayed(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender makes progress with an episode whose steps the consumer has already."""
         if self._directs.find((number, serial)) is not None:
             return  # a connection was lost before it was played directly; its next step comes over the line
-        if (one := self._go_on(life, number, serial)) is not None:
-            self._after_step(life, one)
+        holding = self._holding(life)
+        if (one := self._go_on(holding, (number, serial))) is not None:
+            self._after_step(holding, one)
 
     def over(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
@@ -437,7 +465,7 @@ class Dispatcher:
         if holding.find((number, serial)) is None:
             return  # it was taken back before it was known to be an episode
         taken_back = holding.is_closing((number, serial))
-        one = self._answer(life, number, serial)
+        one = self._answer(holding, (number, serial))
         if one is not None:
             if not taken_back:
                 one.source.over(one.lease)
@@ -450,8 +478,9 @@ class Dispatcher:
 
     def bad_sample(self, life: Life, number: int, serial: int, error: SampleError) -> None:
         """Tell a pass why its sample cannot be made, if the sender holds that lease now."""
-        taken_back = self._by_message(life, number, serial).is_closing((number, serial))
-        one = self._answer(life, number, serial)
+        holding = self._by_message(life, number, serial)
+        taken_back = holding.is_closing((number, serial))
+        one = self._answer(holding, (number, serial))
         if one is not None:
             if not taken_back:
                 one.source.sample_failed(one.lease, error)
@@ -461,12 +490,14 @@ class Dispatcher:
 
     def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
-        taken_back = self._by_message(life, number, serial).is_closing((number, serial))
-        one = self._answer(life, number, serial) if last else self._go_on(life, number, serial)
+        name = number, serial
+        holding = self._by_message(life, number, serial)
+        taken_back = holding.is_closing(name)
+        one = self._answer(holding, name) if last else self._go_on(holding, name)
         if one is not None:
             if not taken_back:
                 if not last:
-                    self._close_episode(self._holding(life))
+                    self._close_episode(holding)
                 one.source.give_back(one.lease)
             self.dispatch()
 
@@ -500,77 +531,52 @@ class Dispatcher:
         direct = self._directs.find(one.name)
         return direct is not None and (by_line or not direct.played.asked)
 
-    def _answer(self, life: Life, number: int, serial: int) -> Held | None:
+    def _answer(self, holding: Holding, name: Name) -> Held | None:
         """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.
 
         Then nothing may be leased that might not be before. Params that flush at each call would answer each frame of a
         lease that was revoked too late with many more such leases, for ever.
         """
-        holding = self._holding(life)
-        one = holding.find((number, serial))
+        one = holding.find(name)
         if one is None:
             self._totals.stale += 1
-            self._totals.duplicates += (number, serial) in holding.answered
+            self._totals.duplicates += name in holding.answered
         else:
             self._let_go(holding, one)
-            holding.answered.append(one.name)
-        self._fleet.answered(life, more=bool(holding.held))
+            holding.answered.append(name)
+        self._fleet.answered(holding.life, more=bool(holding.held))
         return one
 
-    def _expects(self, life: Life, number: int, serial: int, step: int) -> bool:
-        """Tell whether this is the next step of a lease, or of one that nobody can say anything about.
-
-        Raises:
-            ProtocolError: It is a step that was not granted.
-        """
-        one = self._holding(life).find((number, serial))
-        if one is None or one.source.ended:
-            return True  # `_answer` says what comes of it
-        first, granted = one.source.book.first_step(one.lease), one.source.book.allowed(one.lease)
-        if step > first or step >= granted:
-            raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
-        return step == first
-
-    def _go_on(self, life: Life, number: int, serial: int) -> Held | None:
+    def _go_on(self, holding: Holding, name: Name) -> Held | None:
         """Return the lease of which a life has made a step that is not the last one, as `_answer` does, and keep it."""
-        holding = self._holding(life)
-        one = holding.find((number, serial))
+        one = holding.find(name)
         if one is None:
-            self._hub.send_revoke(life, number, [serial])  # it was begun before it was taken back
-            return self._answer(life, number, serial)
+            self._hub.send_revoke(holding.life, name[0], [name[1]])  # it was begun before it was taken back
+            return self._answer(holding, name)
         if holding.episode not in (None, one):
-            raise ProtocolError(f"a frame of lease {serial}, while another episode is open")
+            raise ProtocolError(f"a frame of lease {name[1]}, while another episode is open")
         if holding.episode is None:
             holding.open_episode(one)
-            self._episodes[number, one.lease.position] = holding, one
-        self._fleet.answered(life, more=True)
+            self._episodes[one.source.number, one.lease.position] = holding, one
+        self._fleet.answered(holding.life, more=True)
         return one
 
-    def _after_step(self, life: Life, one: Held) -> None:
+    def _after_step(self, holding: Holding, one: Held) -> None:
         """Do what a step makes possible: the next one, or to close an episode that nobody needs."""
-        holding = self._holding(life)
-        if holding.episode is one and not holding.closing and (one.source.ended or one.source.error is not None):
+        if holding.episode is not one:
+            self.dispatch()
+            return
+        if not holding.closing and (one.source.ended or one.source.error is not None):
             self._close_episode(holding)
-        if holding.episode is not one or not one.source.on_demand:  # else nothing is possible until it is asked for
+        if not one.source.on_demand:  # else nothing is possible until it is asked for
             self.dispatch()
         if holding.episode is one and not holding.closing and not one.source.book.awaits(one.lease):
-            self._fleet.working_since(life, None)
+            self._fleet.working_since(holding.life, None)
 
     def _let_go(self, holding: Holding, one: Held) -> None:
         """Note that a life holds this lease no more."""
+        self._sated = False
         holding.pop(one)
         name = one.source.number, one.lease.position
         if self._episodes and name in self._episodes and self._episodes[name][0] is holding:
             del self._episodes[name]
-
-
-def _can_be_replayed(one: Held) -> bool:
-    """Tell whether a life can make all steps of a lease again: those on demand only as long as their params are kept."""
-    source = one.source
-    return not source.on_demand or all(source.params_of_step(step) is not None for step in _steps_beside(one))
-
-
-def _steps_beside(one: Held) -> range:
-    """Return the steps that a life may make of a lease besides those that the LEASE itself allows."""
-    book = one.source.book
-    return range(1 if one.source.on_demand else book.first_step(one.lease) + 1, book.allowed(one.lease))

@@ -53,12 +53,12 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             StreamClosed: The pass or the stream was closed.
             ForkedProcessError: This is a forked copy.
         """
-        arrival = await self._next()
+        arrival = self._here() or await self._next()
         self._dispatcher.consume(self._source, arrival)
         return arrival.frame
 
     async def _next(self) -> Arrival:
-        self._run.check_process()
+        """Wait for a frame."""
         timing, queue = self._source.timing, self._source.queue
         began = None if queue.ready else time.monotonic()
         if began is not None:
@@ -74,9 +74,17 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         timing.took(time.monotonic())
         return arrival
 
+    def _here(self) -> Arrival | None:
+        """Take a frame that is here already."""
+        self._run.check_process()
+        arrival = self._source.queue.get_nowait()
+        if arrival is not None:
+            self._source.timing.took(time.monotonic())
+        return arrival
+
     async def _collect(self) -> None:
         """Wait for a frame, and add it to what is collected."""
-        arrival = await self._next()
+        arrival = self._here() or await self._next()
         self._collector.take(arrival)
         self._dispatcher.consume(self._source, arrival)
         self._collector.add(arrival)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from ..errors import ProtocolError
 from ..wire.launch import Life
 from ..wire.protocol import Name
 from .leases import Lease
@@ -15,15 +15,39 @@ from .passes import Guilt, Pass
 _REMEMBERED = 16  # answers of a life, by which an answer that is sent twice is known
 
 
-class Held(NamedTuple):
+class Held:
     """A lease and the pass that it is of."""
 
-    source: Pass
-    lease: Lease[Drawn]
+    __slots__ = ("lease", "name", "source")
+
+    def __init__(self, source: Pass, lease: Lease[Drawn]) -> None:
+        self.source, self.lease = source, lease
+        self.name: Name = (source.number, lease.serial)
+
+    def expects(self, step: int) -> bool:
+        """Tell whether this is the next step of the lease, or of one that nobody can say anything about.
+
+        Raises:
+            ProtocolError: It is a step that was not granted.
+        """
+        if self.source.ended:
+            return True  # it is dropped
+        first, granted = self.source.book.expected(self.lease)
+        if step > first or step >= granted:
+            raise ProtocolError(f"a frame of step {step}, where step {first} of {granted} was expected")
+        return step == first
 
     @property
-    def name(self) -> Name:
-        return self.source.number, self.lease.serial
+    def can_be_replayed(self) -> bool:
+        """Whether a life can make all steps of the lease again: those on demand only as long as their params are kept."""
+        source = self.source
+        return not source.on_demand or all(source.params_of_step(step) is not None for step in self.steps_beside)
+
+    @property
+    def steps_beside(self) -> range:
+        """The steps that a life may make of the lease besides those that the LEASE itself allows."""
+        first, granted = self.source.book.expected(self.lease)
+        return range(1 if self.source.on_demand else first + 1, granted)
 
 
 class Holding:
@@ -32,6 +56,7 @@ class Holding:
     def __init__(self, life: Life) -> None:
         self.life = life
         self.held: list[Held] = []  # In the order in which the life renders them; it is at the first one
+        self._by_name: dict[Name, Held] = {}
         self.answered: deque[Name] = deque(maxlen=_REMEMBERED)  # Its latest answers
         self.turn = -1  # When it was leased something last
         self.urgent: int = 0  # How many of `held` are of urgent passes
@@ -43,6 +68,7 @@ class Holding:
 
     def add(self, one: Held, *, alone: bool = False) -> None:
         self.alone = alone
+        self._by_name[one.name] = one
         if not one.source.urgent:
             self.held.append(one)
             return
@@ -53,11 +79,12 @@ class Holding:
 
     def find(self, name: Name) -> Held | None:
         """Return the lease of this name, or None if the life does not hold it."""
-        return next((one for one in self.held if one.name == name), None)
+        return self._by_name.get(name)
 
     def pop(self, one: Held) -> None:
         """Remove a lease that the life holds."""
         self.held.remove(one)
+        del self._by_name[one.name]
         self.urgent -= one.source.urgent
         self.alone = False
         self.unsent.discard(one.name)

@@ -20,7 +20,7 @@ from ..fleet.place import Network
 from ..wire import payload, protocol
 from ..wire.gate import Gate
 from ..wire.launch import Host, Life
-from ..wire.protocol import Message, Request, Step, UnreadableValues, WrongToken, WrongVersion
+from ..wire.protocol import Message, Name, Request, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.ring import Ring
 from .rejects import Rejects
 
@@ -47,6 +47,8 @@ class Lives(Protocol):
 class Answers(Protocol):
     """What the hub tells of leases; `Dispatcher` says what each call means. None of them may block."""
 
+    def begin_turn(self) -> None: ...
+    def end_turn(self) -> None: ...
     def reconnected(
         self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
     ) -> None: ...
@@ -79,6 +81,8 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
         self._seed, self._rings, self._network = seed, rings, network
         self._life_of: dict[bytes, Life] = {}  # by the socket's identity
         self._identity_of: dict[Life, bytes] = {}
+        self._leases: dict[Life, list[Request]] = {}  # that wait for `send_leases`
+        self._unsent: list[tuple[Life, Sequence[Name]]] = []
         self._warned: set[str] = set()
         self._draining = False
         self._sender: Life | None = None  # whose keys the message at hand was encrypted with
@@ -190,21 +194,26 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def _drain(self, lives: Lives, answers: Answers) -> bool:
         """Handle up to 64 messages, so that the loop's other work has its turn. Return whether there may be more."""
         self._draining = True
+        answers.begin_turn()
         try:
             for _ in range(_MESSAGES_A_TURN):
                 if not (message := self._received()):
                     return False
-                identity, *parts = message
-                if self._gate.encrypted and (sender := self._gate.life_of(identity)) is None:
-                    # Its keys were revoked while the connection was open, so it is asked to end.
-                    self._rejects.refuse()
-                    self._send_to(identity.bytes, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
-                    continue
-                self._sender = sender if self._gate.encrypted else None
-                self._handle(lives, answers, identity.bytes, parts)
+                identity = message[0].bytes
+                if self._gate.encrypted:
+                    self._sender = self._gate.life_of(message[0])
+                    if self._sender is None:
+                        # Its keys were revoked while the connection was open, so it is asked to end.
+                        self._rejects.refuse()
+                        self._send_to(identity, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
+                        continue
+                # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
+                parts = [part.bytes if len(part) < _COPIED else part.buffer for part in message[1:]]
+                self._handle(lives, answers, identity, parts)
             return True
         finally:
             self._draining = False
+            answers.end_turn()
 
     def _received(self) -> list[zmq.Frame]:
         """Return the parts of a message that is here already, or nothing."""
@@ -221,9 +230,30 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     # -- to Blender ---------------------------------------------------------------------------------------------
 
-    def send_lease(self, life: Life, request: Request) -> bool:
-        """Lease an index of a pass. Return False if the Blender is not connected."""
-        return self._send(life, request.encode())
+    def add_lease(self, life: Life, request: Request) -> bool:
+        """Lease an index of a pass, at the next `send_leases` or before the next message to that life.
+
+        Returns:
+            Whether the Blender is connected, as far as is known now.
+        """
+        if life not in self._identity_of:
+            return False
+        if (waiting := self._leases.get(life)) is None:
+            self._leases[life] = [request]
+        else:
+            waiting.append(request)
+        return True
+
+    def send_leases(self) -> Sequence[tuple[Life, Sequence[Name]]]:
+        """Send the leases, those of one life in as few messages as it takes.
+
+        Returns:
+            The names of those that could not be sent since the last time, by life: it is not connected now.
+        """
+        for life in list(self._leases):
+            self._send_waiting(life)
+        unsent, self._unsent = self._unsent, []
+        return unsent
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
         """Let an episode make another step, with its params if it is on demand. Return False if it is not connected."""
@@ -240,11 +270,20 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def forget(self, life: Life) -> None:
         """Listen no more to a life that is over."""
         self._gate.revoke(life)
+        self._leases.pop(life, None)
         if (identity := self._identity_of.pop(life, None)) is not None:
             del self._life_of[identity]
             self._rejects.forget(identity)
 
+    def _send_waiting(self, life: Life) -> None:
+        requests = self._leases.pop(life)
+        identity = self._identity_of[life]  # `forget` would have dropped them
+        if not all(self._send_to(identity, parts) for parts in protocol.encode_leases(requests)):
+            self._unsent.append((life, [request.name for request in requests]))
+
     def _send(self, life: Life, parts: Sequence[Any]) -> bool:
+        if life in self._leases:  # what is said of a lease comes after it
+            self._send_waiting(life)
         identity = self._identity_of.get(life)
         return identity is not None and self._send_to(identity, parts)
 
@@ -274,9 +313,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 raise ProtocolError(f"a message with the keys of {self._sender} on the connection of {life}")
             ring = None if life is None else self._rings.get(life)
             hold = None if ring is None else ring.hold
-            # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
-            buffers = [part.bytes if len(part) < _COPIED else part.buffer for part in parts]
-            message = protocol.decode(buffers, hold, values=life is not None)
+            message = protocol.decode(parts, hold, values=life is not None)
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it

@@ -26,7 +26,7 @@ Params = TypeVar("Params")
 _AHEAD = 2  # steps that are granted before they are needed, so that Blender waits for no message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes thrice as long to make
 class Lease(Generic[Params]):
     """Permission to render one index. Held by one life at a time."""
 
@@ -101,7 +101,7 @@ class LeaseBook(Generic[Params]):
     @property
     def may_lease(self) -> bool:
         """Whether `lease` would return a lease."""
-        if self.next_returned is not None:
+        if (self._returned or self._hungry) and self.next_returned is not None:
             return True
         return not self._hungry and self.occupied < self.slots and self._fresh < self._count
 
@@ -170,6 +170,11 @@ class LeaseBook(Generic[Params]):
     def allowed(self, lease: Lease[Params]) -> int:
         """Return how many steps of a lease may be made, those before `first_step` included."""
         return self._steps[lease.position].granted
+
+    def expected(self, lease: Lease[Params]) -> tuple[int, int]:
+        """Return the step of a lease that comes next, and how many may be made: `first_step` and `allowed`."""
+        steps = self._steps[lease.position]
+        return steps.arrived, steps.granted
 
     def awaits(self, lease: Lease[Params]) -> bool:
         """Whether a step of a lease is granted and has not arrived."""
@@ -339,7 +344,8 @@ class LeaseBook(Generic[Params]):
         steps = self._steps[position]
         steps.over = True
         self._hungry.discard(position)
-        self._keep_slots(steps, 0)
+        if steps.granted > steps.arrived:
+            self._keep_slots(steps, 0)
         self._settle_if_over(position)
 
     def _settle_if_over(self, position: int) -> None:

@@ -68,14 +68,14 @@ class ParamsSource:
 
     def __init__(self, params: Params | None) -> None:
         self._params = params
-        self._awaited = is_iterator(params) and hasattr(params, "__anext__")
+        self.awaited: bool = is_iterator(params) and hasattr(params, "__anext__")
         self._feed: _Feed | None = None
         self._ahead: deque[Drawn] = deque()  # restored: an asynchronous iterator gave them, no sample has them yet
         self._taken = 0  # Mappings of an iterator
 
     def begin(self, feeds: Feeds) -> None:
         """Await what is asynchronous with the others of the same run, until `end`."""
-        if self._awaited:
+        if self.awaited:
             self._feed = feeds.join(self._params)
 
     def end(self) -> None:
@@ -86,7 +86,7 @@ class ParamsSource:
 
     def ready(self) -> bool:
         """Whether `draw` may be called. If not, what it needs is awaited from now on."""
-        return not self._awaited or bool(self._ahead) or (self._feed is not None and self._feed.ready())
+        return not self.awaited or bool(self._ahead) or (self._feed is not None and self._feed.ready())
 
     def draw(self, index: int, granted: int) -> Drawn:
         """Return the params of a sample, which is leased now.
@@ -108,7 +108,7 @@ class ParamsSource:
             self._taken += 1
             return drawn._replace(granted=granted)
         if params is None:
-            return _NONE._replace(granted=granted)
+            return Drawn(_NONE.parts, _NONE.values, granted)  # `_replace` takes ten times as long
         if not is_iterator(params):
             return snapshot(params(index) if callable(params) else params, f" of index {index}", granted)
         try:

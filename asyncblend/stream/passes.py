@@ -137,7 +137,7 @@ class Pass:
     @property
     def has_params(self) -> bool:
         """Whether the next sample has its params, or can get them now. If not, they are awaited from now on."""
-        return self.book.next_is_drawn or self.params.ready()
+        return not self.params.awaited or self.book.next_is_drawn or self.params.ready()
 
     def age(self, lease: Lease[Drawn]) -> int:
         """Return how many other leases were granted since the params of this one were drawn."""
@@ -184,7 +184,7 @@ class Pass:
         if fingerprint:
             self._fingerprints.setdefault(lease.position, list(fingerprint))
         self.book.arrive(lease, last=frame.last)
-        if frame.last:
+        if frame.last and self._suspects:
             self._suspects.discard(lease.position)
         self._early.setdefault(lease.position, deque()).append(frame)
         self._let_out()
@@ -207,7 +207,7 @@ class Pass:
     @property
     def next_is_suspect(self) -> bool:
         """Whether the next sample to lease may have crashed a Blender. It must be alone in its next one."""
-        return self.book.next_returned in self._suspects
+        return bool(self._suspects) and self.book.next_returned in self._suspects
 
     def give_back(self, lease: Lease[Drawn], guilt: Guilt = "none", why: InstanceError | None = None) -> None:
         """Take back a lease whose Blender is gone, or whose frame cannot be read.

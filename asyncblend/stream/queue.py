@@ -68,6 +68,10 @@ class FrameQueue(Generic[T]):
         """Whether `get` would not wait."""
         return bool(self._items) or self._closed
 
+    def get_nowait(self) -> T | None:
+        """Remove and return the first item. None: there is none yet, or no more will come."""
+        return self._items.popleft() if self._items else None
+
     async def get(self) -> T:
         """Remove and return the first item, and wait for one if there is none.
 

@@ -3,7 +3,7 @@
 The program has as many places as the fleet has Blenders, and each looks to its dispatcher like a Blender: it takes the
 leases that it is given one after another. Which Blender makes a sample, the fleet decides: all programs share them.
 
-    Dispatcher -> send_lease, send_step, send_revoke -> calls of the fleet's actor
+    Dispatcher -> add_lease, send_step, send_revoke -> calls of the fleet's actor
                <- frame, bad_sample, over ------------- what these calls return
 
 Each call is answered by what the actor's method returns, so a frame is an object of Ray's that belongs to the program
@@ -137,10 +137,14 @@ class Attachment:
 
     # -- what the dispatcher tells a Blender ----------------------------------------------------------------------
 
-    def send_lease(self, life: Life, request: Request) -> bool:
-        """Lease an index of a pass, as `Hub.send_lease` does."""
+    def add_lease(self, life: Life, request: Request) -> bool:
+        """Lease an index of a pass, as `Hub.add_lease` does."""
         assert not request.on_demand, "streams refuse such episodes"
         return self._ask(life, *request.name, "lease", life.instance, request)
+
+    def send_leases(self) -> Sequence[tuple[Life, Sequence[Name]]]:
+        """Each lease is a call of its own, which is made at once."""
+        return ()
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any] = ()) -> bool:
         """Let an episode make another step."""

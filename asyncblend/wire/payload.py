@@ -51,15 +51,48 @@ _NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, wh
 
 _AS_IT_LIES = _NAMES if sys.byteorder == "little" else {}
 
-# json.dumps would make an encoder at each call.
-dumps: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
+def _encode_in_c() -> Callable[[Any, int], Sequence[str]] | None:
+    """Return the encoder that JSONEncoder makes of itself anew at each call, which takes longer than a small message."""
+    make = getattr(json.encoder, "c_make_encoder", None)  # another Python may have none
+    if make is None:
+        return None
+    quoted = json.encoder.encode_basestring_ascii
+    encode: Callable[[Any, int], Sequence[str]] = make(
+        None, _ENCODER.default, quoted, None, ":", ",", False, False, False
+    )
+    return encode
+
+
+_in_c = _encode_in_c()
+
+
+def dumps(value: Any) -> str:
+    """Return a value as JSON.
+
+    Raises:
+        ValueError: It has a float that JSON has not.
+        TypeError: It has something else that JSON has not.
+    """
+    return _ENCODER.encode(value) if _in_c is None else "".join(_in_c(value, 0))
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
+
+
+def _loads(text: str) -> Any:
+    try:
+        value, end = _scan(text, 0)  # what `decode` calls in the end, past two regular expressions
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)
 
 
 class Unsendable(TypeError):
@@ -200,12 +233,13 @@ def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:
     Raises:
         ProtocolError: The tree is none that `to_tree` gives.
     """
-    if isinstance(tree, (list, dict)) and depth > MAX_DEPTH:
-        raise ProtocolError(f"values nested more than {MAX_DEPTH} deep")
-    if isinstance(tree, list):
-        return [from_tree(item, fetch, depth + 1) for item in tree]
-    if not isinstance(tree, dict):
+    kind = type(tree)
+    if kind is not dict and kind is not list:
         return tree
+    if depth > MAX_DEPTH:
+        raise ProtocolError(f"values nested more than {MAX_DEPTH} deep")
+    if kind is list:
+        return [from_tree(item, fetch, depth + 1) for item in tree]
     if "$" in tree or "$float" in tree:
         if len(tree) == 1 and "$" in tree:
             return fetch(tree["$"])
@@ -279,6 +313,8 @@ def _at(key: str) -> str:
 def bytes_of(part: Any) -> memoryview:
     """Return a view of anything that has a buffer, as bytes."""
     view = memoryview(part)
+    if type(part) is bytes:
+        return view
     return view.cast("B") if view.nbytes else memoryview(b"")  # a view of an empty array cannot be cast
 
 
@@ -348,13 +384,11 @@ def _shared_memory(slot: Any, hold: Hold | None) -> Array:
 
 
 def _sent(unused: deque[memoryview], size: int) -> memoryview:
-    """Take the bytes of an array from the parts: one part, or pieces, which are joined.
+    """Take the bytes of an array, which are not one whole part, from the parts: pieces, which are joined.
 
     Raises:
         ProtocolError: There are fewer or more bytes.
     """
-    if unused and unused[0].nbytes == size:
-        return unused.popleft()
     taken = [unused.popleft()] if unused else []
     found = sum(part.nbytes for part in taken)
     while size > MAX_PIECE and unused and found < size:
@@ -367,20 +401,22 @@ def _sent(unused: deque[memoryview], size: int) -> memoryview:
 
 def _view(spec: Any, unused: deque[memoryview], memory: Array | None) -> Array:
     """Return the described array, from the next unused buffer or from its offset in the shared memory."""
-    if not (isinstance(spec, list) and len(spec) in (2, 3) and isinstance(spec[0], str) and isinstance(spec[1], list)):
+    if not (type(spec) is list and len(spec) in (2, 3) and type(spec[0]) is str and type(spec[1]) is list):
         raise ProtocolError(f"an array described as {spec!r:.80}")
     name, shape = spec[:2]
     dtype = DTYPES.get(name)
     if dtype is None:
         raise ProtocolError(f"an array of dtype {name!r:.80}, which is not allowed")
-    # numpy refuses a side over maxsize only where the array is not empty: 0 * 2**70 is 0.
-    if len(shape) > MAX_RANK or not all(type(n) is int and 0 <= n <= sys.maxsize for n in shape):
-        raise ProtocolError(f"an array of shape {shape!r:.80}")
-    size = math.prod(shape) * dtype.itemsize  # Python's integers cannot overflow
+    size = dtype.itemsize  # Python's integers cannot overflow
+    for side in shape if len(shape) <= MAX_RANK else [None]:
+        # numpy refuses a side over maxsize only where the array is not empty: 0 * 2**70 is 0.
+        if type(side) is not int or not 0 <= side <= sys.maxsize:
+            raise ProtocolError(f"an array of shape {shape!r:.80}")
+        size *= side
     offset = 0
     buffer: Any
     if len(spec) == 2:
-        buffer = _sent(unused, size)
+        buffer = unused.popleft() if unused and unused[0].nbytes == size else _sent(unused, size)
     else:
         buffer, offset = memory, spec[2]
         if memory is None or type(offset) is not int or not 0 <= offset <= memory.nbytes - size:

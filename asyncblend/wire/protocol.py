@@ -14,7 +14,8 @@ The life of a connection:
     HELLO           ->
                     <-               WELCOME      or STOP, if the token, the version or the life is wrong
     READY           ->                            when the script calls serve
-                    <-               LEASE        several at once; "urgent" ones go before all that is not begun
+                    <-               LEASE        several may be held; "urgent" ones go before all that is not begun
+                    <-               LEASES       the same of several that are leased at once
     FRAME | FAILED  ->                            the answer to one lease
                     <-               REVOKE       leases that are not to be begun any more, or not to be gone on with
                     <-               STOP
@@ -41,7 +42,7 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ProtocolError
@@ -49,7 +50,7 @@ from . import payload
 from .launch import Life
 from .payload import Hold, bytes_of, decode_tree, dumps, parse_json
 
-VERSION = 6
+VERSION = 7
 
 # The kinds of messages that Blender sends, and their fields.
 HELLO = "hello"  # token, version, instance, epoch, ready (whether it serves), holding (pairs of pass and serial: leases
@@ -69,11 +70,16 @@ WELCOME = "welcome"  # version, seed
 LEASE = "lease"  # pass, lease (its serial), index, urgent; of an episode first (the first step to send), on_demand
 # (whether each STEP brings params, and nothing is made before it comes), fingerprint (of the first frame, if that was
 # sent before), line (whether the host may send steps over the line); carries the params
+LEASES = "leases"  # leases, each a list of pass, lease, index, urgent, and the tree of its params, without which it has
+# none. Those of which more is to be said, or whose params have arrays, come each in a LEASE
 STEP = "step"  # pass, lease, step; carries its params, or none: then those of the lease hold
 REVOKE = "revoke"  # pass, leases (their serials)
 STOP = "stop"  # reason; "" at the usual end
 
 MAX_HEADER = 64 * 1024
+MAX_LEASES = 256  # in one message
+_ROOM = MAX_HEADER - 256  # bytes of a header for all of its leases
+_SHORT = 1024  # bytes of params that do not fill a message on their own
 
 Name = tuple[int, int]
 """Names a lease: the number of its pass, and its serial in that."""
@@ -90,23 +96,24 @@ _FIELDS: dict[str, dict[str, type]] = {
     BYE: {},
     WELCOME: {"version": _INT, "seed": _INT},
     LEASE: {"pass": _INT, "lease": _INT, "index": _INT, "urgent": bool},
+    LEASES: {"leases": list},
     STEP: {"pass": _INT, "lease": _INT, "step": _INT},
     REVOKE: {"pass": _INT, "leases": list},
     STOP: {"reason": _STR},
 }
 """Fields that each kind must have. The fields of HELLO are checked later, after its version."""
 
-_OPTIONAL: dict[str, dict[str, type]] = {
-    FRAME: {
-        "step": _INT,
-        "last": bool,
-        "fingerprint": list,
-        "line": bool,
-        "sample": _INT,
-        "render": _INT,
-        "capture": _INT,
-    },
-    LEASE: {"first": _INT, "on_demand": bool, "fingerprint": list, "line": bool},
+_OPTIONAL: dict[str, tuple[tuple[str, type], ...]] = {
+    FRAME: (
+        ("sample", _INT),
+        ("render", _INT),
+        ("capture", _INT),
+        ("step", _INT),
+        ("last", bool),
+        ("fingerprint", list),
+        ("line", bool),
+    ),
+    LEASE: (("first", _INT), ("on_demand", bool), ("fingerprint", list), ("line", bool)),
 }
 """Fields that may be missing. Only episodes have them, but for the times, which each FRAME may have: a FRAME without "step"
 is a whole sample, and a LEASE without "first" begins one. The times "sample", "render" and "capture" are microseconds."""
@@ -195,6 +202,43 @@ class Request:
             fields |= {"fingerprint": self.fingerprint, "line": self.line}
         return encode(LEASE, fields, self.params)
 
+    @property
+    def entry(self) -> bytes | None:
+        """What stands for it in a LEASES, as JSON. None: it does not fit there, or more is to be said of it."""
+        params = self.params
+        if self.first or self.on_demand or len(params) != 1 or len(params[0]) > _SHORT:
+            return None
+        about = b"%d,%d,%d,%s" % (*self.name, self.index, b"true" if self.urgent else b"false")
+        return b"[%s]" % about if params[0] == _NOTHING else b"[%s,%s]" % (about, params[0])
+
+
+_NOTHING = payload.encode_values({})[0]  # params of which there are none
+
+
+def encode_leases(requests: Sequence[Request]) -> Iterator[list[Any]]:
+    """Yield the messages that lease all of these, in their order: as few as it takes."""
+    if len(requests) == 1:
+        yield requests[0].encode()
+        return
+    entries: list[bytes] = []
+    size = 0
+    for request in requests:
+        entry = request.entry
+        if entries and (entry is None or len(entries) == MAX_LEASES or size + len(entry) >= _ROOM):
+            yield _leases_of(entries)
+            entries, size = [], 0
+        if entry is None:
+            yield request.encode()
+        else:
+            entries.append(entry)
+            size += len(entry) + 1
+    if entries:
+        yield _leases_of(entries)
+
+
+def _leases_of(entries: Sequence[bytes]) -> list[Any]:
+    return [b'{"kind":"%s","leases":[%s]}' % (LEASES.encode(), b",".join(entries))]
+
 
 class UnreadableValues(ProtocolError):
     """The header of a message is good, but the values that it carries are not."""
@@ -220,7 +264,9 @@ class Message(NamedTuple):
     """A decoded message."""
 
     kind: str
-    fields: Mapping[str, Any]  # The fields of the header, of the right types
+    fields: Mapping[
+        str, Any
+    ]  # The fields of the header, of the right types. The "leases" of a LEASES are LEASE messages
     values: dict[str, Any] | None  # What a FRAME or LEASE carries. Arrays are read-only views of the received buffers
 
 
@@ -264,13 +310,21 @@ def decode(parts: Sequence[Any], hold: Hold | None = None, *, values: bool = Tru
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise ProtocolError(f"a message of unknown kind {kind!r:.80}")
     for name, of in _FIELDS[kind].items():
-        field(header, name, of)
-    for name, of in _OPTIONAL.get(kind, {}).items():
+        value: Any = header.get(name)
+        found = type(value)
+        if found is not of or (of is int and value < 0):
+            raise _bad_field(name, of, value)
+    for name, of in _OPTIONAL.get(kind, ()):
         if name in header:
-            value = field(header, name, of)
+            value = header[name]
+            found = type(value)
+            if found is not of or (of is int and value < 0):
+                raise _bad_field(name, of, value)
             if name in _TIMES and value > _LONGEST:
                 raise ProtocolError(f"a frame that took {value!r:.80} microseconds")
     try:
+        if kind == LEASES and values:
+            header["leases"] = _leases(header, buffers[1:])
         return Message(kind, header, _values(kind, header, buffers[1:], hold) if values else None)
     except ProtocolError as error:
         raise UnreadableValues(str(error), kind, header) from None
@@ -292,17 +346,46 @@ def _values(kind: str, header: dict[str, Any], body: list[memoryview], hold: Hol
     return None
 
 
+def _leases(header: dict[str, Any], body: Sequence[memoryview]) -> list[Message]:
+    """Return the leases of a LEASES, each as its own LEASE would be decoded."""
+    entries = header["leases"]
+    if not 1 <= len(entries) <= MAX_LEASES:
+        raise ProtocolError(f"{len(entries)} leases in one message")
+    if body or "tree" in header or "apart" in header:
+        raise ProtocolError(f"a {LEASES} with values besides those of its leases")
+    found = []
+    for entry in entries:
+        if type(entry) is not list or len(entry) not in (4, 5):
+            raise ProtocolError(f"a lease described as {entry!r:.80}")
+        number, serial, index, urgent = entry[:4]
+        if not (
+            type(number) is type(serial) is type(index) is int
+            and type(urgent) is bool
+            and number >= 0 <= serial
+            and index >= 0
+        ):
+            raise ProtocolError(f"a lease described as {entry!r:.80}")
+        params = decode_tree(entry[4], []) if len(entry) == 5 else {}
+        about = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
+        found.append(Message(LEASE, about, params))
+    return found
+
+
 def field(fields: Mapping[str, Any], name: str, of: type) -> Any:
     """Return the field of that name and type.
 
     Raises:
         ProtocolError: It is missing, of another type, or negative.
     """
-    value = fields.get(name)
-    # Not isinstance, because True must not pass for an int.
-    if type(value) is not of or (isinstance(value, int) and value < 0):
-        raise ProtocolError(f"field {name!r} must be a {of.__name__}, got {value!r:.80}")
+    value: Any = fields.get(name)
+    found = type(value)  # not isinstance, because True must not pass for an int
+    if found is not of or (of is int and value < 0):
+        raise _bad_field(name, of, value)
     return value
+
+
+def _bad_field(name: str, of: type, value: object) -> ProtocolError:
+    return ProtocolError(f"field {name!r} must be a {of.__name__}, got {value!r:.80}")
 
 
 def pairs(fields: Mapping[str, Any], name: str) -> list[tuple[int, int]]:

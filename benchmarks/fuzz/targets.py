@@ -63,7 +63,9 @@ def _message(data: bytes, folder: Path) -> bool:
         except ProtocolError:
             good = False
         else:
-            assert _good(message.values), message.values
+            leases = message.fields["leases"] if values and message.kind == protocol.LEASES else []
+            for one in (message, *leases):
+                assert _good(one.values), one.values
     return good
 
 
@@ -85,6 +87,7 @@ def _messages() -> Iterator[bytes]:
         {"image": np.zeros((2, 3, 3), np.uint8), "xy": np.ones(2), "n": [1, "a", None, float("nan"), {"$": True}]}
     )
     long = payload.encode_values({"text": "y" * protocol.MAX_HEADER, "none": np.zeros((0, 3), np.float32)})
+    plain = {"arrays": [], "values": {"n": [1, "a", {"$float": "nan"}]}}
     shared = b'{"arrays":[["uint8",[2,3],64],["int64",[1]]],"values":{"x":{"$":0},"y":{"$":1}},"slot":0}'
     for kind, fields, carried in (
         (protocol.HELLO, {**who, "ready": True, "holding": [[0, 1], [0, 2]]}, ()),
@@ -95,6 +98,7 @@ def _messages() -> Iterator[bytes]:
         (protocol.FRAME, lease, [shared, np.zeros(1, np.int64)]),
         (protocol.FAILED, {**lease, "error": "e", "traceback": "t"}, ()),
         (protocol.LEASE, {**lease, "urgent": False}, values),
+        (protocol.LEASES, {"leases": [[0, 1, 2, False], [1, 0, 3, True, plain]]}, ()),
         (protocol.REVOKE, {"pass": 0, "leases": [0, 1]}, ()),
         (protocol.WELCOME, {"version": protocol.VERSION, "seed": 1}, ()),
         (protocol.STOP, {"reason": ""}, ()),

@@ -109,6 +109,15 @@ class Host:
         fields = {"pass": number, "lease": serial, "index": index, "urgent": urgent}
         self.send(protocol.LEASE, payload.encode_values(params), **fields)
 
+    def leases(self, *names: Name, urgent: int = -1) -> None:
+        """Lease samples by one message; the index of each is ten times its serial. `urgent`: the pass that is urgent."""
+        requests = [
+            protocol.Request(name, 10 * name[1], payload.encode_values({}), urgent=name[0] == urgent) for name in names
+        ]
+        self.worker.expect_one()
+        (parts,) = protocol.encode_leases(requests)
+        self._socket.send_multipart([self._identity, *parts])
+
     def revoke(self, number: int, *serials: int) -> None:
         """Revoke leases of a pass."""
         self.send(protocol.REVOKE, **{"pass": number, "leases": list(serials)})
@@ -188,6 +197,18 @@ def test_an_urgent_lease_goes_before_pending_ones(host: Host) -> None:
     host.lease(0, 2, 2)
     host.lease(1, 0, 50, urgent=True)
     assert host.names(4) == [(0, 0), (1, 0), (0, 1), (0, 2)]
+    host.stop()
+
+
+def test_leases_of_one_message_are_leases_of_their_own(host: Host) -> None:
+    """They keep their order, urgent ones overtake, one may be revoked, and what comes again is made once."""
+    host.begin(0, 0, 0)
+    host.leases((0, 1), (0, 2), (0, 3))
+    host.leases((0, 4), (1, 0), (0, 2), urgent=1)
+    host.revoke(0, 3)
+    assert host.answers(5) == [
+        ("frame", 0, 0, 0), ("frame", 1, 0, 0), ("frame", 0, 1, 10), ("frame", 0, 4, 40), ("frame", 0, 2, 20)
+    ]  # fmt: skip
     host.stop()
 
 

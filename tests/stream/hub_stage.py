@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,9 @@ class Recorder:
 
     # -- as the dispatcher
 
+    def begin_turn(self) -> None: ...
+    def end_turn(self) -> None: ...
+
     def reconnected(
         self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
     ) -> None:
@@ -110,6 +114,7 @@ class Peer:
         show_token(self._socket, hub.token)
         self._socket.connect(hub.endpoint)
         self._token = hub.token
+        self._leases: deque[Message] = deque()
 
     async def raw(self, *parts: bytes) -> None:
         """Send these bytes, whatever they are."""
@@ -140,7 +145,16 @@ class Peer:
         await self.say(protocol.BEAT, **self.about(life, **changes))
 
     async def receive(self) -> Message:
-        """Wait for the hub's next message."""
+        """Wait for the hub's next message. Leases that come together are as many messages."""
+        if not self._leases:
+            message = await self.whole()
+            if message.kind != protocol.LEASES:
+                return message
+            self._leases.extend(message.fields["leases"])
+        return self._leases.popleft()
+
+    async def whole(self) -> Message:
+        """Wait for the hub's next message, as it is."""
         async with asyncio.timeout(LIMIT):
             return protocol.decode(await self._socket.recv_multipart())
 
@@ -173,7 +187,11 @@ class Stage:
 
     def lease(self, life: Life = ME) -> bool:
         """Send a life a lease that does not matter. Return whether the life is connected."""
-        return self.hub.send_lease(life, protocol.Request((0, 0), 0, NO_PARAMS))
+        return self.send(life, protocol.Request((0, 0), 0, NO_PARAMS))
+
+    def send(self, life: Life, *leases: protocol.Request) -> bool:
+        """Send a life these leases at once. Return whether it is connected."""
+        return all(self.hub.add_lease(life, lease) for lease in leases) and not self.hub.send_leases()
 
     async def handled(self, peer: Peer) -> None:
         """Wait until the hub has handled all that this peer sent before."""

@@ -9,6 +9,7 @@ import pytest
 
 from asyncblend.errors import InstanceError, SampleError, StreamClosed
 from asyncblend.stream.queue import EndOfStream
+from asyncblend.wire import protocol
 from tests.stream.world import MAX_DEATHS, RAISES, Blender, Consumer, Name, World, name_of
 
 # -- one promise at a time ---------------------------------------------------------------------------------------
@@ -47,6 +48,27 @@ async def test_an_urgent_sample_overtakes_what_is_not_begun() -> None:
     ]
     world.work(usual, first, second)
     assert (usual.delivered, first.delivered) == (list(range(1, 9)), [20])
+
+
+async def test_what_came_at_once_is_answered_at_once() -> None:
+    """Of several frames in one turn, nothing is leased before the end, and then all by one message to each Blender."""
+    world = World(instances=2, prefetch=4)
+    usual = world.begin(range(1, 40), queue_size=24, on_bad_sample="skip")
+    for blender in world.blenders.values():
+        for _ in range(4):
+            for act in (world.receive, world.render, world.render):
+                act(blender)
+    world.dispatcher.begin_turn()
+    for blender in world.blenders.values():
+        for _ in range(4):
+            world.arrive(blender)
+        assert not blender.leases_to_come
+    world.dispatcher.end_turn()
+    for blender in world.blenders.values():
+        (message,) = blender.inbox
+        assert (message.kind, len(message.fields["leases"])) == (protocol.LEASES, 4)
+    world.work(usual)
+    assert sorted(usual.delivered) == [index for index in range(1, 40) if index % RAISES]
 
 
 async def test_an_urgent_sample_that_crashes_its_blender_is_blamed() -> None:
@@ -330,6 +352,7 @@ class Schedule:
             (20, lambda: self.world.receive(self.blender, rng.randint(1, 3))),
             (40, lambda: self.world.render(self.blender)),
             (25, lambda: self.world.arrive(self.blender)),
+            (8, lambda: self.world.arrive_at_once(rng.randint(1, 6))),
             (4, lambda: self.world.serve(self.blender)),
             (2, lambda: self.world.die(self.blender)),
             (1, lambda: self.world.die(self.blender, crash=False)),

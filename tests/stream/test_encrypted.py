@@ -370,7 +370,7 @@ def test_one_life_cannot_speak_for_another() -> None:
             await hall.say(socket, protocol.BEAT, host, other)
             await hall.until(lambda: hall.hub.bad_messages == 2)
             assert hall.told.events == []
-            assert not hall.hub.send_lease(other, protocol.Request((0, 0), 0, NO_PARAMS))
+            assert not hall.hub.add_lease(other, protocol.Request((0, 0), 0, NO_PARAMS))
 
     asyncio.run(main())
 

@@ -66,7 +66,7 @@ class Blender:
         worker._shared, worker._offers_line, worker._sent_over_line = None, False, False
         worker._seed, worker._ready, worker._identity = 0, True, {}
         worker._launch = SimpleNamespace(instance=life.instance)  # type: ignore[assignment]
-        worker._socket = SimpleNamespace(send_multipart=self._send)  # type: ignore[assignment]
+        worker._send_parts = self._send  # type: ignore[method-assign]
 
     def _send(self, parts: Sequence[Any]) -> None:
         self.outbox.append(protocol.decode([bytes(part) for part in parts]))
@@ -201,8 +201,11 @@ class World:
             blender.inbox.append([bytes(part) for part in parts])
         return blender.connected
 
-    def send_lease(self, life: Life, request: protocol.Request) -> bool:
+    def add_lease(self, life: Life, request: protocol.Request) -> bool:
         return self._send(life, request.encode())
+
+    def send_leases(self) -> Sequence[Any]:
+        return ()
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any]) -> bool:
         return self._send(life, protocol.encode(protocol.STEP, {"pass": number, "lease": serial, "step": step}, params))

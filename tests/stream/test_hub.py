@@ -16,7 +16,7 @@ from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.launch import Life
 
-from .hub_stage import LIMIT, ME, SEED, Recorder, Stage, serving
+from .hub_stage import LIMIT, ME, NO_PARAMS, SEED, Recorder, Stage, serving
 
 OTHER = Life(2, 0)
 
@@ -256,7 +256,7 @@ async def test_leases_go_to_the_newest_connection(stage: Stage) -> None:
     stage.told.events.clear()
     await new.join(ready=True, holding=[(0, 1), (1, 4)])
     assert stage.told.events == [("beat", ME, 0), ("reconnected", ME, [(0, 1), (1, 4)]), ("ready", ME)]
-    assert stage.hub.send_lease(ME, protocol.Request((0, 7), 3, payload.encode_values({})))
+    assert stage.send(ME, protocol.Request((0, 7), 3, payload.encode_values({})))
     assert (await new.receive()).fields["lease"] == 7
     await old.frame(1, 0)
     assert (await old.receive()).kind == protocol.HELLO  # and no lease before it
@@ -302,7 +302,7 @@ async def test_a_connection_belongs_to_the_last_life_that_it_named(stage: Stage)
 
 
 async def test_a_closed_connection_takes_no_lease(stage: Stage) -> None:
-    """`send_lease` returns False when the connection is gone; STOP and REVOKE are no error then."""
+    """`send_leases` names what could not be sent when the connection is gone; STOP and REVOKE are no error then."""
     peer = stage.peer()
     await peer.join()
     peer.close()
@@ -315,7 +315,7 @@ async def test_a_closed_connection_takes_no_lease(stage: Stage) -> None:
 
 
 async def test_a_life_without_a_connection_takes_no_lease(stage: Stage) -> None:
-    """`send_lease` returns False for a life that never connected; STOP and REVOKE are no error then."""
+    """`add_lease` returns False for a life that never connected; STOP and REVOKE are no error then."""
     assert not stage.lease()
     stage.hub.send_stop(ME)
     stage.hub.send_revoke(ME, 0, [0])
@@ -330,12 +330,45 @@ async def test_a_lease_arrives_with_its_params(stage: Stage) -> None:
     await peer.join()
     params = payload.encode_values({"light": 0.5, "pose": np.eye(3)})
     for serial, urgent in ((11, False), (12, True)):
-        assert stage.hub.send_lease(ME, protocol.Request((5, serial), 3, params, urgent=urgent))
+        assert stage.send(ME, protocol.Request((5, serial), 3, params, urgent=urgent))
         kind, fields, values = await peer.receive()
         assert (kind, fields) == (protocol.LEASE, {"pass": 5, "lease": serial, "index": 3, "urgent": urgent})
         assert values is not None
         assert values["light"] == 0.5
         np.testing.assert_array_equal(values["pose"], np.eye(3))
+
+
+async def test_leases_of_one_life_share_a_message(stage: Stage) -> None:
+    """They wait for `send_leases`, or for the next message to that life, which comes after them."""
+    peer, other = stage.peer(), stage.peer()
+    await peer.join()
+    await other.join(OTHER)
+    requests = [protocol.Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
+    assert stage.send(ME, *requests)
+    message = await peer.whole()
+    assert (message.kind, [one.fields["lease"] for one in message.fields["leases"]]) == (protocol.LEASES, [0, 1, 2])
+    assert all(stage.hub.add_lease(ME, one) for one in requests)
+    assert stage.hub.add_lease(OTHER, requests[0])
+    stage.hub.send_revoke(ME, 5, [1])
+    assert [(await peer.whole()).kind for _ in range(2)] == [protocol.LEASES, protocol.REVOKE]
+    assert not stage.hub.send_leases()
+    assert (await other.whole()).kind == protocol.LEASE
+
+
+async def test_leases_that_cannot_be_sent_are_named(stage: Stage) -> None:
+    """Those of a connection that is gone are named once, and those of a life that is over are dropped."""
+    peer = stage.peer()
+    await peer.join()
+    peer.close()
+    requests = [protocol.Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
+    async with asyncio.timeout(LIMIT):
+        while stage.lease():
+            await asyncio.sleep(0)  # ZeroMQ has no event for it
+    assert all(stage.hub.add_lease(ME, one) for one in requests)
+    assert stage.hub.send_leases() == [(ME, [(5, 0), (5, 1), (5, 2)])]
+    assert all(stage.hub.add_lease(ME, one) for one in requests)
+    stage.hub.forget(ME)
+    assert not stage.hub.send_leases()
 
 
 async def test_revoke_arrives_after_the_leases_before_it(stage: Stage) -> None:

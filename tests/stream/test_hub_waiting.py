@@ -38,7 +38,8 @@ class Answering(Recorder):
 
     def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Any) -> None:
         self.frames += 1
-        assert self.hub.send_lease(life, protocol.Request((number, serial), index, NO_PARAMS))
+        assert self.hub.add_lease(life, protocol.Request((number, serial), index, NO_PARAMS))
+        assert not self.hub.send_leases()
         if self.frames == self.most:
             self.done.set()
 

@@ -125,6 +125,7 @@ class Blender:
         self.worker._offers_line = self.worker._sent_over_line = False
         self.rendering: Message | None = None
         self.connection = "good"  # or "lost", or "stale": what the host sends vanishes, and the host does not notice
+        self.added: list[Request] = []  # leases that are not on their way yet
         self.inbox: deque[Message] = deque()
         self.outbox: deque[Message] = deque()
         self.said: list[Message] = []  # answers that have arrived and counted
@@ -135,6 +136,18 @@ class Blender:
         self.revoked = False  # whether a lease of it was taken back
         self.reordered = False  # whether it may be at another sample than the host can know
 
+    def get_leases(self) -> None:
+        """Let what was leased go on its way, as the hub sends it."""
+        if self.added and self.connection == "good":
+            for parts in protocol.encode_leases(self.added):
+                self.inbox.append(protocol.decode([bytes(part) for part in parts]))
+        self.added.clear()
+
+    @property
+    def leases_to_come(self) -> list[Message]:
+        """Those that are on their way."""
+        return [lease for one in self.inbox for lease in leases_of(one)]
+
     def release(self, name: Name) -> int | None:
         index = self.held.pop(name, None)
         self.urgent.discard(name)
@@ -142,6 +155,13 @@ class Blender:
         self.reordered &= bool(self.held)
         self.alone &= bool(self.held)
         return index
+
+
+def leases_of(message: Message) -> list[Message]:
+    """Return the leases in a message."""
+    if message.kind == protocol.LEASES:
+        return list(message.fields["leases"])
+    return [message] if message.kind == protocol.LEASE else []
 
 
 def name_of(message: Message) -> Name:
@@ -191,8 +211,8 @@ class World:
     def answered(self, life: Life, *, more: bool, count: int = 1) -> None:
         assert more == bool(self.blenders[life.instance].held)
 
-    def send_lease(self, life: Life, request: Request) -> bool:
-        no_episode = dataclasses.replace(request, first=0, on_demand=False, fingerprint=[], line=False)
+    def add_lease(self, life: Life, request: Request) -> bool:
+        no_episode = dataclasses.replace(request, first=0, on_demand=False, fingerprint=(), line=False)
         assert request == no_episode, "no episodes here"
         blender = self.blenders[life.instance]
         assert blender.life == life
@@ -204,11 +224,16 @@ class World:
             if request.urgent:
                 blender.urgent.add(name_of(message))
         if blender.connection == "good":
-            blender.inbox.append(message)
             blender.unsent.discard(name_of(message))
+            blender.added.append(request)
         elif blender.connection == "lost":
             blender.unsent.add(name_of(message))
         return blender.connection != "lost"
+
+    def send_leases(self) -> Sequence[tuple[Life, Sequence[Name]]]:
+        for blender in self.blenders.values():
+            blender.get_leases()
+        return ()
 
     def check_new_lease(self, blender: Blender, message: Message) -> None:
         index, urgent = message.fields["index"], message.fields["urgent"]
@@ -248,6 +273,7 @@ class World:
                 consumer.redraw.add(index)
         self.revoked += len(serials)
         fields = {"pass": number, "leases": list(serials)}
+        blender.get_leases()
         if blender.connection == "good":
             blender.inbox.append(protocol.decode(protocol.encode(protocol.REVOKE, fields)))
 
@@ -309,7 +335,7 @@ class World:
         if lease is None:
             if blender.worker._pending:
                 blender.rendering = blender.worker._pending.popleft()
-                blender.reordered |= any(one.fields.get("urgent") for one in blender.inbox)
+                blender.reordered |= any(one.fields.get("urgent") for one in blender.leases_to_come)
             return
         about = {name: lease.fields[name] for name in ("pass", "lease", "index")}
         answer = Message(protocol.FRAME, about, dict(lease.values or {}))
@@ -323,6 +349,13 @@ class World:
             message = blender.outbox.popleft()
             if self.answer(blender, message):
                 blender.said.append(message)
+
+    def arrive_at_once(self, count: int) -> None:
+        """Let the host receive the next answers of some Blenders in one turn."""
+        self.dispatcher.begin_turn()
+        for _ in range(count):
+            self.arrive(self.rng.choice(list(self.blenders.values())))
+        self.dispatcher.end_turn()
 
     def answer(self, blender: Blender, message: Message) -> bool:
         """Let the host receive this. Return whether it counts: it answers a lease that this life holds."""
@@ -371,7 +404,7 @@ class World:
         blender.outbox.clear()
         blender.connection, blender.reordered = "good", bool(blender.held)
         self.dispatcher.reconnected(blender.life, [name_of(one) for one in blender.worker._pending], [])
-        has = [name_of(one) for one in (*blender.worker._pending, *blender.inbox) if one.kind == protocol.LEASE]
+        has = [name_of(one) for one in (*blender.worker._pending, *blender.leases_to_come)]
         assert set(has) >= blender.held.keys(), "a lease was lost with the connection"
         assert len(has) == len(set(has)), "a lease was sent twice"
         self.dispatcher.dispatch()

@@ -23,6 +23,7 @@ ABOUT: dict[str, Any] = {"pass": 4, "lease": 7, "index": 3}
 WHO: dict[str, Any] = {"token": TOKEN, "version": protocol.VERSION, "instance": 2, "epoch": 1}
 HELLO: dict[str, Any] = {**WHO, "ready": True, "holding": [1, 2]}
 LEASE: dict[str, Any] = {**ABOUT, "urgent": False}
+LEASES: dict[str, Any] = {"leases": [[4, 7, 3, False], [5, 0, 9, True, {"arrays": [], "values": {"n": 1}}]]}
 REVOKE: dict[str, Any] = {"pass": 4, "leases": [7, 8]}
 FAILED: dict[str, Any] = {**ABOUT, "error": "e", "traceback": "t"}
 WELCOME: dict[str, Any] = {"version": 1, "seed": 0}

@@ -18,6 +18,7 @@ from tests.wire.samples import (
     FAILED,
     HELLO,
     LEASE,
+    LEASES,
     REVOKE,
     STOP,
     TOKEN,
@@ -48,7 +49,9 @@ def check_harmless(parts: Sequence[bytes]) -> None:
             protocol.check_version(message.fields, "the host")
     except ProtocolError:
         return
-    for leaf in leaves_of(message.values):
+    leases = message.fields["leases"] if message.kind == protocol.LEASES else []
+    assert all(lease.kind == protocol.LEASE for lease in leases)
+    for leaf in leaves_of([message.values, *(lease.values for lease in leases)]):
         if isinstance(leaf, np.ndarray):
             assert leaf.dtype.name in DTYPES
             assert not leaf.flags.writeable
@@ -70,6 +73,7 @@ VALID: list[list[bytes]] = [
         protocol.encode(protocol.BEAT, WHO),
         protocol.encode(protocol.FAILED, FAILED),
         protocol.encode(protocol.WELCOME, WELCOME),
+        protocol.encode(protocol.LEASES, LEASES),
         protocol.encode(protocol.REVOKE, REVOKE),
         protocol.encode(protocol.STOP, STOP),
     )

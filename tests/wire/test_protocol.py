@@ -41,7 +41,7 @@ def test_the_format_changes_only_with_its_version() -> None:
         "scalar": np.array(True),
         "$own": {"list": (None, True, -1, 0.5, float("nan"), float("-inf"), "grüß")},
     }
-    assert protocol.VERSION == 6
+    assert protocol.VERSION == 7
     assert travelled(protocol.encode("frame", ABOUT, payload.encode_values(values))) == [
         (
             b'{"kind":"frame","pass":4,"lease":7,"index":3,"tree":{"arrays":[["uint8",[2,2]],["float32",[2]],["bool",[]]],'
@@ -138,6 +138,77 @@ def test_the_number_of_parts_has_a_limit() -> None:
     """No parts at all are refused, and so are too many."""
     for count in (0, payload.MAX_PARTS + 1):
         assert f"{count} parts" in refused([header(kind="ready")] * count)
+
+
+def lease(serial: int, *, number: int = 4, urgent: bool = False, **more: Any) -> protocol.Request:
+    """Return a lease with these params, if there are any."""
+    params = payload.encode_values(more.pop("params", {}))
+    return protocol.Request((number, serial), 100 + serial, params, urgent=urgent, **more)
+
+
+def leased(requests: list[protocol.Request]) -> list[list[protocol.Message]]:
+    """Return the leases of each message that these are sent in, as the other side decodes them."""
+    found = []
+    for parts in protocol.encode_leases(requests):
+        assert len(parts[0]) <= protocol.MAX_HEADER
+        message = protocol.decode(travelled(parts))
+        found.append(message.fields["leases"] if message.kind == protocol.LEASES else [message])
+    return found
+
+
+def test_leases_travel_together_as_they_would_alone() -> None:
+    """Each is the LEASE that it would be on its own, and they keep their order, whatever passes they are of."""
+    requests = [lease(7), lease(0, number=5, urgent=True), lease(8, params={"a": [1, None, float("nan")]})]
+    (together,) = leased(requests)
+    alone = [protocol.decode(travelled(one.encode())) for one in requests]
+    assert repr(together) == repr(alone)  # tells NaN from NaN
+    assert leased(requests[:1]) == [alone[:1]]
+
+
+def test_a_lease_of_which_more_is_to_be_said_travels_alone() -> None:
+    """One whose params have arrays or are long, and an episode that is gone on with."""
+    usual = [lease(serial) for serial in range(4)]
+    special = [lease(10, params={"a": np.eye(2)}), lease(11, params={"a": "x" * 2000}), lease(12, first=2)]
+    messages = leased([*usual[:2], *special, *usual[2:]])
+    assert [[one.fields["lease"] for one in message] for message in messages] == [[0, 1], [10], [11], [12], [2, 3]]
+    assert messages[3][0].fields["first"] == 2
+
+
+def test_many_leases_take_several_messages() -> None:
+    """No message has more than the other side takes, in number and in bytes."""
+    for params in ({}, {"a": "x" * 900}):
+        requests = [lease(2**62 + serial, params=params) for serial in range(1000)]
+        messages = leased(requests)
+        assert 1 < len(messages) < 50
+        assert [one.fields["lease"] for message in messages for one in message] == [one.name[1] for one in requests]
+
+
+def test_leases_are_checked_one_by_one(case: Any) -> None:
+    """Each needs its four parts with their types, and a good tree if it has one; there are neither none nor too many."""
+    plain: dict[str, Any] = {"arrays": [], "values": {}}
+    good: list[Any] = [4, 7, 3, False, plain]
+    assert protocol.decode([header(kind="leases", leases=[good, good[:4]])]).fields["leases"][0].values == {}
+    bad: list[Any] = [
+        None,
+        1,
+        [],
+        {},
+        good[:3],
+        [*good, 1],
+        [*good[:4], None],
+        [*good[:4], {"arrays": [["uint8", [1]]]}],
+    ]
+    for i in range(4):
+        values_of_any_type: list[Any] = [None, 1.0, "1", -1, [], True if i < 3 else 1]
+        bad += [[*good[:i], value, *good[i + 1 :]] for value in values_of_any_type]
+    for one in bad:
+        with case(one):
+            refused([header(kind="leases", leases=[good, one])])
+    refused([header(kind="leases", leases=[])])
+    refused([header(kind="leases", leases=[good[:4]] * (protocol.MAX_LEASES + 1))])
+    refused([header(kind="leases", leases=[good]), b"x"])
+    refused([header(kind="leases", leases=[good], tree=plain)])
+    refused([header(kind="leases", leases=[good], apart=True), b'{"arrays":[],"values":{}}'])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import mmap
 import os
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_arrays_of_another_size_find_room_again(pair: Pair, monkeypatch: pytest.
 
 def test_what_is_larger_than_the_ring_is_sent(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """An array that is larger than the ring is sent, also when no slot is in use."""
-    monkeypatch.setattr(pair.slots, "_map", memoryview(bytearray(50_000)))
+    monkeypatch.setattr(pair.slots, "_map", mmap.mmap(-1, 50_000))
     assert pair.slots.put([np.zeros(60_000, np.uint8)]) is None
 
 

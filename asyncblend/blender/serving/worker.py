@@ -8,7 +8,7 @@ import select
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from .timed import timed
 T = TypeVar("T")
 
 _DONTWAIT = int(zmq.DONTWAIT)  # an enumeration's own operators cost more than a receive
+_MORE = int(zmq.SNDMORE)
 _LINGER = 2000  # milliseconds for the last messages to leave
 _SUMMARY, _TRACEBACK = 4_000, 40_000  # bytes, as JSON, of an error: they must fit into the header
 
@@ -165,7 +166,7 @@ class Worker:
             self._failed(about, error)
         else:
             # ZeroMQ gets a copy, because the script may write into the same arrays for its next sample.
-            self._socket.send_multipart(protocol.encode(protocol.FRAME, {**about, **spent.fields()}, parts))
+            self._send_parts(protocol.encode(protocol.FRAME, {**about, **spent.fields()}, parts))
 
     def make(self, frame: Callable[[], T]) -> T:
         """Make one frame by calling the user's code. `asyncblend.testing` overrides it."""
@@ -219,7 +220,7 @@ class Worker:
                 fields["fingerprint"] = step.fingerprint
             if self._may_use_line(episode):
                 fields["line"] = True
-            self._socket.send_multipart(protocol.encode(protocol.FRAME, fields, step.parts))
+            self._send_parts(protocol.encode(protocol.FRAME, fields, step.parts))
         if step is None or step.last:
             self._episode = None
 
@@ -279,14 +280,9 @@ class Worker:
         """Take in a message from the host. Return False if it said STOP."""
         kind, fields = message.kind, message.fields
         if kind == protocol.LEASE:
-            # The host sends one again if the connection was lost, as it cannot know what came of it.
-            self._drop({_name_of(message)})
-            if self._episode is not None and self._episode.name == _name_of(message):
-                self._close_episode()
-            place = len(self._pending)
-            if fields["urgent"]:
-                place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
-            self._pending.insert(place, message)
+            self._take([message])
+        elif kind == protocol.LEASES:
+            self._take(fields["leases"])
         elif kind == protocol.REVOKE:
             revoked = {(fields["pass"], serial) for serial in fields["leases"]}
             self._drop(revoked)
@@ -311,8 +307,26 @@ class Worker:
             raise ProtocolError(f"the host sent a {kind}, which only Blender's side sends")
         return True
 
+    def _take(self, leases: Sequence[Message]) -> None:
+        """Put leases where they belong: an urgent one goes before all that are not, but after what is begun."""
+        # The host sends one again if the connection was lost, as it cannot know what came of it.
+        names = {_name_of(lease) for lease in leases}
+        self._drop(names)
+        if self._episode is not None and self._episode.name in names:
+            self._close_episode()
+        for lease in leases:
+            place = len(self._pending)
+            if lease.fields["urgent"]:
+                place = next((i for i, other in enumerate(self._pending) if not other.fields["urgent"]), place)
+            self._pending.insert(place, lease)
+
     def _send(self, kind: str, **fields: Any) -> None:
-        self._socket.send_multipart(protocol.encode(kind, fields))
+        self._send_parts(protocol.encode(kind, fields))
+
+    def _send_parts(self, parts: Sequence[Any]) -> None:
+        for part in parts[:-1]:  # not send_multipart, which looks at each part first
+            self._socket.send(part, _MORE)
+        self._socket.send(parts[-1])
 
 
 def _about_blender() -> dict[str, Any]:
