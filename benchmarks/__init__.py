@@ -3,7 +3,7 @@
 Each question is a file with two functions: `measure` answers it, and the command of the file's name shows the answer.
 All ways of an answer run in the same process, in turns, beside a limit that no way can beat.
 
-- `transport`, `latency`, `render`, `passes`, `environment`, `ray`, `labels`, `origin`, `dataloader`, `record`, `replay`, `startup`, `memory`, `tune`: the questions.
+- `transport`, `latency`, `render`, `passes`, `environment`, `ray`, `labels`, `pixels`, `origin`, `dataloader`, `record`, `replay`, `startup`, `memory`, `tune`: the questions.
 - `measuring`: runs several ways of doing the same in turns, and times them.
 - `streams`: asyncblend's own ways, a stream, asynchronous or in a thread, as something that can be timed.
 - `report`: what was found, as tables, JSON and pictures.

@@ -90,6 +90,7 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
             "passes", {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"}, marks=exhaustive
         ),
         pytest.param("labels", {"all labels", "per pixel", "image alone (limit)"}, marks=exhaustive),
+        pytest.param("pixels", {"all nine labels", "depth, normal, instance", "image alone (limit)"}, marks=exhaustive),
         ("tune", {"advised", "1 x 1 thread (best)"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Renders the cube for asyncblend. The size and the engine come with each lease.
+"""Renders the cube for asyncblend. The size, the engine and the labels come with each lease.
 
 `sys.argv[1]`, if it is there, is the number of samples for `python -m benchmarks gpu`.
 """
@@ -20,7 +20,7 @@ def sample(task: bl.Task) -> dict[str, Any]:
     cube_scene.choose(*task.params["scene"])
     cube_scene.turn(task.rng)
     corners = [vertex.co for vertex in cube_scene.cube.data.vertices]
-    return {"image": bl.render()["image"], "xy": camera.project(corners, cube_scene.cube)}
+    return {**bl.render(task.params.get("labels", ())), "xy": camera.project(corners, cube_scene.cube)}
 
 
 bl.serve(sample)

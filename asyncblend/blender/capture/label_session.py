@@ -13,7 +13,7 @@ from ..scene.camera import Camera
 from .camera_motion import checked_camera
 from .object_ids import assigned_ids
 from .passes import Pass, is_object_index, passes_enabled, passes_named, unavailable
-from .pixel_labels import PixelLabels
+from .pixel_labels import pixel_labels, semantic
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -63,18 +63,24 @@ class LabelSession(NamedTuple):
 
         `arrays` are the passes by name: H x W x C, top row first. They may be overwritten later.
         """
-        labels = PixelLabels(arrays, _background_depth(self.scene), Camera(), self.object_ids)
+        labels: dict[str, Any] = {**pixel_labels(self.names, arrays, _background_depth(self.scene), Camera())}
+        table: list[dict[str, Any]] = []
+        if self.object_ids is not None:
+            ids, table = self.object_ids.read(arrays["object_index"][..., 0])
+            labels["instance"] = ids
+            if "semantic" in self.names:
+                labels["semantic"] = semantic(ids, table)
         found: dict[str, Any] = {}
         for name in self.names:
             if name in LABELS:
-                found[name] = getattr(labels, name)
+                found[name] = labels[name]
             elif self.object_ids is not None and is_object_index(name):
                 found[name] = self.object_ids.user_index(arrays[name][..., 0])
             else:
                 array = arrays[name]
                 found[name] = np.array(array[..., 0] if array.shape[2] == 1 else array, np.float32, order="C")
         if self.object_ids is not None:
-            found["instances"] = labels.ids_and_table[1]
+            found["instances"] = table
         return found
 
 
