@@ -199,12 +199,12 @@ def _planes(points: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     return planes
 
 
-def _value(place: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+def _value(place: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Return the value at a place on the scale: quarters of octaves, after four equal steps from 0 to the smallest."""
-    return np.where(place < _PARTS, place / _PARTS, 2.0 ** (place / _PARTS - 1)) * np.float64(_SMALLEST)
+    return np.where(place < _PARTS, place / _PARTS, 2.0 ** (place / _PARTS - 1)) * _SMALLEST
 
 
-def _place(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _place(value: npt.NDArray[np.float32]) -> npt.NDArray[np.floating[Any]]:
     """Return the place of a value on the scale; the reverse of `_value`."""
-    size = value / _SMALLEST
-    return np.where(size < 1, size, np.log2(np.maximum(size, 1)) + 1) * _PARTS
+    size = value.astype(np.float64) / _SMALLEST
+    return np.where(size < 1, size, np.log2(np.maximum(size, 1)) + 1) * float(_PARTS)
