@@ -76,7 +76,8 @@ def mixed(colours: npt.NDArray[np.float32], bits: int = 8) -> npt.NDArray[Any]:
     values = known @ np.array([[0.8, 0.1, 0.1], [0.15, 0.7, 0.1], [0.05, 0.2, 0.8]])
     values /= values + 0.2
     values[:, 2] *= np.where(known[:, 0] > 1, 0.5, 1)
-    return (values * (2**bits - 1) + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
+    shown: npt.NDArray[Any] = values * (2**bits - 1) + 0.5
+    return shown.astype(np.uint8 if bits == 8 else np.uint16)
 
 
 def table() -> ColourTable:

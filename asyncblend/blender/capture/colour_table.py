@@ -30,6 +30,7 @@ _CELLS = _SIDE * _BLOCKS
 _ALL = _CELLS**3
 _AT_ONCE = 256  # blocks, whose points take some 10 MB
 _EXACT = 0.5  # of 1/255: how far a cell's points may be from its plane
+_STEEP = 8  # display values by which a cell may grow along a channel: a steeper one may have edges between its points
 _UNEVEN = -1  # instead of the colour of a cell that is not flat enough; a colour is above 0
 
 _SMALLEST, _OCTAVES, _PARTS = 2.0**-14, 28, 4  # colours are told apart from 2**-14 to 2**14, in quarters of octaves
@@ -190,12 +191,13 @@ def _planes(points: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     smallest = first + (_STEPS - 1) * np.minimum(growth, 0).sum(axis=0)
     largest = first + (_STEPS - 1) * np.maximum(growth, 0).sum(axis=0)
     moved = np.maximum(largest - 0xFFFF, 0) + np.minimum(smallest, 0)  # else a value would run over into the next one
-    off = ((high - low) * (unit / 36) + np.abs(moved)).reshape(shape).max(axis=-1)
+    off = (high - low) * (unit / 36) + np.abs(moved)
+    uneven = (off > _EXACT * 256) | (np.abs(growth).max(axis=0) > _STEEP * 256 / _STEPS)
 
     values = np.stack([first - moved, *growth]).reshape(4, *shape)
     planes = np.moveaxis(values[..., 0] + (values[..., 1] << 16) + (values[..., 2] << 32), 0, -1)
     planes[..., 0] += 1 << 48  # above 0 also for black
-    planes[off > _EXACT * 256] = _UNEVEN, 0, 0, 0
+    planes[uneven.reshape(shape).any(axis=-1)] = _UNEVEN, 0, 0, 0
     return planes
 
 
