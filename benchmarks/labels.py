@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from asyncblend.scripts import script
 
-from .machine import blender_name
+from .machine import blender_name, own_view
 from .measuring import Effort, Way, in_turn
 from .report import Metric, Report
 from .streams import async_for
@@ -30,19 +30,20 @@ def measure(how: Effort, blender: str | None = None) -> Report:
     title = f"Labels of shapes.py, by {blender_name(blender)}"
     report = Report("labels", title, _METHOD, metrics, "all labels", own=["per pixel"])
     size = (64, 48) if how.quick else (640, 480)
-    case = f"{size[0]}x{size[1]}"
+    view = own_view(blender)
+    case = f"{view}, {size[0]}x{size[1]}"
     how.say(case)
-    with _ways(blender, size) as ways:
+    with _ways(blender, size, view) as ways:
         report.add(case, in_turn(ways, how))
     return report
 
 
 @contextlib.contextmanager
-def _ways(blender: str | None, size: tuple[int, int]) -> Iterator[Mapping[str, Way]]:
+def _ways(blender: str | None, size: tuple[int, int], view: str) -> Iterator[Mapping[str, Way]]:
     with contextlib.ExitStack() as stack:
 
         def way(which: str) -> Way:
-            arguments = ("--labels", which, "--width", str(size[0]), "--height", str(size[1]))
+            arguments = ("--labels", which, "--width", str(size[0]), "--height", str(size[1]), "--view", view)
             return stack.enter_context(
                 # The queue is short, because a way first takes the frames that it has rendered before its turn.
                 async_for(script=script("shapes.py"), script_args=arguments, blender=blender, instances=1, queue_size=2)

@@ -7,6 +7,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from asyncblend import __version__
 from asyncblend.fleet.discovery import find_blender
 from asyncblend.fleet.pythons import module_of
 
-__all__ = ["blender_name", "machine"]
+__all__ = ["blender_name", "machine", "own_view"]
 
 
 def machine() -> dict[str, str]:
@@ -39,6 +40,12 @@ def blender_name(blender: str | None) -> str:
         return f"bpy {_version('bpy')}"
     done = subprocess.run([found.path, "--version"], capture_output=True, text=True, check=False, timeout=60)
     return next((line.strip() for line in done.stdout.splitlines() if line.startswith("Blender")), "Blender")
+
+
+def own_view(blender: str | None) -> str:
+    """Return the view transform that this Blender has by default: AgX, or Filmic before Blender 4.0."""
+    version = re.search(r"(\d+)\.", blender_name(blender))
+    return "Filmic" if version and int(version[1]) < 4 else "AgX"
 
 
 def _cpu() -> str:

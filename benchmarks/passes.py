@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import asyncblend as ab
 from asyncblend.aio import loop_factory
 
-from .machine import blender_name
+from .machine import blender_name, own_view
 from .measuring import Effort, Timed, Way, in_turn
 from .peers.plain import INSIDE
 from .render import CYCLES
@@ -35,7 +35,7 @@ def measure(how: Effort, blender: str | None = None) -> Report:
     metrics = [Metric("images/s", lambda timed: timed.rate, 1)]
     report = Report("passes", title, _METHOD, metrics, "two, beside a stalled pass", own=["beside a stalled pass"])
     for width, height in [(128, 96)] if how.quick else [(128, 96), (640, 480)]:
-        case = f"{width}x{height}"
+        case = f"{own_view(blender)}, {width}x{height}"
         how.say(case)
         with _ways(blender, (width, height)) as ways:
             report.add(case, in_turn(ways, how))

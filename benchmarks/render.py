@@ -12,7 +12,7 @@ from typing import Any
 import asyncblend as ab
 from asyncblend.aio import loop_factory
 
-from .machine import blender_name
+from .machine import blender_name, own_view
 from .measuring import Effort, Timed, Way, in_turn, timed_async
 from .peers.bare import bare
 from .peers.origin import origin
@@ -23,9 +23,11 @@ from .streams import PATIENT
 __all__ = ["CYCLES", "NAMES", "WORKBENCH", "engines", "measure", "rendered"]
 
 CYCLES, WORKBENCH = "CYCLES", "BLENDER_WORKBENCH"
+_STANDARD = "Standard"
 NAMES = {CYCLES: "Cycles, 1 sample", WORKBENCH: "Workbench"}
 _METHOD = (
-    "A cube of random rotation and colour, with the pixel coordinates of its corners. *asyncblend*: `async for`. "
+    "A cube of random rotation and colour, with the pixel coordinates of its corners, with Blender's own view transform "
+    "(AgX, or Filmic before Blender 4.0) and with Standard. *asyncblend*: `async for`. "
     "*PNG, pickle, PUB/SUB*: what blendtorch's first version did: each Blender renders into a file, reads it, pickles "
     "and publishes it. *bare render*: as many processes that call `bpy.ops.render.render(write_still=False)` in a loop, "
     "and send nothing."
@@ -41,6 +43,10 @@ def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> 
     # `small` is 640x480 with Cycles only.
     sizes = [(128, 96)] if how.quick else [(640, 480)] if small else [(640, 480), (128, 96)]
     kinds = [CYCLES] if how.quick or small else engines(blender)
+    scenes: list[Scene] = [(*size, engine) for engine in kinds for size in sizes]
+    if not how.quick:
+        scenes.insert(len(sizes), (*sizes[0], CYCLES, _STANDARD))
+    own = own_view(blender)
     metrics = [Metric("images/s", lambda timed: timed.rate, 1), Metric("ms/image", lambda timed: 1000 / timed.rate, 1)]
     report = Report("render", f"Render: a cube, by {blender_name(blender)}", _METHOD, metrics, "asyncblend", columns=3)
     counts = (1,) if how.quick else (1, 2, 4)
@@ -49,22 +55,19 @@ def measure(how: Effort, blender: str | None = None, *, small: bool = False) -> 
         now: list[Scene] = [(*sizes[0], CYCLES)]
         how.say(f"{instances} Blenders of each kind start")
         with _ways(blender, instances, lambda now=now: now[0]) as ways:  # type: ignore[misc]
-            for engine in kinds:
-                for width, height in sizes:
-                    now[0] = (width, height, engine)
-                    how.say(_case(now[0], instances))
-                    found[now[0], instances] = in_turn(ways, how)
-    for engine in kinds:
-        for width, height in sizes:
-            for instances in counts:
-                scene = (width, height, engine)
-                report.add(_case(scene, instances), found[scene, instances])
+            for scene in scenes:
+                now[0] = scene
+                how.say(_case(scene, own, instances))
+                found[scene, instances] = in_turn(ways, how)
+    for scene in scenes:
+        for instances in counts:
+            report.add(_case(scene, own, instances), found[scene, instances])
     return report
 
 
-def _case(scene: Scene, instances: int) -> str:
-    width, height, engine = scene
-    return f"{NAMES[engine]}, {width}x{height}, {instances} instance{'s' * (instances > 1)}"
+def _case(scene: Scene, own: str, instances: int) -> str:
+    width, height, engine, view = (*scene, own)[:4]
+    return f"{NAMES[engine]}, {view}, {width}x{height}, {instances} instance{'s' * (instances > 1)}"
 
 
 @contextlib.contextmanager

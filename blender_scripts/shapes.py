@@ -18,6 +18,7 @@ parser.add_argument("--width", type=int, default=640)
 parser.add_argument("--height", type=int, default=480)
 parser.add_argument("--samples", type=int, default=2, help="Cycles' samples a pixel")
 parser.add_argument("--labels", choices=("all", "bop", "boxes", "pixels", "none"), default="all")
+parser.add_argument("--view", default="Standard", help="view transform")
 args, _ = parser.parse_known_args()
 
 scene = bpy.context.scene
@@ -25,7 +26,7 @@ scene.render.engine = "CYCLES"
 scene.render.resolution_x, scene.render.resolution_y = args.width, args.height
 scene.cycles.samples, scene.cycles.use_denoising = args.samples, False
 scene.cycles.max_bounces, scene.cycles.caustics_reflective = 2, False
-scene.view_settings.view_transform = "Standard"
+scene.view_settings.view_transform = args.view
 sky = scene.world.node_tree.nodes["Background"].inputs["Color"]
 
 bpy.data.objects.remove(bpy.data.objects["Cube"])

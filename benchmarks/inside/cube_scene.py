@@ -7,14 +7,14 @@ import bpy
 
 cube = bpy.data.objects["Cube"]
 scene = bpy.context.scene
+_own_view = scene.view_settings.view_transform
 _paint = cube.active_material.node_tree.nodes["Principled BSDF"].inputs["Base Color"]
 
 
 def prepare() -> None:
-    """Set the scene up as blender_scripts/cube.py does, but with one sample per pixel."""
+    """Set the scene up as blender_scripts/cube.py does, but with one sample per pixel and Blender's own view transform."""
     scene.cycles.samples, scene.cycles.use_denoising = 1, False
     scene.display.render_aa = "OFF"
-    scene.view_settings.view_transform = "Standard"
     scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.5, 0.55, 0.6, 1)
     cube.rotation_mode = "QUATERNION"
 
@@ -26,12 +26,14 @@ def prepare_for_gpu(samples: int) -> None:
     scene.render.use_persistent_data = True  # otherwise each frame loads Cycles' kernels into the GPU again
 
 
-def choose(width: int, height: int, engine: str) -> None:
-    """Set the size and the engine, if they are others than before."""
+def choose(width: int, height: int, engine: str, view: str = _own_view) -> None:
+    """Set the size, the engine and the view transform, if they are others than before."""
     render = scene.render
     if (render.resolution_x, render.resolution_y, render.engine) != (width, height, engine):
         render.resolution_x, render.resolution_y, render.engine = width, height, engine
         render.resolution_percentage = 100
+    if scene.view_settings.view_transform != view:
+        scene.view_settings.view_transform = view
 
 
 def turn(rng: Any) -> None:

@@ -21,8 +21,8 @@ __all__ = ["INSIDE", "PlainBlenders", "Scene"]
 INSIDE = Path(__file__).parents[1] / "inside"
 """Folder of the scripts that run inside Blender."""
 
-Scene = tuple[int, int, str]
-"""Width, height and engine."""
+Scene = tuple[int, int, str] | tuple[int, int, str, str]
+"""Width, height, engine and, if it is not Blender's own, view transform."""
 
 _PATIENCE = 120.0  # seconds to wait for an answer
 

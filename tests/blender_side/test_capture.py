@@ -75,6 +75,9 @@ transform("raw", view_transform="Raw")
 transform("filmic", view_transform="Filmic", exposure=0.7)
 transform("agx", view_transform="AgX", gamma=1.2)
 transform("look", view_transform="Filmic", look="High Contrast")
+transform("agx_look", view_transform="AgX", look="AgX - Punchy", exposure=-0.4)
+transform("khronos", view_transform="Khronos PBR Neutral", exposure=1.2)
+transform("false_color", view_transform="False Color")
 view.use_curve_mapping = True
 view.curve_mapping.curves[0].points[1].location = 1, 0.5  # red alone
 view.curve_mapping.curves[3].points.new(0.3, 0.6)
@@ -83,6 +86,7 @@ transform("curves", exposure=0.4)
 view.use_curve_mapping = False
 if hasattr(view, "use_white_balance"):
     transform("white_balance", use_white_balance=True, white_balance_temperature=4000)
+    transform("white_balance_agx", view_transform="AgX", use_white_balance=True, white_balance_temperature=4000)
 
 border = {"border_min_x": 0.13, "border_max_x": 0.71, "border_min_y": 0.2, "border_max_y": 0.77, "use_border": True}
 with changed(options, **border):
@@ -266,8 +270,20 @@ def values(in_blender: Callable[[str], Path]) -> Path:
     return in_blender(VALUES)
 
 
-IN_MEMORY = ["standard", "exposure", "gamma", "raw", "curves"]
-BY_FILE = ["filmic", "agx", "look", "white_balance"]
+IN_MEMORY = [
+    "standard",
+    "exposure",
+    "gamma",
+    "raw",
+    "curves",
+    "filmic",
+    "agx",
+    "look",
+    "agx_look",
+    "khronos",
+    "white_balance_agx",
+]
+BY_FILE = ["false_color", "white_balance"]
 
 
 @pytest.mark.parametrize("channels", ["RGB", "RGBA"])
@@ -384,7 +400,7 @@ def test_backends_of_linear_images(values: Path) -> None:
     assert told["own"]
     assert told["half"] == ["float16", [64, 96, 3], True]
     assert told["shown"] == {"image": ["uint8", [64, 96, 3]], "depth": ["float32", [64, 96]]}
-    assert told["filmic"] == ["file", True]
+    assert told["filmic"] == ["memory", True]
     assert told["workbench"] == [[64, 96], "file"]
 
 

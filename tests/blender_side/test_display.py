@@ -6,10 +6,12 @@ import io
 import struct
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from asyncblend.blender.capture import display
+from asyncblend.blender.capture.channel_table import ChannelTable
 from asyncblend.blender.capture.imagefile import parse_exr, parse_tiff
 
 
@@ -18,7 +20,12 @@ def table(**exposure: float) -> display.DisplayTable:
     bits = np.arange(1 << 19, dtype=np.uint32) << 13
     with np.errstate(invalid="ignore"):
         shown = np.nan_to_num(bits.view(np.float32).clip(0, 1) * 255).round()
-    return display.DisplayTable(np.stack([shown, shown // 2, shown]).astype(np.uint8), **exposure)
+    tables = np.stack([shown, shown // 2, shown]).astype(np.uint8)
+    return display.DisplayTable(ChannelTable(tables), no_colours, **exposure)
+
+
+def no_colours(colours: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    raise AssertionError(f"all colours are in the table, but {colours} were asked for")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (7, 5), (301, 257)])

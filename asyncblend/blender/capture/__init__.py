@@ -8,7 +8,10 @@ Then the image comes either from `cycles.py` (memory) through the table of `disp
 - `render.py`: `render`, `RenderInfo` and `last_render`.
 - `plan.py`: `CapturePlan`: from memory, or by a file, and why.
 - `cycles.py`: reads passes from Cycles' memory inside its own render.
-- `display.py`: view transforms as tables.
+- `display.py`: the scene's view transform as a table.
+- `channel_table.py`: the table of a view transform that treats each channel by itself.
+- `colour_table.py`: the table of one that mixes them.
+- `shown.py`: has Blender show colours, with which the tables are filled.
 - `imagefile.py`: has Blender write TIFF and OpenEXR files that exist only in memory, and reads them.
 - `label_session.py`: which passes a label needs; prepares Blender for them, and assembles the result.
 - `passes.py`: names and switches of Blender's passes.

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .imagefile import save_tiff
-from .settings import changed
+from .channel_table import fill_channel_table
+from .colour_table import fill_colour_table
+from .shown import shown, view_settings
 
-# How many low bits of a float32 are ignored. 10 bits of the mantissa stay: half a step is 0.12 of 1/255 in sRGB.
-_DROPPED = 13
-_ENTRIES = 1 << (32 - _DROPPED)
-_WIDTH = 1024
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _BLOCK = 1 << 16  # pixels in one step, so that its arrays stay in the processor's cache and need no fresh memory
 
 
-class DisplayTable:
-    """A view transform that treats each channel by itself, such as Standard or Raw.
+class Table(Protocol):
+    """A view transform with exposure 0."""
 
-    The upper 19 bits of a float32 (sign, exponent and ten bits of the mantissa) are the index into the table. So every
-    float has an entry, and an image of 640 x 480 takes about a millisecond.
+    def write(self, linear: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
+        """Write the display values of H x W x 4 pixels into an image's first three channels.
+
+        Returns:
+            H x W, true for pixels that the table does not have; None if it has them all.
+        """
+
+
+class DisplayTable:
+    """A view transform with the scene's exposure.
 
     Args:
-        tables: 3 x 2**19, for R, G and B.
+        table: The view transform.
+        show: Returns the N x 3 display values of N x 3 scene-linear colours, for what is not in the table.
         exposure: By how many stops images are made brighter first.
     """
 
-    def __init__(self, tables: npt.NDArray[np.uint8], exposure: float = 0.0) -> None:
-        self._tables = tables
+    def __init__(
+        self, table: Table, show: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]], exposure: float = 0.0
+    ) -> None:
+        self._table = table
+        self._show = show
         self._scale = np.float32(2.0**exposure)
 
     def apply(self, linear: npt.NDArray[np.float32], channels: str = "RGB") -> npt.NDArray[np.uint8]:
@@ -47,103 +59,62 @@ class DisplayTable:
         image = np.empty((*linear.shape[:2], len(channels)), np.uint8)
         from_below = image[::-1]
         rows = max(1, _BLOCK // max(1, linear.shape[1]))
+        left = []
         for start in range(0, len(linear), rows):
-            self._apply(linear[start : start + rows], from_below[start : start + rows])
+            part = from_below[start : start + rows]
+            pixels = self._prepared(linear[start : start + rows], part)
+            missing = self._table.write(pixels, part)
+            if missing is not None:
+                left.append((part, missing, pixels[missing][:, :3]))
+        if left:
+            values = self._show(np.concatenate([colours for *_, colours in left]))
+            for part, missing, colours in left:
+                part[..., :3][missing], values = values[: len(colours)], values[len(colours) :]
         return image
 
-    def _apply(self, linear: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) -> None:
+    def _prepared(self, linear: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the pixels with exposure and straight alpha, if the image has alpha, which is written."""
         if image.shape[2] == 4:
             alpha = linear[..., 3]
             image[..., 3] = alpha.clip(0, 1) * np.float32(255) + np.float32(0.5)
             if not (alpha == 1).all():
                 linear = linear / np.where(alpha == 0, np.float32(1), alpha)[..., None]
-        if self._scale != 1:
-            linear = linear * self._scale
-        indices = linear.view(np.uint32) >> _DROPPED
-        for channel in range(3):
-            image[..., channel] = self._tables[channel].take(indices[..., channel])
+        return linear if self._scale == 1 else linear * self._scale
 
 
 def display_table() -> DisplayTable | None:
     """Return the current scene's view transform with look, exposure, gamma, curves and display device as a table.
 
-    Blender fills the table: a float image that holds one value for each entry is saved in memory with the scene's
-    settings. That takes 50 to 100 ms, and is done once for each combination of settings; the last few tables are kept.
-    A change of exposure alone needs no new table.
+    Blender fills the table: a float image that holds the table's colours is saved in memory with the scene's settings.
+    For a transform that treats each channel by itself that takes 50 to 100 ms, at once; for others, such as Filmic and
+    AgX, it is done in pieces as images need them. It is done once for each combination of settings; the last few tables
+    are kept. A change of exposure alone needs no new table.
 
     Returns:
-        None for a transform that mixes the channels, such as Filmic or AgX. (A table of all three channels was tried:
-        with 65 entries a side it was off by up to 7/255 for AgX, and took 70 ms at 640 x 480. A file takes 9 ms.)
+        None for a transform with too many edges, such as False Color, or Standard with a white balance.
     """
     import bpy
 
-    view = bpy.context.scene.view_settings
-    tables = _tables(_settings(bpy.context.scene))
-    exposure = 0.0 if view.use_curve_mapping else view.exposure  # Blender applies the curves before the exposure
-    return None if tables is None else DisplayTable(tables, exposure)
-
-
-def _settings(scene: Any) -> tuple[Any, ...]:
-    """Return all settings that decide how colours are shown, also those that a later Blender adds."""
-    view = scene.view_settings
-    key: list[Any] = [scene.display_settings.display_device, *(getattr(view, name) for name in _setting_names())]
-    if view.use_curve_mapping:
-        curves = view.curve_mapping
-        key += [view.exposure, curves.extend, curves.tone, tuple(curves.black_level), tuple(curves.white_level)]
-        key += [(tuple(point.location), point.handle_type) for curve in curves.curves for point in curve.points]
-    return tuple(key)
-
-
-@functools.cache
-def _setting_names() -> list[str]:
-    import bpy
-
-    kinds = ("BOOLEAN", "INT", "FLOAT", "ENUM")
-    properties = bpy.types.ColorManagedViewSettings.bl_rna.properties
-    single = [prop for prop in properties if prop.type in kinds and not getattr(prop, "is_array", False)]
-    return [prop.identifier for prop in single if prop.identifier != "exposure"]
-
-
-@functools.lru_cache(maxsize=16)  # of half a megabyte each, or three times that where the channels differ
-def _tables(settings: tuple[Any, ...]) -> npt.NDArray[np.uint8] | None:
-    """Have Blender fill the tables for the current scene. Its settings are only the key by which they are kept."""
-    import bpy
-
     scene = bpy.context.scene
-    if _mixes_channels(scene):
+    view = scene.view_settings
+    if (found := _table(view_settings(scene))) is None:
         return None
-    bits = np.arange(_ENTRIES, dtype=np.uint32) << _DROPPED
-    values = (bits | 1 << (_DROPPED - 1)).view(np.float32)  # the middle of the floats that share an entry
-    infinite = np.isinf(bits.view(np.float32))
-    values[infinite] = bits.view(np.float32)[infinite]
-    tables = np.ascontiguousarray(_shown(scene, np.repeat(values[:, None], 3, axis=1)).T)
-    return np.broadcast_to(tables[0].copy(), tables.shape) if (tables[0] == tables[1:]).all() else tables
+    exposure = 0.0 if view.use_curve_mapping else view.exposure  # Blender applies the curves before the exposure
+    return DisplayTable(*found, exposure)
 
 
-def _mixes_channels(scene: Any) -> bool:
-    """Whether a channel depends on another: random colours must look as each of their values does as a grey."""
-    rng = np.random.default_rng(0)
-    colours = np.float32(2) ** rng.uniform(-12, 5, (_WIDTH, 3)).astype(np.float32)
-    colours[rng.random(colours.shape) < 0.1] = 0
-    greys = np.repeat(colours.T.reshape(-1, 1), 3, axis=1)
-    shown = _shown(scene, np.concatenate([colours, greys])).astype(int).reshape(4, _WIDTH, 3)
-    separate = np.stack([shown[1 + channel, :, channel] for channel in range(3)], axis=1)
-    return bool(np.abs(separate - shown[0]).max() > 1)
-
-
-def _shown(scene: Any, colours: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return the N x 3 display values of N x 3 scene-linear colours without the exposure; _WIDTH must divide N."""
+@functools.lru_cache(maxsize=8)  # of half a megabyte each, or of up to 28 where the channels are mixed
+def _table(settings: tuple[Any, ...]) -> tuple[Table, Callable[..., npt.NDArray[Any]]] | None:
+    """Have Blender fill a table for the current scene, whose settings these are."""
     import bpy
 
-    pixels = np.ones((len(colours), 4), np.float32)
-    pixels[:, :3] = colours
-    view = scene.view_settings
-    exposure = [] if view.use_curve_mapping else [(view, "exposure", 0.0)]
-    image = bpy.data.images.new("asyncblend display", _WIDTH, len(pixels) // _WIDTH, alpha=True, float_buffer=True)
-    try:
-        image.pixels.foreach_set(pixels.ravel())
-        with changed(exposure):
-            saved = save_tiff(scene, image, "RGB")
-    finally:
-        bpy.data.images.remove(image)
-    return saved[::-1].reshape(-1, 3)
+    def show(colours: npt.NDArray[np.float32], bits: int = 8) -> npt.NDArray[Any]:
+        scene = bpy.context.scene
+        if view_settings(scene) != settings:
+            raise RuntimeError(
+                "the view settings have changed during the render: change them before it, not in a handler"
+            )
+        return shown(scene, colours, bits)
+
+    table = fill_channel_table(show) or fill_colour_table(show)
+    return None if table is None else (table, show)

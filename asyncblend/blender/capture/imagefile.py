@@ -29,15 +29,15 @@ def render_result() -> Any:
     return next((image for image in bpy.data.images if image.type == "RENDER_RESULT"), None)
 
 
-def save_tiff(scene: Any, image: Any, channels: str) -> npt.NDArray[np.uint8]:
-    """Return an image as Blender would save it as an 8 bit file with the scene's view settings and dither off.
+def save_tiff(scene: Any, image: Any, channels: str, bits: int = 8) -> npt.NDArray[Any]:
+    """Return an image as Blender would save it as a file of 8 or 16 bits with the scene's view settings and dither off.
 
     The file is an uncompressed TIFF, because Blender (3.4 and 4.5) writes no other 8 bit format as fast.
 
     Returns:
-        H x W x C uint8, top row first, read-only. Alpha is straight, which means not multiplied into the colours.
+        H x W x C uint8 or uint16, top row first, read-only. Alpha is straight, which means not multiplied into the colours.
     """
-    return parse_tiff(_save(scene, image, "TIFF", channels, "8", tiff_codec="NONE"))
+    return parse_tiff(_save(scene, image, "TIFF", channels, str(bits), tiff_codec="NONE"))
 
 
 def save_exr(scene: Any, image: Any, *, layers: bool) -> dict[str, npt.NDArray[np.float32]]:
@@ -88,8 +88,8 @@ def _scratch_path() -> Iterator[str]:
             yield str(path)
 
 
-def parse_tiff(data: bytes | mmap.mmap) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an uncompressed 8 bit TIFF: H x W x C uint8, top row first. Else it is a RuntimeError."""
+def parse_tiff(data: bytes | mmap.mmap) -> npt.NDArray[Any]:
+    """Return the pixels of an uncompressed TIFF: H x W x C uint8 or uint16, top row first. Else it is a RuntimeError."""
     if data[:4] != b"II*\0" or len(data) < 8:
         raise RuntimeError("Blender wrote no TIFF image")
     (start,) = struct.unpack_from("<I", data, 4)
@@ -106,10 +106,12 @@ def parse_tiff(data: bytes | mmap.mmap) -> npt.NDArray[np.uint8]:
     width, height, channels = (fields[tag][0] for tag in (256, 257, 277))
     offsets, sizes = fields[273], fields[279]
     gaps = any(a + size != b for a, size, b in zip(offsets, sizes, offsets[1:], strict=False))
-    found = (set(fields[258]), fields[259], fields.get(284, (1,)), fields.get(274, (1,)), gaps)
-    if found != ({8}, (1,), (1,), (1,), False):
-        raise RuntimeError(f"Blender wrote a TIFF image of an unknown kind: {found}")
-    return np.frombuffer(data, np.uint8, height * width * channels, offsets[0]).reshape(height, width, channels)
+    bits = set(fields[258])
+    found = (fields[259], fields.get(284, (1,)), fields.get(274, (1,)), gaps)
+    if bits not in ({8}, {16}) or found != ((1,), (1,), (1,), False):
+        raise RuntimeError(f"Blender wrote a TIFF image of an unknown kind: {bits} bits, {found}")
+    dtype = np.uint8 if bits == {8} else "<u2"
+    return np.frombuffer(data, dtype, height * width * channels, offsets[0]).reshape(height, width, channels)
 
 
 def parse_exr(data: bytes | mmap.mmap) -> dict[str, npt.NDArray[np.float32]]:

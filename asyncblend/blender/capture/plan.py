@@ -41,7 +41,9 @@ def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
         return plan._replace(reason="the view's curves are applied while alpha is in the colours")
     if table := display_table():
         return plan._replace(table=table)
-    return plan._replace(reason=f"the view transform mixes the channels ({view.view_transform}, look {view.look})")
+    return plan._replace(
+        reason=f"the view transform has too many edges for a table ({view.view_transform}, look {view.look})"
+    )
 
 
 def passes_obstacle(scene: Any) -> str:

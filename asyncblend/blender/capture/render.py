@@ -56,9 +56,11 @@ def render(
 
     A Cycles frame is read from the engine's memory. Blender writes a file that exists only in memory where it would
     save something else (compositor nodes, sequencer strips, stamps, Freestyle, grease pencil, several view layers, a
-    border without crop, tiles), for other engines, and for view transforms that mix the channels (Filmic, AgX).
+    border without crop, tiles), for other engines, and for a view transform with many edges (False
+    Color, and Standard with a white balance).
     `last_render` tells which of the two it was, and why. The first frame with a new view transform, look, gamma or
-    curve (not exposure) takes up to 0.1 s longer, because a table is made for it.
+    curve (not exposure) takes up to 0.1 s longer, because a table is made for it. The table of a transform that mixes the
+    channels (AgX, Filmic) holds only the colours that were seen so far, so later frames with new ones take longer too.
 
     All settings that are changed for the render are put back, also when it fails. A compositor without
     nodes is off meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to
