@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import asyncblend as ab
+from asyncblend.stream.clips import Clip
 from asyncblend.testing import fake_blender
 
 Make = Callable[..., ab.BlenderStream]
@@ -245,17 +246,10 @@ async def test_a_state_of_clips_goes_on_in_any_way(make: Make) -> None:
         assert (end["watermark"], end.get("steps")) == (3, None)
 
 
-async def test_a_clip_has_the_age_of_its_params(make: Make) -> None:
+def test_a_clip_has_the_age_of_its_params() -> None:
     """It is that of its first frame."""
-    params = iter([{"level": k} for k in range(9)])
-    async with asyncio.timeout(LIMIT), make(COUNT, length=3, params=params, queue_size=12, instances=1) as stream:
-        ages = {}
-        async for episode in stream.frames(range(3)).episodes():
-            ages[episode[0].index] = episode[0].params_age
-    params = iter([{"level": k} for k in range(9)])
-    async with asyncio.timeout(LIMIT), make(COUNT, length=3, params=params, queue_size=12, instances=1) as stream:
-        assert {clip.index: clip.params_age async for clip in stream.frames(range(3)).clips(4)} == ages
-    assert set(ages.values()) != {0}
+    frames = [ab.Frame({"t": step}, index=7, instance=0, params_age=5 + step, step=step) for step in range(4)]
+    assert [Clip(frames[first:], 1).params_age for first in range(3)] == [5, 6, 7]
 
 
 @pytest.mark.parametrize(
