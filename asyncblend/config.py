@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
-import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypedDict
 
+from .checks import check_path, check_seconds, check_whole, options_checked
 from .errors import ConfigError
 
 Params = (
@@ -29,49 +27,7 @@ class Elsewhere(Protocol):
         """Return a `Place` for this config's Blenders, which are numbered from `first` on."""
 
 
-T = TypeVar("T")
 _MOST_PREFETCHED = 1000  # the leases of a Blender must fit into the header of one message
-
-
-def options_checked(cls: type[T]) -> type[T]:
-    """Let a wrong keyword of a dataclass raise a ConfigError that names the right one, instead of a bare TypeError."""
-    init = cls.__init__
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    names = {field.name for field in fields}
-    required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
-
-    @functools.wraps(init)
-    def __init__(self: T, **options: Any) -> None:
-        check_names(cls.__name__, options, names)
-        if missing := required - options.keys():
-            raise ConfigError(f"{cls.__name__} needs {' and '.join(sorted(missing))}")
-        init(self, **options)
-
-    cls.__init__ = __init__  # type: ignore[assignment]
-    return cls
-
-
-def check_names(owner: str, given: Iterable[str], names: Collection[str]) -> None:
-    """Check keywords by their names.
-
-    Raises:
-        ConfigError: One is unknown. The message suggests the right one.
-    """
-    for name in given:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"options are: {', '.join(sorted(names))}"
-            raise ConfigError(f"{owner} has no option {name!r}; {hint}")
-
-
-def check_whole(name: str, value: object, at_least: int) -> None:
-    """Check an option that is a whole number.
-
-    Raises:
-        ConfigError: It is something else, or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name} must be a whole number, at least {at_least}; got {value!r}")
 
 
 def check_params(params: Params) -> Params:
@@ -87,17 +43,6 @@ def check_params(params: Params) -> Params:
         f"params must be a mapping, a callable(index) -> mapping, or an iterator or asynchronous iterator of mappings; "
         f"got {params!r:.100}{'' if isinstance(params, str | bytes) else ''.join(makes.values())}"
     )
-
-
-def _seconds(name: str, value: object, *, zero: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or math.isnan(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type,operator]
-        raise ConfigError(f"{name} must be {'zero or more' if zero else 'positive'} seconds; got {value!r}")
-
-
-def _path(name: str, value: object) -> None:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ConfigError(f"{name} must be a path; got {value!r}")
 
 
 @options_checked
@@ -119,7 +64,7 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _seconds(f"Timeouts.{field.name}", getattr(self, field.name), zero=field.name == "stop")
+            check_seconds(f"Timeouts.{field.name}", getattr(self, field.name), zero=field.name == "stop")
 
 
 @options_checked
@@ -156,10 +101,10 @@ class RestartPolicy:
 
     def __post_init__(self) -> None:
         check_whole("RestartPolicy.max_restarts", self.max_restarts, 0)
-        _seconds("RestartPolicy.window", self.window)
-        _seconds("RestartPolicy.backoff", self.backoff, zero=True)
-        _seconds("RestartPolicy.max_backoff", self.max_backoff, zero=True)
-        _seconds("RestartPolicy.jitter", self.jitter, zero=True)
+        check_seconds("RestartPolicy.window", self.window)
+        check_seconds("RestartPolicy.backoff", self.backoff, zero=True)
+        check_seconds("RestartPolicy.max_backoff", self.max_backoff, zero=True)
+        check_seconds("RestartPolicy.jitter", self.jitter, zero=True)
         if self.min_instances is not None:
             check_whole("RestartPolicy.min_instances", self.min_instances, 1)
         check_whole("RestartPolicy.max_sample_deaths", self.max_sample_deaths, 1)
@@ -291,7 +236,7 @@ class StreamConfig:
             raise ConfigError("StreamConfig needs script, a path, unless it names a fleet; got script=''")
         for name in ("script", "scene", "blender", "logs"):
             if getattr(self, name) != StreamConfig.__dataclass_fields__[name].default:
-                _path(name, getattr(self, name))
+                check_path(name, getattr(self, name))
         if str(script := os.fspath(self.script)).endswith(".blend"):
             raise ConfigError(
                 f"{script} is a scene, not a script: give the script, and scene={script!r} (--scene {script})"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import check_whole
+from .checks import check_whole
 from .errors import ConfigError
 
 

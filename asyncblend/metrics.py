@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .config import check_whole
+from .checks import check_whole
 from .errors import ConfigError
 from .ports import HOST
 from .stream.stats import STATES, PassStats, StreamStats

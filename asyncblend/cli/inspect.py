@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import NOBODY_STEPS, ConfigError, SampleError
 from .config_file import completed, load_config
 from .live import watch

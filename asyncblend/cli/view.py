@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..aio import run
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import ConfigError
 from ..ports import PAGE, VIEW
 from .config_file import load_config

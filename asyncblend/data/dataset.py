@@ -8,7 +8,8 @@ from typing import Any, Unpack
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from ..config import StreamConfig, StreamOptions, check_names, resolve
+from ..checks import check_names
+from ..config import StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut

@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..config import check_whole, options_checked
+from ..checks import check_whole, options_checked
 from ..errors import ConfigError
 from ..ports import VIEW
 from ..stream.batch import Batch, Memory, check_ragged, mapped

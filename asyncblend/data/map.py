@@ -9,7 +9,8 @@ from typing import Any, SupportsIndex, Unpack
 
 from torch.utils.data import Dataset, get_worker_info
 
-from ..config import StreamConfig, StreamOptions, check_names, resolve
+from ..checks import check_names
+from ..config import StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError
 from ..stream.frame import Frame
 from ..stream.passes import own_indices

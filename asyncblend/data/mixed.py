@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import get_worker_info
 
-from ..config import check_names, check_whole
+from ..checks import check_names, check_whole
 from ..errors import ConfigError
 from ..stream.frame import Frame
 from ..stream.stats import StreamStats

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..config import check_names, check_whole
+from ..checks import check_names, check_whole
 from ..errors import ConfigError
 from ..recording import Recording
 from ..stream.frame import Frame

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import ConfigError
 
 _log = logging.getLogger("asyncblend")

@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ..config import StreamConfig, check_whole
+from ..checks import check_whole
+from ..config import StreamConfig
 from ..errors import ConfigError, StreamClosed
 from ..stream.sync import SyncStream
 from .spaces import Space, reader, space_of

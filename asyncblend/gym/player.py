@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import AsyncblendError, ConfigError, EpisodeLost, EpisodeOver, SampleError
 from ..stream.frame import Frame
 from ..stream.sync_episode import SyncEpisode

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from ..config import StreamConfig, StreamOptions, check_whole, resolve
+from ..checks import check_whole
+from ..config import StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError
 from .arena import Arena, OnCrash
 from .player import Player, checked_options, checked_seed

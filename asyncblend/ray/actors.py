@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from ..config import StreamConfig, check_whole
+from ..checks import check_whole
+from ..config import StreamConfig
 from ..errors import ConfigError
 from ..stream.params import is_iterator
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from ..config import Params, PathLike, StreamConfig, check_params, check_whole
+from ..checks import check_whole
+from ..config import Params, PathLike, StreamConfig, check_params
 from ..errors import ConfigError
 from ..stream.passes import own_indices
 from ..warm.connection import connect

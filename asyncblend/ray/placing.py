@@ -18,7 +18,8 @@ import ray.util
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ..aio import apart
-from ..config import PathLike, StreamConfig, check_whole, options_checked
+from ..checks import check_whole, options_checked
+from ..config import PathLike, StreamConfig
 from ..errors import ConfigError
 from ..fleet.place import Meeting, Network
 from ..fleet.workspace import Workspace

@@ -25,7 +25,8 @@ import ray.data
 from ray.data.extensions import ArrowPythonObjectArray
 from ray.exceptions import RayError
 
-from ..config import PathLike, StreamConfig, check_whole
+from ..checks import check_whole
+from ..config import PathLike, StreamConfig
 from ..errors import AsyncblendError, ConfigError, RecordingError
 from ..recording.about import about, versions
 from ..recording.codec import Images, encode_sample

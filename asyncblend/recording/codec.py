@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import ConfigError, ProtocolError
 from ..wire.payload import from_tree, to_tree
 from . import npy

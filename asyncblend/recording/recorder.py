@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from ..aio import finish
-from ..config import StreamConfig, check_whole, cores
+from ..checks import check_whole
+from ..config import StreamConfig, cores
 from ..errors import ConfigError, RecordingError
 from .about import about, check_blender
 from .codec import Images, encode_sample

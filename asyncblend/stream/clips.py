@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import ConfigError
 from .batch import Batch
 from .frame import Frame

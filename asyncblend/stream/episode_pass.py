@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..config import StreamConfig, check_whole
+from ..checks import check_whole
+from ..config import StreamConfig
 from ..errors import ConfigError, EpisodeLost, InstanceError
 from .direct import Direct
 from .frame import Frame

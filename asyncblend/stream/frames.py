@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, TypeVar
 
-from ..config import check_whole
+from ..checks import check_whole
 from ..errors import StreamClosed
 from .batch import Batch, check_ragged
 from .clips import Clip, Collector, Cut, Pending

@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..config import Params, StreamConfig, check_params, check_whole
+from ..checks import check_whole
+from ..config import Params, StreamConfig, check_params
 from ..errors import ConfigError, InstanceError, SampleError
 from .frame import Frame
 from .leases import Lease, LeaseBook
