@@ -21,7 +21,8 @@ class Held:
     __slots__ = ("lease", "name", "source")
 
     def __init__(self, source: Pass, lease: Lease[Drawn]) -> None:
-        self.source, self.lease = source, lease
+        self.source: Pass = source
+        self.lease: Lease[Drawn] = lease
         self.name: Name = (source.number, lease.serial)
 
     def expects(self, step: int) -> bool:

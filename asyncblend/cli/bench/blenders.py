@@ -41,7 +41,7 @@ class Blenders:
         self._held: dict[Kind, list[BlenderStream]] = {}
         self._memory: dict[Kind, float] = {}
         self._frame = math.inf  # seconds that one took at the least
-        self.starting = 0
+        self.starting: int = 0
         """How many are started just now, and have not rendered yet."""
 
     async def __aenter__(self) -> Blenders:
