@@ -20,10 +20,11 @@ _BUSY = 0.1  # the share of the processor that others may take without being nam
 
 def progress(search: Search, seconds: float) -> list[Text]:
     """Return what a search does now, with the present figure of each fleet, and a shorter form for a narrow terminal."""
-    if search.turn is None:
+    turn = search.turn  # another thread goes on with the search
+    if turn is None:
         have = "has" if search.starting == 1 else "have"
         return [styled(f"starting Blenders, {search.starting} {have} not rendered yet, {seconds:.0f} s")]
-    now = f"round {search.round}, {seconds:.0f} s: {search.turn}"
+    now = f"round {search.round}, {seconds:.0f} s: {turn}"
     figures = ", ".join(f"{_rate(one.rate)} by {one.setting}" for one in search.left if one.turns)
     return [styled(now, (f"  frames/s: {figures}" if figures else "", "cyan")), styled(now)]
 
