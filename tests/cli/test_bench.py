@@ -436,6 +436,17 @@ def test_it_says_when_frames_were_too_long() -> None:
     assert "turns" not in said(3)
 
 
+def test_it_says_why_only_where_that_is_so() -> None:
+    """That fewer Blenders take less memory is no reason against as many of them with more threads."""
+
+    def said(*level: str) -> str:
+        best, *others = trials(_2x1=[10] * 3, **{name: [10] * 3 for name in level})
+        return verdict(Found(best, others, [best, *others]))[1].plain
+
+    assert said("_2x2", "_4x1").endswith("for noise: 2 x 2 threads, 4 x 1 thread. Fewer Blenders take less memory.")
+    assert said("_2x2") == "As fast, but for noise: 2 x 2 threads."
+
+
 def test_it_says_when_other_programs_were_busy() -> None:
     """They get less if there are more Blenders, so that these seem faster than they are."""
     some = [Trial(Setting(1, 1), {1: Turn(10.0, 0.5, 0.3)})]

@@ -55,7 +55,9 @@ def verdict(found: Found) -> list[Text]:
     lines = [styled((f"Best: {best.setting}, {_rate(best.rate)} frames/s.", "green"))]
     if found.level:
         others = ", ".join(str(one.setting) for one in found.level)
-        lines.append(styled(f"As fast, but for noise: {others}. Fewer Blenders take less memory."))
+        more = any(one.setting.instances > best.setting.instances for one in found.level)
+        why = " Fewer Blenders take less memory." if more else ""
+        lines.append(styled(f"As fast, but for noise: {others}.{why}"))
     lines += [styled((f"Not tried: {setting}. {why}", "yellow")) for setting, why in found.left_out.items()]
     if found.others > _BUSY:
         text = f"Other programs took {found.others:.0%} of the processor meanwhile. The more Blenders, the more they get of"
