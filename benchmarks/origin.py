@@ -20,9 +20,9 @@ __all__ = ["measure"]
 
 _BATCH = 4
 _METHOD = (
-    "Milliseconds a batch of four 640x480 images of a cube, with Blender's own view transform, `DataLoader(batch_size=4, num_workers=0)`. *asyncblend*: "
-    "a BlenderDataset. *blendtorch's method*: a dataset whose items are received from Blenders that render into a PNG "
-    "file, read it, pickle and publish it."
+    "Milliseconds a batch of four 640x480 images of a cube, with Blender's own view transform, "
+    "`DataLoader(batch_size=4, num_workers=0)`. *asyncblend*: a BlenderDataset. *blendtorch's method*: a dataset whose "
+    "items are received from Blenders that render into a PNG file, read it, pickle and publish it."
 )
 
 

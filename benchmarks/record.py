@@ -111,9 +111,8 @@ class _Pillow(Images):
     def encode(self, array: np.ndarray[Any, Any], name: str) -> tuple[str, bytes]:
         buffer = io.BytesIO()
         if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (3, 4):
-            Image.fromarray(array).save(
-                buffer, "PNG", compress_level=1, compress_type=3
-            )  # run lengths: best with noise
+            # Type 3 is run lengths, which are best with noise.
+            Image.fromarray(array).save(buffer, "PNG", compress_level=1, compress_type=3)
             return "png", buffer.getvalue()
         np.save(buffer, array)
         return "npy", buffer.getvalue()

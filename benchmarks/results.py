@@ -95,7 +95,7 @@ def write(
 
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    lines = [introduction, "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in about.items()), ""]
+    lines = [introduction, "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.items()), ""]
     for report in reports:
         draw_report(pictures / f"{report.name}.png", report)
         lines += [f"## {report.title}", "", f"`python -m benchmarks {report.name.partition('-')[0]}`. {report.method}"]

@@ -26,8 +26,8 @@ from .report import Metric, Report
 __all__ = ["kinds", "measure"]
 
 _METHOD = (
-    "One instance, a 128x96 image with Cycles and Blender's own view transform. *asyncblend*: from entering the stream to the first frame. *plain "
-    "launch*: from launching the same Blender with a script to its first image rendered; for the fake, which renders "
+    "One instance, a 128x96 image with Cycles and Blender's own view transform. *asyncblend*: from entering the stream to "
+    "the first frame. *plain launch*: from launching the same Blender with a script to its first image rendered; for the fake, which renders "
     "nothing, a Python that imports numpy and zmq."
 )
 _SCENE = (128, 96, CYCLES)

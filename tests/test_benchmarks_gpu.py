@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from asyncblend.errors import ConfigError
-from benchmarks.gpu import command
+from benchmarks.gpu import command, seen
 from benchmarks.gpu.images import Images, Setup
 from benchmarks.gpu.seen import Seen, cards, check_torch, choose, visible
 from benchmarks.gpu.training import Training, hidden, overlap
@@ -89,6 +89,7 @@ def test_the_blender_with_the_most_gpu_is_chosen() -> None:
 
 @needs_no_gpu
 def test_a_build_of_torch_without_cuda_is_an_error() -> None:
+    """It says what to install."""
     with pytest.raises(ConfigError, match=r"PyTorch .* finds no GPU to train on: install its build"):
         check_torch()
 
@@ -110,6 +111,9 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5d")
     assert visible(found) == ["3", "GPU-5d"]
     tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert cards() == []
+    tool.write_text("#!/bin/sh\nexec /bin/sleep 100\n")
+    monkeypatch.setattr(seen, "_PATIENCE", 0.2)
     assert cards() == []
 
 

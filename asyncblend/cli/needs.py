@@ -10,7 +10,7 @@ import sys
 
 from ..fleet.install.installer import installer
 
-_BASE = ("numpy", "zmq", "PIL", "filelock", "platformdirs")
+_BASE = ("numpy", "zmq", "PIL", "isal", "filelock", "platformdirs")
 """The modules that almost every command imports."""
 _PACKAGES = {
     "zmq": "pyzmq",

@@ -2,7 +2,7 @@
 
 Those of a sample's images and arrays are in its JSON. A JSON file ends with its own, which is that of all bytes before:
 
-    {"index":12,...,"files":{"depth.npy":"8f0cd0b2","image.png":"1e5a70a9"},"crc32":"04a7c2f1"}
+    {"index":12,...,"files":{"depth.npy.gz":"8f0cd0b2","image.png":"1e5a70a9"},"crc32":"04a7c2f1"}
 
 The headers of the tar have sums of their own. So a shard stays an ordinary tar file, and keeps its checksums when
 another tool packs it again.

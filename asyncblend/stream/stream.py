@@ -242,7 +242,7 @@ class BlenderStream(AsyncIterator[Frame]):
             folder: Where to record; made if it is missing.
             length: Samples in all, with those that are there already. None: the stream's.
             image_format: "png", or "jpeg" for `image` and values whose name begins with that. Other images, with three
-                or four channels of uint8, are PNG; all other arrays are npy.
+                or four channels of uint8, are PNG; all other arrays are gzipped npy.
             quality: Of JPEG, from 1 to 100. None: 95.
             shard_size: Samples in a shard; or bytes, as "500MB".
 

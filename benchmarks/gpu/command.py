@@ -198,10 +198,7 @@ class Run:
         """Note what fails in this block, such as a GPU's memory being full, and let the rest be measured."""
         try:
             yield
-        except (
-            AsyncblendError,
-            RuntimeError,
-        ) as error:  # PyTorch's errors and those of the bare loop are RuntimeErrors
+        except (AsyncblendError, RuntimeError) as error:  # those of PyTorch and of the bare loop are RuntimeErrors
             self.failed = True
             self._about[f"failed: {what}"] = _told(error)
             _console.print(f"{what}: {error}", style="red")

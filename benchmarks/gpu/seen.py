@@ -19,6 +19,7 @@ from ..peers.plain import PlainBlenders
 __all__ = ["Seen", "cards", "check_torch", "choose", "look", "visible"]
 
 _SMI = ("nvidia-smi", "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader")
+_PATIENCE = 60.0  # seconds; the driver of a broken GPU may never answer
 _TRY = "run it with --processor to try the command itself"
 
 
@@ -63,10 +64,10 @@ class Card(NamedTuple):
 
 
 def cards() -> list[Card]:
-    """Return NVIDIA's GPUs. Empty where there is no driver."""
+    """Return NVIDIA's GPUs. Empty where there is no driver, or one that does not answer."""
     try:
-        done = subprocess.run(_SMI, capture_output=True, text=True, check=False, timeout=60)
-    except OSError:
+        done = subprocess.run(_SMI, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    except (OSError, subprocess.TimeoutExpired):
         return []
     lines = [line.split(",") for line in done.stdout.splitlines()] if done.returncode == 0 else []
     return [Card(*(field.strip() for field in line)) for line in lines if len(line) == len(Card._fields)]

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from asyncblend.cli.bench import blenders as holding
 from asyncblend.cli.bench import search as searching
+from asyncblend.cli.bench.blenders import Blenders
 from asyncblend.cli.bench.judging import Trial, Turn, best, fastest, staying
 from asyncblend.cli.bench.search import Found, Search
 from asyncblend.cli.bench.settings import Setting, gpus_here, settings
@@ -146,6 +148,8 @@ def test_nvidias_gpus_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert gpus_here(tmp_path) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8a")
     assert gpus_here(tmp_path) == ["3", "GPU-8a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpus_here(tmp_path) == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpus_here(tmp_path) == ["0", "1"]
 
@@ -325,6 +329,22 @@ async def test_in_heats_if_not_all_can_be_open(
     assert max(most) == (4 if found.best.setting.threads == 1 else 3)  # a fleet beside the best one, in any case
 
 
+async def test_those_that_were_as_fast_in_an_earlier_heat_are_named(
+    config: Callable[[str], StreamConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the best one stays the best."""
+    rates = {Setting(1, 1): 99.0, Setting(2, 1): 100.0, Setting(2, 2): 101.0, Setting(1, 2): 50.0}
+
+    async def turn(self: Blenders, setting: Setting, first: int, seconds: float) -> tuple[Turn, int]:
+        return Turn(rates[setting]), first + 1
+
+    monkeypatch.setattr(searching, "_MOST", 2)
+    monkeypatch.setattr(Blenders, "turn", turn)
+    found = await Search(config(NOTING), [*rates], 0.05).run()
+    assert found.best.setting == Setting(1, 1)
+    assert [one.setting for one in found.level] == [Setting(2, 1), Setting(2, 2)]
+
+
 async def test_what_has_no_room_is_left_out(
     config: Callable[[str], StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +355,15 @@ async def test_what_has_no_room_is_left_out(
         assert [one.setting for one in found.trials] == [Setting(2, 1), Setting(1, 1)]
         assert [*found.left_out] == [Setting(3, 1)]
         assert "Not tried: 3 x 1 thread" in "\n".join(line.plain for line in verdict(found))
+
+
+async def test_memory_that_nobody_tells_is_unknown(
+    config: Callable[[str], StreamConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not shown as nothing."""
+    monkeypatch.setattr(holding, "memory", lambda of: 0.0)
+    found = await Search(config(NOTING), [Setting(1, 1)], 0.05).run()
+    assert found.best.memory is None
 
 
 async def test_gpus_are_compared_with_the_processor(config: Callable[[str], StreamConfig]) -> None:
@@ -382,7 +411,7 @@ def test_it_prints_what_to_write(config: Callable[[str], StreamConfig], tmp_path
     """The last lines are TOML. A table of 80 columns has a line for each fleet, and a file has all figures."""
     blender = str(config(NOTING).blender)
     (tmp_path / "config.toml").write_text(f'script = "scene.py"\nlength = 3\nblender = "{blender}"\n')
-    options = ("--instances", "1,2", "--threads", "1", "--seconds", "0.1", "--json", "figures.json", "--out", ".")
+    options = ("--instances", "1,2", "--threads", "1", "--seconds", "0.1", "--json", "new/figures.json", "--out", ".")
     printed = bench(tmp_path, "config.toml", *options)
     assert re.search(r"^ 2 x 1 thread +\S+ +\S+ to \S+ +\d\.\d\dx( +[\d,]+ MiB +\d+%)? *$", printed, re.MULTILINE)
     *_, where, instances, threads = printed.splitlines()
@@ -390,7 +419,7 @@ def test_it_prints_what_to_write(config: Callable[[str], StreamConfig], tmp_path
     assert instances in ("instances = 1", "instances = 2")
     assert threads == "threads = 1"
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    found = json.loads((tmp_path / "new" / "figures.json").read_text(encoding="utf-8"))
     assert [trial["instances"] for trial in found["trials"]] == [1, 2]
     assert all(trial["frames_per_second"] > 0 for trial in found["trials"])
     assert found["best"] in ({"instances": n, "threads": 1, "gpu": False} for n in (1, 2))
@@ -405,6 +434,17 @@ def test_it_says_when_frames_were_too_long() -> None:
 
     assert "It had only 2 turns" in said(2)
     assert "turns" not in said(3)
+
+
+def test_it_says_why_only_where_that_is_so() -> None:
+    """That fewer Blenders take less memory is no reason against as many of them with more threads."""
+
+    def said(*level: str) -> str:
+        best, *others = trials(_2x1=[10] * 3, **{name: [10] * 3 for name in level})
+        return verdict(Found(best, others, [best, *others]))[1].plain
+
+    assert said("_2x2", "_4x1").endswith("for noise: 2 x 2 threads, 4 x 1 thread. Fewer Blenders take less memory.")
+    assert said("_2x2") == "As fast, but for noise: 2 x 2 threads."
 
 
 def test_it_says_when_other_programs_were_busy() -> None:

@@ -17,6 +17,7 @@ PACKAGES = (
     "numpy",
     "zmq",
     "PIL",
+    "isal",
     "torch",
     "webdataset",
     "matplotlib",
@@ -116,6 +117,13 @@ def test_without_any_package_one_line_says_what_to_install(command: str, folder:
     assert "Type: " in line
 
 
+def test_all_that_a_command_misses_is_in_one_line(folder: Path) -> None:
+    """Otherwise the next package would be missing once this line was typed."""
+    done = hiding(*PACKAGES, arguments=USE["stream"], cwd=folder)
+    _, _, line = done.stderr.rpartition(" install ")
+    assert set(line.split()) == {"numpy", "pyzmq", "pillow", "isal", "filelock", "platformdirs"}
+
+
 @pytest.mark.parametrize(
     ("command", "hidden", "line"),
     [
@@ -125,6 +133,7 @@ def test_without_any_package_one_line_says_what_to_install(command: str, folder:
         ("doctor", "torch", "pip install torch"),
         ("inspect", "numpy", "pip install numpy"),
         ("record", "webdataset", 'pip install "asyncblend[record]"'),
+        ("stream", "isal", "pip install isal"),
         ("stream", "zmq", "pip install pyzmq"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_frame_that_does_not_come_is_waited_for(folder: Path) -> None:
 def test_bench_says_what_it_measures(folder: Path) -> None:
     """Whose turn it is, with the present figure of each fleet; before, that Blenders are started."""
     (folder / "scene.py").write_text(SCRIPT.replace("go{task.index}", "go"))
-    settings = ("--instances", "1", "--threads", "1", "--seconds", "0.5")
+    settings = ("--instances", "1", "--threads", "1", "--seconds", "1.5")
     with started(folder, "bench", "scene.py", *settings) as process:
         read_until(process, r"^starting Blenders, 1 has not rendered yet, \d+ s$")
         (folder / "go").touch()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.blender, pytest.mark.exhaustive]
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("numpy>=2", "pyzmq", "filelock", "platformdirs", "pillow", "rich", "typer")
+NEEDED = ("numpy>=2", "pyzmq", "filelock", "platformdirs", "pillow", "isal", "rich", "typer")
 """What asyncblend needs, but for torch, which is large, and uvloop, which is not there for each system."""
 PROGRAM = """
 import asyncio, importlib.util, json, sys

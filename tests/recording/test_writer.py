@@ -221,7 +221,7 @@ def test_what_made_it_names_versions(tmp_path: Path) -> None:
     """The versions say what a recording was made with."""
     (tmp_path / "scene.py").touch()
     versions = about(StreamConfig(script=tmp_path / "scene.py"), Images())["versions"]
-    assert {"asyncblend", "python", "numpy", "pillow", "webdataset"} <= versions.keys()
+    assert {"asyncblend", "python", "numpy", "pillow", "isal", "webdataset"} <= versions.keys()
     with pytest.raises(ConfigError, match=r"script 'nowhere\.py' cannot be read: No such file"):
         about(StreamConfig(script="nowhere.py"), Images())
 

@@ -68,8 +68,9 @@ class Blenders:
             missing = [BlenderStream(self._config_of(kind, place)) for place in range(len(held), number)]
             held += missing
             await self._start(missing)
-            if new := sessions().keys() - before.keys():  # one of each Blender, and one of its guard
-                self._memory[kind] = memory(new) / len(missing)
+            # There is a session of each Blender, and one of its guard. Some systems do not tell what they take.
+            if taken := memory(sessions().keys() - before.keys()):
+                self._memory[kind] = taken / len(missing)
 
     def memory(self, kind: Kind) -> float | None:
         """Return the bytes that one Blender of this kind takes, or None if that is unknown."""

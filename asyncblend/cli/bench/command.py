@@ -84,6 +84,7 @@ def bench(
         console.print(part)
     if json_ is not None:
         with writing("--json", json_):
+            json_.parent.mkdir(parents=True, exist_ok=True)
             json_.write_text(json.dumps(figures(found), indent=1) + "\n", encoding="utf-8")
     if out is None and is_missing("matplotlib"):
         console.print(f"For a plot, type {pip('asyncblend[plot]')}, and add --out FOLDER here.", style="dim")

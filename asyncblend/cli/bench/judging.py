@@ -41,7 +41,7 @@ class Trial:
     @property
     def rates(self) -> list[float]:
         """Frames per second, of each turn."""
-        return [turn.rate for turn in self.turns.values()]
+        return [turn.rate for turn in [*self.turns.values()]]  # a copy: another thread shows them while turns come
 
     @property
     def rate(self) -> float:

@@ -95,8 +95,10 @@ class Search:
                     self._left_out[waiting.popleft().setting] = "the memory does not suffice"
                     continue
                 await self._heat()
-                winner, level = best(self.left)
-                chosen = [winner]
+                winner, as_fast = best(self.left)
+                if chosen and winner is chosen[0]:  # those of earlier heats are still as fast
+                    as_fast = [*level, *as_fast]
+                chosen, level = [winner], as_fast
         return Found(chosen[0], level, [one for one in self.trials if one.turns], self._left_out)
 
     @property

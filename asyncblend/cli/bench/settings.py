@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,4 +95,5 @@ def gpus_here(folder: Path = _NVIDIA) -> list[str]:
     except OSError:  # there is no driver
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
-    return [name.strip() for name in visible.split(",") if name.strip()] if count else []
+    names = [name.strip() for name in visible.split(",") if name.strip()] if count else []
+    return [*itertools.takewhile(lambda name: name != "-1", names)]  # CUDA takes none from there on

@@ -20,10 +20,11 @@ _BUSY = 0.1  # the share of the processor that others may take without being nam
 
 def progress(search: Search, seconds: float) -> list[Text]:
     """Return what a search does now, with the present figure of each fleet, and a shorter form for a narrow terminal."""
-    if search.turn is None:
+    turn = search.turn  # another thread goes on with the search
+    if turn is None:
         have = "has" if search.starting == 1 else "have"
         return [styled(f"starting Blenders, {search.starting} {have} not rendered yet, {seconds:.0f} s")]
-    now = f"round {search.round}, {seconds:.0f} s: {search.turn}"
+    now = f"round {search.round}, {seconds:.0f} s: {turn}"
     figures = ", ".join(f"{_rate(one.rate)} by {one.setting}" for one in search.left if one.turns)
     return [styled(now, (f"  frames/s: {figures}" if figures else "", "cyan")), styled(now)]
 
@@ -54,7 +55,9 @@ def verdict(found: Found) -> list[Text]:
     lines = [styled((f"Best: {best.setting}, {_rate(best.rate)} frames/s.", "green"))]
     if found.level:
         others = ", ".join(str(one.setting) for one in found.level)
-        lines.append(styled(f"As fast, but for noise: {others}. Fewer Blenders take less memory."))
+        more = any(one.setting.instances > best.setting.instances for one in found.level)
+        why = " Fewer Blenders take less memory." if more else ""
+        lines.append(styled(f"As fast, but for noise: {others}.{why}"))
     lines += [styled((f"Not tried: {setting}. {why}", "yellow")) for setting, why in found.left_out.items()]
     if found.others > _BUSY:
         text = f"Other programs took {found.others:.0%} of the processor meanwhile. The more Blenders, the more they get of"
