@@ -21,7 +21,7 @@ from .pythons import check
 from .workspace import Workspace
 
 _REPORT = "report.json"
-VISIBLE = ("CUDAVISIBLE_DEVICES", "HIPVISIBLE_DEVICES")
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """Environment variables that show a process one GPU only."""
 _ALLOCATORS = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that every glibc takes
