@@ -71,6 +71,23 @@ async def test_what_came_at_once_is_answered_at_once() -> None:
     assert sorted(usual.delivered) == [index for index in range(1, 40) if index % RAISES]
 
 
+async def test_a_lease_that_reached_its_blender_after_all_can_be_blamed() -> None:
+    """A connection that is lost in the middle of several leases counts all as not sent, until the Blender says more."""
+    world = World(instances=1, prefetch=2)
+    (blender,) = world.blenders.values()
+    send = world.send_leases
+    world.send_leases = lambda: [*send(), (blender.life, list(blender.held))]  # type: ignore[method-assign]
+    usual = world.begin([1, 3], on_bad_sample="skip")
+    world.send_leases = send  # type: ignore[method-assign]
+    world.receive(blender)
+    world.dispatcher.reconnected(blender.life, [name_of(one) for one in blender.worker._pending], [])
+    assert not blender.inbox
+    world.render(blender)
+    world.die(blender)  # which checks the blame
+    world.work(usual)
+    assert sorted(usual.delivered) == [1, 3]
+
+
 async def test_an_urgent_sample_that_crashes_its_blender_is_blamed() -> None:
     """The dispatcher knows that it overtook others: neither they are blamed, nor is it flushed once it is begun."""
     for flush in (False, True):
