@@ -193,6 +193,13 @@ class Bridge:
 
     def _note_consumed(self) -> None:
         self._scheduled = False
-        while self._consumed:
-            channel, arrival = self._consumed.popleft()
-            self.run.dispatcher.consume(channel.source, arrival)
+        if not self._consumed:
+            return
+        dispatcher = self.run.dispatcher
+        dispatcher.begin_turn()
+        try:
+            while self._consumed:
+                channel, arrival = self._consumed.popleft()
+                dispatcher.consume(channel.source, arrival)
+        finally:
+            dispatcher.end_turn()

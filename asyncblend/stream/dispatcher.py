@@ -236,7 +236,7 @@ class Dispatcher:
             one = Held(source, lease)
             holding.add(one, alone=alone)
             holding.turn = self._served[source.number] = next(self._turns)
-            if len(holding.held) == 1 or holding.episode is not None:  # else it is at work already
+            if len(holding.held) == 1:  # else it is at work, or its episode waits for a consumer
                 self._fleet.leased(holding.life)
             if not self._send(holding.life, one):
                 # It is dying, or reconnecting: the lease is its own until then.
@@ -334,9 +334,11 @@ class Dispatcher:
             return
         if one is holding.episode:
             holding.episode = None  # it begins anew, perhaps after what it holds besides
-        if not has or one.steps_beside:
-            (holding.unsent.discard if self._send(holding.life, one) else holding.unsent.add)(one.name)
-            self._send_leases()
+        # One that it has may count as not sent, if others were to be sent with it and the connection was lost meanwhile.
+        sent = (has and not one.steps_beside) or self._send(holding.life, one)
+        (holding.unsent.discard if sent else holding.unsent.add)(one.name)
+        self._send_leases()
+        self._fleet.goes_on(holding.life)  # if it waited for its consumer before, it has something to do now
 
     def _close_episode(self, holding: Holding) -> None:
         """Ask a life to close its episode. It holds the lease until it has said so."""

@@ -207,9 +207,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                         self._rejects.refuse()
                         self._send_to(identity, protocol.encode(protocol.STOP, {"reason": "another life has begun"}))
                         continue
-                # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
-                parts = [part.bytes if len(part) < _COPIED else part.buffer for part in message[1:]]
-                self._handle(lives, answers, identity, parts)
+                self._handle(lives, answers, identity, message[1:])
             return True
         finally:
             self._draining = False
@@ -304,7 +302,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
 
     # -- from Blender -------------------------------------------------------------------------------------------
 
-    def _handle(self, lives: Lives, answers: Answers, identity: bytes, parts: Sequence[Any]) -> None:
+    def _handle(self, lives: Lives, answers: Answers, identity: bytes, parts: Sequence[zmq.Frame]) -> None:
         if self._rejects.ignores(identity):
             return
         life = self._life_of.get(identity)
@@ -313,7 +311,9 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
                 raise ProtocolError(f"a message with the keys of {self._sender} on the connection of {life}")
             ring = None if life is None else self._rings.get(life)
             hold = None if ring is None else ring.hold
-            message = protocol.decode(parts, hold, values=life is not None)
+            # Small ones are copied: a `zmq.Frame` that the user's thread frees looks for signals, and loses a Ctrl-C.
+            buffers = [part.bytes if len(part) < _COPIED else part.buffer for part in parts]
+            message = protocol.decode(buffers, hold, values=life is not None)
             kind, fields = message.kind, message.fields
             if kind == protocol.FRAME and life is not None:
                 assert message.values is not None  # decode saw to it

@@ -264,10 +264,10 @@ class Message(NamedTuple):
     """A decoded message."""
 
     kind: str
-    fields: Mapping[
-        str, Any
-    ]  # The fields of the header, of the right types. The "leases" of a LEASES are LEASE messages
-    values: dict[str, Any] | None  # What a FRAME or LEASE carries. Arrays are read-only views of the received buffers
+    fields: Mapping[str, Any]
+    """The fields of the header, of the right types. The "leases" of a LEASES are LEASE messages."""
+    values: dict[str, Any] | None
+    """What a FRAME or LEASE carries. Arrays are read-only views of the received buffers."""
 
 
 def encode(kind: str, fields: Mapping[str, Any], values: Sequence[Any] = ()) -> list[Any]:
@@ -350,7 +350,7 @@ def _leases(header: dict[str, Any], body: Sequence[memoryview]) -> list[Message]
     """Return the leases of a LEASES, each as its own LEASE would be decoded."""
     entries = header["leases"]
     if not 1 <= len(entries) <= MAX_LEASES:
-        raise ProtocolError(f"{len(entries)} leases in one message")
+        raise ProtocolError(f"{len(entries)} leases in one message, 1 to {MAX_LEASES} are allowed")
     if body or "tree" in header or "apart" in header:
         raise ProtocolError(f"a {LEASES} with values besides those of its leases")
     found = []
@@ -361,8 +361,7 @@ def _leases(header: dict[str, Any], body: Sequence[memoryview]) -> list[Message]
         if not (
             type(number) is type(serial) is type(index) is int
             and type(urgent) is bool
-            and number >= 0 <= serial
-            and index >= 0
+            and min(number, serial, index) >= 0
         ):
             raise ProtocolError(f"a lease described as {entry!r:.80}")
         params = decode_tree(entry[4], []) if len(entry) == 5 else {}

@@ -57,6 +57,7 @@ def _forgeries() -> list[list[bytes]]:
         protocol.encode(protocol.FAILED, {**lease, "error": "e", "traceback": "t"}),
         protocol.encode(protocol.BYE, {}),
         protocol.encode(protocol.LEASE, {**lease, "urgent": False}, values),
+        protocol.encode(protocol.LEASES, {"leases": [[0, 1, 2, False], [0, 2, 3, True]]}),
         protocol.encode(protocol.REVOKE, {"pass": 0, "leases": [0, 1]}),
         protocol.encode(protocol.WELCOME, {"version": protocol.VERSION, "seed": 1}),
         protocol.encode(protocol.STOP, {"reason": ""}),

@@ -172,7 +172,8 @@ async def test_frames_of_what_an_earlier_life_left_behind_are_dropped(
 ) -> None:
     """A leftover child of a dead Blender sends frames for its leases while the next life renders them."""
     ghost, heard = tmp_path / "ghost.py", tmp_path / "heard"
-    ghost.write_text(GHOST)
+    package = Path(ab.__file__).parents[1]  # the one under test, which need not be the one that is installed
+    ghost.write_text(f"import sys\nsys.path.insert(0, {str(package)!r})\n{GHOST}")
     script = write_script(
         WORKER
         + f"""

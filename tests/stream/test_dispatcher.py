@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 
 from asyncblend.errors import InstanceError, SampleError, StreamClosed
+from asyncblend.stream.bridge import Bridge, Channel
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
 from tests.stream.world import MAX_DEATHS, RAISES, Blender, Consumer, Name, World, name_of
@@ -69,6 +71,42 @@ async def test_what_came_at_once_is_answered_at_once() -> None:
         assert (message.kind, len(message.fields["leases"])) == (protocol.LEASES, 4)
     world.work(usual)
     assert sorted(usual.delivered) == [index for index in range(1, 40) if index % RAISES]
+
+
+async def test_what_a_thread_has_consumed_is_one_turn() -> None:
+    """Of all frames that it took until the loop came to it, the slots are leased again by one message."""
+    world = World(instances=1, prefetch=4)
+    usual = world.begin(range(1, 40), queue_size=4, on_bad_sample="skip")
+    (blender,) = world.blenders.values()
+    for _ in range(4):
+        for act in (world.receive, world.render, world.render, world.arrive):
+            act(blender)
+    assert not blender.inbox
+    bridge = Bridge(SimpleNamespace(dispatcher=world.dispatcher), SimpleNamespace(post=lambda _: None))  # type: ignore[arg-type]
+    channel = Channel(usual.source)
+    while (arrival := usual.source.queue.get_nowait()) is not None:
+        bridge.took(channel, arrival)
+    assert not blender.inbox
+    bridge._note_consumed()
+    (message,) = blender.inbox
+    assert (message.kind, len(message.fields["leases"])) == (protocol.LEASES, 4)
+
+
+async def test_a_lease_that_reached_its_blender_after_all_can_be_blamed() -> None:
+    """A connection that is lost in the middle of several leases counts all as not sent, until the Blender says more."""
+    world = World(instances=1, prefetch=2)
+    (blender,) = world.blenders.values()
+    send = world.send_leases
+    world.send_leases = lambda: [*send(), (blender.life, list(blender.held))]  # type: ignore[method-assign]
+    usual = world.begin([1, 3], on_bad_sample="skip")
+    world.send_leases = send  # type: ignore[method-assign]
+    world.receive(blender)
+    world.dispatcher.reconnected(blender.life, [name_of(one) for one in blender.worker._pending], [])
+    assert not blender.inbox
+    world.render(blender)
+    world.die(blender)  # which checks the blame
+    world.work(usual)
+    assert sorted(usual.delivered) == [1, 3]
 
 
 async def test_an_urgent_sample_that_crashes_its_blender_is_blamed() -> None:

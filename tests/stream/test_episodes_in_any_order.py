@@ -20,6 +20,7 @@ from asyncblend.config import RestartPolicy, StreamConfig
 from asyncblend.errors import EpisodeLost, EpisodeOver, StreamClosed
 from asyncblend.stream.dispatcher import Dispatcher
 from asyncblend.stream.episode_pass import EpisodePass
+from asyncblend.stream.holding import Held
 from asyncblend.stream.passes import Pass
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
@@ -53,12 +54,19 @@ def noise_of(index: int, step: int) -> float:
     return float(np.random.default_rng([0, index]).random(step + 1)[step])
 
 
+def awaited(one: Held) -> bool:
+    """Tell whether a Blender may make a step of this lease, as far as the host knows."""
+    return one.source.ended or one.source.book.awaits(one.lease)
+
+
 class Blender:
     """One life: the real worker without its sockets."""
 
     def __init__(self, life: Life) -> None:
         self.life = life
         self.connected = True
+        self.working = False  # as the fleet knows it: whether it is killed if it does nothing for long
+        self.added: list[protocol.Request] = []  # leases that are not on their way yet
         self.inbox: deque[list[bytes]] = deque()
         self.outbox: deque[Message] = deque()
         worker = self.worker = Worker.__new__(Worker)
@@ -70,6 +78,12 @@ class Blender:
 
     def _send(self, parts: Sequence[Any]) -> None:
         self.outbox.append(protocol.decode([bytes(part) for part in parts]))
+
+    def get_leases(self) -> None:
+        """Let what was leased go on its way, as the hub sends it."""
+        for parts in protocol.encode_leases(self.added):
+            self.inbox.append([bytes(part) for part in parts])
+        self.added.clear()
 
     def turn(self) -> bool:
         """Do what the worker's loop does next. Return False if there is nothing to do."""
@@ -189,22 +203,36 @@ class World:
     def ready_lives(self) -> list[Life]:
         return [blender.life for blender in self.blenders.values()]
 
-    def leased(self, life: Life) -> None: ...
-    def working_since(self, life: Life, began: float | None) -> None: ...
-    def goes_on(self, life: Life) -> None: ...
-    def answered(self, life: Life, *, more: bool, count: int = 1) -> None: ...
+    def leased(self, life: Life) -> None:
+        self.blenders[life.instance].working = True
+
+    def working_since(self, life: Life, began: float | None) -> None:
+        self.blenders[life.instance].working = began is not None
+
+    def goes_on(self, life: Life) -> None:
+        self.blenders[life.instance].working = True
+
+    def answered(self, life: Life, *, more: bool, count: int = 1) -> None:
+        self.blenders[life.instance].working = more
 
     def _send(self, life: Life, parts: Sequence[Any]) -> bool:
         blender = self.blenders[life.instance]
         assert blender.life == life
+        blender.get_leases()
         if blender.connected:
             blender.inbox.append([bytes(part) for part in parts])
         return blender.connected
 
     def add_lease(self, life: Life, request: protocol.Request) -> bool:
-        return self._send(life, request.encode())
+        blender = self.blenders[life.instance]
+        assert blender.life == life
+        if blender.connected:
+            blender.added.append(request)
+        return blender.connected
 
     def send_leases(self) -> Sequence[Any]:
+        for blender in self.blenders.values():
+            blender.get_leases()
         return ()
 
     def send_step(self, life: Life, number: int, serial: int, step: int, params: Sequence[Any]) -> bool:
@@ -247,6 +275,13 @@ class World:
             raise AssertionError(message)
         return True
 
+    def answer_at_once(self) -> None:
+        """Let the host receive some messages in one turn."""
+        self.dispatcher.begin_turn()
+        for _ in range(self.rng.randint(2, 6)):
+            self.answer(self.rng.choice(list(self.blenders.values())))
+        self.dispatcher.end_turn()
+
     def die(self, blender: Blender) -> None:
         number, epoch = blender.life
         self.states[number] = "backoff"
@@ -286,8 +321,10 @@ class World:
         number = self.rng.random()
         if number < 0.35:
             blender.turn()
-        elif number < 0.65:
+        elif number < 0.55:
             self.answer(blender)
+        elif number < 0.65:
+            self.answer_at_once()
         elif number < 0.85 and self.consumers:
             self.rng.choice(self.consumers).take()
         elif number < 0.90:
@@ -310,6 +347,11 @@ class World:
             stats = one.source.stats()
             assert stats.rendering + stats.queued <= one.source.book.slots
             assert stats.rendering >= 0
+        for life, holding in self.dispatcher._holdings.items():
+            assert not self.blenders[life.instance].added, "leases that nobody sends"
+            first = holding.held[0] if holding.held else None
+            has_work = first is not None and (first is not holding.episode or holding.closing or awaited(first))
+            assert self.blenders[life.instance].working == has_work, "a Blender that hangs is missed, no other one"
 
     def finish(self) -> None:
         """Let all go well, until every consumer has met its end."""

@@ -371,6 +371,27 @@ async def test_leases_that_cannot_be_sent_are_named(stage: Stage) -> None:
     assert not stage.hub.send_leases()
 
 
+async def test_a_turn_ends_also_where_it_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is raised while messages are handled, the dispatcher may lease again, and `serve` raises it."""
+    peer = stage.peer()
+    await peer.join()
+    turns: list[str] = []
+
+    def fail(*frame: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(stage.told, "frame", fail)
+    monkeypatch.setattr(stage.told, "begin_turn", lambda: turns.append("begin"))
+    monkeypatch.setattr(stage.told, "end_turn", lambda: turns.append("end"))
+    await peer.frame(1, 0)
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(ZeroDivisionError):
+            await stage.serving
+    assert turns == ["begin", "end"] * (len(turns) // 2) != []
+    stage.serve()
+    await stage.handled(peer)
+
+
 async def test_revoke_arrives_after_the_leases_before_it(stage: Stage) -> None:
     """REVOKE names a pass and the serials of its leases, and keeps its order among the other messages."""
     peer = stage.peer()

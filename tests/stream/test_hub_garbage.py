@@ -93,6 +93,7 @@ async def test_garbage_is_counted_and_nothing_else(stage: Stage, known: bool) ->
         (protocol.WELCOME, {"version": 1, "seed": 0}, None),
         (protocol.STOP, {"reason": ""}, None),
         (protocol.LEASE, {"pass": 0, "lease": 0, "index": 0, "urgent": False}, {}),
+        (protocol.LEASES, {"leases": [[0, 0, 0, False]]}, None),
         (protocol.REVOKE, {"pass": 0, "leases": [0]}, None),
     ],
 )

@@ -136,12 +136,14 @@ class Blender:
         self.revoked = False  # whether a lease of it was taken back
         self.reordered = False  # whether it may be at another sample than the host can know
 
-    def get_leases(self) -> None:
-        """Let what was leased go on its way, as the hub sends it."""
-        if self.added and self.connection == "good":
-            for parts in protocol.encode_leases(self.added):
-                self.inbox.append(protocol.decode([bytes(part) for part in parts]))
-        self.added.clear()
+    def get_leases(self) -> list[Name]:
+        """Let what was leased go on its way, as the hub sends it. Return the names of what cannot."""
+        added, self.added = self.added, []
+        if self.connection != "good":
+            return [request.name for request in added]
+        for parts in protocol.encode_leases(added):
+            self.inbox.append(protocol.decode([bytes(part) for part in parts]))
+        return []
 
     @property
     def leases_to_come(self) -> list[Message]:
@@ -182,8 +184,9 @@ class World:
         self.states = dict.fromkeys(range(instances), "new")
         self.consumers: list[Consumer] = []  # whose passes go on
         self.over: list[Consumer] = []
-        self.stale = self.duplicates = self.leased_count = self.revoked = self.numbers = 0
+        self.stale = self.duplicates = self.revoked = self.numbers = 0
         self.frames = dict.fromkeys(range(instances), 0)
+        self.unsent: list[tuple[Life, list[Name]]] = []  # that the dispatcher has not been told of
         self.returned: list[tuple[Name, Guilt]] = []  # from the life that ended last
         self.dispatcher = Dispatcher(self.config, self, self, {})  # type: ignore[arg-type]
         for blender in self.blenders.values() if serve else ():
@@ -205,8 +208,8 @@ class World:
     def ready_lives(self) -> list[Life]:
         return [blender.life for blender in self.blenders.values() if blender.serves]
 
-    def leased(self, life: Life) -> None:
-        self.leased_count += 1
+    def leased(self, life: Life) -> None: ...
+    def goes_on(self, life: Life) -> None: ...
 
     def answered(self, life: Life, *, more: bool, count: int = 1) -> None:
         assert more == bool(self.blenders[life.instance].held)
@@ -228,12 +231,15 @@ class World:
             blender.added.append(request)
         elif blender.connection == "lost":
             blender.unsent.add(name_of(message))
+            if self.rng.random() < 0.5:  # the hub finds it out only when it sends
+                blender.added.append(request)
+                return True
         return blender.connection != "lost"
 
     def send_leases(self) -> Sequence[tuple[Life, Sequence[Name]]]:
-        for blender in self.blenders.values():
-            blender.get_leases()
-        return ()
+        unsent = [*self.unsent, *((one.life, one.get_leases()) for one in self.blenders.values())]
+        self.unsent.clear()
+        return unsent
 
     def check_new_lease(self, blender: Blender, message: Message) -> None:
         index, urgent = message.fields["index"], message.fields["urgent"]
@@ -273,7 +279,7 @@ class World:
                 consumer.redraw.add(index)
         self.revoked += len(serials)
         fields = {"pass": number, "leases": list(serials)}
-        blender.get_leases()
+        self.unsent.append((life, blender.get_leases()))
         if blender.connection == "good":
             blender.inbox.append(protocol.decode(protocol.encode(protocol.REVOKE, fields)))
 
