@@ -23,7 +23,7 @@ from asyncblend.blender.capture.shown import shown
 scene = bpy.context.scene
 view = scene.view_settings
 results, rng = {}, np.random.default_rng(0)
-count = 640 * 48
+count = 640 * 12
 random = 2 ** rng.uniform(-12, 6, (count, 3))
 random[rng.random(random.shape) < 0.1] = 0
 near = 2 ** rng.uniform(-10, 5, (count, 1)) * 2 ** rng.normal(0, 1, (count, 3))
@@ -34,13 +34,14 @@ colours = np.concatenate([random, near, grey, below, special]).astype(np.float32
 linear = np.ones((len(colours) // 640, 640, 4), np.float32)
 linear[..., :3] = colours.reshape(-1, 640, 3)
 for transform, look in [("AgX", "None"), ("AgX", "AgX - Very High Contrast"), ("AgX", "AgX - Punchy"),
-                        ("Filmic", "None"), ("Filmic", "High Contrast"), ("Khronos PBR Neutral", "None")]:
+                        ("Filmic", "None"), ("Filmic", "High Contrast"), ("Khronos PBR Neutral", "None"),
+                        ("Khronos PBR Neutral", "Very Low Contrast")]:
     try:
         view.look, view.view_transform, view.gamma = "None", transform, 1.0
         view.look = look
     except TypeError:  # this Blender has no such transform or look
         continue
-    for gamma, exposure in [(1, 0), (1.3, -0.7)]:
+    for gamma, exposure in [(1, 0), (1.3, -0.7)] if look == "None" else [(1, 0)]:
         view.gamma, view.exposure = gamma, exposure
         image = display_table().apply(linear)[::-1].reshape(-1, 3).astype(int)
         scaled = colours * np.float32(2.0**exposure)
