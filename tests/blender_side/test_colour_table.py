@@ -47,25 +47,14 @@ for transform, look in [("AgX", "None"), ("AgX", "AgX - Very High Contrast"), ("
         scaled = colours * np.float32(2.0**exposure)
         off = np.abs(image - shown(scene, scaled)).max(axis=1)
         results[f"{transform}, {look}, {gamma}"] = [int(part.max()) for part in off.reshape(5, -1)]
-view.exposure, view.gamma = 0, 1
-table = display_table()
-view.gamma = 1.5
-try:
-    table.apply(linear)
-    table._table._fitted[:] = False
-    table._table._table[:-1] = 0
-    table.apply(linear)
-except RuntimeError as error:
-    results["error"] = str(error)
 (OUT / "results.json").write_text(json.dumps(results))
 """
 
 
 @pytest.mark.blender
 def test_blender_shows_the_same(in_blender: Callable[[str], Path]) -> None:
-    """Random, near grey, grey, partly negative and special colours are within 1/255; and settings may not change."""
+    """Random, near grey, grey, partly negative and special colours are within 1/255."""
     results: dict[str, Any] = json.loads((in_blender(BLENDER) / "results.json").read_text())
-    assert "change them before" in results.pop("error")
     assert len(results) >= 4
     assert {name: off for name, off in results.items() if max(off) > 1} == {}
 

@@ -16,7 +16,7 @@ from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
 from .label_session import WITH_IDS, LabelSession, label_session
 from .passes import passes_named
-from .plan import plan_capture
+from .plan import plan_capture, view_table
 from .settings import changed
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _rendered(
 ) -> tuple[dict[str, Any], RenderInfo]:
     """Render once, with the engine that is set."""
     start = time.perf_counter()
-    plan = plan_capture(scene, color, channels)
+    plan = plan_capture(scene)
     # A change of a setting has Blender evaluate the scene once more, and it is a large part of a small frame to prepare
     # for labels that nobody wants.
     off = changed([(scene.render, "use_compositing", False)]) if plan.compositor_off else _NOTHING
@@ -183,9 +183,12 @@ def _rendered(
             raise RuntimeError(_explain(scene, f"Cycles gave no {', '.join(sorted(missing))}"))
 
         combined: Any = reader.passes.get("Combined")
-        if plan.table is not None:
-            image: _Array = plan.table.apply(combined, channels)
-        elif not plan.reason:
+        table, reason = None, plan.reason
+        if color == "display" and not reason:
+            table, reason = view_table(scene, channels)
+        if table is not None:
+            image: _Array = table.apply(combined, channels)
+        elif not reason:
             image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
             opaque = bool((combined[..., 3] == 1).all()) if plan.image_in_memory else plan.opaque
@@ -199,7 +202,7 @@ def _rendered(
             result |= session.values(arrays)
 
     seconds_capture = time.perf_counter() - start - seconds_render
-    return result, RenderInfo("file" if plan.reason else "memory", plan.reason, seconds_render, seconds_capture)
+    return result, RenderInfo("file" if reason else "memory", reason, seconds_render, seconds_capture)
 
 
 def _image_dtype(color: str, channels: str, dtype: Any) -> np.dtype[Any]:
