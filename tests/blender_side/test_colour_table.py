@@ -23,7 +23,7 @@ from asyncblend.blender.capture.shown import shown
 scene = bpy.context.scene
 view = scene.view_settings
 results, rng = {}, np.random.default_rng(0)
-count = 640 * 12
+count = 640 * 6
 random = 2 ** rng.uniform(-12, 6, (count, 3))
 random[rng.random(random.shape) < 0.1] = 0
 near = 2 ** rng.uniform(-10, 5, (count, 1)) * 2 ** rng.normal(0, 1, (count, 3))
@@ -49,9 +49,9 @@ for transform, look in [("AgX", "None"), ("AgX", "AgX - Very High Contrast"), ("
         results[f"{transform}, {look}, {gamma}"] = [int(part.max()) for part in off.reshape(5, -1)]
 if hasattr(bpy.data, "colorspace"):
     view.look, view.view_transform, view.gamma, view.exposure = "None", "AgX", 1, 0
-    display_table().apply(linear[:12])  # so there is a table for the primaries of before
+    display_table().apply(linear[:6])  # so there is a table for the primaries of before
     bpy.ops.wm.set_working_color_space(working_space="Linear Rec.2020")
-    image = display_table().apply(linear[:12])[::-1].reshape(-1, 3).astype(int)
+    image = display_table().apply(linear[:6])[::-1].reshape(-1, 3).astype(int)
     results["AgX, Rec.2020"] = [int(np.abs(image - shown(scene, random.astype(np.float32))).max())]
 (OUT / "results.json").write_text(json.dumps(results))
 """

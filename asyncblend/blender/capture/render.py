@@ -56,18 +56,19 @@ def render(
 
     A Cycles frame is read from the engine's memory. Blender writes a file that exists only in memory where it would
     save something else (compositor nodes, sequencer strips, stamps, Freestyle, grease pencil, several view layers, a
-    border without crop, tiles), for other engines, and for a view transform with many edges (False
-    Color, and Standard with a white balance).
-    `last_render` tells which of the two it was, and why. The first frame with a new view transform, look, gamma or
-    curve (not exposure) takes up to 0.1 s longer, because a table is made for it. The table of a transform that mixes the
-    channels (AgX, Filmic) holds only the colours that were seen so far, so later frames with new ones take longer too.
+    border without crop, tiles), for other engines, and for a view transform with many edges (False Color, and Standard
+    with a white balance). `last_render` tells which of the two it was, and why.
 
-    All settings that are changed for the render are put back, also when it fails. A compositor without
-    nodes is off meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to
-    a third of a fast frame, so set it once you have checked that your frames stay the same. With it, Blender keeps
-    showing the old state of whatever it was not told about: `obj["name"] = x` without `obj.update_tag()`,
-    `mesh.vertices.foreach_set` without `mesh.update()`, and new pixels of an image even with `image.update()`. A new
-    seed of Cycles is always noticed.
+    The first frame with a new view transform, look, gamma or curve (not exposure) takes up to 0.1 s longer, because a
+    table is made for it. The table of a transform that mixes the channels (AgX, Filmic) holds only the colours that were
+    seen so far, so later frames with new ones take longer too. If such a setting is drawn anew for each frame, each takes
+    that much longer.
+
+    All settings that are changed for the render are put back, also when it fails. A compositor without nodes is off
+    meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to a third of a fast frame, so set it
+    once you have checked that your frames stay the same. With it, Blender keeps showing the old state of whatever it was
+    not told about: `obj["name"] = x` without `obj.update_tag()`, `mesh.vertices.foreach_set` without `mesh.update()`, and
+    new pixels of an image even with `image.update()`. A new seed of Cycles is always noticed.
 
     Labels are exact: a pixel has the value of the one surface that is seen through its centre (with depth of field or
     motion blur, by its first ray). A surface is what Cycles shades: glass itself and not what is behind it, no volume
