@@ -38,7 +38,7 @@ def same(name):
     options.filepath = str(OUT / f"{name}.png")
     bpy.ops.render.render(write_still=True)
     np.save(OUT / f"{name}.npy", bl.render()["image"])
-    results["plans"][name] = plan_capture(scene, "display", "RGB").opaque
+    results["plans"][name] = plan_capture(scene).opaque
     results["alphas"][name] = float(save_exr(scene, render_result(), layers=False)[""][..., 3].min())
 
 def case(name, **settings):

@@ -234,3 +234,54 @@ def test_compositor_without_nodes_changes_nothing(untouched: dict[str, Any]) -> 
 def test_compositor_is_on_again_also_after_an_error(untouched: dict[str, Any]) -> None:
     assert len(untouched["errors"]) == 1
     assert untouched["compositing"]
+
+
+MEANWHILE = """
+from asyncblend.blender import last_render, render
+
+scene = bpy.context.scene
+options, view = scene.render, scene.view_settings
+options.engine = "CYCLES"
+options.resolution_x, options.resolution_y, options.dither_intensity = 64, 48, 0
+scene.cycles.samples, scene.cycles.use_denoising = 1, False
+options.image_settings.file_format, options.image_settings.color_mode = "PNG", "RGB"
+results = {}
+
+def before():
+    view.exposure, view.gamma, scene.frame_current = 0, 1, 9  # the frame's animation is evaluated by the render alone
+
+def same(name):
+    before()
+    np.save(OUT / f"{name}.npy", render()["image"])
+    results[name] = last_render().backend
+    before()
+    options.filepath = str(OUT / f"{name}.png")
+    bpy.ops.render.render(write_still=True)
+
+for transform in ("Standard", "AgX" if bpy.app.version >= (4, 0) else "Filmic"):
+    view.view_transform = transform
+    for setting, value in (("exposure", 2.0), ("gamma", 1.7)):
+        handler = lambda *_: setattr(view, setting, value)
+        bpy.app.handlers.render_pre.append(handler)
+        same(f"{transform} {setting} handler")
+        bpy.app.handlers.render_pre.remove(handler)
+        for frame, at in ((1, 1.0), (9, value)):
+            setattr(view, setting, at)
+            view.keyframe_insert(setting, frame=frame)
+        same(f"{transform} {setting} animated")
+        scene.animation_data_clear()
+(OUT / "results.json").write_text(json.dumps(results))
+"""
+
+
+def test_view_settings_are_those_after_the_render(in_blender: Callable[[str], Path]) -> None:
+    """Handlers and animation change them while Blender renders, and it saves with what they are then."""
+    out = in_blender(MEANWHILE)
+    results: dict[str, str] = json.loads((out / "results.json").read_text())
+    assert len(results) == 8
+    assert set(results.values()) == {"memory"}
+    off = {
+        name: np.abs(np.load(out / f"{name}.npy") - np.asarray(Image.open(out / f"{name}.png"), int))
+        for name in results
+    }
+    assert {name: int(array.max()) for name, array in off.items() if array.max() > 1} == {}

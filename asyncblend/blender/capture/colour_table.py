@@ -31,6 +31,8 @@ _ALL = _CELLS**3
 _AT_ONCE = 256  # blocks, whose points take some 10 MB
 _EXACT = 0.5  # of 1/255: how far a cell's points may be from its plane
 _STEEP = 8  # display values by which a cell may grow along a channel: a steeper one may have edges between its points
+_CORNERS = np.arange(2 * _SIDE + 1) / 2  # of a block's cells along a channel, and their middles
+_QUARTERS = np.arange(2 * _SIDE) / 2 + 0.25  # the points between these
 _UNEVEN = -1  # instead of the colour of a cell that is not flat enough; a colour is above 0
 
 _SMALLEST, _OCTAVES, _PARTS = 2.0**-14, 28, 4  # colours are told apart from 2**-14 to 2**14, in quarters of octaves
@@ -43,9 +45,10 @@ class ColourTable:
     The upper 18 bits of a float32 (sign, exponent and nine bits of the mantissa) tell at which of 32 steps in which of the
     96 cells of its channel it is. A cell of the table is four numbers: the colour at its first step, and how much it grows
     by a step in R, in G and in B. A colour is three display values in one number, with 16 bits each, so that they are
-    multiplied together. An image of 640 x 480 takes 2.5 ms, and a block of cells 0.3 ms, once.
+    multiplied together. An image of 640 x 480 takes 2.5 ms, and a block of cells 0.4 ms, once.
 
-    What a colour is shown as does not depend on what was asked for before.
+    What a colour is shown as does not depend on what was asked for before. Of 37 million random colours none was off by
+    more than 1/255 with AgX; with a gamma of 2.2 as well, 13 of 34 million were off by 2/255.
 
     Args:
         show: Returns the N x 3 display values of N x 3 scene-linear colours, in 8 or 16 bits.
@@ -101,19 +104,20 @@ class ColourTable:
         table = self._table[:_ALL].reshape(_BLOCKS**3, _SIDE**3, 4)
         for start in range(0, len(blocks), _AT_ONCE):
             some = blocks[start : start + _AT_ONCE]
-            table[some] = _planes(self._points(some)).reshape(len(some), _SIDE**3, 4)
+            planes = _planes(self._points(some, _CORNERS), self._points(some, _QUARTERS))
+            table[some] = planes.reshape(len(some), _SIDE**3, 4)
             self._fitted[some] = True
 
-    def _points(self, blocks: npt.NDArray[np.intp]) -> npt.NDArray[np.uint16]:
-        """Return how Blender shows the corners and middles of the blocks' cells: N x 9 x 9 x 9 x 3, in 1/65535.
+    def _points(self, blocks: npt.NDArray[np.intp], along: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
+        """Return how Blender shows points of the blocks: N x S x S x S x 3, in 1/65535.
 
-        The axes of the points are B, G and R.
+        `along` are the S places of the points along each channel, in cells. The axes of the points are B, G and R.
         """
-        side = 2 * _SIDE + 1
+        side = len(along)
         colours = np.empty((len(blocks), side, side, side, 3), np.float32)
         for channel in range(3):
             first = blocks // _BLOCKS**channel % _BLOCKS * _SIDE
-            values = _value(np.interp(first[:, None] + np.arange(side) / 2, self._ends, np.arange(len(self._ends))))
+            values = _value(np.interp(first[:, None] + along, self._ends, np.arange(len(self._ends))))
             shape = [len(blocks), 1, 1, 1]
             shape[3 - channel] = side
             colours[..., channel] = values.reshape(shape)
@@ -169,19 +173,19 @@ def _codes(ends: npt.NDArray[np.float64]) -> list[npt.NDArray[np.int64]]:
     return codes
 
 
-def _planes(points: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+def _planes(corners: npt.NDArray[np.uint16], quarters: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     """Return the planes of cells: N x 4 x 4 x 4 x 4 numbers, as ColourTable holds them.
 
-    The points are the cells' corners and middles. A plane has the mean slopes of its cell's 27 points, and is as near to
-    all of them as it can then be. The sums are of whole numbers, and so the same with any N.
+    A plane has the mean slopes of its cell's 27 corners and middles. It is as near as it can then be to these and to the
+    eight points between them, which tell of an edge that runs between middle and corner. All numbers are halves of whole
+    ones, so the sums are the same with any N.
     """
-    places = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)))  # in half cells, along B, G and R
-    thirds = [slice(first, first + 2 * _SIDE - 1, 2) for first in range(3)]
-    seen = np.stack([points[:, b, g, r] for b, g, r in itertools.product(thirds, repeat=3)]).astype(np.float64)
+    seen, places = _cells(corners, (-1.0, 0.0, 1.0))
+    between, inner = _cells(quarters, (-0.5, 0.5))
     shape = seen.shape[1:]
-    seen = seen.reshape(len(places), -1)
+    seen, between = seen.reshape(len(places), -1), between.reshape(len(inner), -1)
     slopes = places.T @ seen  # nine times what the colour grows by along a cell
-    rest = 18 * seen - places @ slopes
+    rest = np.concatenate([18 * seen - places @ slopes, 18 * between - inner @ slopes])
     low, high = rest.min(axis=0), rest.max(axis=0)
 
     unit = 256 / 257  # from 1/65535 to 1/256 of a display value, which is the unit of the table
@@ -199,6 +203,18 @@ def _planes(points: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     planes[..., 0] += 1 << 48  # above 0 also for black
     planes[uneven.reshape(shape).any(axis=-1)] = _UNEVEN, 0, 0, 0
     return planes
+
+
+def _cells(
+    points: npt.NDArray[np.uint16], along: tuple[float, ...]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the points of blocks cell by cell, P x N x 4 x 4 x 4 x 3, and where the P are in a cell: P x 3.
+
+    The places, and `along` for one channel, are half cells from the middle.
+    """
+    first = [slice(i, i + 2 * _SIDE - 1, 2) for i in range(len(along))]
+    seen = np.stack([points[:, b, g, r] for b, g, r in itertools.product(first, repeat=3)])
+    return seen.astype(np.float64), np.array(list(itertools.product(along, repeat=3)))
 
 
 def _value(place: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:

@@ -88,7 +88,8 @@ def display_table() -> DisplayTable | None:
     Blender fills the table: a float image that holds the table's colours is saved in memory with the scene's settings.
     For a transform that treats each channel by itself that takes 50 to 100 ms, at once; for others, such as Filmic and
     AgX, it is done in pieces as images need them. It is done once for each combination of settings; the last few tables
-    are kept. A change of exposure alone needs no new table.
+    are kept. A change of exposure alone needs no new table. Use it at once: the colours that it lacks are shown with the
+    settings of that moment.
 
     Returns:
         None for a transform with too many edges, such as False Color, or Standard with a white balance.
@@ -97,24 +98,19 @@ def display_table() -> DisplayTable | None:
 
     scene = bpy.context.scene
     view = scene.view_settings
-    if (found := _table(view_settings(scene))) is None:
+    if (table := _table(view_settings(scene))) is None:
         return None
     exposure = 0.0 if view.use_curve_mapping else view.exposure  # Blender applies the curves before the exposure
-    return DisplayTable(*found, exposure)
+    return DisplayTable(table, _show, exposure)
 
 
-@functools.lru_cache(maxsize=8)  # of half a megabyte each, or of up to 28 where the channels are mixed
-def _table(settings: tuple[Any, ...]) -> tuple[Table, Callable[..., npt.NDArray[Any]]] | None:
+@functools.lru_cache(maxsize=8)  # of half a megabyte each, or of up to 35 where the channels are mixed
+def _table(settings: tuple[Any, ...]) -> Table | None:
     """Have Blender fill a table for the current scene, whose settings these are."""
+    return fill_channel_table(_show) or fill_colour_table(_show)
+
+
+def _show(colours: npt.NDArray[np.float32], bits: int = 8) -> npt.NDArray[Any]:
     import bpy
 
-    def show(colours: npt.NDArray[np.float32], bits: int = 8) -> npt.NDArray[Any]:
-        scene = bpy.context.scene
-        if view_settings(scene) != settings:
-            raise RuntimeError(
-                "the view settings have changed during the render: change them before it, not in a handler"
-            )
-        return shown(scene, colours, bits)
-
-    table = fill_channel_table(show) or fill_colour_table(show)
-    return None if table is None else (table, show)
+    return shown(bpy.context.scene, colours, bits)

@@ -30,9 +30,9 @@ def pixel_labels(
     """Return the labels among `names` that depend on what is background, as new and contiguous arrays.
 
     They are computed block by block, because the passes and intermediate values of a block fit into the processor's
-    cache: with ids and albedo that took 5.5 instead of 8.3 ms at 640 x 480. numpy is slow with axes of 2, 3 or 4, so each step works on one
-    channel, or on all of them as one long row. Two threads were tried for the blocks: they took longer, as they wait for
-    Python's lock between the steps.
+    cache: with ids and albedo that took 5.5 instead of 8.3 ms at 640 x 480. numpy is slow with axes of 2, 3 or 4, so
+    each step works on one channel, or on all of them as one long row. Two threads were tried for the blocks: they took
+    longer, as they wait for Python's lock between the steps.
 
     Args:
         names: Names of labels. Those that need no "depth" pass are left out of the result.

@@ -18,13 +18,12 @@ class CapturePlan(NamedTuple):
     compositor_off: bool  # whether the compositor has to be off, because it has no nodes
     passes_in_memory: bool = False  # whether the passes can be read from Cycles' memory
     image_in_memory: bool = False  # whether the pass Combined is what Blender would save, except for the view transform
-    table: DisplayTable | None = None  # the view transform of a display image from memory
     opaque: bool = False  # whether Blender's alpha is exactly 1 in every pixel for which an 8 bit file says 255
     reason: str = ""  # why the image has to come from a file; "" for an image from memory
 
 
-def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
-    """Return the cheapest plan that gives what Blender would save. For the arguments see `render`."""
+def plan_capture(scene: Any) -> CapturePlan:
+    """Return the cheapest plan that gives what Blender would save."""
     tree = compositor_tree(scene)
     compositing = tree is not None and len(tree.nodes) > 0
     off = tree is not None and not compositing
@@ -33,17 +32,20 @@ def plan_capture(scene: Any, color: str, channels: str) -> CapturePlan:
         return CapturePlan(off, opaque=opaque, reason=obstacle)
     if obstacle := _image_obstacle(scene, compositing):
         return CapturePlan(off, passes_in_memory=True, reason=obstacle)
-    plan = CapturePlan(off, passes_in_memory=True, image_in_memory=True)
-    if color == "linear":
-        return plan
+    return CapturePlan(off, passes_in_memory=True, image_in_memory=True)
+
+
+def view_table(scene: Any, channels: str) -> tuple[DisplayTable | None, str]:
+    """Return the view transform for an image in memory, or None and why Blender has to apply it.
+
+    Call it after the render: what handlers and animation have made of the view settings is what Blender saves with.
+    """
     view = scene.view_settings
     if view.use_curve_mapping and channels == "RGBA":
-        return plan._replace(reason="the view's curves are applied while alpha is in the colours")
+        return None, "the view's curves are applied while alpha is in the colours"
     if table := display_table():
-        return plan._replace(table=table)
-    return plan._replace(
-        reason=f"the view transform has too many edges for a table ({view.view_transform}, look {view.look})"
-    )
+        return table, ""
+    return None, f"the view transform has too many edges for a table ({view.view_transform}, look {view.look})"
 
 
 def passes_obstacle(scene: Any) -> str:

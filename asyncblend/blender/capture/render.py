@@ -16,7 +16,7 @@ from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
 from .label_session import WITH_IDS, LabelSession, label_session
 from .passes import passes_named
-from .plan import plan_capture
+from .plan import plan_capture, view_table
 from .settings import changed
 
 if TYPE_CHECKING:
@@ -56,18 +56,19 @@ def render(
 
     A Cycles frame is read from the engine's memory. Blender writes a file that exists only in memory where it would
     save something else (compositor nodes, sequencer strips, stamps, Freestyle, grease pencil, several view layers, a
-    border without crop, tiles), for other engines, and for a view transform with many edges (False
-    Color, and Standard with a white balance).
-    `last_render` tells which of the two it was, and why. The first frame with a new view transform, look, gamma or
-    curve (not exposure) takes up to 0.1 s longer, because a table is made for it. The table of a transform that mixes the
-    channels (AgX, Filmic) holds only the colours that were seen so far, so later frames with new ones take longer too.
+    border without crop, tiles), for other engines, and for a view transform with many edges (False Color, and Standard
+    with a white balance). `last_render` tells which of the two it was, and why.
 
-    All settings that are changed for the render are put back, also when it fails. A compositor without
-    nodes is off meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to
-    a third of a fast frame, so set it once you have checked that your frames stay the same. With it, Blender keeps
-    showing the old state of whatever it was not told about: `obj["name"] = x` without `obj.update_tag()`,
-    `mesh.vertices.foreach_set` without `mesh.update()`, and new pixels of an image even with `image.update()`. A new
-    seed of Cycles is always noticed.
+    The first frame with a new view transform, look, gamma or curve (not exposure) takes up to 0.1 s longer, because a
+    table is made for it. The table of a transform that mixes the channels (AgX, Filmic) holds only the colours that were
+    seen so far, so later frames with new ones take longer too. If such a setting is drawn anew for each frame, each takes
+    that much longer.
+
+    All settings that are changed for the render are put back, also when it fails. A compositor without nodes is off
+    meanwhile. `scene.render.use_persistent_data` is left alone: it saves a tenth to a third of a fast frame, so set it
+    once you have checked that your frames stay the same. With it, Blender keeps showing the old state of whatever it was
+    not told about: `obj["name"] = x` without `obj.update_tag()`, `mesh.vertices.foreach_set` without `mesh.update()`, and
+    new pixels of an image even with `image.update()`. A new seed of Cycles is always noticed.
 
     Labels are exact: a pixel has the value of the one surface that is seen through its centre (with depth of field or
     motion blur, by its first ray). A surface is what Cycles shades: glass itself and not what is behind it, no volume
@@ -166,7 +167,7 @@ def _rendered(
 ) -> tuple[dict[str, Any], RenderInfo]:
     """Render once, with the engine that is set."""
     start = time.perf_counter()
-    plan = plan_capture(scene, color, channels)
+    plan = plan_capture(scene)
     # A change of a setting has Blender evaluate the scene once more, and it is a large part of a small frame to prepare
     # for labels that nobody wants.
     off = changed([(scene.render, "use_compositing", False)]) if plan.compositor_off else _NOTHING
@@ -183,9 +184,12 @@ def _rendered(
             raise RuntimeError(_explain(scene, f"Cycles gave no {', '.join(sorted(missing))}"))
 
         combined: Any = reader.passes.get("Combined")
-        if plan.table is not None:
-            image: _Array = plan.table.apply(combined, channels)
-        elif not plan.reason:
+        table, reason = None, plan.reason
+        if color == "display" and not reason:
+            table, reason = view_table(scene, channels)
+        if table is not None:
+            image: _Array = table.apply(combined, channels)
+        elif not reason:
             image = _first_channels(len(channels), combined[::-1], image_dtype)
         else:
             opaque = bool((combined[..., 3] == 1).all()) if plan.image_in_memory else plan.opaque
@@ -199,7 +203,7 @@ def _rendered(
             result |= session.values(arrays)
 
     seconds_capture = time.perf_counter() - start - seconds_render
-    return result, RenderInfo("file" if plan.reason else "memory", plan.reason, seconds_render, seconds_capture)
+    return result, RenderInfo("file" if reason else "memory", reason, seconds_render, seconds_capture)
 
 
 def _image_dtype(color: str, channels: str, dtype: Any) -> np.dtype[Any]:

@@ -41,8 +41,12 @@ def shown(scene: Any, colours: npt.NDArray[np.float32], bits: int = 8) -> npt.ND
 
 def view_settings(scene: Any) -> tuple[Any, ...]:
     """Return all settings on which `shown` depends, also those that a later Blender adds."""
+    import bpy
+
     view = scene.view_settings
     key: list[Any] = [scene.display_settings.display_device, *(getattr(view, name) for name in _setting_names())]
+    if hasattr(bpy.data, "colorspace"):  # from Blender 5.0 on, each file says in which primaries its colours are
+        key.append(bpy.data.colorspace.working_space)
     if view.use_curve_mapping:
         curves = view.curve_mapping
         key += [view.exposure, curves.extend, curves.tone, tuple(curves.black_level), tuple(curves.white_level)]
