@@ -89,7 +89,7 @@ def bar_chart(
     """
     rows = -(-len(panels) // columns)
     bars = max(len(one) for one in panels.values())
-    width = 9.0 if columns == 1 else 1.6 + 3.9 * columns
+    width = 9.0 if columns == 1 else 1.6 + 4.5 * columns
     figure = new_figure(width, 1.3 + rows * (0.55 + 0.32 * bars), title, below)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, own) in zip(grid.flat, panels.items(), strict=False):
