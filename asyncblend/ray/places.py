@@ -17,7 +17,8 @@ from ..stream.passes import Pass
 from ..stream.run import Run
 from ..warm.told import Answer, Bad, Ended, Gone, Made, Over
 from ..wire import payload
-from ..wire.protocol import Name, Request
+from ..wire.protocol import Name
+from ..wire.request import Request
 
 _AHEAD = 16  # frames of an episode that are made before its program wants them
 

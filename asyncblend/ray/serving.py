@@ -20,7 +20,8 @@ from ..errors import AsyncblendError, FleetLost
 from ..fleet.workspace import Workspace
 from ..stream.run import Run
 from ..warm.told import Answer, Ended, FleetStatus, Gone, Over, Welcome
-from ..wire.protocol import VERSION, Name, Request
+from ..wire.protocol import VERSION, Name
+from ..wire.request import Request
 from .places import Job, Program
 from .placing import Cluster
 from .shipping import Shipment

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..wire.payload import dumps
+from ..wire.json_text import dumps
 
 FORMAT = 4
 """The version of the format of recordings. In format 3 arrays are not compressed; format 2 has no checksums either."""

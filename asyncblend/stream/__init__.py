@@ -16,6 +16,7 @@ attached     the engine of a stream that has a part in another program's fleet i
 ends         what a dispatcher needs of Blenders, whoever runs them
 dispatcher   which index is leased to which Blender, for which pass; which frame goes to which pass
 holding      what one Blender holds: its leases, and the episode that it is at
+holdings     what all of them hold, what they are told of it, and what becomes of it when one dies
 passes       one consumer's leases, queue, order, crashes, error and counters
 params       where the params of a lease come from, and how they are drawn and saved
 leases       the book of one pass: which positions of its indices are leased, arrived, consumed (pure)

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ..errors import ProtocolError
 from ..wire.launch import Life
-from ..wire.protocol import Name, Request
+from ..wire.protocol import Name
+from ..wire.request import Request
 
 
 class Sender(Protocol):

@@ -20,7 +20,8 @@ from ..fleet.place import Network
 from ..wire import payload, protocol
 from ..wire.gate import Gate
 from ..wire.launch import Host, Life
-from ..wire.protocol import Message, Name, Request, Step, UnreadableValues, WrongToken, WrongVersion
+from ..wire.protocol import Message, Name, Step, UnreadableValues, WrongToken, WrongVersion
+from ..wire.request import Request, encode_leases
 from ..wire.ring import Ring
 from .rejects import Rejects
 
@@ -276,7 +277,7 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
     def _send_waiting(self, life: Life) -> None:
         requests = self._leases.pop(life)
         identity = self._identity_of[life]  # `forget` would have dropped them
-        if not all(self._send_to(identity, parts) for parts in protocol.encode_leases(requests)):
+        if not all(self._send_to(identity, parts) for parts in encode_leases(requests)):
             self._unsent.append((life, [request.name for request in requests]))
 
     def _send(self, life: Life, parts: Sequence[Any]) -> bool:

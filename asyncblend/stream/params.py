@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 from ..config import Params
 from ..errors import ConfigError, ProtocolError
 from ..wire import payload
+from ..wire.json_text import dumps
 
 _log = logging.getLogger("asyncblend")
 
@@ -350,6 +351,6 @@ def _saved(drawn: Drawn, granted: int) -> dict[str, Any]:
 
 def _restored(saved: Mapping[str, Any]) -> Drawn:
     """Raises LookupError, TypeError, ValueError or ProtocolError if it is not from `_saved`."""
-    parts = [payload.dumps(saved["tree"]).encode(), *(base64.b64decode(one, validate=True) for one in saved["arrays"])]
+    parts = [dumps(saved["tree"]).encode(), *(base64.b64decode(one, validate=True) for one in saved["arrays"])]
     payload.decode_values(parts)  # raises if they are none
     return Drawn(parts, Decoded(parts), -int(saved["age"]))

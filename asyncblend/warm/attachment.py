@@ -27,7 +27,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from ..config import Timeouts
 from ..errors import AsyncblendError, FleetLost, ProtocolError, SampleError
 from ..wire.launch import Life
-from ..wire.protocol import Name, Request, Step, check_version
+from ..wire.protocol import Name, Step, check_version
+from ..wire.request import Request
 from .finding import find
 from .session import Session
 from .told import Answer, Bad, Ended, FleetStatus, Gone, Made, Over, Welcome

@@ -3,7 +3,9 @@
     gate       who may connect: by a token on one machine, by keys from others
     launch     what a Blender is told when it is started, and the report that it leaves if it cannot serve
     protocol   the messages, and their form: a JSON header and raw buffers
+    request    what is asked of a Blender with a lease, and several of them in one message
     payload    the values that a message carries, as JSON and arrays
+    json_text  JSON as text and back, strictly and fast
     ownership  whether a folder of packages can be trusted
     line       a socket between a Blender and its host for the steps of an episode, which is faster than messages
     ring       memory that a Blender and the host share, in which large arrays lie instead of being sent

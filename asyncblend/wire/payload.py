@@ -14,7 +14,6 @@ anything is allocated for it.
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 import sys
@@ -25,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import ProtocolError
+from .json_text import dumps, parse_json
 
 MAX_PIECE = 16 * 1024 * 1024
 """Bytes of one part of a message. Small, because ZeroMQ reads a whole part before it asks who sends it."""
@@ -50,49 +50,6 @@ _SCALARS = frozenset(dtype.type for dtype in DTYPES.values() if dtype.kind != "c
 _NAMES = {np.dtype(name): name for name in DTYPES}  # faster than dtype.name, which numpy computes at each call
 
 _AS_IT_LIES = _NAMES if sys.byteorder == "little" else {}
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def _encode_in_c() -> Callable[[Any, int], Sequence[str]] | None:
-    """Return the encoder that JSONEncoder makes of itself anew at each call, which takes longer than a small message."""
-    make = getattr(json.encoder, "c_make_encoder", None)  # another Python may have none
-    if make is None:
-        return None
-    quoted = json.encoder.encode_basestring_ascii
-    encode: Callable[[Any, int], Sequence[str]] = make(
-        None, _ENCODER.default, quoted, None, ":", ",", False, False, False
-    )
-    return encode
-
-
-_in_c = _encode_in_c()
-
-
-def dumps(value: Any) -> str:
-    """Return a value as JSON.
-
-    Raises:
-        ValueError: It has a float that JSON has not.
-        TypeError: It has something else that JSON has not.
-    """
-    return _ENCODER.encode(value) if _in_c is None else "".join(_in_c(value, 0))
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-_scan: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
-
-
-def _loads(text: str) -> Any:
-    try:
-        value, end = _scan(text, 0)  # what `decode` calls in the end, past two regular expressions
-    except StopIteration:
-        end = -1
-    return value if end == len(text) else _DECODER.decode(text)
 
 
 class Unsendable(TypeError):
@@ -316,17 +273,6 @@ def bytes_of(part: Any) -> memoryview:
     if type(part) is bytes:
         return view
     return view.cast("B") if view.nbytes else memoryview(b"")  # a view of an empty array cannot be cast
-
-
-def parse_json(buffer: memoryview, what: str) -> dict[str, Any]:
-    """Return the JSON object in a buffer. Raises ProtocolError if it is none."""
-    try:
-        value = _loads(str(buffer, "utf-8"))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ProtocolError(f"a {what} that is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ProtocolError(f"a {what} that is no JSON object but {type(value).__name__}")
-    return value
 
 
 def decode_values(parts: Sequence[Any], hold: Hold | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from asyncblend.wire import payload, protocol
 from asyncblend.wire.gate import Gate
 from asyncblend.wire.launch import Launch
 from asyncblend.wire.protocol import Message
+from asyncblend.wire.request import Request, encode_leases
 
 LIMIT = 30  # seconds; the bound of failure of every wait
 TOKEN = "secret"
@@ -111,11 +112,9 @@ class Host:
 
     def leases(self, *names: Name, urgent: int = -1) -> None:
         """Lease samples by one message; the index of each is ten times its serial. `urgent`: the pass that is urgent."""
-        requests = [
-            protocol.Request(name, 10 * name[1], payload.encode_values({}), urgent=name[0] == urgent) for name in names
-        ]
+        requests = [Request(name, 10 * name[1], payload.encode_values({}), urgent=name[0] == urgent) for name in names]
         self.worker.expect_one()
-        (parts,) = protocol.encode_leases(requests)
+        (parts,) = encode_leases(requests)
         self._socket.send_multipart([self._identity, *parts])
 
     def revoke(self, number: int, *serials: int) -> None:

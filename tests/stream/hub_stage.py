@@ -18,6 +18,7 @@ from asyncblend.wire import payload, protocol
 from asyncblend.wire.gate import show_token
 from asyncblend.wire.launch import Life
 from asyncblend.wire.protocol import WHOLE, Message, Step
+from asyncblend.wire.request import Request
 
 LIMIT = 30  # seconds; the bound of failure of every wait
 SEED = 2**40 + 5
@@ -187,9 +188,9 @@ class Stage:
 
     def lease(self, life: Life = ME) -> bool:
         """Send a life a lease that does not matter. Return whether the life is connected."""
-        return self.send(life, protocol.Request((0, 0), 0, NO_PARAMS))
+        return self.send(life, Request((0, 0), 0, NO_PARAMS))
 
-    def send(self, life: Life, *leases: protocol.Request) -> bool:
+    def send(self, life: Life, *leases: Request) -> bool:
         """Send a life these leases at once. Return whether it is connected."""
         return all(self.hub.add_lease(life, lease) for lease in leases) and not self.hub.send_leases()
 

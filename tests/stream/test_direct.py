@@ -404,7 +404,7 @@ def test_a_lease_that_comes_again_does_not_end_the_direct_way(make_sync: MakeSyn
     dispatcher = stream._run.dispatcher
 
     def say_hello_again() -> None:
-        ((life, holding),) = dispatcher._holdings.items()
+        ((life, holding),) = dispatcher._holdings._by_life.items()
         dispatcher.reconnected(life, [], [holding.held[0].name])
 
     with stream.episode(0) as episode:

@@ -27,6 +27,7 @@ from asyncblend.wire import protocol
 from asyncblend.wire.gate import show_token
 from asyncblend.wire.launch import Host, Keys, Life
 from asyncblend.wire.line import Line
+from asyncblend.wire.request import Request
 from asyncblend.wire.ring import Ring
 from tests.conftest import Kind
 from tests.stream.conftest import Make
@@ -370,7 +371,7 @@ def test_one_life_cannot_speak_for_another() -> None:
             await hall.say(socket, protocol.BEAT, host, other)
             await hall.until(lambda: hall.hub.bad_messages == 2)
             assert hall.told.events == []
-            assert not hall.hub.add_lease(other, protocol.Request((0, 0), 0, NO_PARAMS))
+            assert not hall.hub.add_lease(other, Request((0, 0), 0, NO_PARAMS))
 
     asyncio.run(main())
 

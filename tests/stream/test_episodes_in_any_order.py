@@ -26,6 +26,7 @@ from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
 from asyncblend.wire.launch import Life
 from asyncblend.wire.protocol import Message
+from asyncblend.wire.request import Request, encode_leases
 
 
 def length_of(index: int) -> int:
@@ -66,7 +67,7 @@ class Blender:
         self.life = life
         self.connected = True
         self.working = False  # as the fleet knows it: whether it is killed if it does nothing for long
-        self.added: list[protocol.Request] = []  # leases that are not on their way yet
+        self.added: list[Request] = []  # leases that are not on their way yet
         self.inbox: deque[list[bytes]] = deque()
         self.outbox: deque[Message] = deque()
         worker = self.worker = Worker.__new__(Worker)
@@ -81,7 +82,7 @@ class Blender:
 
     def get_leases(self) -> None:
         """Let what was leased go on its way, as the hub sends it."""
-        for parts in protocol.encode_leases(self.added):
+        for parts in encode_leases(self.added):
             self.inbox.append([bytes(part) for part in parts])
         self.added.clear()
 
@@ -223,7 +224,7 @@ class World:
             blender.inbox.append([bytes(part) for part in parts])
         return blender.connected
 
-    def add_lease(self, life: Life, request: protocol.Request) -> bool:
+    def add_lease(self, life: Life, request: Request) -> bool:
         blender = self.blenders[life.instance]
         assert blender.life == life
         if blender.connected:
@@ -347,7 +348,7 @@ class World:
             stats = one.source.stats()
             assert stats.rendering + stats.queued <= one.source.book.slots
             assert stats.rendering >= 0
-        for life, holding in self.dispatcher._holdings.items():
+        for life, holding in self.dispatcher._holdings._by_life.items():
             assert not self.blenders[life.instance].added, "leases that nobody sends"
             first = holding.held[0] if holding.held else None
             has_work = first is not None and (first is not holding.episode or holding.closing or awaited(first))
@@ -371,8 +372,10 @@ class World:
                 self.reconnect(blender)
                 while blender.turn() or self.answer(blender):
                     pass
-        assert all(not holding.held for holding in self.dispatcher._holdings.values()), "a lease that nobody answers"
-        assert not self.dispatcher._episodes
+        assert all(not holding.held for holding in self.dispatcher._holdings._by_life.values()), (
+            "a lease that nobody answers"
+        )
+        assert not self.dispatcher._holdings._episodes
         assert all(blender.worker._episode is None for blender in self.blenders.values())
 
 

@@ -15,6 +15,7 @@ from asyncblend.errors import ProtocolError
 from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.launch import Life
+from asyncblend.wire.request import Request
 
 from .hub_stage import LIMIT, ME, NO_PARAMS, SEED, Recorder, Stage, serving
 
@@ -256,7 +257,7 @@ async def test_leases_go_to_the_newest_connection(stage: Stage) -> None:
     stage.told.events.clear()
     await new.join(ready=True, holding=[(0, 1), (1, 4)])
     assert stage.told.events == [("beat", ME, 0), ("reconnected", ME, [(0, 1), (1, 4)]), ("ready", ME)]
-    assert stage.send(ME, protocol.Request((0, 7), 3, payload.encode_values({})))
+    assert stage.send(ME, Request((0, 7), 3, payload.encode_values({})))
     assert (await new.receive()).fields["lease"] == 7
     await old.frame(1, 0)
     assert (await old.receive()).kind == protocol.HELLO  # and no lease before it
@@ -330,7 +331,7 @@ async def test_a_lease_arrives_with_its_params(stage: Stage) -> None:
     await peer.join()
     params = payload.encode_values({"light": 0.5, "pose": np.eye(3)})
     for serial, urgent in ((11, False), (12, True)):
-        assert stage.send(ME, protocol.Request((5, serial), 3, params, urgent=urgent))
+        assert stage.send(ME, Request((5, serial), 3, params, urgent=urgent))
         kind, fields, values = await peer.receive()
         assert (kind, fields) == (protocol.LEASE, {"pass": 5, "lease": serial, "index": 3, "urgent": urgent})
         assert values is not None
@@ -343,7 +344,7 @@ async def test_leases_of_one_life_share_a_message(stage: Stage) -> None:
     peer, other = stage.peer(), stage.peer()
     await peer.join()
     await other.join(OTHER)
-    requests = [protocol.Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
+    requests = [Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
     assert stage.send(ME, *requests)
     message = await peer.whole()
     assert (message.kind, [one.fields["lease"] for one in message.fields["leases"]]) == (protocol.LEASES, [0, 1, 2])
@@ -360,7 +361,7 @@ async def test_leases_that_cannot_be_sent_are_named(stage: Stage) -> None:
     peer = stage.peer()
     await peer.join()
     peer.close()
-    requests = [protocol.Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
+    requests = [Request((5, serial), serial, NO_PARAMS) for serial in range(3)]
     async with asyncio.timeout(LIMIT):
         while stage.lease():
             await asyncio.sleep(0)  # ZeroMQ has no event for it

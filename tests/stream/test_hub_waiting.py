@@ -17,6 +17,7 @@ from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.gate import show_token
 from asyncblend.wire.launch import Life
+from asyncblend.wire.request import Request
 
 from .hub_stage import LIMIT, NO_PARAMS, Recorder
 
@@ -38,7 +39,7 @@ class Answering(Recorder):
 
     def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Any) -> None:
         self.frames += 1
-        assert self.hub.add_lease(life, protocol.Request((number, serial), index, NO_PARAMS))
+        assert self.hub.add_lease(life, Request((number, serial), index, NO_PARAMS))
         assert not self.hub.send_leases()
         if self.frames == self.most:
             self.done.set()

@@ -21,7 +21,8 @@ from asyncblend.stream.passes import Guilt, Pass
 from asyncblend.stream.queue import EndOfStream
 from asyncblend.wire import protocol
 from asyncblend.wire.launch import Life
-from asyncblend.wire.protocol import Message, Request
+from asyncblend.wire.protocol import Message
+from asyncblend.wire.request import Request, encode_leases
 
 Name = tuple[int, int]  # of a lease: its pass, and its serial in that
 RAISES = 13  # the sample function raises for the multiples of this number
@@ -141,7 +142,7 @@ class Blender:
         added, self.added = self.added, []
         if self.connection != "good":
             return [request.name for request in added]
-        for parts in protocol.encode_leases(added):
+        for parts in encode_leases(added):
             self.inbox.append(protocol.decode([bytes(part) for part in parts]))
         return []
 

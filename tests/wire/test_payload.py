@@ -8,7 +8,6 @@ import enum
 import fractions
 import functools
 import itertools
-import json
 import pathlib
 import sys
 import types
@@ -24,7 +23,6 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncblend.errors import ProtocolError
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.launch import Life
 from tests.wire.samples import ABOUT, DTYPES, LEASE, arrived, check_same, round_trip, travelled
@@ -378,30 +376,3 @@ def test_plain_values_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(payload.encode_values({"x": "y" * 900})[0]) < 1000
     with pytest.raises(payload.Unsendable, match="bytes of values that are not arrays, at most 1000"):
         payload.encode_values({"x": "y" * 1000})
-
-
-# -- as JSON -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("in_c", [True, False])
-def test_json_is_written_as_the_standard_library_does(in_c: bool, monkeypatch: pytest.MonkeyPatch, case: Any) -> None:
-    """With the encoder in C that is made once, and where this Python has none."""
-    if not in_c:
-        monkeypatch.setattr(payload, "_in_c", None)
-    values: list[Any] = [{}, [], "", '"\\\n\0grüß\ud800', None, -0.0, 2**70, True, {"a": [1, {"b": (0.1, [])}]}, {1: 2}]
-    for value in values:
-        with case(value):
-            assert payload.dumps(value) == json.dumps(value, separators=(",", ":"))
-    for bad, error in ((float("nan"), ValueError), ([float("-inf")], ValueError), ({"a": {1}}, TypeError)):
-        with case(bad), pytest.raises(error):
-            payload.dumps(bad)
-
-
-def test_json_is_read_as_the_standard_library_does(case: Any) -> None:
-    """Also with spaces around it. What is behind it, or is no JSON, is refused."""
-    for text in ("{}", ' {"a":[1]}', '{"a":{"b":null}}\n\t ', '{"a":1,"a":2}', '{"\\ud800":1e400}'):
-        with case(text):
-            assert payload.parse_json(memoryview(text.encode()), "header") == json.loads(text)
-    for bad in ("", " ", "{}{}", "{},", "{} x", "\ufeff{}", "{", '{"a":NaN}', '{"a":-Infinity}', "{'a':1}", '{"a":01}'):
-        with case(bad), pytest.raises(ProtocolError, match="no JSON"):
-            payload.parse_json(memoryview(bad.encode()), "header")

@@ -15,6 +15,7 @@ import pytest
 from asyncblend.errors import ProtocolError
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.launch import Life
+from asyncblend.wire.request import Request, encode_leases
 from tests.wire.samples import (
     ABOUT,
     FAILED,
@@ -140,16 +141,16 @@ def test_the_number_of_parts_has_a_limit() -> None:
         assert f"{count} parts" in refused([header(kind="ready")] * count)
 
 
-def lease(serial: int, *, number: int = 4, urgent: bool = False, **more: Any) -> protocol.Request:
+def lease(serial: int, *, number: int = 4, urgent: bool = False, **more: Any) -> Request:
     """Return a lease with these params, if there are any."""
     params = payload.encode_values(more.pop("params", {}))
-    return protocol.Request((number, serial), 100 + serial, params, urgent=urgent, **more)
+    return Request((number, serial), 100 + serial, params, urgent=urgent, **more)
 
 
-def leased(requests: list[protocol.Request]) -> list[list[protocol.Message]]:
+def leased(requests: list[Request]) -> list[list[protocol.Message]]:
     """Return the leases of each message that these are sent in, as the other side decodes them."""
     found = []
-    for parts in protocol.encode_leases(requests):
+    for parts in encode_leases(requests):
         assert len(parts[0]) <= protocol.MAX_HEADER
         message = protocol.decode(travelled(parts))
         found.append(message.fields["leases"] if message.kind == protocol.LEASES else [message])

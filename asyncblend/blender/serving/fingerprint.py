@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...wire.payload import dumps, to_tree
+from ...wire.json_text import dumps
+from ...wire.payload import to_tree
 
 _ARRAYS = 16  # that are looked at, so that a fingerprint is small
 _PARTS = 8  # of each array
