@@ -201,7 +201,6 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
 
 
 @pytest.mark.parametrize(
-    # mtime: these bytes are in the names of the tests, which all processes of a run must agree on.
     ("name", "data", "message"),
     [
         ("json", b"{", "JSON"),
@@ -226,6 +225,7 @@ def test_wrong_formats_are_told(format: str, quality: int | None, message: str) 
         ),
         ("x.npy.gz", b"", "x.npy.gz cannot be read"),
         ("x.npy.gz", b"\x93NUMPY\x01\x00", "x.npy.gz cannot be read"),
+        # No time in them: these bytes are in the tests' names, which all processes of a run must agree on.
         ("x.npy.gz", gzip.compress(b"", mtime=0), "x.npy.gz cannot be read"),
         ("x.npy.gz", gzip.compress(b"\x93NUMPY\x01\x00", mtime=0), "x.npy.gz cannot be read"),
         ("image.png", b"\x89PNG\r\n\x1a\n", "image.png cannot be read"),
