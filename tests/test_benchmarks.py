@@ -16,7 +16,6 @@ from benchmarks.report import Metric, Report, Row
 from benchmarks.results import _asked, write
 
 _ROOT = Path(__file__).parents[1]
-exhaustive = pytest.mark.exhaustive
 
 
 def run(*command: str) -> str:
@@ -49,30 +48,22 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("command", "ways"),
     [
-        pytest.param(
-            "transport",
-            {"asyncblend", "over the socket", "pickled", "raw multipart", "torch queue", "memcpy (limit)"},
-            marks=exhaustive,
-        ),
+        ("transport", {"asyncblend", "over the socket", "pickled", "raw multipart", "torch queue", "memcpy (limit)"}),
         ("latency", {"async for", "sync", "async for, 64x64 image", "sync, 64x64 image", "bare echo (limit)"}),
-        pytest.param(
+        (
             "environment",
             {"BlenderVectorEnv", "BlenderEnv", "episodes", "pickled REQ/REP", "ZeroMQ's echo", "sockets' echo (limit)"},
-            marks=exhaustive,
         ),
-        pytest.param("ray", {"asyncblend.ray", "one batch after another", "one fleet (limit)"}, marks=exhaustive),
-        pytest.param("dataloader", {"DataLoader", "own batches", "in memory (limit)"}, marks=exhaustive),
-        pytest.param(
-            "record",
-            {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "Pillow alone", "JPEG alone (limit)"},
-            marks=exhaustive,
-        ),
-        pytest.param("replay", {"checked", "not checked", "bytes alone (limit)"}, marks=exhaustive),
+        ("ray", {"asyncblend.ray", "one batch after another", "one fleet (limit)"}),
+        ("dataloader", {"DataLoader", "own batches", "in memory (limit)"}),
+        ("record", {"not recorded", "PNG", "JPEG", "PNG alone (limit)", "Pillow alone", "JPEG alone (limit)"}),
+        ("replay", {"checked", "not checked", "bytes alone (limit)"}),
         ("startup", {"asyncblend", "plain launch (limit)"}),
-        pytest.param("warm", {"fleet=", "fleet=, new program", "its own Blender", "a call (limit)"}, marks=exhaustive),
+        ("warm", {"fleet=", "fleet=, new program", "its own Blender", "a call (limit)"}),
         ("memory", {"the host", "one Blender"}),
     ],
 )
+@pytest.mark.exhaustive
 def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_path: Path) -> None:
     """Every case has figures for all ways."""
     cases = measured(tmp_path, command)
@@ -85,16 +76,15 @@ def test_a_command_measures_without_blender(command: str, ways: set[str], tmp_pa
     ("command", "ways"),
     [
         ("render", {"asyncblend", "PNG, pickle, PUB/SUB", "bare render (limit)"}),
-        pytest.param("origin", {"asyncblend", "blendtorch's method"}, marks=exhaustive),
-        pytest.param(
-            "passes", {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"}, marks=exhaustive
-        ),
-        pytest.param("labels", {"all labels", "per pixel", "image alone (limit)"}, marks=exhaustive),
-        pytest.param("pixels", {"all nine labels", "depth, normal, instance", "image alone (limit)"}, marks=exhaustive),
+        ("origin", {"asyncblend", "blendtorch's method"}),
+        ("passes", {"two, beside a stalled pass", "beside a stalled pass", "one pass (limit)"}),
+        ("labels", {"all labels", "per pixel", "image alone (limit)"}),
+        ("pixels", {"all nine labels", "depth, normal, instance", "image alone (limit)"}),
         ("tune", {"advised", "1 x 1 thread (best)"}),
     ],
 )
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path, bpy_kind: Any) -> None:
     """Every case has figures for all ways."""
     cases = measured(tmp_path, command, "--blender", bpy_kind.blender)

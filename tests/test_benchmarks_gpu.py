@@ -35,6 +35,7 @@ def run(*options: str, timeout: float) -> subprocess.CompletedProcess[str]:
 @needs_no_gpu
 @pytest.mark.slow
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_without_a_gpu_it_says_what_it_found(tmp_path: Path, bpy_kind: Any) -> None:
     """It names what each Blender would render on, and what to do; nothing is written."""
     done = run("--blender", bpy_kind.blender, "--out", str(tmp_path / "out"), timeout=200)

@@ -56,6 +56,7 @@ def fake(tmp_path: Path) -> str:
     return str(fake_blender(tmp_path / "fake"))
 
 
+@pytest.mark.exhaustive
 def test_the_origins_outline_runs(kind: Any, write_script: Write) -> None:
     """The loop of the origin's README gives ten batches of four, each sample another."""
     kwargs = {
@@ -176,6 +177,7 @@ def test_instance_args_must_fit(write_script: Write) -> None:
         bt.BlenderLauncher(num_instances=2, script=write_script(CUBE), instance_args=[["--a"]])
 
 
+@pytest.mark.exhaustive
 def test_scene_is_opened(real: Any, write_script: Write, tmp_path: Path) -> None:
     """The .blend file is open when the script runs."""
     scene = tmp_path / "scene.blend"

@@ -128,6 +128,7 @@ def test_cancelled_at_each_step(empty: Path, tmp_path: Path) -> None:
     assert every_step(three_frames(empty, fake_blender(tmp_path / "fake"))) > 10
 
 
+@pytest.mark.exhaustive
 def test_cancelled_while_a_blender_is_restarted(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled while an instance crashes and starts again leaves nothing."""
     fake = fake_blender(tmp_path / "fake", crash_after=1, lives=1)
@@ -135,6 +136,7 @@ def test_cancelled_while_a_blender_is_restarted(empty: Path, tmp_path: Path) -> 
     assert every_step(scenario, stride=5) > 15
 
 
+@pytest.mark.exhaustive
 def test_cancelled_with_several_passes(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled while several tasks consume passes, render, flush and close leaves nothing."""
     config = ab.StreamConfig(script=empty, blender=fake_blender(tmp_path / "fake"), instances=2, queue_size=3)
@@ -161,6 +163,7 @@ def test_cancelled_with_several_passes(empty: Path, tmp_path: Path) -> None:
     assert every_step(scenario, stride=4) > 15
 
 
+@pytest.mark.exhaustive
 def test_cancelled_while_it_records(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled while it records leaves nothing but whole samples, which the next run completes."""
     config = ab.StreamConfig(script=empty, blender=fake_blender(tmp_path / "fake"), instances=1, length=8)
@@ -188,6 +191,7 @@ def recorded_in(folder: Path) -> list[int]:
 
 
 # asyncio's own coroutines complain when they are collected after they were cancelled half-way.
+@pytest.mark.exhaustive
 def test_cancelled_and_then_all_tasks_at_once(empty: Path, tmp_path: Path) -> None:
     """A second Ctrl-C right after the first, which cancels also the tasks that clean up, leaves nothing."""
     assert every_step(three_frames(empty, fake_blender(tmp_path / "fake")), stride=5, all_after=1) > 10
@@ -235,6 +239,7 @@ async def cancel_twice(config: ab.StreamConfig, turns_before: int | None, turns_
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("before", [0, 5, 12, None])
 @pytest.mark.parametrize("between", [0, 1, 3, 8, 20, 45])
+@pytest.mark.exhaustive
 def test_cancelled_twice(between: int, before: int | None, loop: str, empty: Path, tmp_path: Path) -> None:
     """A stream that is cancelled while it handles a cancellation leaves nothing, as the no_leaks fixture checks."""
     config = ab.StreamConfig(script=empty, blender=fake_blender(tmp_path / "fake"), instances=2)

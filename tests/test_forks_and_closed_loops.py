@@ -79,6 +79,7 @@ print("closed")
 
 @pytest.mark.parametrize("how", ["starting", "ready", "starting, then collected", "ready, then collected"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.exhaustive
 def test_a_closed_loop_with_an_open_stream(loop: str, how: str, run: Any) -> None:
     """It may be collected, and the program ends, with all Blenders."""
     assert run(CLOSED, loop, how) == "closed\n"
@@ -112,6 +113,7 @@ with asyncio.Runner(loop_factory=new_loop) as runner:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("how", ["exit", "return"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.exhaustive
 def test_a_forked_copy_that_leaves_through_the_loop(loop: str, how: str, run: Any) -> None:
     """It ends by itself, and takes neither a Blender nor a frame nor a descriptor of its parent's along."""
     assert run(FORKED, loop, how) == f"{7 if how == 'exit' else 0} True 0 9\n"

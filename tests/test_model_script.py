@@ -212,6 +212,7 @@ SAME = ("depth", "instance", "semantic", "bbox", "pose", "keypoints", "visible_f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["floating", "physics"])
+@pytest.mark.exhaustive
 async def test_a_sample_is_a_function_of_its_index(mode: str, real: Any, models: Path) -> None:
     """A sample is the same whichever instance makes it, and whatever that instance rendered or simulated before."""
     args = ("--objects", "1:3", "--materials", "mixed", *(["--physics"] if mode == "physics" else []))
@@ -227,6 +228,7 @@ async def test_a_sample_is_a_function_of_its_index(mode: str, real: Any, models:
     assert len({frame["image"].tobytes() for frame in first.values()}) == 5
 
 
+@pytest.mark.exhaustive
 async def test_params_set_the_ranges(real: Any, models: Path) -> None:
     """Params set how many objects there are, how far, how high the camera is, and how much of objects is hidden."""
     async with asyncio.timeout(250), ab.BlenderStream(config_of(models, real, "--objects", "1:4")) as stream:
@@ -251,6 +253,7 @@ async def test_params_set_the_ranges(real: Any, models: Path) -> None:
             await stream.render(3, {"objects": 5})
 
 
+@pytest.mark.exhaustive
 async def test_no_object_is_missing(real: Any, models: Path) -> None:
     """All objects are there, also where there is no room for them. A range may be negative, and options come anywhere."""
     many = ("--distance", "1", "--elevation", "-20:-10", "--objects", "14", str(models / "plate.ply"))
@@ -268,6 +271,7 @@ async def test_ranges_of_params_are_checked(bpy_kind: Any, models: Path) -> None
                 await stream.render(0, {"objects": value})
 
 
+@pytest.mark.exhaustive
 async def test_workbench_renders_too(bpy_kind: Any, models: Path) -> None:
     """It draws the same objects in colour, and the ids are those of Cycles."""
     args = ("--objects", "3", "--distractors", "0", "--materials", "random")
@@ -298,6 +302,7 @@ async def test_workbench_renders_too(bpy_kind: Any, models: Path) -> None:
         (["{models}", "--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )
+@pytest.mark.exhaustive
 async def test_mistakes_are_told_at_the_start(args: list[str], said: str, bpy_kind: Any, models: Path) -> None:
     """What is wrong with the command line is one error, before anything is rendered."""
     own = [arg.format(models=models) for arg in args]

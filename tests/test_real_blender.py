@@ -92,6 +92,7 @@ def sample(task):
 
 
 @pytest.mark.every_kind
+@pytest.mark.exhaustive
 async def test_what_bl_render_took_comes_with_each_frame(real: Any, write_script: Write) -> None:
     """Rendering, and the rest of `bl.render`, of all calls of a sample; the script's own time is the rest of it."""
     body = """
@@ -129,6 +130,7 @@ def sample(task):
     assert 0 < stats.seconds_capture.median < stats.seconds_sample.p90
 
 
+@pytest.mark.exhaustive
 async def test_noise_generators_of_blender_are_seeded(real: Any, write_script: Write) -> None:
     """mathutils.noise and Cycles' seed depend only on the stream's seed and the index."""
     path = write_script("""
@@ -161,6 +163,7 @@ def sample(task):
 
 
 @pytest.mark.every_kind
+@pytest.mark.exhaustive
 async def test_a_scene_file_is_opened_first(real: Any, write_script: Write, tmp_path: Path) -> None:
     """The script finds the objects of the scene file, or those of the factory scene without one."""
     blend = tmp_path / "scene with spaces.blend"
@@ -183,6 +186,7 @@ def sample(task): return {{"objects": sorted(o.name for o in bpy.data.objects)}}
     assert factory["objects"] == ["Camera", "Cube", "Light"]
 
 
+@pytest.mark.exhaustive
 async def test_a_file_that_is_no_scene(real: Any, write_script: Write, tmp_path: Path) -> None:
     """A scene file that Blender cannot open is an error with Blender's own words."""
     (tmp_path / "broken.blend").write_text("no blend file")
@@ -192,6 +196,7 @@ async def test_a_file_that_is_no_scene(real: Any, write_script: Write, tmp_path:
         )
 
 
+@pytest.mark.exhaustive
 async def test_a_blender_that_quits_is_restarted(real: Any, write_script: Write, tmp_path: Path) -> None:
     """A Blender that exits with status 0 while it holds leases is replaced, and no frame is lost."""
     flag = tmp_path / "flag"
@@ -215,6 +220,7 @@ def sample(task):
 
 
 @pytest.mark.every_kind
+@pytest.mark.exhaustive
 async def test_a_missing_denoiser_is_explained(write_script: Write, real: Any) -> None:
     """Where Blender has no denoiser, the error says which setting to change; where it has one, it renders."""
     path = write_script(SMALL + "scene.cycles.use_denoising = True\ndef sample(task): return bl.render()")
@@ -232,6 +238,7 @@ def _is_debians(blender: str) -> bool:
     return about.startswith("Blender 3.4.1")
 
 
+@pytest.mark.exhaustive
 async def test_the_folder_of_an_executable_will_do(write_script: Write, tmp_path: Path, executable: Any) -> None:
     """`blender` may name the folder that the executable is in."""
     folder = tmp_path / "my blender"
@@ -341,6 +348,7 @@ runpy.run_path({str(bootstrap)!r})['load_asyncblend']()
 
 
 @pytest.mark.parametrize("threads", ["auto", 1, None])
+@pytest.mark.exhaustive
 async def test_threads_are_set_for_every_scene(threads: Any, real: Any, write_script: Write, tmp_path: Path) -> None:
     """Each scene gets the instance's share of threads, also one from a file that the script opens itself."""
     script = write_script(f"""
@@ -367,6 +375,7 @@ def sample(task): return {{"first": first, "second": threads()}}
         assert frame["second"] == [["FIXED", each]] * 2
 
 
+@pytest.mark.exhaustive
 async def test_one_thread_takes_one_core(real: Any, write_script: Write) -> None:
     """With threads=1 a render uses one core, though newer Blenders' thread pool spins; later all cores are allowed."""
     script = write_script("""

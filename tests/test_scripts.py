@@ -38,6 +38,7 @@ async def frames(name: str, real: Any, instances: int, **options: Any) -> list[a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes.py", "supershape.py", "pointer.py", "painted_cube.py"])
+@pytest.mark.exhaustive
 async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None:
     """A sample is the same whichever instance makes it, and whatever that instance rendered or simulated before."""
     one, two = await frames(name, real, 1), await frames(name, real, 2)
@@ -53,6 +54,7 @@ async def test_a_sample_is_a_function_of_its_index(name: str, real: Any) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_the_corners_of_the_painted_cube_are_told_apart_by_the_colours(real: Any) -> None:
     """The faces around a visible corner have other colours than those around the others."""
     for frame in await frames("painted_cube.py", real, 1):
@@ -106,6 +108,7 @@ async def cubes(real: Any, **options: Any) -> dict[int, list[ab.Frame]]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_cubes_fall(real: Any) -> None:
     """Every frame comes once. The cubes fall freely at first, for none overlaps another, and none through the floor.
 
@@ -152,6 +155,7 @@ def flows_to_the_same_object(before: ab.Frame, after: ab.Frame) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_supershapes_follow_their_params(real: Any) -> None:
     """The shape, its size, its hue and the view are as the params say, whatever was rendered before."""
     ball: dict[str, Any] = {"shape": ((4, 1, 1, 2, 2, 2),) * 2, "size": 1.0, "hue": 0.0, "view": (0.0, 0.4)}

@@ -217,6 +217,7 @@ BODIES = {
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("body", BODIES)
+@pytest.mark.exhaustive
 def test_a_program_ends_while_its_fleet_runs(body: str, workers: int, scene: Scene, tmp_path: Path) -> None:
     """A program that leaves its fleet running ends with its own status, its own error only, and no Blender left."""
     loop, code, status, error = BODIES[body]
@@ -290,6 +291,7 @@ def test_a_program_ends_without_closing(what: str, scene: Scene, tmp_path: Path)
 
 
 @pytest.mark.parametrize("what", ["stream", "iterator"])
+@pytest.mark.exhaustive
 def test_a_program_ends_without_closing_a_real_blender(what: str, bpy_kind: Any, scene: Scene, tmp_path: Path) -> None:
     """A real Blender is asked to end, and does, while the interpreter shuts down."""
     with Program(tmp_path, HEAD + UNCLOSED[what], *scene.arguments(blender=bpy_kind.blender)) as program:
@@ -318,6 +320,7 @@ def test_one_interrupt_stops_cleanly(kind_of_program: str, scene: Scene, tmp_pat
         assert "Exception ignored" not in program.stderr
 
 
+@pytest.mark.exhaustive
 def test_one_interrupt_stops_a_real_blender_cleanly(real: Any, scene: Scene, tmp_path: Path) -> None:
     """The cleanup of a script in a real Blender runs, though Blender itself ignores SIGINT and dies of SIGTERM."""
     with Program(tmp_path, ASYNCIO, *scene.arguments(blender=real.blender)) as program:
@@ -331,6 +334,7 @@ def test_one_interrupt_stops_a_real_blender_cleanly(real: Any, scene: Scene, tmp
 
 # Not with workers: torch's main process ends them after the first one, without waiting for their cleanup.
 @pytest.mark.parametrize("kind_of_program", [name for name in PROGRAMS if name != "workers"])
+@pytest.mark.exhaustive
 def test_a_second_interrupt_ends_at_once(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
     """A second Ctrl-C kills Blenders that were asked to end and did not, long before `timeouts.stop`."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments(stop=3600, stubborn=True)) as program:
@@ -344,6 +348,7 @@ def test_a_second_interrupt_ends_at_once(kind_of_program: str, scene: Scene, tmp
         until(lambda: not folders())
 
 
+@pytest.mark.exhaustive
 def test_a_second_interrupt_kills_a_real_blender(bpy_kind: Any, scene: Scene, tmp_path: Path) -> None:
     """A second Ctrl-C kills a real Blender whose cleanup hangs."""
     arguments = scene.arguments(blender=bpy_kind.blender, stop=3600, stubborn=True)
@@ -358,6 +363,7 @@ def test_a_second_interrupt_kills_a_real_blender(bpy_kind: Any, scene: Scene, tm
 
 
 @pytest.mark.parametrize("kind_of_program", PROGRAMS)
+@pytest.mark.exhaustive
 def test_an_interrupt_while_blenders_start(kind_of_program: str, scene: Scene, tmp_path: Path) -> None:
     """Ctrl-C ends a program at once while its Blenders start."""
     with Program(tmp_path, PROGRAMS[kind_of_program], *scene.arguments(stop=3600, never_ready=True)) as program:
@@ -416,6 +422,7 @@ def shared_memory_of(pids: list[int]) -> list[str]:
     return [name for name in names if any(str(pid) in name.split("_") for pid in pids)]
 
 
+@pytest.mark.exhaustive
 def test_a_killed_program_with_workers(scene: Scene, tmp_path: Path) -> None:
     """torch's workers notice that their parent was killed, and their Blenders end with them."""
     with Program(tmp_path, PROGRAMS["workers"], *scene.arguments()) as program:
@@ -436,6 +443,7 @@ def sample(task): return {{}}
 """
 
 
+@pytest.mark.exhaustive
 def test_a_killed_program_takes_all_with_it(kind: Any, write_script: Write, tmp_path: Path) -> None:
     """When a program is killed, a Blender behind a shell script ends, and so does what the scene script started."""
     note = tmp_path / "grandchild"

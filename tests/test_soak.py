@@ -128,6 +128,7 @@ async def test_what_is_wrong_with_another_host_is_a_problem(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
     """Each kind of fault happens, however short it is; every figure that must be 0 is 0; and there are plot and table."""
     figures = tmp_path / "soak.json"

@@ -138,6 +138,7 @@ async def test_a_screen_that_does_not_answer(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_a_window_changes_no_frame(screen: Screen, executable: Any, write_script: Write) -> None:
     """Each sample comes once, with the same bytes as in the background. Between two, Blender's main loop goes round."""
     script = write_script(f"""{SPINNING}
@@ -166,6 +167,7 @@ def sample(task): return {{**spin(task), "rounds": rounds}}
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_an_episode_in_a_window(screen: Screen, executable: Any, write_script: Write) -> None:
     """Each step comes once and in order, while Blender's main loop goes round; also the steps that are asked for."""
     script = write_script(f"""{SCENE}
@@ -185,6 +187,7 @@ def sample(task):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_the_user_watches_edits_and_closes(screen: Screen, executable: Any, write_script: Write) -> None:
     """The window shows the scene of each sample, and what its user moves there is in the frames that follow.
 
@@ -319,9 +322,8 @@ async def test_errors_reach_the_host(
 CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import asyncblend.cli as c; c.main()"
 
 
-@pytest.mark.parametrize(
-    "how", ["close", *(pytest.param(how, marks=pytest.mark.exhaustive) for how in ("interrupt", "kill", "length"))]
-)
+@pytest.mark.parametrize("how", ["close", "interrupt", "kill", "length"])
+@pytest.mark.exhaustive
 def test_the_command_and_its_window_end_together(
     how: str, screen: Screen, executable: Any, write_script: Write, tmp_path: Path
 ) -> None:

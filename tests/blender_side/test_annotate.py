@@ -120,6 +120,7 @@ def scenes(in_blender: Callable[[str], Path]) -> list[Any]:
     return list(found)
 
 
+@pytest.mark.exhaustive
 def test_ids_are_those_of_the_mask(scenes: list[Any]) -> None:
     for found, truth in scenes:
         assert found["name"] == ["Ball", "Box", "Head", "Ring", "Sheet"]

@@ -58,6 +58,7 @@ if hasattr(bpy.data, "colorspace"):
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_blender_shows_the_same(in_blender: Callable[[str], Path]) -> None:
     """Random, near grey, grey, partly negative and special colours are within 1/255, also with other primaries."""
     results: dict[str, Any] = json.loads((in_blender(BLENDER) / "results.json").read_text())
@@ -102,6 +103,7 @@ def test_colours_are_near_also_on_an_edge() -> None:
     assert np.abs(image.astype(int) - shown(linear)).max() <= 1
 
 
+@pytest.mark.exhaustive
 def test_few_colours_are_shown_one_by_one() -> None:
     asked = []
 

@@ -51,6 +51,7 @@ for index in range(SAMPLES):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [30, pytest.param(200, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
 def test_nothing_grows(samples: int, in_blender: Callable[[str], Path]) -> None:
     """After every object had its material once, no data block and no node is added by any further sample."""
     counts = json.loads((in_blender(SCRIPT.replace("SAMPLES", str(samples))) / "counts.json").read_text())

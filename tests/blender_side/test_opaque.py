@@ -123,6 +123,7 @@ def check(out: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*OPAQUE, *OTHERS])
+@pytest.mark.exhaustive
 def test_workbench_is_to_the_bit_what_blender_saves(out: Path, name: str) -> None:
     check(out, name)
 

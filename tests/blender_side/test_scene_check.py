@@ -177,6 +177,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
     return dict(json.loads((in_blender(SCRIPT) / "results.json").read_text()))
 
 
+@pytest.mark.exhaustive
 def test_a_sound_scene_is_silent(results: dict[str, Any]) -> None:
     """Files that are there, that are packed, and that are several under one name are no defects."""
     assert {"wood.png", "packed.png", "first.blend", "second.blend", "DejaVu Sans Book"} <= set(results["names"])

@@ -80,6 +80,7 @@ results["refused"].append(refused(OUT / "many"))
 """
 
 
+@pytest.mark.exhaustive
 def test_a_sky_lights_the_scene(in_blender: Callable[[str], Path]) -> None:
     """The sky is seen and lights objects. A background is seen in front of it, and neither changes the other's effect.
 

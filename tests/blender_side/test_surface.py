@@ -52,6 +52,7 @@ for args in ((lines, 8), (bpy.data.objects["Light"], 8), ("Cube", 8), (cube, 0),
 """
 
 
+@pytest.mark.exhaustive
 def test_keypoints_are_spread_over_the_surface(in_blender: Callable[[str], Path]) -> None:
     """A box has its corners, then points in its faces. They lie on the surface, far from each other, always the same."""
     found = json.loads((in_blender(SCRIPT) / "results.json").read_text())

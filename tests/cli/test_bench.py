@@ -244,6 +244,7 @@ def test_a_containers_memory_counts(tmp_path: Path) -> None:
 # -- turns of real processes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 async def test_a_slow_minute_does_not_change_the_advice(config: Callable[[str], StreamConfig], tmp_path: Path) -> None:
     """Three Blenders are not faster than two. That two had a slow turn, and then all a slow round, does not matter."""
     slow = tmp_path / "slow"
@@ -299,6 +300,7 @@ async def test_blenders_that_have_no_turn_wait(config: Callable[[str], StreamCon
     assert {threads: len(blenders) for threads, blenders in by_threads.items()} == {1: 3, 2: 1}
 
 
+@pytest.mark.exhaustive
 async def test_frames_that_take_longer_than_a_turn(config: Callable[[str], StreamConfig], tmp_path: Path) -> None:
     """Then each Blender of a fleet renders one sample in its turn, the same one, and none renders in vain."""
     turns = Turns(tmp_path / "noted")
@@ -311,6 +313,7 @@ async def test_frames_that_take_longer_than_a_turn(config: Callable[[str], Strea
     assert found.best.setting == Setting(2, 1)
 
 
+@pytest.mark.exhaustive
 async def test_in_heats_if_not_all_can_be_open(
     config: Callable[[str], StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +369,7 @@ async def test_memory_that_nobody_tells_is_unknown(
     assert found.best.memory is None
 
 
+@pytest.mark.exhaustive
 async def test_gpus_are_compared_with_the_processor(config: Callable[[str], StreamConfig]) -> None:
     """The Blenders get them in turns, and the advice names them."""
     tried = [Setting(2, 1), Setting(1, 1, True), Setting(2, 1, True)]

@@ -42,6 +42,7 @@ def asyncblend(*args: str, cwd: Path, **environment: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.exhaustive
 def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
     """Pictures of an earlier demo are removed, other files stay, and the summary says what came."""
     fake = str(fake_blender(tmp_path / "fake", values=VALUES))
@@ -67,6 +68,7 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
         assert picture.size == (128, 96)  # three frames in a 2x2 figure
 
 
+@pytest.mark.exhaustive
 def test_a_demo_that_is_stopped_says_where_its_pictures_are(tmp_path: Path) -> None:
     """Those that are finished stay."""
     fake = str(fake_blender(tmp_path / "fake", values=VALUES))
@@ -96,6 +98,7 @@ def test_demo_on_real_blender_draws_corners_on_the_corners(real: Any, tmp_path: 
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 async def test_the_corners_of_the_demo_scene_bound_the_cube(real: Any) -> None:
     """In each frame of cube.py the box of the projected corners is the box of the pixels that are not background."""
     seen = 0
@@ -194,6 +197,7 @@ def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
         ),
     ],
 )
+@pytest.mark.exhaustive
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """The error's own words are on standard error, without a Python traceback of ours."""
     done = asyncblend(*args, cwd=tmp_path)
@@ -204,6 +208,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_link_lets_blender_itself_run_a_script(tmp_path: Path) -> None:
     """After the command, `blender -b --python script.py` shows sample 0 and saves the image beside the script."""
     blender = shutil.which("blender")
@@ -248,6 +253,7 @@ def link(cwd: Path, *args: str, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_link_lets_another_environment_run_a_script(make_environment: Callable[..., Path], tmp_path: Path) -> None:
     """The command says what to type, which shows sample 0; without the bpy module it says that it is missing."""
     python = make_environment("bpy", "numpy", "zmq") / "bin" / "python"
@@ -279,6 +285,7 @@ def test_link_of_this_python_says_what_to_type(bpy_kind: object, tmp_path: Path)
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_link_is_undone(tmp_path: Path) -> None:
     """Nothing is left of it, and what else is in the folder stays. Undoing what is not there says so."""
     nothing = link(tmp_path, "--undo")
@@ -304,6 +311,7 @@ def test_link_is_undone(tmp_path: Path) -> None:
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_link_leaves_the_files_of_others(tmp_path: Path) -> None:
     """A module of that name which somebody else wrote is neither replaced nor removed."""
     assert link(tmp_path).returncode == 0

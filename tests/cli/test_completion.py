@@ -34,6 +34,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     ],
     ids=str,
 )
+@pytest.mark.exhaustive
 def test_bash_completes(line: str, words: list[str], tmp_path: Path) -> None:
     """What the shell would offer after a Tab is what the command has."""
     assert BASH is not None

@@ -88,6 +88,7 @@ def broken(folder: Path, soname: str = "libXi.so.6") -> str:
     return shell(folder, f'echo "$0: {LOADER.format(soname)}" >&2; exit 127')
 
 
+@pytest.mark.exhaustive
 def test_a_real_blender_passes(real: Any) -> None:
     """The page has versions, engines and the time of a frame, and the exit status is 0."""
     result = run("--blender", real.blender)
@@ -100,6 +101,7 @@ def test_a_real_blender_passes(real: Any) -> None:
     assert last_line(result).startswith("Ready: type asyncblend demo")
 
 
+@pytest.mark.exhaustive
 def test_the_default_is_marked_and_the_host_is_told(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -115,6 +117,7 @@ def test_the_default_is_marked_and_the_host_is_told(
     assert last_line(result) == "Ready: type asyncblend demo"
 
 
+@pytest.mark.exhaustive
 def test_the_python_of_another_environment(
     bpy_kind: Any, make_environment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_broken_default_counts_though_another_works(
     assert last_line(result).endswith("apt-get install libxi6")
 
 
+@pytest.mark.exhaustive
 def test_a_default_that_cannot_be_mended_gives_way(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -362,6 +366,7 @@ def test_pip_by_its_name_in_an_active_environment(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("package", ["torch", "pyzmq"])
+@pytest.mark.exhaustive
 def test_the_main_job_needs_its_packages(package: str, bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch a Blender renders, but the exit status is 1. Without pyzmq no Blender can be tried."""
     versions(monkeypatch, **{package: None})
@@ -372,6 +377,7 @@ def test_the_main_job_needs_its_packages(package: str, bpy_kind: Any, monkeypatc
     assert f"pip install {package}" in last_line(result)
 
 
+@pytest.mark.exhaustive
 def test_numpy_that_bpy_is_not_made_for(bpy_kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a note with a command, not a failure, because the Blender did render."""
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["cython", "numpy<2.0,>=1.26"])
@@ -531,6 +537,7 @@ def test_json_has_what_the_page_has(real: Any) -> None:
     assert facts["pyzmq_origin"] in {"own", "host", "cache"}
 
 
+@pytest.mark.exhaustive
 def test_json_of_a_default_that_fails_beside_one_that_works(
     bpy_kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_every_command_is_tried() -> None:
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
+@pytest.mark.exhaustive
 def test_help_needs_only_typer_and_rich(command: str | None, tmp_path: Path) -> None:
     """Every other package is hidden, and the help is printed."""
     arguments = ("--help",) if command is None else (command, "--help")
@@ -137,6 +138,7 @@ def test_all_that_a_command_misses_is_in_one_line(folder: Path) -> None:
         ("stream", "zmq", "pip install pyzmq"),
     ],
 )
+@pytest.mark.exhaustive
 def test_one_missing_package_is_named(command: str, hidden: str, line: str, folder: Path) -> None:
     """Before any Blender starts, with the line that installs just this one."""
     done = hiding(hidden, arguments=USE[command], cwd=folder)
@@ -148,6 +150,7 @@ def test_one_missing_package_is_named(command: str, hidden: str, line: str, fold
     assert not (folder / "recording").exists()
 
 
+@pytest.mark.exhaustive
 def test_metrics_need_their_package_alone(folder: Path) -> None:
     """It is missed before any Blender starts, and only where metrics are asked for."""
     done = hiding("prometheus_client", arguments=(*USE["stream"], "--metrics", "0"), cwd=folder)
@@ -158,6 +161,7 @@ def test_metrics_need_their_package_alone(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_the_format_coco_names_its_extra(folder: Path) -> None:
     """It is missed only when a recording is there to export."""
     recorded = hiding(arguments=USE["record"], cwd=folder)
@@ -168,6 +172,7 @@ def test_the_format_coco_names_its_extra(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_bench_prints_its_table_without_matplotlib(folder: Path) -> None:
     """One line says how to get a plot. Where one is asked for, nothing is measured without it."""
     done = hiding("matplotlib", arguments=USE["bench"], cwd=folder)

@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [None, *NAMES, *FLEET])
+@pytest.mark.exhaustive
 def test_help_teaches(command: str | None, tmp_path: Path) -> None:
     """-h and --help are the same. Each command has an example, whose options are real, and flags can be turned off."""
     own = () if command is None else command.split()
@@ -80,6 +81,7 @@ def test_the_version(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"asyncblend {__version__}\n")
 
 
+@pytest.mark.exhaustive
 def test_a_flag_can_be_turned_off(folder: Path) -> None:
     """As the help says, also after it was turned on, as an alias may do."""
     record = asyncblend("record", "scene.py", "--length", "1", "--instances", "1", "--out", "run", cwd=folder)
@@ -89,6 +91,7 @@ def test_a_flag_can_be_turned_off(folder: Path) -> None:
         assert done.returncode == status, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_arguments_after_the_dashes_are_the_scripts(folder: Path) -> None:
     """All of them, also those that look like options of ours, and a second pair of dashes."""
     given = ("--", "--level", "3", "--length", "-h", "--", "two words")
@@ -103,6 +106,7 @@ def test_arguments_after_the_dashes_are_the_scripts(folder: Path) -> None:
     assert asyncblend(*bench, cwd=folder).returncode == 0
 
 
+@pytest.mark.exhaustive
 def test_script_args_are_the_words_up_to_the_next_option(folder: Path) -> None:
     """They may stand anywhere, come before those after the dashes, and leave our own options alone."""
     for given, expected in (
@@ -117,6 +121,7 @@ def test_script_args_are_the_words_up_to_the_next_option(folder: Path) -> None:
         assert f"arguments='{expected}'" in done.stdout, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_the_help_of_a_script(folder: Path) -> None:
     """It is what `-- --help` prints, to the standard output, and no error. Other ends before serving stay errors.
 
@@ -140,6 +145,7 @@ def test_the_help_of_a_script(folder: Path) -> None:
     assert "invalid int value: 'x'" in wrong.stderr
 
 
+@pytest.mark.exhaustive
 def test_the_help_of_model_py(real: Any, tmp_path: Path) -> None:
     """It begins with its usage."""
     arguments = ("--blender", real.blender, "--", "--help")
@@ -159,6 +165,7 @@ def test_scripts_that_come_with_asyncblend_are_found(tmp_path: Path, monkeypatch
     assert load_config(Path("model.py")).script == Path("model.py")
 
 
+@pytest.mark.exhaustive
 def test_a_toml_files_arguments_are_overridden(folder: Path) -> None:
     """By those after the dashes, if there are any."""
     (folder / "job.toml").write_text('script = "scene.py"\nscript_args = ["file"]\nlength = 1\ninstances = 1\n')
@@ -183,6 +190,7 @@ def test_a_toml_files_arguments_are_overridden(folder: Path) -> None:
         (("stream", "/dev/null"), 1, "script '/dev/null' is no regular file"),
     ],
 )
+@pytest.mark.exhaustive
 def test_wrong_use(args: tuple[str, ...], status: int, message: str, folder: Path) -> None:
     """Says what is wrong, without a traceback."""
     (folder / "empty").mkdir()
@@ -192,6 +200,7 @@ def test_wrong_use(args: tuple[str, ...], status: int, message: str, folder: Pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_export_renders(folder: Path) -> None:
     """A script's samples become the same annotations as those of its recording."""
     options = ("--length", "3", "--instances", "2", "--seed", "5")
@@ -207,6 +216,7 @@ def test_export_renders(folder: Path) -> None:
 
 
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_the_scene_is_opened(real: Any, tmp_path: Path) -> None:
     """The objects of a .blend file are there when the script runs."""
     script = tmp_path / "scene.py"

@@ -35,6 +35,7 @@ BENCH = ("bench", "scene.py", "--instances", "1", "--threads", "1", "--seconds",
         (("export", "scene.py", "--length", "1", "--out", "/proc/x"), "ConfigError cannot export to /proc/x"),
     ],
 )
+@pytest.mark.exhaustive
 def test_nothing_is_rendered_for_nothing(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """The reason comes without a traceback, and no Blender was started."""
     (tmp_path / "scene.py").touch()
@@ -54,6 +55,7 @@ def test_nothing_is_rendered_for_nothing(args: tuple[str, ...], message: str, tm
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has such a disk")
+@pytest.mark.exhaustive
 def test_a_disk_that_becomes_full(tmp_path: Path) -> None:
     """The figures are shown before the file fails."""
     (tmp_path / "scene.py").touch()

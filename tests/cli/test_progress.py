@@ -85,6 +85,7 @@ bl.serve(sample)
 
 
 @pytest.mark.parametrize(("command", "frames"), [("stream", 16), ("inspect", 3)])
+@pytest.mark.exhaustive
 def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, folder: Path) -> None:
     """The number of samples is no total of frames; a sheet has as many frames as samples were asked for."""
     (folder / "scene.py").write_text(EPISODES)
@@ -97,6 +98,7 @@ def test_how_many_frames_episodes_have_is_not_known(command: str, frames: int, f
     assert re.search(rf"^frames +{frames} *$" if command == "stream" else "^3 frames in sheet.png", out, re.MULTILINE)
 
 
+@pytest.mark.exhaustive
 def test_the_frames_of_an_episode_are_no_wait(folder: Path) -> None:
     """A recording counts samples. While the first one is being made, its frames so far are shown."""
     (folder / "scene.py").write_text(EPISODES)
@@ -117,6 +119,7 @@ def test_the_frames_of_an_episode_are_no_wait(folder: Path) -> None:
     ],
     ids=lambda command: command[0],
 )
+@pytest.mark.exhaustive
 def test_without_a_terminal_lines_say_what_is_waited_for(command: tuple[str, ...], folder: Path) -> None:
     """Before the first frame, and for each later one. The standard output has none of it."""
     one, by = ("sample", "frames by instance") if command[0] == "record" else ("frame", "by instance")
@@ -144,6 +147,7 @@ def test_a_frame_that_does_not_come_is_waited_for(folder: Path) -> None:
     assert process.returncode == 0, err
 
 
+@pytest.mark.exhaustive
 def test_bench_says_what_it_measures(folder: Path) -> None:
     """Whose turn it is, with the present figure of each fleet; before, that Blenders are started."""
     (folder / "scene.py").write_text(SCRIPT.replace("go{task.index}", "go"))

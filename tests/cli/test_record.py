@@ -71,6 +71,7 @@ def test_ctrl_c_keeps_what_was_made(tmp_path: Path) -> None:
     assert recorded.indices.tolist() == sorted(set(recorded.indices.tolist()))
 
 
+@pytest.mark.exhaustive
 def test_jpeg_and_toml(tmp_path: Path) -> None:
     """Options of the images work, and so do fields from a TOML file."""
     (tmp_path / "job.toml").write_text('script = "scene.py"\nlength = 3\nseed = 9\n[params]\nlevel = 2\n')
@@ -94,6 +95,7 @@ def test_jpeg_and_toml(tmp_path: Path) -> None:
         (("--length", "5", "--out", "scene.py"), 1, "RecordingError cannot record into scene.py: File exists"),
     ],
 )
+@pytest.mark.exhaustive
 def test_wrong_use_ends_with_the_reason(args: tuple[str, ...], status: int, message: str, tmp_path: Path) -> None:
     """The message says what is wrong, without a Python traceback of ours."""
     done = record(tmp_path, *args)
@@ -116,6 +118,7 @@ def test_an_error_before_the_first_line_comes_through(tmp_path: Path, monkeypatc
     assert isinstance(result.exception, LookupError)
 
 
+@pytest.mark.exhaustive
 def test_another_stream_is_refused(tmp_path: Path) -> None:
     """A stream with another seed cannot continue a recording, in which a crash of Blender lost nothing."""
     done = record(tmp_path, "--length", "40", "--instances", "1", crash_after=5, lives=2)

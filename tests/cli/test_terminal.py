@@ -110,6 +110,7 @@ def test_nothing_prints_past_the_terminal() -> None:
         assert "Console" not in names or path.name == "terminal.py", path
 
 
+@pytest.mark.exhaustive
 def test_a_hostile_script(folder: Path) -> None:
     """Its name, its first frame, its error and its log are text."""
     name = f"{NAME}.py"
@@ -125,6 +126,7 @@ def test_a_hostile_script(folder: Path) -> None:
     assert SHOWN.partition(r"\r")[0] in exited.stderr
 
 
+@pytest.mark.exhaustive
 def test_hostile_paths_and_options(folder: Path) -> None:
     """Those of options, recordings and files that do not exist."""
     name = f"{NAME}.py"
@@ -147,6 +149,7 @@ def test_hostile_paths_and_options(folder: Path) -> None:
         assert message in failed.stderr, failed.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_name_that_is_no_utf_8(folder: Path) -> None:
     """It is shown escaped, instead of ending the command while it prints."""
     command = [sys.executable, "-m", "asyncblend", "stream", os.fsdecode(os.fsencode(folder) + b"/\xff.py")]

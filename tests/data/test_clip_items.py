@@ -65,6 +65,7 @@ def test_each_clip_comes_once(length: int, stride: int, workers: int, make: Make
 
 
 @pytest.mark.parametrize("stop", range(0, 11, 2))
+@pytest.mark.exhaustive
 def test_it_goes_on_where_it_stopped(stop: int, make: Make) -> None:
     """What came before a stop and what comes after it are all clips once, also if that is in the middle of an episode."""
     dataset = make(EPISODE, length=4, clip=2)

@@ -69,6 +69,7 @@ def test_arrays_become_tensors_and_the_rest_stays(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.exhaustive
 def test_tensors_are_the_users_own(workers: int, make: Make, load: Any) -> None:
     """Writing into one changes no other one of its item, of the others, or of a later epoch."""
     dataset = make(VALUES, length=4, instances=1)
@@ -104,6 +105,7 @@ def test_ordered_items_come_by_index(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.exhaustive
 def test_transform_makes_the_item(workers: int, make: Make, load: Any) -> None:
     """It is called with each item in the process that iterates, and what it returns is the item."""
 
@@ -236,10 +238,11 @@ def check_shares(items: list[Any], workers: int, instances: int, args: list[list
         (3, 2, "fork"),
         (3, 1, "fork"),
         (2, 3, "spawn"),
-        pytest.param(3, 2, "spawn", marks=pytest.mark.exhaustive),
-        pytest.param(3, 2, "forkserver", marks=pytest.mark.exhaustive),
+        (3, 2, "spawn"),
+        (3, 2, "forkserver"),
     ],
 )
+@pytest.mark.exhaustive
 def test_each_index_comes_once_whatever_the_workers(
     workers: int, instances: int, start: str, make: Make, load: Any
 ) -> None:
@@ -278,6 +281,7 @@ def test_batches_of_workers_have_each_index_once(make: Make) -> None:
     assert sorted(len(batch["index"]) for batch in batches) == [3, 4, 4, 4, 4, 4]
 
 
+@pytest.mark.exhaustive
 def test_the_number_of_workers_changes_no_sample(make: Make, load: Any) -> None:
     """A sample is a function of seed and index alone."""
     dataset = make(length=12, seed=5)

@@ -114,6 +114,7 @@ def test_a_dropped_dataset_ends_its_fleet(make: Make) -> None:
 
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("how", ["break", "exception"])
+@pytest.mark.exhaustive
 def test_leaving_an_epoch_of_workers(how: str, persistent: bool, make: Make, load: Any) -> None:
     """No Blender outlives the loader's iterator; persistent workers give the next epoch complete."""
     dataset = make(length=30, queue_size=4)
@@ -186,6 +187,7 @@ ERRORS: list[Any] = [
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("error", "message", "good", "options"), ERRORS)
+@pytest.mark.exhaustive
 def test_an_error_reaches_the_loop_as_itself(
     error: type[Exception],
     message: str,
@@ -276,6 +278,7 @@ def sample(task):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.exhaustive
 def test_a_blender_killed_in_mid_epoch_is_replaced(workers: int, make: Make, load: Any) -> None:
     """Each index still comes exactly once."""
     dataset = make(length=40, queue_size=4, restart=FAST)
@@ -337,6 +340,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive
 def test_a_fleet_beside_workers_notices_a_death(make: Make, tmp_path: Path) -> None:
     """On uvloop, with torch's SIGCHLD handler in place, a dead Blender is replaced, and nothing is left unclosed."""
     pytest.importorskip("uvloop")

@@ -97,6 +97,7 @@ def test_a_state_saved_after_set_epoch_is_of_the_new_epoch(make: Make) -> None:
 
 
 @pytest.mark.parametrize("save_again", [False, True])
+@pytest.mark.exhaustive
 def test_another_epoch_after_a_load_is_complete(save_again: bool, make: Make) -> None:
     """A loaded state belongs to its epoch: `set_epoch` to another one drops the state."""
     dataset = make(length=6)
@@ -134,6 +135,7 @@ def test_a_complete_epoch_has_nothing_left(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.exhaustive
 def test_only_workers_know_what_they_delivered(workers: int, make: Make, load: Any) -> None:
     """While workers iterate over an epoch the training process has no state to save, rather than an empty one."""
     dataset = make(length=8)
@@ -191,6 +193,7 @@ def test_a_state_belongs_to_the_iterator_that_is_made_next(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.exhaustive
 def test_a_shard_of_the_config_is_shared_out(workers: int, make: Make, load: Any) -> None:
     """The shards have each sample once together, with any number of workers in each."""
     union = []
@@ -235,6 +238,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive
 def test_ranks_share_the_indices_out(make: Make, tmp_path: Path) -> None:
     """Two processes of torch.distributed have all samples together, with and without workers, and number their instances together."""
     config = make().config
@@ -294,6 +298,7 @@ def test_an_error_in_mid_batch_loses_nothing(batch_size: int | None, make: Make)
     assert before + after == list(range(12))
 
 
+@pytest.mark.exhaustive
 def test_an_error_of_the_transform_loses_nothing(make: Make) -> None:
     """The item that it was given comes again, also a batch of parts of episodes."""
     body = "def sample(task):\n    for t in range(3): yield {'t': t}"

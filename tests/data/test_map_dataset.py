@@ -325,6 +325,7 @@ def test_an_iterator_is_refused_with_workers(start: str, make_map: Make, load: A
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.exhaustive
 def test_a_sample_error_reaches_the_loop_as_itself(batch_size: int | None, workers: int, make_map: Make) -> None:
     """It comes after the good samples, with its index and Blender's traceback, from a worker too."""
     dataset = make_map(FAILS, length=6)
@@ -465,6 +466,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive
 def test_the_fleets_end_at_the_exit(make_map: Make, tmp_path: Path) -> None:
     """A program that closes nothing ends, and leaves no Blender of its own or of its workers."""
     config = make_map().config
@@ -486,6 +488,7 @@ def test_the_fleets_end_at_the_exit(make_map: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.every_kind
+@pytest.mark.exhaustive
 def test_the_samples_are_those_of_the_stream(kind: Any, write_script: Callable[..., Path]) -> None:
     """Single samples, batches and workers give the same bits as a BlenderDataset of the same config."""
     fake = "def sample(task): return {'image': task.rng.integers(0, 255, (4, 6, 3)).astype(np.uint8)}"

@@ -87,6 +87,7 @@ def until_queued(dataset: ab.BlenderDataset) -> None:
         (0.9, [False, *[True] * 9] * 2),
     ],
 )
+@pytest.mark.exhaustive
 def test_the_ratio_holds_while_live_ones_are_ready(
     ratio: float, expected: list[bool], live: Any, recorded: Any
 ) -> None:
@@ -127,6 +128,7 @@ class Ready:
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2 / 3, 0.75, 0.9, 0.99])
+@pytest.mark.exhaustive
 def test_the_ratio_is_exact(ratio: float, live: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds at each item; of the live samples that were due but not ready, at most one is carried over."""
     own = live()
@@ -222,6 +224,7 @@ def test_an_endless_stream_has_no_end(live: Any, recorded: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.exhaustive
 def test_workers_share_both(workers: int, live: Any, recorded: Any) -> None:
     """Each live sample comes once; the training process sees what the workers count."""
     dataset = ab.MixedDataset(live(length=12, instances=2), recorded(), 0.5)
@@ -232,6 +235,7 @@ def test_workers_share_both(workers: int, live: Any, recorded: Any) -> None:
     assert dataset.counts == {"live": 12, "recorded": len(items) - 12}
 
 
+@pytest.mark.exhaustive
 def test_a_worker_without_a_blender_gives_recorded_ones(live: Any, recorded: Any) -> None:
     """With a length, all workers together have that many items; without one, such a worker has none."""
     dataset = ab.MixedDataset(live(instances=1), recorded(), 0.5, length=30)
@@ -281,6 +285,7 @@ def test_each_part_has_its_own_transform(live: Any, recorded: Any) -> None:
     assert {kind for kind, _ in items} == {"live", "recorded"}
 
 
+@pytest.mark.exhaustive
 def test_errors_of_the_live_part_come_through(live: Any, recorded: Any) -> None:
     """Errors at its start come too, although nobody waits for the start."""
     once = ab.RestartPolicy(max_restarts=0)

@@ -174,6 +174,7 @@ def each(steps: int) -> list[int]:
         ("mixed", {}, {"batch_size": 4, "num_workers": 1}),
     ],
 )
+@pytest.mark.exhaustive
 def test_each_sample_comes_once(
     kind: str, options: dict[str, Any], loader: dict[str, Any], makers: dict[str, Make]
 ) -> None:
@@ -211,6 +212,7 @@ def test_spawned_workers(workers: int, makers: dict[str, Make]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("recorded", 2), ("live", 2)])
+@pytest.mark.exhaustive
 def test_snapshots_every_few_steps(kind: str, workers: int, makers: dict[str, Make]) -> None:
     """Torchdata then repeats the steps since the last snapshot, so the order must be the same: live ones are ordered."""
     options = {"ordered": True} if kind == "live" else {}
@@ -220,6 +222,7 @@ def test_snapshots_every_few_steps(kind: str, workers: int, makers: dict[str, Ma
 
 @pytest.mark.parametrize("kind", ["live", "recorded", "mixed"])
 @pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1)])
+@pytest.mark.exhaustive
 def test_another_number_of_workers_is_refused(before: int, now: int, kind: str, makers: dict[str, Make]) -> None:
     """The error has both numbers, and is the dataset's own, with no traceback of the worker in it."""
     with contextlib.closing(Training(makers[kind](transform=paired), batch_size=4, num_workers=before)) as training:
@@ -278,7 +281,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.exhaustive
 def test_a_killed_training_goes_on_in_another_process(
     workers: int, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,6 +161,7 @@ def test_iterators_of_both_kinds_steer_a_dataset(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.exhaustive
 def test_steering_is_refused_with_workers(workers: int, make: Make, load: Any) -> None:
     """Each has a copy of the params; the error says what to do. Afterwards this process may iterate again."""
     dataset = make(LEVEL, params=ab.Curriculum(BINS), length=8)
@@ -194,6 +195,7 @@ class Shared:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.exhaustive
 def test_a_callable_may_read_shared_memory(start: str, make: Make, load: Any) -> None:
     """So a training loop can change params with workers too."""
     params = Shared()

@@ -189,6 +189,7 @@ if __name__ == "__main__":
 
 
 @needs("accelerate", "torchdata")
+@pytest.mark.exhaustive
 def test_accelerate_with_several_ranks(run: Callable[..., None]) -> None:
     """Each sample comes in one rank; what would lose samples is a ConfigError in every rank, before a Blender starts."""
     run(OF_TWO_RANKS, ranks=2)

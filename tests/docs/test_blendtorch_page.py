@@ -15,6 +15,7 @@ from tests.docs.running import run_block
 pytestmark = [pytest.mark.blender, pytest.mark.slow]
 
 
+@pytest.mark.exhaustive
 def test_the_origins_outline(folder: Path, size: tuple[int, int]) -> None:
     """Ten batches of four come through the origin's names."""
     lines = run_block(folder, "bt.Receiver").splitlines()

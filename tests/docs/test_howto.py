@@ -39,6 +39,7 @@ VIEWS = ("asyncblend view scene.py --length 16 --save run.rrd", "asyncblend view
 
 @pytest.mark.blender
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_resuming(folder: Path) -> None:
     """Each index comes once, before the stop or after it."""
     pytest.importorskip("torchdata", reason='pip install ".[stateful]"')
@@ -58,6 +59,7 @@ def test_gpus(folder: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_who_is_the_bottleneck(folder: Path) -> None:
     """The statistics of a short training say who was the bottleneck, and how full its queue was."""
     verdict, queue = run_block(folder, "stats.occupancy").splitlines()
@@ -67,6 +69,7 @@ def test_who_is_the_bottleneck(folder: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_exports(folder: Path) -> None:
     """Each format's own files are there. Its reader reads them in `tests/pictures`."""
     pytest.importorskip("pyarrow", reason='pip install ".[parquet]"')
@@ -78,6 +81,7 @@ def test_exports(folder: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_datasets_loads_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call that the page names loads what its command wrote."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -91,6 +95,7 @@ def test_datasets_loads_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.blender
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_training_that_can_be_looked_at(folder: Path) -> None:
     """It trains whether somebody looks or not."""
     lines = run_block(folder, "dataset.view(port").splitlines()

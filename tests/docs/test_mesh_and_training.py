@@ -39,6 +39,7 @@ def part(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 def test_a_mesh_with_its_labels(part: Path) -> None:
     """The mesh is drawn with its labels, in both ways, and a training loop gets its boxes."""
     for command in (LOOK, VARY):
@@ -54,6 +55,7 @@ def test_a_mesh_with_its_labels(part: Path) -> None:
         assert line.count("'part'") == sum(counts)
 
 
+@pytest.mark.exhaustive
 def test_files_for_another_trainer(part: Path) -> None:
     """Sixteen images are split, each with its file of labels."""
     run(*EXPORT.split(), *SMALL)

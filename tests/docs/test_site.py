@@ -36,6 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     """No page loads a script, style, font or picture from another host."""
     pages = [path.read_text() for path in site.rglob("*.html")]

@@ -34,6 +34,7 @@ def test_the_training_loop(folder: Path) -> None:
     assert all("torch.Size([8, 8, 2])" in line for line in lines)
 
 
+@pytest.mark.exhaustive
 def test_the_asynchronous_loop(folder: Path) -> None:
     """Eight frames come in order, with their params, and then the statistics."""
     *lines, stats = run_block(folder, "index / 8").splitlines()
@@ -42,12 +43,14 @@ def test_the_asynchronous_loop(folder: Path) -> None:
     assert stats.startswith("StreamStats(delivered=8")
 
 
+@pytest.mark.exhaustive
 def test_the_loop_without_asyncio(folder: Path) -> None:
     """Eight frames come through `sync`, each with its corners."""
     lines = run_block(folder, "length=8).sync()").splitlines()
     assert sorted(lines) == [f"{i} (8, 2)" for i in range(8)]
 
 
+@pytest.mark.exhaustive
 def test_several_passes(folder: Path) -> None:
     """A sample that is rendered again has the same pixels, and another pass gives other samples in order."""
     again, *lines, stats, state = run_block(folder, "validation").splitlines()
@@ -57,6 +60,7 @@ def test_several_passes(folder: Path) -> None:
     assert state.startswith("{")
 
 
+@pytest.mark.exhaustive
 def test_a_recording_in_place_of_the_stream(folder: Path, size: tuple[int, int]) -> None:
     """Two workers read sixteen recorded samples, eight live ones come among recorded ones, and tools read them."""
     run(*RECORD.split())
@@ -73,6 +77,7 @@ def test_a_recording_in_place_of_the_stream(folder: Path, size: tuple[int, int])
         assert (folder / out).exists()
 
 
+@pytest.mark.exhaustive
 def test_a_curriculum(folder: Path) -> None:
     """What is called hard is drawn more often in the end."""
     weights = json.loads(run_block(folder, "ab.Curriculum").replace("'", '"'))["distance"]
@@ -80,6 +85,7 @@ def test_a_curriculum(folder: Path) -> None:
     assert sum(weights) == pytest.approx(1)
 
 
+@pytest.mark.exhaustive
 def test_clips_of_episodes(folder: Path) -> None:
     """Three episodes of eight frames give six clips of four."""
     lines = run_block(folder, "clip=4").splitlines()
@@ -104,6 +110,7 @@ def test_a_cluster(folder: Path, size: tuple[int, int], monkeypatch: pytest.Monk
     assert lines == [f"torch.Size([16]) torch.Size([16, {size[1]}, {size[0]}, 3]) torch.float32"] * 2
 
 
+@pytest.mark.exhaustive
 def test_environments(folder: Path) -> None:
     """A step has its reward, and two environments begin at once."""
     pytest.importorskip("gymnasium", reason='pip install ".[gym]"')
@@ -112,6 +119,7 @@ def test_environments(folder: Path) -> None:
     assert shape == "(2, 1)"
 
 
+@pytest.mark.exhaustive
 def test_random_access(folder: Path) -> None:
     """Sample 17 is the same twice, and a sampler gets two batches of four."""
     same, *batches = run_block(folder, "WeightedRandomSampler").splitlines()
@@ -119,6 +127,7 @@ def test_random_access(folder: Path) -> None:
     assert [len(re.findall(r"\d+", batch)) for batch in batches] == [4, 4]
 
 
+@pytest.mark.exhaustive
 def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:
     """A scene runs under `python`, and the commands show how fast it is and what it gives."""
     alone, stream, inspect = SCENES
@@ -130,6 +139,7 @@ def test_commands_for_a_scene(folder: Path, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.exhaustive
 def test_each_script_runs_by_itself(folder: Path, name: str) -> None:
     """Each renders a small picture with Cycles: an EEVEE without a GPU needs a minute for a large one."""
     shown = run(sys.executable, name)

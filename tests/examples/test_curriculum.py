@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_what_is_hard_is_rendered_more_often(bpy_kind: object) -> None:
     """The network learns, and from the full range come more samples than from any narrow one."""
     config = ab.StreamConfig(script=example.SCRIPT, instances=2, blender="bpy")
@@ -67,6 +68,7 @@ def test_the_whole_program(bpy_kind: object, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.exhaustive
 def test_too_few_samples_are_refused() -> None:
     """The message has the numbers that are needed."""
     command = [sys.executable, "examples/curriculum.py", "--samples", "3"]

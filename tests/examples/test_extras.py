@@ -31,6 +31,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
         *(("train_detector.py", "plot"), ("train_keypoints.py", "plot")),
     ],
 )
+@pytest.mark.exhaustive
 def test_an_example_names_its_extra(example: str, extra: str) -> None:
     """One line says what is missing, and what to type."""
     line: list[str | Path] = [sys.executable, "-c", HIDE, EXAMPLES / example]

@@ -76,6 +76,7 @@ def test_the_twelve_numbers_come_back() -> None:
 
 @pytest.mark.slow
 @pytest.mark.blender
+@pytest.mark.exhaustive
 async def test_renders_become_like_the_targets(bpy_kind: object) -> None:
     """After a few steps on Blender's renders, size and hue are closer to the targets, and so are the pictures."""
     problem, said = example.colour(), list[int]()

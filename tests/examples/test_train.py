@@ -45,6 +45,7 @@ def assert_written(out: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.exhaustive
 def test_keypoints_are_learned_from_a_stream_and_from_a_recording(real: Any, tmp_path: Path) -> None:
     """The loss falls in both, pictures and a checkpoint are written, and the table names both."""
     said = run(command(real, tmp_path / "new" / "out", *KEYPOINTS, "--steps", "40", "--looks", "4", "--compare", "24"))
@@ -58,6 +59,7 @@ def test_keypoints_are_learned_from_a_stream_and_from_a_recording(real: Any, tmp
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.exhaustive
 def test_boxes_are_learned_from_a_stream(real: Any, tmp_path: Path) -> None:
     """The loss falls, pictures and a checkpoint are written, and the table has all classes."""
     said = run(command(real, tmp_path, *DETECTOR, "--steps", "60", "--looks", "4"))
@@ -71,6 +73,7 @@ def test_boxes_are_learned_from_a_stream(real: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.blender
+@pytest.mark.exhaustive
 def test_a_training_that_was_stopped_goes_on(bpy_kind: Any, tmp_path: Path) -> None:
     """Ctrl-C ends it with a checkpoint and pictures, and no Blender is left; `--resume` goes on from there."""
     line = command(bpy_kind, tmp_path, *KEYPOINTS, "--steps", "1000000", "--looks", "200000")
@@ -126,6 +129,7 @@ def test_what_is_learned_holds_for_held_out_samples(
         (("--resume", "model.pt", "--compare", "5"), "--fixed and --resume are for one"),
     ],
 )
+@pytest.mark.exhaustive
 def test_what_cannot_be_trained_on_is_refused(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
     """Before anything is started."""
     line = [sys.executable, "examples/train_keypoints.py", *options, "--out", str(tmp_path / "out")]
@@ -152,6 +156,7 @@ def test_maps_of_keypoints_are_read_to_a_part_of_a_pixel() -> None:
     assert torch.equal(maps[0, 2], torch.zeros(24, 20))  # nothing is learned of what is outside the image
 
 
+@pytest.mark.exhaustive
 def test_maps_of_boxes_are_read_as_they_are_learned() -> None:
     """The maps whose loss is the least give the true boxes first, and pycocotools finds them perfect."""
     edges = torch.tensor(

@@ -31,6 +31,7 @@ def resident(pid: int | None = None) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
+@pytest.mark.exhaustive
 async def test_a_consumer_that_pauses_stops_the_fleet_and_is_no_hang(blender: str, write_script: Write) -> None:
     """It pauses for longer than a frame may take: memory is flat on both sides, Blender waits idle, nothing is lost."""
     script = write_script(f"""
@@ -87,6 +88,7 @@ def sample(task):
 """
 
 
+@pytest.mark.exhaustive
 async def test_a_flood_of_output_blocks_nothing(blender: str, write_script: Write, tmp_path: Path) -> None:
     """After 50 MB of output, a line of 1 MB and bytes that are no text, the kept log and our memory are small."""
     config = ab.StreamConfig(
@@ -119,6 +121,7 @@ async def test_the_log_of_a_blender_that_floods_and_dies(fake: str, write_script
     assert (tmp_path / "logs" / "instance-0.log").stat().st_size < 2 * MIB
 
 
+@pytest.mark.exhaustive
 async def test_two_streams_at_once(blender: str, write_script: Write) -> None:
     """In one event loop and on one script, neither is touched by the other's dead Blenders or its end."""
     script = write_script("import os\ndef sample(task): return {'noise': task.rng.random(3), 'pid': os.getpid()}")
@@ -138,6 +141,7 @@ async def test_two_streams_at_once(blender: str, write_script: Write) -> None:
     assert {frame["pid"] for frame in frames}.isdisjoint(frame["pid"] for frame in others)
 
 
+@pytest.mark.exhaustive
 async def test_a_host_that_stalls_kills_nobody(
     fake: str, write_script: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +224,7 @@ print("done")
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted as Linux lists them")
 @pytest.mark.parametrize("again", ["one by one", "all"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.exhaustive
 def test_without_descriptors_a_restart_waits_for_some(
     loop: str, again: str, fake: str, write_script: Write, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def hosted(kind: Any, write_script: Write, tmp_path: Path) -> Iterator[Callable[
 
 
 @pytest.mark.parametrize("busy", BUSY)
+@pytest.mark.exhaustive
 def test_it_dies_with_its_host_though_its_python_cannot_run(
     busy: str, hosted: Callable[[str], tuple[Program, psutil.Process]]
 ) -> None:
@@ -95,6 +96,7 @@ def test_it_dies_with_its_host_though_its_python_cannot_run(
 
 
 @pytest.mark.parametrize("busy", BUSY)
+@pytest.mark.exhaustive
 def test_the_kernel_alone_kills_it(busy: str, hosted: Callable[[str], tuple[Program, psutil.Process]]) -> None:
     """Also when the process that would remove the folder was killed before."""
     program, blender = hosted(BUSY[busy])
@@ -106,6 +108,7 @@ def test_the_kernel_alone_kills_it(busy: str, hosted: Callable[[str], tuple[Prog
         shutil.rmtree(folder)
 
 
+@pytest.mark.exhaustive
 def test_it_dies_with_its_host_though_its_script_closes_all_descriptors(
     hosted: Callable[[str], tuple[Program, psutil.Process]],
 ) -> None:
@@ -131,6 +134,7 @@ for name in os.listdir("/proc/self/fd"):
 """
 
 
+@pytest.mark.exhaustive
 async def test_a_script_that_closes_the_lifeline_ends_nothing(blender: str, write_script: Write) -> None:
     """Another file has its number then. The end of that file is not the host's: the Blender and the run go on."""
     config = ab.StreamConfig(
@@ -166,6 +170,7 @@ async def test_other_process_groups_of_a_script_end_with_it(kind: Any, write_scr
 
 
 @pytest.mark.skipif(not shutil.which("timeout"), reason="needs the command timeout")
+@pytest.mark.exhaustive
 def test_other_process_groups_of_a_script_end_with_a_killed_host(
     kind: Any, write_script: Write, tmp_path: Path
 ) -> None:

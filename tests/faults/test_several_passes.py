@@ -130,6 +130,7 @@ async def test_three_passes_while_blenders_are_killed_and_stopped(
         assert (stats.rendering, stats.queued, stats.skipped) == (0, 0, 0)
 
 
+@pytest.mark.exhaustive
 async def test_render_and_flush_while_blenders_are_killed(fake: str, write_script: Write) -> None:
     """A sample that is wanted now comes with its own params; flushed samples come once, with one of their params."""
     config = ab.StreamConfig(script=write_script(ECHO), blender=fake, instances=2, queue_size=8, restart=PATIENT)
@@ -203,6 +204,7 @@ async def test_a_stalled_pass_holds_up_no_other(fake: str, write_script: Write) 
         check_noise([frame async for frame in stalled], range(40))
 
 
+@pytest.mark.exhaustive
 async def test_a_pass_resumes_in_another_fleet(fake: str, write_script: Write) -> None:
     """Saved in the midst of crashes beside another pass, its rest is rendered by the next run, and nothing twice."""
     config = ab.StreamConfig(

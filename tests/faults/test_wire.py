@@ -34,6 +34,7 @@ def sample(task):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before a frame is sent", "after a frame was sent"])
+@pytest.mark.exhaustive
 async def test_a_connection_that_comes_back_is_another_one(after: bool, blender: str, write_script: Write) -> None:
     """A Blender that reconnects between leases is sent again what was lost with the old connection."""
     script = write_script(f"{WORKER}\nAFTER = {after}\n{RECONNECTS}")
@@ -167,6 +168,7 @@ while True:
 """
 
 
+@pytest.mark.exhaustive
 async def test_frames_of_what_an_earlier_life_left_behind_are_dropped(
     blender: str, write_script: Write, tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ async def test_no_python_that_will_do(monkeypatch: pytest.MonkeyPatch, cache: Pa
     assert not cache.exists()
 
 
+@pytest.mark.exhaustive
 async def test_failure_has_pips_words_and_a_command_that_works(index: Path, cache: Path) -> None:
     """No unfinished environment is left, and the command in the message makes one that is found."""
     wheels = [path.rename(path.with_suffix(".away")) for path in index.glob("bpy-*")]
@@ -320,6 +321,7 @@ async def test_cancelling_ends_pip_and_removes_what_is_half_made(cache: Path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_what_a_killed_process_left_is_not_found_and_is_mended(
     index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +347,7 @@ async def test_what_a_killed_process_left_is_not_found_and_is_mended(
     assert set(half.parent.iterdir()) == {half.parent / "current", Path(python).parents[1]}
 
 
+@pytest.mark.exhaustive
 async def test_an_environment_whose_python_is_gone_is_made_again(index: Path, cache: Path) -> None:
     """This happens when the base Python is removed."""
     python = Path(await make_embedded())

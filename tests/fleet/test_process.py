@@ -449,6 +449,7 @@ def test_a_cancelled_start_leaves_no_process(run: Run, folder: Path, turns: int)
 
 
 @pytest.mark.parametrize("turns", range(5))
+@pytest.mark.exhaustive
 def test_a_loop_that_is_closed_meanwhile_abandons_nothing(
     run: Run, folder: Path, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -674,6 +675,7 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
 
 @pytest.mark.parametrize("action", ["default", "error"])
+@pytest.mark.exhaustive
 def test_a_loop_that_missed_an_exit_can_be_closed(tmp_path: Path, action: str) -> None:
     """It waits for no process whose exit it did not hear of, and the next loop hears of its own."""
     assert program(tmp_path, MISSED, str(tmp_path), action) == "closed\n0\n"

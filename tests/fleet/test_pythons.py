@@ -61,6 +61,7 @@ async def start(folder: Path, python: str | Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.parametrize("named", ["bin/python", ""], ids=["its Python", "its folder"])
+@pytest.mark.exhaustive
 async def test_its_module_renders(
     bpy_kind: Any,
     make_environment: Callable[..., Path],

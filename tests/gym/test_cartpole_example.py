@@ -40,6 +40,7 @@ def run(folder: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.exhaustive
 def test_the_example_runs(tmp_path: Path) -> None:
     """With few steps it trains both, draws and films."""
     printed = run(tmp_path, "--steps", "512", "--seeds", "0", "--envs", "2")
@@ -49,6 +50,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.exhaustive
 def test_a_training_is_the_same_though_its_blenders_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """PPO gets the same episodes and ends with the same weights, to the bit, with and without SIGKILLs."""
     from examples import cartpole as example

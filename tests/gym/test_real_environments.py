@@ -66,6 +66,7 @@ def test_gymnasium_checks_them(make_real: MakeReal, name: str) -> None:
 
 
 @pytest.mark.every_kind
+@pytest.mark.exhaustive
 def test_rigid_bodies_are_simulated_the_same_again(make_real: MakeReal) -> None:
     """To the bit: in another process, after other episodes, when pictures are taken, and when Blender is killed."""
     env, other = (make_real(BOTH[1], render_mode="rgb_array") for _ in range(2))
@@ -90,6 +91,7 @@ def test_a_pole_that_nobody_balances_falls(make_real: MakeReal) -> None:
     assert angles[-1] > 0.6 > angles[-2]
 
 
+@pytest.mark.exhaustive
 def test_pictures_show_the_pole(make_real: MakeReal) -> None:
     """The pole is drawn where the observation says it is: the orange pixels lean with the angle."""
     env = make_real(

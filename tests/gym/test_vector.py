@@ -61,6 +61,7 @@ def assert_same(one: list[Any], other: list[Any]) -> None:
 
 @pytest.mark.parametrize("body", [WALK, AS_DICT], ids=["array", "dict"])
 @pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.exhaustive
 def test_it_is_gymnasiums_vector_of_single_ones(make: Make, mode: AutoresetMode, body: str) -> None:
     """In each autoreset mode, an agent sees what it would see with SyncVectorEnv over BlenderEnvs."""
     single = SyncVectorEnv([lambda: make.env(body)] * ENVS, autoreset_mode=mode)
@@ -83,6 +84,7 @@ def test_a_training_run_goes_on_while_blenders_are_killed(make: Make) -> None:
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.exhaustive
 def test_a_lost_episode_is_truncated_alone(make: Make, mode: AutoresetMode) -> None:
     """The others go on, and the lost one begins another episode as after any end."""
     envs = make.vector(num_envs=ENVS, on_crash="truncate", autoreset_mode=mode)

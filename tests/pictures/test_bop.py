@@ -155,6 +155,7 @@ def test_models_are_scaled_and_mirrored_as_the_objects(items: list[dict[str, Any
     assert (info["1"]["min_x"], info["1"]["size_z"]) == pytest.approx((-500, 3000))
 
 
+@pytest.mark.exhaustive
 def test_the_diameter_of_a_large_model(items: list[dict[str, Any]], tmp_path: Path) -> None:
     """It is known to a thousandth, in little time."""
     points = np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32)

@@ -364,6 +364,7 @@ def test_a_folder_that_cannot_be_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_images(scene: Scene, tmp_path: Path) -> None:
     """Samples are read one after another, and their annotations wait on the disk."""
     one = scene(1, 64, 48, 6)

@@ -82,6 +82,7 @@ async def record(script: Path, fake: str, folder: Path, length: int = 5) -> None
         await stream.record(folder, shard_size=3)
 
 
+@pytest.mark.exhaustive
 async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path: Path) -> None:
     """Images are the recorded bytes, pycocotools reads the labels, and the summary has the counts."""
     await record(script, fake, tmp_path / "recording")
@@ -103,6 +104,7 @@ async def test_export_writes_what_was_recorded(script: Path, fake: str, tmp_path
     assert "labelled.py, seed 3" in coco.dataset["info"]["description"]
 
 
+@pytest.mark.exhaustive
 def test_export_of_classes_without_names(script: Path, fake: str, tmp_path: Path) -> None:
     """Their numbers are no counts."""
     text = script.read_text().replace('del values["index"]', 'del values["index"]; values["class_name"] = [""] * 5')
@@ -114,6 +116,7 @@ def test_export_of_classes_without_names(script: Path, fake: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("format", ["coco", "parquet", "yolo"])
+@pytest.mark.exhaustive
 def test_a_stream_is_exported_without_a_recording(format: str, script: Path, fake: str, tmp_path: Path) -> None:
     """Each sample comes once, whichever of two Blenders rendered it, and the summary has the splits."""
     options = ("--format", format, "--val", "0.25", "--length", "8", "--instances", "2", "--blender", fake)
@@ -145,6 +148,7 @@ def test_ctrl_c_says_what_is_whole(script: Path, fake: str, tmp_path: Path) -> N
     assert not list(tmp_path.glob("*out*"))
 
 
+@pytest.mark.exhaustive
 async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
     """Without --overwrite, a folder that is not empty is not changed."""
     await record(script, fake, tmp_path / "recording", 1)
@@ -194,6 +198,7 @@ async def test_export_of_a_recording_without_labels(fake: str, tmp_path: Path) -
         (("inspect", "cube.py", "--samples", "1000"), "ConfigError --samples can be 100 at most; got 1000"),
     ],
 )
+@pytest.mark.exhaustive
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """The command prints the reason without a traceback, and writes no file."""
     done = asyncblend(*args, cwd=tmp_path)
@@ -203,6 +208,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake: str, tmp_path: Path) -> None:
     """With the same seed, the two sheets differ only in their titles."""
     await record(script, fake, tmp_path / "recording")
@@ -222,6 +228,7 @@ async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake
     assert [one.name for one in shown.points_on("right")] == ["middle"]
 
 
+@pytest.mark.exhaustive
 async def test_recorded_episodes_are_drawn_and_refused_as_live_ones(fake: str, tmp_path: Path) -> None:
     """inspect draws each of their frames, whose values and numbers of objects may vary; export says what they are."""
     script = tmp_path / "episodes.py"
@@ -239,6 +246,7 @@ async def test_recorded_episodes_are_drawn_and_refused_as_live_ones(fake: str, t
     np.testing.assert_array_equal(live[110:], recorded[110:])
 
 
+@pytest.mark.exhaustive
 def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:
     """inspect draws as many samples as there are, and lists params."""
     (tmp_path / "job.toml").write_text(

@@ -132,6 +132,7 @@ def test_every_format_from_one_stream(config: ab.StreamConfig, tmp_path: Path) -
     assert truncated
 
 
+@pytest.mark.exhaustive
 def test_shapes_in_every_format(real: Any, tmp_path: Path) -> None:
     """Masks, boxes and keypoints of shapes.py are in each file as they are in the frames."""
     options = ["--labels", "bop", "--width", "160", "--height", "120", "--samples", "1"]
@@ -170,6 +171,7 @@ def test_shapes_in_every_format(real: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, frame["bbox"][visible], atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_an_orthographic_camera_is_no_camera_of_bop(config: ab.StreamConfig, tmp_path: Path) -> None:
     """Its K would put the objects in other places."""
     text = SCRIPT.replace("cube, camera = ", "scene.camera.data.type = 'ORTHO'\ncube, camera = ")

@@ -52,6 +52,7 @@ def test_keypoints_and_boxes_that_are_nowhere_are_left_out(nowhere: float) -> No
 
 @pytest.mark.parametrize("nowhere", NOWHERE)
 @pytest.mark.parametrize("name", ["bbox3d", "K", "world_to_camera"])
+@pytest.mark.exhaustive
 def test_edges_that_are_nowhere_are_left_out(nowhere: float, name: str, scene: Scene) -> None:
     """This holds for corners and for the camera."""
     item = scene(0)

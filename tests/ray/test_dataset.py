@@ -122,6 +122,7 @@ def test_rows_are_the_frames_of_a_stream(cluster: Cluster, configured: Callable[
         np.testing.assert_array_equal(images[row["index"]], row["image"])
 
 
+@pytest.mark.exhaustive
 def test_params_are_rows_of_another_dataset(cluster: Cluster, configured: Callable[..., Any]) -> None:
     """Without a column of indices, rows are numbered in their own order, whatever order their tasks end in."""
     import asyncblend.ray
@@ -138,6 +139,7 @@ def test_params_are_rows_of_another_dataset(cluster: Cluster, configured: Callab
     assert not table.context.execution_options.preserve_order
 
 
+@pytest.mark.exhaustive
 def test_params_may_be_no_rows_at_all(cluster: Cluster, configured: Callable[..., Any]) -> None:
     """Then there are no samples, whether or not there is a column of indices."""
     import asyncblend.ray
@@ -232,6 +234,7 @@ def test_errors_are_asyncblends_own(
     gc.collect()  # Ray keeps the actors of an execution that failed as long as its exception is in memory
 
 
+@pytest.mark.exhaustive
 def test_what_knows_the_version_is_lost(cluster: Cluster, configured: Callable[..., Any]) -> None:
     """The nodes that come then are not let in: they could agree on another version than the rows before."""
     import asyncblend.ray
@@ -281,6 +284,7 @@ def test_two_ranks_train_on_as_many_rows(cluster: Cluster, configured: Callable[
     assert found == [[1] * 96 + [0] * 4] * 2
 
 
+@pytest.mark.exhaustive
 def test_a_cluster_that_is_too_small_is_waited_for(
     cluster: Cluster, configured: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

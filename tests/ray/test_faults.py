@@ -60,6 +60,7 @@ def check(rows: list[dict[str, object]], config: ab.StreamConfig) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_an_actor_a_blender_and_a_node_die(cluster: Cluster, config: ab.StreamConfig, tmp_path: Path) -> None:
     """All in one execution, each in the middle of its batches."""
     import asyncblend.ray

@@ -113,6 +113,7 @@ def sample(task):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_a_blender_a_keeper_and_a_node_die(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
     """Each in the middle. Every sample comes once, with its own pixels; the Blender of the node is placed on another."""
     body = "import time" + NOISE.replace("return", "time.sleep(0.05); return")
@@ -133,6 +134,7 @@ def test_a_blender_a_keeper_and_a_node_die(cluster: Cluster, config: Callable[..
     until(lambda: not cluster.blenders() and not cluster.folders())
 
 
+@pytest.mark.exhaustive
 def test_a_warm_fleet_on_several_nodes(
     cluster: Cluster, config: Callable[..., ab.StreamConfig], tmp_path: Path
 ) -> None:
@@ -173,6 +175,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.exhaustive
 def test_the_host_is_killed(cluster: Cluster, config: Callable[..., ab.StreamConfig], tmp_path: Path) -> None:
     """No Blender survives it, on any node, and no folder stays."""
     program = tmp_path / "driver.py"
@@ -191,6 +194,7 @@ def test_the_host_is_killed(cluster: Cluster, config: Callable[..., ab.StreamCon
     until(lambda: not cluster.blenders() and not cluster.folders())
 
 
+@pytest.mark.exhaustive
 def test_a_cluster_that_is_full(
     cluster: Cluster, config: Callable[..., ab.StreamConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,6 +281,7 @@ def test_wrong_options(options: dict[str, Any], text: str) -> None:
         asyncblend.ray.Cluster(**options)
 
 
+@pytest.mark.exhaustive
 def test_the_only_node_with_room_is_used_again(
     cluster: Cluster, config: Callable[..., ab.StreamConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,6 +300,7 @@ def test_the_only_node_with_room_is_used_again(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.exhaustive
 def test_a_keeper_that_dies_before_any_blender_is_ready(
     cluster: Cluster, config: Callable[..., ab.StreamConfig]
 ) -> None:
@@ -320,6 +326,7 @@ def test_a_keeper_that_dies_before_any_blender_is_ready(
     asyncio.run(main())
 
 
+@pytest.mark.exhaustive
 def test_a_program_that_leaves_ray(config: Callable[..., ab.StreamConfig], tmp_path: Path) -> None:
     """`ray.shutdown` under a stream ends it with an error that says so, and starts no other Ray."""
     own = config()
@@ -358,6 +365,7 @@ print("Ray:", ray.is_initialized())
     assert "Exception in thread" not in ran.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_head_that_is_slow_holds_up_no_frame(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
     """While the head answers nothing, a Blender dies; the other one goes on all the time."""
     (head,) = cluster.processes("gcs_server")
@@ -382,6 +390,7 @@ def test_a_head_that_is_slow_holds_up_no_frame(cluster: Cluster, config: Callabl
     asyncio.run(main())
 
 
+@pytest.mark.exhaustive
 def test_a_dataset_and_its_workers(cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
     """A dataset streams from the cluster; workers of a DataLoader would each be a host of their own, and are refused."""
     from torch.utils.data import DataLoader
@@ -393,6 +402,7 @@ def test_a_dataset_and_its_workers(cluster: Cluster, config: Callable[..., ab.St
         list(DataLoader(dataset, batch_size=None, num_workers=1))
 
 
+@pytest.mark.exhaustive
 def test_logs_are_kept_here(cluster: Cluster, config: Callable[..., ab.StreamConfig], tmp_path: Path) -> None:
     """What a Blender wrote on its node is in the folder on this machine, of each of its lives."""
     body = NOISE.replace("return", "print('sample', task.index); return")
@@ -415,6 +425,7 @@ def test_a_config_file(cluster: Cluster, config: Callable[..., ab.StreamConfig],
 
 @pytest.mark.every_kind
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_real_blenders(real: Kind, cluster: Cluster, config: Callable[..., ab.StreamConfig]) -> None:
     """A rendered stream is that of one machine, to the bit, though its script travelled."""
     from asyncblend.scripts import script

@@ -89,6 +89,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_tasks_of_ray_run_on_every_node_that_is_not_cut_off(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason='pip install ".[ray]"')
     (tmp_path / "driver.py").write_text(DRIVER)

@@ -93,6 +93,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_an_actor_and_the_program_are_killed(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
     """The same command goes on. In the end the files are those of one machine, byte for byte, and none was made twice."""
     held, out = config(held=50), tmp_path / "cluster"
@@ -129,6 +130,7 @@ def test_an_actor_and_the_program_are_killed(cluster: Cluster, config: Callable[
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_what_is_told_meanwhile(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
     """Progress is that of all nodes, also of shards that are not whole; what is skipped is counted."""
     import asyncblend.ray
@@ -150,6 +152,7 @@ def test_what_is_told_meanwhile(cluster: Cluster, config: Callable[..., Any], tm
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_nodes_must_have_the_blender_of_the_recording(
     cluster: Cluster, config: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -178,6 +181,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_ctrl_c_in_a_program(cluster: Cluster, config: Callable[..., Any], tmp_path: Path) -> None:
     """It ends with KeyboardInterrupt, and nothing is left that runs or is half written; the next run goes on."""
     # As soon as one shard is whole, the others wait in their midst, whichever of them the actors have taken up first.
@@ -208,6 +212,7 @@ def test_ctrl_c_in_a_program(cluster: Cluster, config: Callable[..., Any], tmp_p
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_what_goes_wrong_on_a_node_is_said(
     cluster: Cluster, elsewhere: Path, config: Callable[..., Any], tmp_path: Path
 ) -> None:

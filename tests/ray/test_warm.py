@@ -288,6 +288,7 @@ async def test_a_sample_that_raises_is_its_programs_alone(cubes: str, folder: Pa
         assert skipping.stats().skipped == 3
 
 
+@pytest.mark.exhaustive
 def test_a_program_that_is_killed_leaves_nothing_behind(cubes: str, cluster: Cluster) -> None:
     """Its leases and its open episode are given up, and another program has both Blenders meanwhile and afterwards."""
     import asyncblend.ray
@@ -333,6 +334,7 @@ async def recorded(stream: ab.BlenderStream, out: Path) -> int:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.exhaustive
 def test_workers_have_a_share_each(cubes: str, config: ab.StreamConfig, tmp_path: Path, start: str) -> None:
     """Two workers of a DataLoader, in a program that is not connected to Ray itself."""
     (tmp_path / "loader.py").write_text(LOADER)
@@ -355,6 +357,7 @@ def test_a_forked_copy_of_a_connected_program_is_refused(cubes: str) -> None:
     items._shutdown_workers()
 
 
+@pytest.mark.exhaustive
 def test_ranks_have_equally_many_batches_and_no_index_twice(cubes: str, tmp_path: Path) -> None:
     """Two ranks of torch.distributed."""
     ranks = [program(RANK, str(rank), str(tmp_path / "meet")) for rank in range(2)]
@@ -386,6 +389,7 @@ def test_a_dataset_goes_on_and_accesses_any_sample(cubes: str, config: ab.Stream
     own.load_state_dict(state)  # the same samples
 
 
+@pytest.mark.exhaustive
 def test_what_is_wrong_is_said(cubes: str, config: ab.StreamConfig, tmp_path: Path) -> None:
     """Names and values; and nothing is started."""
     import asyncblend.ray
@@ -457,6 +461,7 @@ async def lost(stream: ab.BlenderStream, end: Callable[[], None]) -> tuple[int, 
         return count, caught.value
 
 
+@pytest.mark.exhaustive
 async def test_a_fleet_that_does_not_answer_is_given_up(cubes: str, cluster: Cluster) -> None:
     """It is waited for as long as for a heartbeat."""
     (actor,) = cluster.processes("WarmFleet")
@@ -473,6 +478,7 @@ async def test_a_fleet_that_does_not_answer_is_given_up(cubes: str, cluster: Clu
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.exhaustive
 async def test_a_fleet_that_ends_is_told_after_the_good_frames(
     cubes: str, cluster: Cluster, config: ab.StreamConfig, how: str
 ) -> None:
@@ -498,6 +504,7 @@ async def test_a_fleet_that_ends_is_told_after_the_good_frames(
             pass
 
 
+@pytest.mark.exhaustive
 def test_the_commands(
     cluster: Cluster, config: ab.StreamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

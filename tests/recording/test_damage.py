@@ -71,6 +71,7 @@ def flipped(path: Path, step: int = 1) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("table", [True, False])
+@pytest.mark.exhaustive
 def test_a_changed_byte_anywhere_in_a_shard(table: bool, small: Path) -> None:
     """It is told with the shard and the place, or it is one of the few that nothing depends on."""
     tar = small / "shard-000000.tar"
@@ -123,6 +124,7 @@ def test_a_large_hole(small: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [True, False])
+@pytest.mark.exhaustive
 def test_a_shard_of_any_length(table: bool, small: Path) -> None:
     """A shard that was cut off anywhere is told, if a byte is missing that matters."""
     tar = small / "shard-000000.tar"

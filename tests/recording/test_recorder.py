@@ -315,6 +315,7 @@ async def test_deaths_of_blenders_lose_nothing(make: Make, folder: Path) -> None
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 6))
+@pytest.mark.exhaustive
 async def test_cancelling_keeps_what_was_given(turns: int, make: Make, folder: Path) -> None:
     """At any moment: all frames that were returned are in the folder, and the next run adds the rest."""
     given: list[int] = []
@@ -339,6 +340,7 @@ async def test_cancelling_keeps_what_was_given(turns: int, make: Make, folder: P
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 6))
+@pytest.mark.exhaustive
 async def test_cancelling_an_await_keeps_what_came(turns: int, make: Make, folder: Path) -> None:
     """The recorder closes the stream that it entered; the next run renders the rest."""
     async with asyncio.timeout(LIMIT):

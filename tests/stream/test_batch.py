@@ -265,6 +265,7 @@ def check_objects(batch: dict[str, Any], number: int, *, ragged: bool) -> None:
 
 @pytest.mark.parametrize("ragged", [(), ("bbox",)])
 @pytest.mark.parametrize("how", ["dataset", "workers", "collate", "collate in workers", "stream"])
+@pytest.mark.exhaustive
 def test_a_varying_number_of_objects(ragged: tuple[str, ...], how: str, objects: dict[str, Any]) -> None:
     """Ragged arrays are lists and all others are stacked, by one rule however batches are made."""
 

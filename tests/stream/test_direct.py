@@ -235,6 +235,7 @@ def test_values_that_cannot_be_read(make_sync: MakeSync) -> None:
     assert stream.stats().bad_messages == 1
 
 
+@pytest.mark.exhaustive
 def test_a_step_that_hangs(make_sync: MakeSync) -> None:
     """Its Blender is killed after the frame budget, though the loop was not told when the step began."""
     hang = "import threading; 'hung' in os.listdir(task.params['folder']) or (open(task.params['folder'] + '/hung', 'w'), threading.Event().wait())"
@@ -375,6 +376,7 @@ async def test_in_an_event_loop_steps_are_messages(make: Any) -> None:
         assert not stream._run.dispatcher._directs._open
 
 
+@pytest.mark.exhaustive
 def test_a_consumer_that_receives_late_is_no_hang(make_sync: MakeSync) -> None:
     """The frame is there for longer than the budget of a frame, and nobody kills its Blender for that."""
     stream = make_sync(PLAY, instances=1, timeouts=ab.Timeouts(frame=0.5, stop=0.1))

@@ -66,6 +66,7 @@ def expected(indices: Any, seed: int = 0) -> Seen:
 
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(("instances", "queue_size"), [(1, 1), (1, 3), (2, 1), (3, 2), (2, 16)])
+@pytest.mark.exhaustive
 async def test_every_frame_comes_once(make: Make, instances: int, queue_size: int, *, ordered: bool) -> None:
     """The steps of an episode come in order, the last one says so, and no more slots are occupied than there are."""
     stream = make(WALK, length=LENGTH, instances=instances, queue_size=queue_size, ordered=ordered)
@@ -233,6 +234,7 @@ def pid_of(stream: ab.BlenderStream, number: int = 0) -> int:
 # -- episodes and what else a pass can do --------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 async def test_a_state_saved_in_mid_episode(make: Make) -> None:
     """Wherever a stream is left, another one that goes on from its state makes the rest, each frame once."""
     total = sum(map(frames_of, range(5)))
@@ -342,6 +344,7 @@ def test_episodes_without_asyncio(make_sync: Any) -> None:
     assert seen == expected(range(LENGTH))
 
 
+@pytest.mark.exhaustive
 async def test_slow_episodes_are_no_hang(make: Make) -> None:
     """The budget of a frame is one of each step, also of steps that are replayed, and none while nobody consumes."""
     body = """

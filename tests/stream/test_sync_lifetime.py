@@ -331,6 +331,7 @@ if how == "thread":  # it still waits for frames when the main thread ends
 
 
 @pytest.mark.parametrize(("how", "status"), [("end", 0), ("exception", 1), ("exit", 3), ("thread", 0)])
+@pytest.mark.exhaustive
 def test_a_program_may_exit_with_an_open_stream(how: str, status: int, write_script: Write, tmp_path: Path) -> None:
     """It ends with its own status, and no Blender is left; the fixture `no_leaks` looks for them."""
     (tmp_path / "program.py").write_text(EXIT)
@@ -376,6 +377,7 @@ def cancel_everything(loop: asyncio.AbstractEventLoop) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.exhaustive
 def test_a_loop_that_dies_wakes_the_consumers(
     kill: Callable[[Any], object],
     loop: str,

@@ -127,6 +127,7 @@ def test_the_consumer_never_waits_and_nothing_is_kept() -> None:
         assert looks[0].came <= tap.came == index
 
 
+@pytest.mark.exhaustive
 def test_who_has_looked_from_elsewhere_keeps_nothing() -> None:
     """The frame of an answer is let go with it, and not with the next question."""
     port, tap = free_port(), Tap()
@@ -268,6 +269,7 @@ def test_who_attaches_sees_newest_frames_and_the_end() -> None:
     check_port(port)  # nothing listens there any more
 
 
+@pytest.mark.exhaustive
 def test_several_may_look_and_strangers_do_no_harm() -> None:
     """Bytes that are no question, and questions of nobody who reads the answer, change nothing for the others."""
     port = free_port()
@@ -283,6 +285,7 @@ def test_several_may_look_and_strangers_do_no_harm() -> None:
         served.close()
 
 
+@pytest.mark.exhaustive
 def test_a_taken_port_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """A worker of an epoch begins while that of the epoch before still listens. The training goes on."""
     port = free_port()
@@ -404,6 +407,7 @@ def test_a_dataset_shows_its_frames(workers: int, tmp_path: Path, write_script: 
         assert set(moment.doing.state) <= {0, 1}
 
 
+@pytest.mark.exhaustive
 def test_who_attaches_sees_one_epoch_after_another(tmp_path: Path, write_script: Any) -> None:
     """Each epoch has a worker of its own. That the first one ends is not the end."""
     from torch.utils.data import DataLoader
@@ -440,6 +444,7 @@ def test_who_attaches_sees_one_epoch_after_another(tmp_path: Path, write_script:
     assert not any(ends)
 
 
+@pytest.mark.exhaustive
 def test_a_view_keeps_no_dataset_alive(tmp_path: Path, write_script: Any) -> None:
     """Garbage collection stops the fleet and the view, as without one."""
     port = free_port()
