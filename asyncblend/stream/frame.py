@@ -49,7 +49,7 @@ class Frame(Mapping[str, Any]):
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        return sum(map(_bytes_of, self._values.values()))
+        return _bytes_of(self._values)
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -96,12 +96,14 @@ def _remake(values: dict[str, Any], own: dict[str, Any]) -> Frame:
     return Frame(values, **own)
 
 
-def _bytes_of(value: Any) -> int:
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if isinstance(value, dict):
-        return sum(map(_bytes_of, value.values()))
-    return sum(map(_bytes_of, value)) if isinstance(value, list) else 0
+def _bytes_of(values: Mapping[str, Any] | list[Any]) -> int:
+    total = 0
+    for value in values if type(values) is list else values.values():  # type: ignore[union-attr]
+        if isinstance(value, np.ndarray):
+            total += value.nbytes
+        elif isinstance(value, dict | list):
+            total += _bytes_of(value)
+    return total
 
 
 def _brief(value: object) -> str:

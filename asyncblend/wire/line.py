@@ -40,7 +40,8 @@ _BUFFER = 4 * LONGEST  # bytes that a socket takes before they are read: message
 _TICK = 100_000  # microseconds that `receive` waits
 _UNTOUCHED = b"\xff" * 8  # no message begins so
 _HEAD = struct.Struct("<QQQI")
-_LENGTHS = [struct.Struct(f"<{count}I") for count in range(_MOST_PARTS + 1)]
+_HEADS = [struct.Struct(f"<QQQI{count}I") for count in range(_MOST_PARTS + 1)]
+"""The same with the lengths, by how many parts there are."""
 
 
 class LineMessage(NamedTuple):
@@ -167,13 +168,14 @@ class Line:
         data = self._rest
         if len(data) < _HEAD.size:
             return None
-        number, serial, step, count = _HEAD.unpack_from(data)
+        count = int.from_bytes(data[_HEAD.size - 4 : _HEAD.size], "little")
         if count > _MOST_PARTS:
             raise ProtocolError(f"a message of {count} parts over a line, at most {_MOST_PARTS} are allowed")
-        at = _HEAD.size + 4 * count
+        head = _HEADS[count]
+        at = head.size
         if len(data) < at:
             return None
-        lengths = _LENGTHS[count].unpack_from(data, _HEAD.size)
+        number, serial, step, _, *lengths = head.unpack_from(data)
         size = at + sum(lengths)
         if size > LONGEST:
             raise ProtocolError(f"a message of {size} bytes over a line, at most {LONGEST} are allowed")
@@ -189,12 +191,12 @@ class Line:
 
 def pack(name: Name, step: int, parts: Sequence[Any]) -> bytes | None:
     """Return a message, or None if it does not fit."""
-    lengths = [memoryview(part).nbytes for part in parts]
+    lengths = [len(part) if type(part) is bytes else memoryview(part).nbytes for part in parts]
     count = len(lengths)
-    if count > _MOST_PARTS or _HEAD.size + 4 * count + sum(lengths) > LONGEST:
+    if count > _MOST_PARTS or (head := _HEADS[count]).size + sum(lengths) > LONGEST:
         return None
     # One copy, because to send a list of buffers takes the system longer than to copy what is small.
-    return b"".join((_HEAD.pack(*name, step, count), _LENGTHS[count].pack(*lengths), *parts))
+    return b"".join((head.pack(*name, step, count, *lengths), *parts))
 
 
 def gone_on(name: Name, step: int) -> bytes:

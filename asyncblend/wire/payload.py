@@ -42,7 +42,9 @@ DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128")
 }
-_IN_JSON = (type(None), bool, str)
+_PLAIN = frozenset((type(None), bool, str, float, int))
+"""Types of parsed JSON that hold nothing else."""
+_IN_JSON = frozenset((type(None), bool, str))
 """Types of values that are in JSON what they are. Not int: one that is too long cannot be read."""
 _SHORT = 1 << 63
 _SCALARS = frozenset(dtype.type for dtype in DTYPES.values() if dtype.kind != "c")
@@ -86,7 +88,7 @@ def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> li
     Raises:
         Unsendable: A value has a type that cannot travel, or is too large. The message names its key.
     """
-    if not isinstance(values, Mapping):
+    if type(values) is not dict and not isinstance(values, Mapping):  # to ask Mapping takes a sixth of a small message
         raise Unsendable(f"expected a dict of values, got {type(values).__name__}")
     arrays: list[Array] = []
 
@@ -94,7 +96,7 @@ def encode_values(values: Mapping[str, Any], shared: Shared | None = None) -> li
         arrays.append(array)
         return len(arrays) - 1
 
-    tree = to_tree(values, "", store)
+    tree = _dict_to_tree(values, "", store, 0)
     if len(arrays) > MAX_ARRAYS:
         raise Unsendable(f"{len(arrays)} arrays in one sample, at most {MAX_ARRAYS} can travel; stack them")
     described: list[list[Any]] = [[_NAMES[a.dtype], a.shape] for a in arrays]
@@ -174,7 +176,11 @@ def _dict_to_tree(value: Mapping[Any, Any], key: str, store: Callable[[Array, st
     for name, item in value.items():
         if not isinstance(name, str):
             raise Unsendable(f"{_at(key)} has the key {name!r}; keys must be strings")
-        if type(item) not in _IN_JSON:
+        kind = type(item)
+        if kind is np.ndarray:  # what most values are is dealt with here, as `to_tree` would
+            path = f"{key}.{name}" if key else name
+            item = {"$": store(_contiguous(item, path), path)}
+        elif kind not in _IN_JSON and not (kind is float and math.isfinite(item)):
             item = to_tree(item, f"{key}.{name}" if key else name, store, depth + 1)
         tree["$" + name if name[:1] == "$" else name] = item
     return tree
@@ -197,17 +203,15 @@ def from_tree(tree: Any, fetch: Callable[[Any], Array], depth: int = 0) -> Any:
         raise ProtocolError(f"values nested more than {MAX_DEPTH} deep")
     if kind is list:
         return [from_tree(item, fetch, depth + 1) for item in tree]
+    if len(tree) == 1 and "$" in tree:
+        return fetch(tree["$"])
     if "$" in tree or "$float" in tree:
-        if len(tree) == 1 and "$" in tree:
-            return fetch(tree["$"])
         if len(tree) == 1 and tree["$float"] in ("nan", "inf", "-inf"):
             return float(tree["$float"])
         # Not the tree itself: its text may be as large as the message, and nested too deeply to be made.
         raise ProtocolError(f"no array and no number: an object of {', '.join(tree):.80}")
     return {
-        _plain(name) if name[:1] == "$" else name: (
-            from_tree(item, fetch, depth + 1) if isinstance(item, (dict, list)) else item
-        )
+        _plain(name) if name[:1] == "$" else name: item if type(item) in _PLAIN else from_tree(item, fetch, depth + 1)
         for name, item in tree.items()
     }
 
@@ -243,12 +247,14 @@ def _from_tensor(tensor: Any, key: str) -> Array:
 
 def _contiguous(value: Any, key: str) -> Array:
     """Return the value as an array that can travel as it lies in memory."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise Unsendable(
-            f"{_at(key)} is a masked array, whose mask would be lost; fill it with its `filled(value)`, or let `data` "
-            f"and `mask` travel as two arrays"
-        )
-    array = np.asarray(value)
+    if type(value) is not np.ndarray:
+        if isinstance(value, np.ma.MaskedArray):
+            raise Unsendable(
+                f"{_at(key)} is a masked array, whose mask would be lost; fill it with its `filled(value)`, or let `data` "
+                f"and `mask` travel as two arrays"
+            )
+        value = np.asarray(value)
+    array: Array = value
     if array.dtype in _AS_IT_LIES and array.flags.c_contiguous and array.ndim <= MAX_RANK and array.nbytes <= MAX_ARRAY:
         return array
     name = _NAMES.get(array.dtype) or array.dtype.name  # the latter finds dtypes of the other byte order

@@ -94,10 +94,11 @@ def _spaces(environment: Any) -> dict[str, Any]:
 
 
 def _checked(method: str, values: Any, names: tuple[str, ...]) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping):
+    if type(values) is not dict and not isinstance(values, Mapping):  # to ask Mapping takes longer than all else here
         raise ConfigError(f"{method} must return a dict with {' and '.join(map(repr, names))}; got {values!r:.200}")
-    if unknown := [name for name in values if name not in names]:
-        raise ConfigError(f"{method} returned {unknown[0]!r}, which means nothing here; it may return {names}")
+    for name in values:
+        if name not in names:
+            raise ConfigError(f"{method} returned {name!r}, which means nothing here; it may return {names}")
     if "observation" not in values:
         raise ConfigError(f"{method} returned no 'observation', only {list(values)}")
     return values

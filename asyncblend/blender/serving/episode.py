@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -147,7 +148,7 @@ class Episode:
 
     def _resume(self, params: Values) -> None:
         try:
-            self._values, self._spent = timed(lambda: self._call(lambda: self._generator.send(params)))
+            self._values, self._spent = timed(self._call, functools.partial(self._generator.send, params))
             self._number += 1
         except StopIteration:
             self._over = True

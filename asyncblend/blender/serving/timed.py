@@ -12,11 +12,16 @@ from ..capture.spent import total
 T = TypeVar("T")
 
 
-def timed(function: Callable[[], T]) -> tuple[T, Spent]:
-    """Return what a function returns, and what it took. Raises what it raises."""
+def timed(call: Callable[[Callable[[], T]], T], function: Callable[[], T]) -> tuple[T, Spent]:
+    """Have a function called, and return what it returns, and what it took. Raises what it raises.
+
+    Args:
+        call: Calls it.
+        function: Is called.
+    """
     render, capture = total()
     began = time.perf_counter()
-    made = function()
+    made = call(function)
     took = time.perf_counter() - began
     now_render, now_capture = total()
     return made, Spent(took, now_render - render, now_capture - capture)

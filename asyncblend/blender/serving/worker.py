@@ -155,7 +155,7 @@ class Worker:
 
         try:
             task = make_task(about["index"], self._seed, self._launch.instance, lease.values or {})
-            (made, values), spent = timed(lambda: self._call(begin))
+            (made, values), spent = timed(self._call, begin)
             if isinstance(made, Generator):
                 self._open(Episode(lease, task.params, made, values, spent, self._call))
                 return
@@ -174,7 +174,8 @@ class Worker:
 
     def _call(self, function: Callable[[], T]) -> T:
         """Call the user's code. Raise also what Blender's handlers and timers raise, which Blender does not pass on."""
-        before, errors = sys.excepthook, list[BaseException]()
+        before = sys.excepthook
+        errors: list[BaseException] = []
 
         def catch(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             errors.append(error.with_traceback(trace))
@@ -197,8 +198,8 @@ class Worker:
 
     def _go_on(self, episode: Episode, line: Line | None = None) -> None:
         """Send the next frame of the open episode, over the line if it fits there, and close it if that was the last one."""
-        about = {"pass": episode.name[0], "lease": episode.name[1]}
         self._sent_over_line = False
+        about = {"pass": episode.name[0], "lease": episode.name[1]}
         try:
             step = episode.go_on(self._shared)
         except Exception as error:
