@@ -40,7 +40,7 @@ _tested: set[str] = set()
 
 # Examples are the same in every run, so that a failure is the change's and not the day's. `--all` tries more of them.
 hypothesis.settings.register_profile("few", derandomize=True, deadline=None, database=None, max_examples=100)
-hypothesis.settings.register_profile("many", hypothesis.settings.get_profile("few"), max_examples=500)
+hypothesis.settings.register_profile("many", hypothesis.settings.get_profile("few"), max_examples=250)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------

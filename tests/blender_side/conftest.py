@@ -73,9 +73,12 @@ def inside(request: pytest.FixtureRequest, real_kind: Callable[[str], Any]) -> I
 
 @pytest.fixture(scope="module")
 def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return run(script), which runs a script in a fresh Blender, and returns the folder `OUT` with its results."""
+    """Return run(script), which runs a script in a fresh Blender, and returns the folder `OUT` with its results.
 
-    def run(script: str) -> Path:
+    It ends by itself before pytest's own limit, so that what Blender printed is seen.
+    """
+
+    def run(script: str, *, limit: int = 280) -> Path:
         out = tmp_path_factory.mktemp(inside.blender.kind)
         done = subprocess.run(
             inside.command(out / "script.py", script),
@@ -83,7 +86,7 @@ def in_blender(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Call
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=180,
+            timeout=limit,
             check=False,
         )
         assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if not line.startswith("Fra:"))

@@ -281,10 +281,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.blender
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.exhaustive
 def test_a_killed_training_goes_on_in_another_process(
-    workers: int, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, bpy_kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Blender: after two SIGKILLs the pixels are those of a training that nobody killed."""
     trainer = tmp_path / "trainer.py"
@@ -292,7 +293,7 @@ def test_a_killed_training_goes_on_in_another_process(
 
     def run(file: str, steps: int | None = None) -> int:
         monkeypatch.setenv("STEPS", str(steps or -1))
-        arguments = [packaged("cube.py"), real.blender, workers, tmp_path / file]
+        arguments = [packaged("cube.py"), bpy_kind.blender, workers, tmp_path / file]
         done = subprocess.run(
             [sys.executable, "-W", "ignore", trainer, *map(str, arguments)],
             capture_output=True,

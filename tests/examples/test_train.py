@@ -44,11 +44,14 @@ def assert_written(out: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.blender
 @pytest.mark.timeout(900)
 @pytest.mark.exhaustive
-def test_keypoints_are_learned_from_a_stream_and_from_a_recording(real: Any, tmp_path: Path) -> None:
+def test_keypoints_are_learned_from_a_stream_and_from_a_recording(bpy_kind: Any, tmp_path: Path) -> None:
     """The loss falls in both, pictures and a checkpoint are written, and the table names both."""
-    said = run(command(real, tmp_path / "new" / "out", *KEYPOINTS, "--steps", "40", "--looks", "4", "--compare", "24"))
+    said = run(
+        command(bpy_kind, tmp_path / "new" / "out", *KEYPOINTS, "--steps", "40", "--looks", "4", "--compare", "24")
+    )
     assert_written(tmp_path / "new" / "out")
     for name in ("streamed", "24 recorded"):
         losses = [float(LOSS.search(line)[1]) for line in said.splitlines() if line.startswith(f"{name}, ")]  # type: ignore[index]
@@ -58,11 +61,12 @@ def test_keypoints_are_learned_from_a_stream_and_from_a_recording(real: Any, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.blender
 @pytest.mark.timeout(900)
 @pytest.mark.exhaustive
-def test_boxes_are_learned_from_a_stream(real: Any, tmp_path: Path) -> None:
+def test_boxes_are_learned_from_a_stream(executable: Any, tmp_path: Path) -> None:
     """The loss falls, pictures and a checkpoint are written, and the table has all classes."""
-    said = run(command(real, tmp_path, *DETECTOR, "--steps", "60", "--looks", "4"))
+    said = run(command(executable, tmp_path, *DETECTOR, "--steps", "60", "--looks", "4"))
     assert_written(tmp_path)
     first, *_, last = map(float, LOSS.findall(said))
     assert last < first - 0.3

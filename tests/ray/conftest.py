@@ -20,6 +20,7 @@ QUIET = {
     "RAY_AUTH_MODE": "disabled",  # else a token is written into the home folder
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_USAGE_DISABLED": "1",  # else a thread logs while the interpreter ends
     "RAY_health_check_timeout_ms": "100000",  # a slow machine is not a dead one
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
