@@ -77,9 +77,15 @@ print("closed")
 """
 
 
-@pytest.mark.parametrize("how", ["starting", "ready", "starting, then collected", "ready, then collected"])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "how",
+    [
+        "starting",
+        *(pytest.param(how, marks=pytest.mark.exhaustive) for how in ("ready", "starting, then collected")),
+        "ready, then collected",
+    ],
+)
+@pytest.mark.parametrize("loop", [pytest.param("asyncio", marks=pytest.mark.exhaustive), "uvloop"])
 def test_a_closed_loop_with_an_open_stream(loop: str, how: str, run: Any) -> None:
     """It may be collected, and the program ends, with all Blenders."""
     assert run(CLOSED, loop, how) == "closed\n"

@@ -357,9 +357,9 @@ def test_what_is_pure_stays_pure() -> None:
 
 
 def test_the_wire_format_knows_no_sockets() -> None:
-    """The protocol and the payload only turn values into bytes and back."""
-    for file in ("asyncblend/wire/protocol.py", "asyncblend/wire/payload.py"):
-        assert not roots_of(set(imported(file))) & {"zmq", "socket", "asyncio"}, file
+    """These files only turn values into bytes and back."""
+    for name in ("protocol", "request", "payload", "json_text"):
+        assert not roots_of(set(imported(f"asyncblend/wire/{name}.py"))) & {"zmq", "socket", "asyncio"}, name
 
 
 # -- what is never done ------------------------------------------------------------------------------------------

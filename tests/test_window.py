@@ -322,8 +322,9 @@ async def test_errors_reach_the_host(
 CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import asyncblend.cli as c; c.main()"
 
 
-@pytest.mark.parametrize("how", ["close", "interrupt", "kill", "length"])
-@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "how", ["close", *(pytest.param(how, marks=pytest.mark.exhaustive) for how in ("interrupt", "kill", "length"))]
+)
 def test_the_command_and_its_window_end_together(
     how: str, screen: Screen, executable: Any, write_script: Write, tmp_path: Path
 ) -> None:

@@ -210,7 +210,9 @@ class BlenderVectorEnv(VectorEnv[Any, Any, Any]):
         batch: Any = create_empty_array(space, self.num_envs, np.empty)
         if not isinstance(batch, np.ndarray):
             return concatenate(space, self._observations, batch)
-        for i, observation in enumerate(self._observations):  # in a quarter of the time that concatenate takes
+        # Each has the space's own shape and dtype, from the arena's reader. For small ones concatenate takes four times as
+        # long.
+        for i, observation in enumerate(self._observations):
             batch[i] = observation
         return batch
 

@@ -242,7 +242,7 @@ class Dispatcher:
                 that can no longer be replayed are lost, unless they need no more than their next step.
             by_line: Whether the latest frame of the one that is open went over the line, where nothing is lost.
         """
-        self._sated = False
+        self._sated = False  # leases may be taken back, after which nothing is dispatched here
         self._holdings.reconnected(life, holding, opened, by_line=by_line)
 
     def frame(
@@ -269,7 +269,7 @@ class Dispatcher:
         if (direct := self._directs.find(name)) is not None and direct.has_step(step.number):
             self._totals.stale += 1  # it was made once more, because a connection was lost
             return
-        holding = self._holdings.by_message(life, name)
+        holding = self._holdings.heard_from(life, name)
         dropped = holding.is_closing(name)
         one = holding.find(name)
         if one is not None and not dropped and not one.expects(step.number):
@@ -311,7 +311,7 @@ class Dispatcher:
 
     def over(self, life: Life, number: int, serial: int) -> None:
         """Note that a Blender has closed an episode, because it was asked to or because no step is left."""
-        holding = self._holdings.by_message(life, (number, serial))
+        holding = self._holdings.heard_from(life, (number, serial))
         if holding.find((number, serial)) is None:
             return  # it was taken back before it was known to be an episode
         taken_back = holding.is_closing((number, serial))
@@ -328,7 +328,7 @@ class Dispatcher:
 
     def bad_sample(self, life: Life, number: int, serial: int, error: SampleError) -> None:
         """Tell a pass why its sample cannot be made, if the sender holds that lease now."""
-        holding = self._holdings.by_message(life, (number, serial))
+        holding = self._holdings.heard_from(life, (number, serial))
         taken_back = holding.is_closing((number, serial))
         one = self._holdings.answer(holding, (number, serial))
         if one is not None:
@@ -341,7 +341,7 @@ class Dispatcher:
     def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None:
         """Lease a sample again whose frame came, but could not be read."""
         name = number, serial
-        holding = self._holdings.by_message(life, (number, serial))
+        holding = self._holdings.heard_from(life, name)
         taken_back = holding.is_closing(name)
         one = self._holdings.answer(holding, name) if last else self._holdings.go_on(holding, name)
         if one is not None:
@@ -359,6 +359,7 @@ class Dispatcher:
         if isinstance(error, ProtocolError):
             self._hub.count_bad_line(direct.life, error)
         self._directs.give_up(direct.life)
+        self._sated = False  # as above
         self._holdings.begin_again(self._holdings.of(direct.life), one, is_open=True, has=False)
 
     def watch(self) -> None:

@@ -98,7 +98,7 @@ def _remake(values: dict[str, Any], own: dict[str, Any]) -> Frame:
 
 def _bytes_of(values: Mapping[str, Any] | list[Any]) -> int:
     total = 0
-    for value in values if type(values) is list else values.values():  # type: ignore[union-attr]
+    for value in values if isinstance(values, list) else values.values():
         if isinstance(value, np.ndarray):
             total += value.nbytes
         elif isinstance(value, dict | list):

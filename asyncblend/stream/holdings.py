@@ -20,6 +20,8 @@ from .totals import Totals
 class Holdings:
     """Keeps what each life holds, and sends what changes it. Whom to lease what is the dispatcher's to decide.
 
+    What takes leases from a life does not dispatch: the dispatcher does so afterwards, as others may have them now.
+
     Args:
         hub: Sends to the Blenders.
         fleet: Is told when a Blender begins to work, and when it has answered.
@@ -44,7 +46,7 @@ class Holdings:
         """Whether an episode has begun and is not over."""
         return bool(self._episodes)
 
-    def episodes(self) -> Iterator[tuple[Holding, Held]]:
+    def _at_work(self) -> Iterator[tuple[Holding, Held]]:
         """Yield each episode that has begun, was not taken back, and is what its Blender is at."""
         for holding, one in list(self._episodes.values()):
             if holding.episode is one and not holding.closing:
@@ -111,7 +113,7 @@ class Holdings:
             if own := [one for one in holding.held[1:] if one.source is source]:
                 holding.revoked = True
                 for one in own:
-                    self.let_go(holding, one)
+                    self._let_go(holding, one)
                 self._hub.send_revoke(life, source.number, [one.lease.serial for one in own])
                 revoked += [one.lease for one in own]
         return revoked
@@ -124,7 +126,7 @@ class Holdings:
 
     def close_episodes(self, source: Pass) -> None:
         """Let no Blender go on with an episode of a pass that needs no more frames."""
-        for holding, one in self.episodes():
+        for holding, one in self._at_work():
             if one.source is source:
                 self.close_episode(holding)
 
@@ -146,7 +148,7 @@ class Holdings:
         Args:
             wanting: Passes that may lease, and for which there was no Blender.
         """
-        for holding, one in self.episodes():
+        for holding, one in self._at_work():
             if not one.source.stalls(one.lease):
                 continue
             waiting = [(other.source, other.lease.position) for other in holding.held[1:]]
@@ -156,10 +158,10 @@ class Holdings:
                 one.source.give_back(one.lease)
 
     def lose(self, life: Life, *, crashed: bool, why: InstanceError | None) -> None:
-        """Give back all that a life held which is over.
+        """Give the leases of a life that has ended back to their passes.
 
         Args:
-            crashed: Whether one of its samples is to blame.
+            crashed: Whether it ended by itself, so that one of its samples may be to blame.
             why: How it ended.
         """
         holding = self._by_life.pop(life, None)
@@ -169,13 +171,13 @@ class Holdings:
             self._directs.end(one.source)
         blamed = list(holding.blamed())
         for one in list(holding.held):
-            self.let_go(holding, one)
+            self._let_go(holding, one)
         for one, guilt in blamed:
             one.source.give_back(one.lease, guilt if crashed else "none", why)
             if one.source.error is not None:
                 self.give_up(one.source)
 
-    def let_go(self, holding: Holding, one: Held) -> None:
+    def _let_go(self, holding: Holding, one: Held) -> None:
         """Note that a life holds this lease no more."""
         holding.pop(one)
         name = one.source.number, one.lease.position
@@ -185,22 +187,22 @@ class Holdings:
     # -- a connection that was lost -------------------------------------------------------------------------------
 
     def reconnected(
-        self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool
+        self, life: Life, unbegun: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool
     ) -> None:
         """Send a life the leases that it does not have; see `Dispatcher.reconnected`."""
-        has, begun = ({tuple(one) for one in names} for names in (holding, opened))
-        own = self.of(life)
-        for one in list(own.held):
-            if own.is_closing(one.name):
+        has, begun = ({tuple(one) for one in names} for names in (unbegun, opened))
+        holding = self.of(life)
+        for one in list(holding.held):
+            if holding.is_closing(one.name):
                 if one.name not in begun:
-                    self.answer(own, one.name)  # it has closed it, and said so on the old connection
+                    self.answer(holding, one.name)  # it has closed it, and said so on the old connection
             elif self._episodes.get((one.source.number, one.lease.position)) and one.source.stalls(one.lease):
-                self.let_go(own, one)  # a lease would allow a step that has no slot
+                self._let_go(holding, one)  # a lease would allow a step that has no slot
                 one.source.give_back(one.lease)
             elif one.name not in begun or not self._goes_on_directly(one, by_line=by_line):
-                self.begin_again(own, one, is_open=one.name in begun, has=one.name in has)
+                self.begin_again(holding, one, is_open=one.name in begun, has=one.name in has)
         for number, serial in opened:
-            if own.is_closing((number, serial)) or own.find((number, serial)) is None:
+            if holding.is_closing((number, serial)) or holding.find((number, serial)) is None:
                 self._hub.send_revoke(life, number, [serial])
 
     def begin_again(self, holding: Holding, one: Held, *, is_open: bool, has: bool) -> None:
@@ -242,25 +244,25 @@ class Holdings:
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    def by_message(self, life: Life, name: Name) -> Holding:
-        """Return what a life holds that answers a lease by a message. If it was played directly, that ends."""
+    def heard_from(self, life: Life, name: Name) -> Holding:
+        """Return what a life holds that has answered this lease by a message. If steps of it went over a line, that ends."""
         holding = self.of(life)
         if (one := holding.find(name)) is not None:
             self._directs.end(one.source)
         return holding
 
     def answer(self, holding: Holding, name: Name) -> Held | None:
-        """Take the lease that a life answered from it. Return None, and count, if it does not hold that lease.
+        """Take the lease that a life has answered from it, and return it.
 
-        Then nothing may be leased that might not be before. Params that flush at each call would answer each frame of a
-        lease that was revoked too late with many more such leases, for ever.
+        None: the life does not hold it, which is counted. Do not dispatch then: params that flush at each call would answer
+        each frame of a lease that was revoked too late with many more such leases, for ever.
         """
         one = holding.find(name)
         if one is None:
             self._totals.stale += 1
             self._totals.duplicates += name in holding.answered
         else:
-            self.let_go(holding, one)
+            self._let_go(holding, one)
             holding.answered.append(name)
         self._fleet.answered(holding.life, more=bool(holding.held))
         return one

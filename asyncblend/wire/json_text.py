@@ -1,4 +1,5 @@
-"""JSON as text and back: strict, and faster than `json` for small messages, whose functions it calls more directly."""
+"""JSON as text and back, strictly. For small messages it is faster than `json.dumps` and `json.loads`, as it calls their
+encoder and scanner directly."""
 
 from __future__ import annotations
 

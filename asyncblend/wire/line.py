@@ -168,7 +168,7 @@ class Line:
         data = self._rest
         if len(data) < _HEAD.size:
             return None
-        count = int.from_bytes(data[_HEAD.size - 4 : _HEAD.size], "little")
+        count = int.from_bytes(data[_HEAD.size - 4 : _HEAD.size], "little")  # the last field of the head
         if count > _MOST_PARTS:
             raise ProtocolError(f"a message of {count} parts over a line, at most {_MOST_PARTS} are allowed")
         head = _HEADS[count]

@@ -195,7 +195,7 @@ def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
 
 
 # Each example renders, so there are few, and to shrink one would take minutes.
-@settings(max_examples=settings().max_examples // 50, phases=(Phase.generate,))
+@settings(max_examples=settings().max_examples // 20, phases=(Phase.generate,))
 @given(values=cameras(longest=200, shortest=90, lens=(20, 100)))
 @pytest.mark.exhaustive
 def test_markers_are_drawn_where_they_are_projected(ask_for_markers: Ask, values: dict[str, Any]) -> None:

@@ -95,7 +95,6 @@ def test_jpeg_and_toml(tmp_path: Path) -> None:
         (("--length", "5", "--out", "scene.py"), 1, "RecordingError cannot record into scene.py: File exists"),
     ],
 )
-@pytest.mark.exhaustive
 def test_wrong_use_ends_with_the_reason(args: tuple[str, ...], status: int, message: str, tmp_path: Path) -> None:
     """The message says what is wrong, without a Python traceback of ours."""
     done = record(tmp_path, *args)

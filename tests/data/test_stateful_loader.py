@@ -169,12 +169,11 @@ def each(steps: int) -> list[int]:
 @pytest.mark.parametrize(
     ("kind", "options", "loader"),
     [
-        ("live", {"batch_size": 4}, {"batch_size": None}),
+        pytest.param("live", {"batch_size": 4}, {"batch_size": None}, marks=pytest.mark.exhaustive),
         ("live", {}, {"batch_size": 4, "num_workers": 2}),
-        ("mixed", {}, {"batch_size": 4, "num_workers": 1}),
+        pytest.param("mixed", {}, {"batch_size": 4, "num_workers": 1}, marks=pytest.mark.exhaustive),
     ],
 )
-@pytest.mark.exhaustive
 def test_each_sample_comes_once(
     kind: str, options: dict[str, Any], loader: dict[str, Any], makers: dict[str, Make]
 ) -> None:

@@ -24,6 +24,8 @@ AS_DICT = WALK.replace(
 )
 AS_DICT = AS_DICT.replace("np.array([self.x, 0])", '{"place": [self.x], "steps": 0}')
 AS_DICT = AS_DICT.replace("np.array([self.x, self.steps / 2])", '{"place": [self.x], "steps": self.steps}')
+AS_NUMBER = WALK.replace('{"Box": {"low": -9.0, "high": 9.0, "shape": (2,)}}', '{"Discrete": {"n": 99}}')
+AS_NUMBER = AS_NUMBER.replace("np.array([self.x, 0])", "0").replace("np.array([self.x, self.steps / 2])", "self.steps")
 
 
 def actions(envs: VectorEnv[Any, Any, Any], number: int) -> Any:
@@ -59,9 +61,18 @@ def assert_same(one: list[Any], other: list[Any]) -> None:
         assert data_equivalence(a, b, exact=True), (step, a, b)
 
 
-@pytest.mark.parametrize("body", [WALK, AS_DICT], ids=["array", "dict"])
-@pytest.mark.parametrize("mode", AutoresetMode)
-@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("mode", "body"),
+    [
+        pytest.param(AutoresetMode.NEXT_STEP, WALK, id="next-step-array"),
+        pytest.param(AutoresetMode.SAME_STEP, AS_DICT, id="same-step-dict"),
+        pytest.param(AutoresetMode.NEXT_STEP, AS_NUMBER, id="next-step-number"),
+        pytest.param(AutoresetMode.NEXT_STEP, AS_DICT, id="next-step-dict", marks=pytest.mark.exhaustive),
+        pytest.param(AutoresetMode.SAME_STEP, WALK, id="same-step-array", marks=pytest.mark.exhaustive),
+        pytest.param(AutoresetMode.DISABLED, WALK, id="disabled-array", marks=pytest.mark.exhaustive),
+        pytest.param(AutoresetMode.DISABLED, AS_DICT, id="disabled-dict", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_it_is_gymnasiums_vector_of_single_ones(make: Make, mode: AutoresetMode, body: str) -> None:
     """In each autoreset mode, an agent sees what it would see with SyncVectorEnv over BlenderEnvs."""
     single = SyncVectorEnv([lambda: make.env(body)] * ENVS, autoreset_mode=mode)

@@ -115,8 +115,9 @@ def test_export_of_classes_without_names(script: Path, fake: str, tmp_path: Path
     assert re.search(r"^objects +\d+  \(class 1: \d+, class 2: \d+, object: \d+\) *$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("format", ["coco", "parquet", "yolo"])
-@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "format", ["coco", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("parquet", "yolo"))]
+)
 def test_a_stream_is_exported_without_a_recording(format: str, script: Path, fake: str, tmp_path: Path) -> None:
     """Each sample comes once, whichever of two Blenders rendered it, and the summary has the splits."""
     options = ("--format", format, "--val", "0.25", "--length", "8", "--instances", "2", "--blender", fake)

@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 def timed(call: Callable[[Callable[[], T]], T], function: Callable[[], T]) -> tuple[T, Spent]:
-    """Have a function called, and return what it returns, and what it took. Raises what it raises.
+    """Return what the user's code returns, and what it took. Raises what it raises.
 
     Args:
-        call: Calls it.
-        function: Is called.
+        call: Calls the user's code, as `Worker._call` does, which also raises what Blender's handlers have raised.
+        function: The user's code.
     """
     render, capture = total()
     began = time.perf_counter()

@@ -198,8 +198,8 @@ class Worker:
 
     def _go_on(self, episode: Episode, line: Line | None = None) -> None:
         """Send the next frame of the open episode, over the line if it fits there, and close it if that was the last one."""
-        self._sent_over_line = False
         about = {"pass": episode.name[0], "lease": episode.name[1]}
+        self._sent_over_line = False
         try:
             step = episode.go_on(self._shared)
         except Exception as error:
