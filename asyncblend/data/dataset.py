@@ -14,8 +14,9 @@ from ..errors import ConfigError
 from ..recording.about import source
 from ..stream.clips import Cut
 from ..stream.frame import Frame
+from ..stream.indices import own_indices
 from ..stream.params import load_own_state, own_state
-from ..stream.passes import Pass, own_indices
+from ..stream.passes import Pass
 from ..stream.stats import StreamStats
 from ..stream.sync_frames import SyncFrames
 from .items import ItemDataset, ItemKeywords, ItemOptions

@@ -13,7 +13,7 @@ from ..checks import check_names
 from ..config import StreamConfig, StreamOptions, resolve
 from ..errors import ConfigError
 from ..stream.frame import Frame
-from ..stream.passes import own_indices
+from ..stream.indices import own_indices
 from ..stream.stats import StreamStats
 from ..stream.sync import SyncStream
 from .carried import carried

@@ -14,7 +14,7 @@ import ray.data
 from ..checks import check_whole
 from ..config import Params, PathLike, StreamConfig, check_params
 from ..errors import ConfigError
-from ..stream.passes import own_indices
+from ..stream.indices import own_indices
 from ..warm.connection import connect
 from .actors import Actors
 from .nodes import BlenderVersions, start_here, wait_for_nodes

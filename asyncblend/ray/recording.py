@@ -34,7 +34,7 @@ from ..recording.places import folder_of
 from ..recording.shards import Shard, Span, find_shard, shards_in, tar_of
 from ..recording.writer import ShardSize, Writer, write_shard
 from ..stream.frame import Frame
-from ..stream.passes import own_indices
+from ..stream.indices import own_indices
 from ..warm.connection import connect
 from .actors import Actors
 from .generating import blocks_of

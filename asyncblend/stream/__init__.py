@@ -18,6 +18,7 @@ dispatcher   which index is leased to which Blender, for which pass; which frame
 holding      what one Blender holds: its leases, and the episode that it is at
 holdings     what all of them hold, what they are told of it, and what becomes of it when one dies
 passes       one consumer's leases, queue, order, crashes, error and counters
+indices      which samples a pass is over
 params       where the params of a lease come from, and how they are drawn and saved
 leases       the book of one pass: which positions of its indices are leased, arrived, consumed (pure)
 queue        arrived frames of one pass

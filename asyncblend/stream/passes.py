@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import operator
-import sys
 import time
-import zlib
-from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
-
-import numpy as np
 
 from ..checks import check_whole
 from ..config import Params, StreamConfig, check_params
 from ..errors import ConfigError, InstanceError, SampleError
 from .frame import Frame
+from .indices import Indices, checked_indices, described, own_indices
 from .leases import Lease, LeaseBook
 from .params import Drawn, EndOfParams, ParamsSource
 from .queue import FrameQueue
@@ -26,10 +21,6 @@ from .stats import PassStats
 from .timing import Timing, summary
 
 _log = logging.getLogger("asyncblend")
-
-
-Indices = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
-
 
 Guilt = Literal["none", "possible", "likely", "certain"]
 """Whether a sample crashed its Blender.
@@ -362,7 +353,7 @@ class Pass:
             ConfigError: JSON cannot hold the params' own state.
         """
         withheld = dict(self._withheld)
-        state = {"seed": self._seed, "indices": _description(self._indices), **self.book.state_dict(withheld)}
+        state = {"seed": self._seed, "indices": described(self._indices), **self.book.state_dict(withheld)}
         if "steps" in state:
             state["fingerprints"] = {position: self._fingerprints.get(int(position), []) for position in state["steps"]}
         params = self.params.state_dict({**self.book.drawn, **self._withheld_params}, self.book.granted)
@@ -381,7 +372,7 @@ class Pass:
     def _load(self, state: Mapping[str, Any]) -> None:
         if not isinstance(state, Mapping) or "indices" not in state:
             raise ConfigError(f"not a saved state of a stream: {state!r:.200}")
-        own = {"seed": self._seed, "indices": _description(self._indices)}
+        own = {"seed": self._seed, "indices": described(self._indices)}
         if self._seed is None:
             self._seed = own["seed"] = state.get("seed")
         elif state.get("seed", self._seed) is None:
@@ -397,47 +388,3 @@ class Pass:
         self._fingerprints = {int(position): one for position, one in fingerprints.items()}
         if "params" in state:
             self.book.restore(self.params.load_state_dict(state["params"]))
-
-
-def own_indices(config: StreamConfig, start: int | None = None) -> range:
-    """Return the indices that a config stands for, from `start` instead of the config's own start if it is given.
-
-    Raises:
-        ConfigError: They do not end below 2**63.
-    """
-    start = config.start if start is None else start
-    if start + (config.length or 0) >= sys.maxsize:
-        raise ConfigError(f"the stream would begin at index {start}; indices must be below 2**63")
-    k, n = config.shard or (0, 1)
-    return range(start + k, sys.maxsize if config.length is None else start + config.length, n)
-
-
-def checked_indices(indices: Indices) -> Sequence[int]:
-    """Return a sequence of indices as a range or a list of ints.
-
-    Raises:
-        ConfigError: It is no sequence of whole numbers from 0 to 2**63 - 2.
-    """
-    if isinstance(indices, range):
-        checked: Sequence[int] = indices
-        ends: Sequence[int] = (indices[0], indices[-1]) if indices else ()
-    else:
-        try:
-            if isinstance(indices, str | bytes | Mapping) or not hasattr(indices, "__getitem__"):
-                raise TypeError
-            if any(isinstance(index, bool | np.bool_) for index in indices):
-                raise TypeError  # a mask, probably
-            ends = checked = [operator.index(index) for index in indices]
-        except TypeError:
-            raise ConfigError(f"indices must be a sequence of whole numbers; got {indices!r:.100}") from None
-    if bad := [index for index in ends if not 0 <= index < sys.maxsize]:
-        raise ConfigError(f"indices must be from 0 to 2**63 - 2; got {bad[0]}")
-    return checked
-
-
-def _description(indices: Sequence[int]) -> dict[str, Any]:
-    """Return what tells one sequence of indices from another, as plain data."""
-    if isinstance(indices, range):
-        stop = None if indices.stop == sys.maxsize else indices.stop
-        return {"start": indices.start, "stop": stop, "step": indices.step}
-    return {"count": len(indices), "crc32": zlib.crc32(array("q", indices).tobytes())}

@@ -19,7 +19,8 @@ from .episode import Episode
 from .episode_pass import MAX_REPLAY, EpisodePass
 from .frame import Frame
 from .frames import Collected, Frames
-from .passes import Indices, Pass
+from .indices import Indices
+from .passes import Pass
 from .run import Run
 from .stats import StreamStats
 

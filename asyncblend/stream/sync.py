@@ -14,8 +14,9 @@ from .attached import run_of
 from .bridge import Bridge, Channel
 from .episode_pass import MAX_REPLAY, EpisodePass
 from .frame import Frame
+from .indices import Indices
 from .loop_thread import LoopThread
-from .passes import Indices, Pass
+from .passes import Pass
 from .stats import StreamStats
 from .sync_episode import SyncEpisode
 from .sync_frames import SyncFrames

@@ -12,8 +12,8 @@ import pytest
 
 from asyncblend.config import StreamConfig
 from asyncblend.errors import ConfigError
+from asyncblend.stream.indices import own_indices
 from asyncblend.stream.leases import Lease, LeaseBook
-from asyncblend.stream.passes import own_indices
 
 Book = LeaseBook[str]
 ENDLESS = range(sys.maxsize)

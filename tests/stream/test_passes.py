@@ -13,9 +13,10 @@ import pytest
 from asyncblend.config import RestartPolicy, StreamConfig
 from asyncblend.errors import AsyncblendError, ConfigError, FrameTimeout, InstanceError, SampleError, StreamClosed
 from asyncblend.stream.frame import Frame
+from asyncblend.stream.indices import own_indices
 from asyncblend.stream.leases import Lease
 from asyncblend.stream.params import Drawn
-from asyncblend.stream.passes import Guilt, Pass, own_indices
+from asyncblend.stream.passes import Guilt, Pass
 from asyncblend.stream.queue import EndOfStream
 
 

@@ -240,3 +240,8 @@ def test_bytes_are_those_of_arrays_wherever_they_are() -> None:
     """In lists and dicts too; what is no array has none."""
     values = {"a": np.zeros(3), "b": [{"c": np.zeros((2, 2), np.uint8)}, 5], "d": "text"}
     assert ab.Frame(values, index=0, instance=0).nbytes == 24 + 4
+
+    class Own(list[object]):
+        """A list of the user's own class."""
+
+    assert ab.Frame({"a": Own([np.zeros(3)])}, index=0, instance=0).nbytes == 24
