@@ -42,12 +42,13 @@ class BlenderDataset(ItemDataset):
         loader = DataLoader(BlenderDataset(script="cube.py", length=1000), batch_size=8, num_workers=2)
 
     Items are dicts: what the script returned, with arrays as writable tensors that you own, "index" (int) and, where
-    there are any, "params". Nothing is started before the first iteration. Without workers the fleet stays warm between iterations, until
-    `close`, garbage collection or exit; with `persistent_workers=True` each worker's share does.
+    there are any, "params". Nothing is started before the first iteration. Without workers the fleet stays warm between
+    iterations, until `close`, garbage collection or exit; with `persistent_workers=True` each worker's share does.
 
-    Worker w of W in rank r of R has shard r * W + w of R * W, so ranks have equally many samples if R * W divides the
-    length. The instances of a rank are shared out among its workers, and a worker without an instance gets no indices;
-    those of a `fleet` are shared by all ranks and workers.
+    Let W be the number of workers that have a Blender: worker w of them, in rank r of R, has shard r * W + w of R * W,
+    so ranks have equally many samples if R * W divides the length. The instances of a rank are shared out among its
+    workers, and a worker beyond the number of instances has no Blender and gives no samples; those of a `fleet` are
+    shared by all ranks and workers.
     A `shard` in the config stands for (r, R).
 
     Params that the training loop changes, `flush` and `feedback` are for `num_workers=0`: each worker has a copy of the

@@ -25,7 +25,7 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
     """Random access: renders the samples that are asked for, when they are asked for.
 
         dataset = BlenderMapDataset(script="cube.py", length=1000)
-        dataset[17]     # the sample 17, always the same to the bit
+        dataset[17]     # the sample 17, always the same
         loader = DataLoader(dataset, batch_size=32, sampler=WeightedRandomSampler(weights, 1000), num_workers=2)
 
     It is for samplers that choose what comes next, for `Subset`, for going through the hardest examples again, and for

@@ -150,7 +150,8 @@ class BlenderStream(AsyncIterator[Frame]):
         """Render one sample and return its frame.
 
         The request is served before samples that no Blender has begun. Rendering the same index with the same params
-        again gives the same arrays, bit for bit.
+        again gives the same arrays. In Cycles, pixels where a ray meets the edge between two triangles may differ in
+        their last bits from one Blender to another.
 
         Args:
             index: The sample's index. It need not belong to the stream's own.

@@ -15,6 +15,7 @@ BLOCKS = [
 ]
 PYTHON: list[str] = list(dict.fromkeys(text for language, text in BLOCKS if language == "python"))
 """Each block once: the shortest example is in the README and in a tutorial."""
+CONFIGS = [text for language, text in BLOCKS if language == "toml"]
 COMMANDS = {line for language, text in BLOCKS if language == "sh" for line in text.splitlines()}
 
 SCRIPTS = {

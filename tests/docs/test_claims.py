@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import COMMANDS, PYTHON, README, SCRIPTS, block
+from asyncblend.cli.config_file import load_config
+from tests.docs.pages import COMMANDS, CONFIGS, PYTHON, README, SCRIPTS, block
 
 PROGRAMS = (
     *("set_epoch", "index / 8", "length=8).sync()", "validation", "MixedDataset", "bt.Receiver"),
@@ -28,7 +29,7 @@ RUN = {
     "asyncblend inspect labelled.py --out sheet.png",
     "asyncblend inspect model.py --out sheet.png -- part.glb",
     "asyncblend inspect model.py -- part.glb --objects 2:6 --physics --materials random",
-    "asyncblend export model.py --length 1000 --val 0.1 --format yolo --out yolo -- part.glb",
+    "asyncblend export model.py --length 1000 --val 0.1 --format yolo --out parts -- part.glb",
     "asyncblend export model.py --length 16 --val 0.25 --format yolo --out yolo -- part.glb",
     "asyncblend export model.py --length 8 --format bop --out bop -- part.glb --bop",
     "asyncblend export labelled.py --length 16 --val 0.25 --format yolo --task segment --out yolo",
@@ -72,3 +73,13 @@ def test_who_runs_it(claim: str) -> None:
     """What is known is also run: a test beside this one has its word, or the command."""
     tests = [path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__)]
     assert any(f'"{claim}"' in text or f"'{claim}'" in text for text in tests)
+
+
+def test_config_files_are_read(tmp_path: Path) -> None:
+    """Each has the fields of a config, and its script stands beside it."""
+    assert CONFIGS
+    for text in CONFIGS:
+        (tmp_path / "scene.py").write_text(block(SCRIPTS["scene.py"]))
+        (tmp_path / "config.toml").write_text(text)
+        config = load_config(tmp_path / "config.toml")
+        assert (config.script, config.instances, config.timeouts.frame) == (tmp_path / "scene.py", 2, 60.0)

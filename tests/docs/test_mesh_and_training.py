@@ -20,7 +20,7 @@ SMALL = ("--width", "64", "--height", "48", "--samples", "1")
 LOOK = "asyncblend inspect model.py --out sheet.png -- part.glb"
 VARY = "asyncblend inspect model.py -- part.glb --objects 2:6 --physics --materials random"
 EXPORT = "asyncblend export model.py --length 16 --val 0.25 --format yolo --out yolo -- part.glb"
-LARGE = "asyncblend export model.py --length 1000 --val 0.1 --format yolo --out yolo -- part.glb"
+LARGE = "asyncblend export model.py --length 1000 --val 0.1 --format yolo --out parts -- part.glb"
 POSES = "asyncblend export model.py --length 8 --format bop --out bop -- part.glb --bop"
 BRIEF = ("--steps", "2", "--looks", "1", "--held-out", "4", "--batch", "2", "--size", "32", "--instances", "1")
 """Options of the examples."""
@@ -63,7 +63,7 @@ def test_files_for_another_trainer(part: Path) -> None:
     names = {kind: {path.stem for path in (part / "yolo" / kind).rglob("*.*")} for kind in ("images", "labels")}
     assert len(names["images"]) == 16
     assert names["images"] == names["labels"]
-    run(*LARGE.replace("1000", "4").replace("--out yolo", "--out few").split(), *SMALL)
+    run(*LARGE.replace("1000", "4").split(), *SMALL)
     assert (part / "few/data.yaml").is_file()
     run(*POSES.split(), *SMALL)
     assert (part / "bop/models/models_info.json").is_file()

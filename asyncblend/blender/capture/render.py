@@ -54,10 +54,11 @@ def render(
 ) -> dict[str, Any]:
     """Render `bpy.context.scene` as it is now, with its own engine and settings, and return arrays.
 
-    A Cycles frame is read from the engine's memory. Blender writes a file that exists only in memory where it would
-    save something else (compositor nodes, sequencer strips, stamps, Freestyle, grease pencil, several view layers, a
-    border without crop, tiles), for other engines, and for a view transform with many edges (False Color, and Standard
-    with a white balance). `last_render` tells which of the two it was, and why.
+    A Cycles frame is read from the engine's memory. Otherwise it is read from a file that Blender writes, and that
+    exists only in memory: with other engines; where Blender would save more than the engine's image (compositor nodes,
+    sequencer strips, stamps, Freestyle, grease pencil, several view layers, a border without crop, tiles); and with a
+    view transform that has many edges (False Color, and Standard with a white balance). `last_render` tells which of
+    the two it was, and why.
 
     The first frame with a new view transform, look, gamma or curve (not exposure) takes up to 0.1 s longer, because a
     table is made for it. The table of a transform that mixes the channels (AgX, Filmic) holds only the colours that were

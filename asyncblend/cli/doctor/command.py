@@ -37,10 +37,11 @@ def doctor(
 ) -> None:
     """Say what is missing on this machine.
 
-    Each Blender is looked at and renders a small frame, and where that fails, it is said why and what to type. With
-    `--fix`, pyzmq is installed for Blender's Python and, if there is no bpy module, Blender itself as one, in an
-    environment of its own: your Python's packages stay as they are. `--bpy` installs one in any case, and says how to
-    choose it where another Blender is taken by default.
+    Each Blender is looked at and renders a small frame, and where that fails, it is said why and what to type. What
+    Blender's Python lacks, numpy or pyzmq, is installed into your cache folder for that, as a stream does it. With
+    `--fix`, Blender itself is installed as a bpy module if there is none, in an environment of its own: your Python's
+    packages stay as they are. `--bpy` installs one in any case, and says how to choose it where another Blender is
+    taken by default.
 
     The exit status is 0 if torch is installed, the Blender that would be used renders, and what `--bpy` asks for is
     here, and 1 if not.
