@@ -64,7 +64,7 @@ RAY = $(BIN)/python -m pytest tests/ray
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
-	@echo "make test      run most tests, with the bpy module and a few with a Blender executable: five minutes on two cores"
+	@echo "make test      run most tests, with the bpy module and a few with a Blender executable: five to ten minutes"
 	@echo "make test-all  run every test with every kind of Blender, bpy 5 too where Python 3.13 is there, and with more"
 	@echo "               random examples; for both, ARGS='-k name' goes to pytest"
 	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); test-all makes it too"
