@@ -13,7 +13,7 @@ directs      which episodes go so, in the event loop's thread
 clips        whole episodes and clips, collected from the frames of a pass
 run          one running fleet with its hub and dispatcher; the engine under stream and sync
 attached     the engine of a stream that has a part in another program's fleet instead, by the room `warm`
-ends         what a dispatcher needs of Blenders, whoever runs them
+ends         what a dispatcher needs of Blenders, whoever runs them, and what the hub tells of these
 dispatcher   which index is leased to which Blender, for which pass; which frame goes to which pass
 holding      what one Blender holds: its leases, and the episode that it is at
 holdings     what all of them hold, what they are told of it, and what becomes of it when one dies

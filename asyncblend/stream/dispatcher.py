@@ -232,18 +232,18 @@ class Dispatcher:
     # -- from the hub ---------------------------------------------------------------------------------------------
 
     def reconnected(
-        self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
+        self, life: Life, unbegun: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
     ) -> None:
         """Send a life, which came back on another connection, the leases that it does not have.
 
         Args:
-            holding: Names of the leases that it has not begun.
+            unbegun: Names of the leases that it has not begun.
             opened: Names of the episodes that it has begun. They are sent again, as steps and frames may be lost; those
                 that can no longer be replayed are lost, unless they need no more than their next step.
             by_line: Whether the latest frame of the one that is open went over the line, where nothing is lost.
         """
         self._sated = False  # leases may be taken back, after which nothing is dispatched here
-        self._holdings.reconnected(life, holding, opened, by_line=by_line)
+        self._holdings.reconnected(life, unbegun, opened, by_line=by_line)
 
     def frame(
         self,

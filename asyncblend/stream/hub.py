@@ -9,7 +9,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import zmq
 
@@ -23,6 +23,7 @@ from ..wire.launch import Host, Life
 from ..wire.protocol import Message, Name, Step, UnreadableValues, WrongToken, WrongVersion
 from ..wire.request import Request, encode_leases
 from ..wire.ring import Ring
+from .ends import Answers, Lives
 from .rejects import Rejects
 
 _log = logging.getLogger("asyncblend")
@@ -34,32 +35,6 @@ _POLLIN = int(zmq.POLLIN)
 _MORE = _DONTWAIT | int(zmq.SNDMORE)
 _COPIED = 1 << 16  # bytes; with shared memory all arrays that are sent are smaller
 _WARNINGS, _WARNING = 64, 6000  # texts about scenes that are logged in one run, and characters of each
-
-
-class Lives(Protocol):
-    """What the hub tells of the lives of Blenders; `Fleet` says what each call means. None of them may block."""
-
-    def is_current(self, life: Life) -> bool: ...
-    def beat(self, life: Life, rss: int, lost: int = 0) -> None: ...
-    def ready(self, life: Life) -> None: ...
-    def expel(self, life: Life, why: str) -> None: ...
-
-
-class Answers(Protocol):
-    """What the hub tells of leases; `Dispatcher` says what each call means. None of them may block."""
-
-    def begin_turn(self) -> None: ...
-    def end_turn(self) -> None: ...
-    def reconnected(
-        self, life: Life, holding: Sequence[Sequence[int]], opened: Sequence[Sequence[int]], *, by_line: bool = False
-    ) -> None: ...
-    def frame(self, life: Life, number: int, serial: int, index: int, values: dict[str, Any], step: Step) -> None: ...
-    def replayed(self, life: Life, number: int, serial: int) -> None: ...
-    def over(self, life: Life, number: int, serial: int) -> None: ...
-    def sample_failed(self, life: Life, number: int, serial: int, index: int, error: str, traceback: str) -> None: ...
-    def unreadable(self, life: Life, number: int, serial: int, *, last: bool = True) -> None: ...
-    def dropped_frame(self) -> None: ...
-    def fail(self, error: BaseException) -> None: ...
 
 
 class Hub(contextlib.AbstractContextManager["Hub"]):

@@ -178,7 +178,7 @@ def _dict_to_tree(value: Mapping[Any, Any], key: str, store: Callable[[Array, st
         if not isinstance(name, str):
             raise Unsendable(f"{_at(key)} has the key {name!r}; keys must be strings")
         kind = type(item)
-        if kind is np.ndarray:  # as in `to_tree`, without the call: most values are arrays and short ones
+        if kind is np.ndarray:  # as in `to_tree`, without the call
             path = f"{key}.{name}" if key else name
             item = {"$": store(_contiguous(item, path), path)}
         elif kind not in _IN_JSON and not (kind is float and math.isfinite(item)):
