@@ -45,7 +45,9 @@ class Dispatcher:
         self._turns = itertools.count()
         self._dispatching = self._again = False
         self._in_turn = self._due = False  # whether more is to be told; whether to dispatch after that
-        self._sated = False  # whether a free slot changes nothing: all Blenders have work for a while
+        # Whether a free slot changes nothing: all Blenders have work for a while. Never while an episode has begun, so
+        # what takes back a begun episode need not look at it.
+        self._sated = False
         self._directs = Directs(self._fleet, lines, self._totals.frames)
         self._holdings = Holdings(hub, self._fleet, self._directs, self._totals)
 
@@ -242,7 +244,6 @@ class Dispatcher:
                 that can no longer be replayed are lost, unless they need no more than their next step.
             by_line: Whether the latest frame of the one that is open went over the line, where nothing is lost.
         """
-        self._sated = False  # leases may be taken back, after which nothing is dispatched here
         self._holdings.reconnected(life, unbegun, opened, by_line=by_line)
 
     def frame(
@@ -359,7 +360,6 @@ class Dispatcher:
         if isinstance(error, ProtocolError):
             self._hub.count_bad_line(direct.life, error)
         self._directs.give_up(direct.life)
-        self._sated = False  # as above
         self._holdings.begin_again(self._holdings.of(direct.life), one, is_open=True, has=False)
 
     def watch(self) -> None:

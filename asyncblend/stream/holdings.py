@@ -20,7 +20,7 @@ from .totals import Totals
 class Holdings:
     """Keeps what each life holds, and sends what changes it. Whom to lease what is the dispatcher's to decide.
 
-    What takes leases from a life does not dispatch: the dispatcher does so afterwards, as others may have them now.
+    What takes leases from a life does not dispatch, though others may have them now: that is left to the caller.
 
     Args:
         hub: Sends to the Blenders.

@@ -168,6 +168,22 @@ def test_any_order_of_events(make_sync: MakeSync, seed: int) -> None:
             assert [frame.step for frame in got] == list(range(len(got)))
 
 
+def test_a_death_ends_the_direct_way_at_once(make_sync: MakeSync) -> None:
+    """What was played is counted before the lease goes to another Blender, also while the consumer does something else."""
+    stream = make_sync(PLAY, instances=1, restart=PATIENT)
+    with stream.episode(1) as episode:
+        for _ in range(3):
+            episode.step({"add": 1})
+        assert directly(stream) == 1
+        os.kill(pid_of(stream, 0), signal.SIGKILL)
+        deadline = time.monotonic() + LIMIT
+        while stream.stats().restarts == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert directly(stream) == 0
+        assert episode._source.book.delivered == 4
+        assert episode.step({"add": 1})["total"] == 4
+
+
 def test_replaying_has_a_limit(make_sync: MakeSync) -> None:
     """Steps that went over the line count, and what they were is not kept for longer."""
     stream = make_sync(PLAY, instances=1, restart=PATIENT)

@@ -109,6 +109,24 @@ async def test_a_lease_that_reached_its_blender_after_all_can_be_blamed() -> Non
     assert sorted(usual.delivered) == [1, 3]
 
 
+async def test_a_lease_that_was_not_sent_is_blamed_for_nothing() -> None:
+    """The Blender is not connected, and dies before it is again."""
+    world = World(instances=1, prefetch=2)
+    (blender,) = world.blenders.values()
+    blender.connection = "lost"
+    world.rng.random = lambda: 1.0  # type: ignore[method-assign]  # the hub knows at once
+    usual = world.begin([1, 3])
+    assert blender.held.keys() == blender.unsent
+    for _ in range(MAX_DEATHS + 1):
+        world.die(blender)  # which checks that nobody is blamed
+        (blender,) = world.blenders.values()
+        blender.connection = "lost"
+        world.serve(blender)
+    world.reconnect(blender)
+    world.work(usual)
+    assert sorted(usual.delivered) == [1, 3]
+
+
 async def test_an_urgent_sample_that_crashes_its_blender_is_blamed() -> None:
     """The dispatcher knows that it overtook others: neither they are blamed, nor is it flushed once it is begun."""
     for flush in (False, True):
