@@ -60,6 +60,10 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --ignore tests/ray
 # A cluster of Ray is many processes, which would starve the tests beside it. 5: no test is called as ARGS say.
 RAY = $(BIN)/python -m pytest tests/ray
 
+# Let Python keep what it compiled, whatever the environment says: the tests start thousands of small processes that import
+# asyncblend, and each would take half as long again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-all lint docs install blender blender5 viewer loaders libraries clean
 
 help:

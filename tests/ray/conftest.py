@@ -82,6 +82,10 @@ class Cluster:
         """Return the fake Blenders that are instances of a fleet."""
         return [process for process in self.processes("/fake/main.py") if "instance=" in " ".join(process.cmdline())]
 
+    def keepers(self) -> set[int]:
+        """Return the process ids of what started those, one on the node of each."""
+        return {blender.ppid() for blender in self.blenders()}
+
     def folders(self) -> list[Path]:
         """Return the folders of asyncblend."""
         return list(self.folder.glob("asyncblend-*"))
