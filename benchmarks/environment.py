@@ -12,7 +12,7 @@ from typing import Any
 from asyncblend.testing import fake_blender
 
 from .measuring import Effort, Way, in_turn, timed
-from .peers.req_rep import req_rep
+from .peers.req_rep import req_rep, req_rep_in_gymnasium
 from .peers.sockets import sockets
 from .peers.turns import turns
 from .report import Metric, Report
@@ -24,7 +24,8 @@ _METHOD = (
     "Fake Blenders that render nothing: an observation is four numbers, or an image of 64x64 that is there already. "
     "*BlenderVectorEnv*: all environments take a step at once. *BlenderEnv*: each takes its step after the other. "
     "*episodes*: all at once by `send` and `receive` of `stream.episode`, without Gymnasium. "
-    "*pickled REQ/REP*: blendtorch's way, but with all requests sent at once. *ZeroMQ's echo*: small messages, or those "
+    "*REQ/REP in Gymnasium*: blendtorch's way, an environment for each Blender, in a SyncVectorEnv. *REQ/REP, all at once*: "
+    "the same pickles without Gymnasium, and with all requests sent before the first reply is awaited. *ZeroMQ's echo*: small messages, or those "
     "with the bytes of an image, between a bare ROUTER in asyncio and DEALERs. *sockets' echo*: the same between bare "
     "sockets of the system. Both neither pack nor check anything."
 )
@@ -59,7 +60,7 @@ def measure(how: Effort) -> Report:
     """Count steps per second of one and of four environments, without and with an image.
 
     The limits are bare sockets, of ZeroMQ and of the system, that answer each message. Beside them stands blendtorch's
-    way.
+    way, with Gymnasium and without.
     """
     metrics = [
         Metric("steps/s", lambda timed: timed.rate),
@@ -94,7 +95,8 @@ def _ways(count: int, shape: tuple[int, ...] | None) -> Iterator[Mapping[str, Wa
             "BlenderVectorEnv": stack.enter_context(_at_once(count, options)),
             "BlenderEnv": stack.enter_context(_one_by_one(count, options)),
             "episodes": stack.enter_context(_episodes(count, options)),
-            "pickled REQ/REP": stack.enter_context(req_rep(count, shape)),
+            "REQ/REP in Gymnasium": stack.enter_context(req_rep_in_gymnasium(count, shape)),
+            "REQ/REP, all at once": stack.enter_context(req_rep(count, shape)),
             "ZeroMQ's echo": stack.enter_context(turns(count, math.prod(shape or (1,)))),
             "sockets' echo (limit)": stack.enter_context(sockets(count, math.prod(shape or (1,)))),
         }

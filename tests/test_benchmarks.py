@@ -52,7 +52,15 @@ def measured(folder: Path, *command: str) -> dict[str, Any]:
         ("latency", {"async for", "sync", "async for, 64x64 image", "sync, 64x64 image", "bare echo (limit)"}),
         (
             "environment",
-            {"BlenderVectorEnv", "BlenderEnv", "episodes", "pickled REQ/REP", "ZeroMQ's echo", "sockets' echo (limit)"},
+            {
+                "BlenderVectorEnv",
+                "BlenderEnv",
+                "episodes",
+                "REQ/REP in Gymnasium",
+                "REQ/REP, all at once",
+                "ZeroMQ's echo",
+                "sockets' echo (limit)",
+            },
         ),
         ("ray", {"asyncblend.ray", "one batch after another", "one fleet (limit)"}),
         ("dataloader", {"DataLoader", "own batches", "in memory (limit)"}),
