@@ -64,7 +64,7 @@ def test_files_for_another_trainer(part: Path) -> None:
     assert len(names["images"]) == 16
     assert names["images"] == names["labels"]
     run(*LARGE.replace("1000", "4").split(), *SMALL)
-    assert (part / "few/data.yaml").is_file()
+    assert (part / "parts/data.yaml").is_file()
     run(*POSES.split(), *SMALL)
     assert (part / "bop/models/models_info.json").is_file()
 

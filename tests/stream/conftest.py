@@ -68,11 +68,12 @@ def sample(task):
     async def next_is(self, index: int, held: Iterator[int]) -> int:
         """Let the samples that one Blender holds go, one by one, and check that `index` begins before the last of them.
 
-        A message to the Blender may still be on its way when a sample ends, so the first ones prove nothing. Returns
-        the number of samples that were let go.
+        A message to the Blender may still be on its way when a sample ends, so the first ones prove nothing. It has a
+        tenth of a second to arrive, then twice as long, and so on. Returns the number of samples that were let go.
         """
         current = next(held)
         for count, following in enumerate(held, 1):
+            await asyncio.sleep(0.1 * 2 ** (count - 1))
             self.let_go(current)
             while not self.begun(following):
                 if self.begun(index):

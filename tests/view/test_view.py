@@ -348,7 +348,8 @@ def test_closing_the_window_ends_the_stream(viewing: Viewing, fake: str, screen:
             0
         ]
 
-    wait_until(window)
+    wait_until(lambda: process.poll() is not None or window())
+    assert process.poll() is None, process.communicate()[0]
     (rerun,) = children(process, "rerun")
     assert {one.laddr.ip for one in rerun.net_connections() if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
