@@ -116,7 +116,8 @@ def numbers(rng, dtype, shape):
         ends = np.iinfo(dtype)
         return rng.integers(ends.min, ends.max, shape, dtype, endpoint=True)
     values = rng.random(shape)
-    return (values + 1j * rng.random(shape) if kind == "c" else values).astype(dtype)
+    values = (values + 1j * rng.random(shape) if kind == "c" else values).astype(dtype)
+    return values % 1 if kind == "f" else values  # a narrow dtype rounds the largest numbers to 1
 
 def sample(task):
     return {{name: numbers(task.rng, *spec) for name, spec in SPEC.items()}}

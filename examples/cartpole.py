@@ -42,8 +42,8 @@ class Stepped(VecEnv):
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
         assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP, "as Stable-Baselines3 expects it"
+        self.envs = envs  # before the next line, which asks them for their render_mode
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
-        self.envs = envs
         self.actions: Any = None
 
     def reset(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Unpack
 
 from torch.utils.data import DataLoader, get_worker_info
@@ -19,7 +19,7 @@ from ..stream.params import load_own_state, own_state
 from ..stream.passes import Pass
 from ..stream.stats import StreamStats
 from ..stream.sync_frames import SyncFrames
-from .items import ItemDataset, ItemKeywords, ItemOptions
+from .items import BatchKeywords, Item, ItemDataset, ItemOptions
 from .iteration import Iteration
 from .share import OwnStream, Share, check_not_copied, share_of
 from .states import check_state, check_stream
@@ -29,8 +29,8 @@ __all__ = ["BlenderDataset", "DataLoader"]  # torch's, for the command line, whi
 _ENDLESS_EPOCH = 1 << 32  # indices between the epochs of an endless stream
 
 
-class _Options(StreamOptions, ItemKeywords, total=False):
-    """All keywords of a BlenderDataset."""
+class _Options(StreamOptions, BatchKeywords, total=False):
+    """What a BlenderDataset takes by name only."""
 
     clip: int | None
     clip_stride: int
@@ -80,22 +80,31 @@ class BlenderDataset(ItemDataset):
 
     _kind = "BlenderDataset"
 
-    def __init__(self, config: StreamConfig | None = None, **options: Unpack[_Options]) -> None:
+    def __init__(
+        self,
+        config: StreamConfig | None = None,
+        transform: Callable[[Item], Any] | None = None,
+        batch_size: int | None = None,
+        **options: Unpack[_Options],
+    ) -> None:
         given: dict[str, Any] = dict(options)
-        check_names("BlenderDataset", given, {*_Options.__annotations__})
+        check_names("BlenderDataset", given, {"transform", "batch_size", *_Options.__annotations__})
         clip, stride = given.pop("clip", None), given.pop("clip_stride", 1)
         if clip is None and stride != 1:
             raise ConfigError(f"clip_stride goes with clip; got clip_stride={stride!r:.100} without it")
         self._cut = None if clip is None else Cut.checked(clip, stride, ("clip", "clip_stride"))
-        own = {name: given.pop(name) for name in ItemKeywords.__annotations__ if name in given}
-        super().__init__(ItemOptions(**own))
+        own = {name: given.pop(name) for name in BatchKeywords.__annotations__ if name in given}
+        super().__init__(ItemOptions(transform=transform, batch_size=batch_size, **own))
         self.config: StreamConfig = resolve(config, given)
         self._own = OwnStream()
         self._frames: SyncFrames | None = None  # the present or last iteration
         self._source: dict[str, Any] | None = None  # what the fleet's samples are a function of
 
     def __len__(self) -> int:
-        """Return the items of one epoch in this rank; exact without workers, or if ranks times workers divide the length.
+        """Return the items of one epoch in this rank.
+
+        It is exact without workers. With workers, each may make a short batch, or leave one out with `drop_last`: then
+        it is exact if each worker's share of the samples is whole batches.
 
         Each sample counts as one item, also where it is an episode of several frames.
 

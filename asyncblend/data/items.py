@@ -28,15 +28,20 @@ from .viewed import Viewed
 Item = dict[str, Any]
 
 
-class ItemKeywords(TypedDict, total=False):
-    """ItemOptions' fields as keywords of the datasets."""
+class BatchKeywords(TypedDict, total=False):
+    """ItemOptions' fields that a BlenderDataset takes by their names only."""
 
-    transform: Callable[[Item], Any] | None
-    batch_size: int | None
     ragged: Collection[str]
     drop_last: bool
     pin_memory: bool
     device: torch.device | str | int | None
+
+
+class ItemKeywords(BatchKeywords, total=False):
+    """ItemOptions' fields as keywords of the datasets."""
+
+    transform: Callable[[Item], Any] | None
+    batch_size: int | None
 
 
 @options_checked
@@ -72,6 +77,16 @@ class ItemOptions:
     def __post_init__(self) -> None:
         if self.transform is not None and not callable(self.transform):
             raise ConfigError(f"transform must be callable; got {self.transform!r}")
+        for name in ("drop_last", "pin_memory"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False; got {getattr(self, name)!r:.80}")
+        if self.device is not None:
+            try:
+                torch.device(self.device)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"device must be one of torch's, such as 'cuda' or 'cpu'; got {self.device!r:.80}: {error}"
+                ) from error
         if self.batch_size is not None:
             check_whole("batch_size", self.batch_size, 1)
             check_ragged(self.ragged)

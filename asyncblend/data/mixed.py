@@ -79,7 +79,7 @@ class MixedDataset(ItemDataset):
         return {"live": live, "recorded": recorded}
 
     def __len__(self) -> int:
-        """Return the items of one epoch in this rank.
+        """Return the items of one epoch in this rank. With workers it is exact as a RecordedDataset's is.
 
         Raises:
             TypeError: No `length` was given.

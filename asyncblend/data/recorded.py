@@ -60,7 +60,11 @@ class RecordedDataset(ItemDataset):
         return self._recording.about
 
     def __len__(self) -> int:
-        """Return the items of one epoch in this rank. If several workers make short batches, there are a few more."""
+        """Return the items of one epoch in this rank.
+
+        It is exact without workers. With workers, each may make a short batch, or leave one out with `drop_last`: then
+        it is exact if each worker's share of the samples is whole batches.
+        """
         rank, ranks = self._distributed()
         return self._length(len(range(rank, len(self._recording), ranks)))
 

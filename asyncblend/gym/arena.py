@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..checks import check_whole
 from ..config import StreamConfig
-from ..errors import ConfigError, StreamClosed
+from ..errors import ConfigError, EpisodeLost, StreamClosed
 from ..stream.sync import SyncStream
 from .spaces import Space, reader, space_of
 
@@ -53,6 +53,12 @@ class Arena:
         if on_crash not in ("replay", "truncate"):
             raise ConfigError(f"on_crash must be 'replay' or 'truncate'; got {on_crash!r}")
         check_whole("max_replay_steps", max_replay_steps, 0)
+        fewest = config.restart.min_instances
+        if fewest is not None and fewest < instances:
+            raise ConfigError(
+                f"restart has min_instances={fewest}, but each of the {instances} environments needs a Blender of its own "
+                f"and would wait for ever for one that was given up; leave min_instances out"
+            )
         self._config = dataclasses.replace(config, instances=instances)
         self.max_replay: int = max_replay_steps if on_crash == "replay" else 0
         self.stream: SyncStream = SyncStream(self._config)
@@ -79,6 +85,15 @@ class Arena:
         if not isinstance(values, Mapping):
             raise ConfigError(f"params of an environment must be a mapping, or a callable(index); got {drawn!r:.100}")
         return {**values, **own}
+
+    def lost(self, steps: int) -> EpisodeLost:
+        """Return the error that tells of an episode whose Blender died after so many steps, in the words of an environment."""
+        why = (
+            f"at most {self.max_replay} are played again: raise max_replay_steps"
+            if self.max_replay
+            else "on_crash or max_replay_steps say that none is played again"
+        )
+        return EpisodeLost(f"the Blender of this episode died after {steps} steps, and {why}", step=steps)
 
     def check_open(self) -> None:
         """Raise StreamClosed after `close`."""

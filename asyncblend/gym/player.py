@@ -190,7 +190,7 @@ class Player:
             try:
                 frame = self._episode.receive()
             except EpisodeLost as error:
-                self._lost = error
+                self._lost = self._arena.lost(error.step or 0)
             except AsyncblendError as error:  # the answer to what was asked; no other will come
                 self._over = f"the episode has ended with {type(error).__name__}"
                 self._owed, self._latest = False, None

@@ -62,7 +62,11 @@ def check_ragged(ragged: Collection[str]) -> frozenset[str]:
     Raises:
         ConfigError: It is no collection of names.
     """
-    if isinstance(ragged, str) or not all(isinstance(name, str) for name in ragged):
+    if (
+        isinstance(ragged, str)
+        or not isinstance(ragged, Collection)
+        or not all(isinstance(name, str) for name in ragged)
+    ):
         raise ConfigError(f"ragged must be names, such as ('bbox', 'class_id'); got {ragged!r}")
     return frozenset(ragged)
 
@@ -82,6 +86,7 @@ class Batch:
     ) -> None:
         self._size, self._empty, self._ragged, self._arrays = size, empty, frozenset(ragged), arrays
         self._indices: list[int] = []
+        self._first = ""  # what an error calls the first sample
         self._params: list[Mapping[str, Any] | None] = []  # "params" of each sample, if they are a dict
         self._columns: Any = None  # The first sample with each leaf replaced by the column of its values
 
@@ -93,8 +98,13 @@ class Batch:
         """Whether the batch has `size` samples."""
         return len(self._indices) == self._size
 
-    def add(self, values: Any, index: int) -> None:
+    def add(self, values: Any, index: int, called: str = "") -> None:
         """Copy the next sample into the batch.
+
+        Args:
+            values: Of the sample.
+            index: The sample's.
+            called: What an error calls it. Empty: "sample" with its index.
 
         Raises:
             SampleError: The sample has another form than the first one. The batch cannot be used any more.
@@ -106,13 +116,15 @@ class Batch:
         self._params.append(params if isinstance(params, Mapping) else None)
         try:
             if not self._indices:
+                self._first = called or f"sample {index}"
                 self._columns = self._begun(values)
             self._columns = self._added(self._columns, values, "")
         except _Mismatch as error:
-            first = self._indices[0] if self._indices else index
+            advice = "return the same kind of value from each sample, or name it in `ragged` to get a list of them"
+            if called:
+                advice = "yield the same kind of value at each step"
             raise SampleError(
-                f"sample {index} cannot be in one batch with sample {first}: {error}; "
-                f"return the same kind of value from each sample, or name it in `ragged` to get a list of them",
+                f"{called or f'sample {index}'} cannot be in one batch with {self._first}: {error}; {advice}",
                 index=index,
             ) from None
         self._indices.append(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import asyncblend as ab
 from asyncblend.config import StreamOptions
 from asyncblend.data.dataset import _Options
-from asyncblend.data.items import ItemKeywords, ItemOptions
+from asyncblend.data.items import BatchKeywords, ItemKeywords, ItemOptions
 from asyncblend.recording.codec import Images, encode
 from asyncblend.recording.writer import ShardSize, Writer
 
@@ -36,10 +35,15 @@ def makers(tmp_path: Path) -> dict[str, Callable[..., Any]]:
 def test_the_keywords_are_the_options_fields() -> None:
     """A type checker sees for the datasets' keywords what ItemOptions and StreamConfig check at run time."""
     assert get_type_hints(ItemKeywords) == get_type_hints(ItemOptions)
-    assert list(ItemKeywords.__annotations__) == [field.name for field in dataclasses.fields(ItemOptions)]
     clips = {"clip": int | None, "clip_stride": int}
-    assert get_type_hints(_Options) == {**get_type_hints(StreamOptions), **get_type_hints(ItemKeywords), **clips}
+    assert get_type_hints(_Options) == {**get_type_hints(StreamOptions), **get_type_hints(BatchKeywords), **clips}
     assert not get_type_hints(StreamOptions).keys() & get_type_hints(ItemKeywords).keys()
+
+
+def test_a_config_a_transform_and_a_size_go_by_position() -> None:
+    """A BlenderDataset takes them in this order."""
+    config = ab.StreamConfig(script="x.py", length=10)
+    assert len(ab.BlenderDataset(config, lambda item: item, 4)) == 3
 
 
 def test_an_unknown_option_is_refused(makers: dict[str, Callable[..., Any]]) -> None:
@@ -67,6 +71,11 @@ def test_a_wrong_option_is_named(makers: dict[str, Callable[..., Any]]) -> None:
         ({"drop_last": True}, "drop_last goes with batch_size"),
         ({"pin_memory": True}, "pin_memory goes with batch_size"),
         ({"device": "cpu"}, "device goes with batch_size"),
+        ({"batch_size": 2, "device": "nonsense"}, "device must be one of torch's, .*; got 'nonsense'"),
+        ({"batch_size": 2, "device": 1.5}, r"device must be one of torch's, .*; got 1\.5"),
+        ({"batch_size": 2, "drop_last": "no"}, "drop_last must be True or False; got 'no'"),
+        ({"batch_size": 2, "pin_memory": 1}, "pin_memory must be True or False; got 1"),
+        ({"batch_size": 2, "ragged": 5}, "ragged must be names, .*; got 5"),
     ]
     for make in makers.values():
         for options, message in wrongs:

@@ -127,7 +127,7 @@ def test_the_end(make_map: Make) -> None:
 def test_what_is_no_index(make_map: Make) -> None:
     """It is a ConfigError that shows it."""
     dataset = make_map(length=6)
-    for wanted in ("a", 1.0, None, [0, "a"], torch.tensor([1, 2])):
+    for wanted in ("a", 1.0, None, True, [0, "a"], [True, False], torch.tensor([1, 2])):
         with pytest.raises(ab.ConfigError, match="an index must be a whole number, a slice or a list of them; got"):
             dataset[wanted]  # type: ignore[index]
     assert dataset.stats() is None

@@ -273,7 +273,9 @@ def test_an_episode_is_truncated_after_a_crash(make: Make, options: dict[str, An
     assert seen == expected[0][:5]
     observation, reward, terminated, truncated, info = env.step(PUSH)
     assert (observation.tolist(), reward, terminated, truncated) == (seen[-1][0], 0.0, False, True)
+    why = "none is played again" if "on_crash" in options else "at most 3 are played again: raise max_replay_steps"
     assert "died after 4 steps" in info["blender_died"]
+    assert why in info["blender_died"]
     with pytest.raises(EpisodeOver, match=r"lost with its Blender: call reset\(\)"):
         env.step(PUSH)
     assert play(env) == expected[1]

@@ -12,6 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from asyncblend.config import RestartPolicy
 from asyncblend.errors import ConfigError, EpisodeLost, EpisodeOver, SampleError, StreamClosed
 from asyncblend.gym import BlenderVectorEnv
 from asyncblend.stream.sync_episode import SyncEpisode
@@ -162,6 +163,8 @@ def test_wrong_arguments_are_named(make: Make) -> None:
     assert envs.step(actions(envs, 1))[0].tolist() == expected[1]
     with pytest.raises(ConfigError, match="autoreset_mode must be an AutoresetMode or one of"):
         make.vector(autoreset_mode="never")
+    with pytest.raises(ConfigError, match="min_instances=1, but each of the 2 environments needs a Blender of its own"):
+        make.vector(instances=2, restart=RestartPolicy(min_instances=1))
     with pytest.raises(ConfigError, match="num_envs must be a whole number, at least 1; got 0"):
         make.vector(num_envs=0)
 

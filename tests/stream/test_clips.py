@@ -247,6 +247,16 @@ async def test_a_state_of_clips_goes_on_in_any_way(make: Make) -> None:
         assert (end["watermark"], end.get("steps")) == (3, None)
 
 
+def test_frames_that_do_not_fit_together_are_named_by_their_steps() -> None:
+    """All of them have the index of their episode."""
+    values: list[dict[str, Any]] = [{"x": np.zeros(2)}, {"x": np.zeros(2)}, {"x": "none"}]
+    frames = [ab.Frame(one, index=6, instance=0, step=step, last=step == 2) for step, one in enumerate(values)]
+    with pytest.raises(
+        ab.SampleError, match=r"^step 2 of sample 6 cannot be in one batch with step 0 of sample 6: .*step$"
+    ):
+        Clip(frames, 1)
+
+
 def test_a_clip_has_the_age_of_its_params() -> None:
     """It is that of its first frame."""
     frames = [ab.Frame({"t": step}, index=7, instance=0, params_age=5 + step, step=step) for step in range(4)]
