@@ -342,7 +342,7 @@ class _Made:
 _Made.watch()
 
 
-def _wait_until_none(what: str, find: Callable[[], list[Any]], seconds: float = 15.0) -> None:
+def _wait_until_none(what: str, find: Callable[[], list[Any]], seconds: float = 60.0) -> None:
     """Fail unless nothing is found within these seconds: a process killed a moment ago may still be listed."""
     end = time.monotonic() + seconds
     while found := find():

@@ -249,7 +249,6 @@ def test_errors_arrive_as_themselves(fake: str, write_script: Write) -> None:
         pytest.fail("entered")
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_worker_process_is_told_to_make_its_own(fake: str, write_script: Write) -> None:
     """A DataLoader's worker gets an error, not a hang: the Blenders belong to the process that launched them."""

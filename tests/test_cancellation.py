@@ -123,6 +123,7 @@ def empty(write_script: Write) -> Path:
     return write_script("def sample(task): return {}")
 
 
+@pytest.mark.timeout(900)
 def test_cancelled_at_each_step(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled at any step, from before the start until after the end, leaves nothing."""
     assert every_step(three_frames(empty, fake_blender(tmp_path / "fake"))) > 10

@@ -76,7 +76,7 @@ async def test_a_sample_that_kills_its_blenders_is_named(
         length=12,
         prefetch=1,
         params={"level": 7},
-        timeouts=ab.Timeouts(frame=1),
+        timeouts=ab.Timeouts(frame=1 if cause is ab.FrameTimeout else 60),
         restart=ab.RestartPolicy(backoff=0.01, max_restarts=100, max_sample_deaths=2),
     )
     with pytest.raises(ab.SampleError) as caught:

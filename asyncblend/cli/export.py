@@ -100,6 +100,7 @@ def export(
     from ..export import export as export_items
     from ..export.plan import Plan
     from ..recording import Recording
+    from ..stream.indices import own_indices
 
     check_format(format)
     check_source(source)
@@ -108,7 +109,7 @@ def export(
         config = load_config(source, script_args=context.args, **options)
         if config.length is None:
             raise typer.BadParameter("how many samples? Such as --length 1000", param_hint="--length")
-        Plan(val=val).check(range(config.length))  # before anything is rendered
+        Plan(val=val).check(own_indices(config))  # before anything is rendered
         items = _rendered(dataclasses.replace(config, ordered=True))
         whole = completed(config)
         made_of: Mapping[str, Any] = {"script": Path(whole.script).name, "seed": whole.seed}

@@ -1,6 +1,7 @@
 """Exports: labelled samples in the formats of other tools.
 
     folder       export(): the new folder is written beside the target, then takes its place
+    own_files    the list of an export's files, which a later one replaces
     plan         what is asked for, such as the splits, and the Report of what was written
     coco         the format "coco": annotations.json and images
     yolo         the format "yolo": images, text files and data.yaml

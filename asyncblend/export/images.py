@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
+from ..recording.codec import Sample
 from ..recording.png import png
 
 
@@ -29,23 +30,23 @@ def is_picture(value: Any) -> bool:
 def image_file(item: Mapping[str, Any], *, alpha: bool = True) -> ImageFile:
     """Return the image of a sample: the file as it was recorded, which is not encoded again, or a new one.
 
-    Without `alpha` an image of four channels loses the last one.
+    The file is that of the very array that was read; an array in its place is encoded. Without `alpha` an image of four
+    channels loses the last one.
 
     Raises ConfigError if it is no image of 8 bits.
     """
-    files: Mapping[str, bytes] = getattr(item, "files", {})
     image = item["image"]
-    suffix = "jpg" if "image.jpg" in files else "png"
-    cut = not alpha and np.ndim(image) == 3 and np.shape(image)[2] == 4
-    if cut or (data := files.get(f"image.{suffix}")) is None:
-        if not is_picture(image):
-            raise ConfigError(
-                f"sample {item['index']}: `image` is no picture of H x W, H x W x 3 or 4 uint8 but "
-                f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; an export's are files of 8 "
-                f"bits: let the script's sample return such a one as `image`, and this under another name"
-            )
-        data = png(np.ascontiguousarray(image[..., :3]) if cut else image)
-    return ImageFile(f".{suffix}", data, np.shape(image)[:2])  # type: ignore[arg-type]
+    if not is_picture(image):
+        raise ConfigError(
+            f"sample {item['index']}: `image` is no picture of H x W, H x W x 3 or 4 uint8 but "
+            f"{getattr(image, 'dtype', type(image).__name__)}{list(np.shape(image))}; an export's are files of 8 "
+            f"bits: let the script's sample return such a one as `image`, and this under another name"
+        )
+    cut = not alpha and image.ndim == 3 and image.shape[2] == 4
+    recorded = item.file_of("image") if isinstance(item, Sample) and not cut else None
+    if recorded is not None and recorded[0].endswith((".png", ".jpg")):
+        return ImageFile(recorded[0][-4:], recorded[1], image.shape[:2])
+    return ImageFile(".png", png(np.ascontiguousarray(image[..., :3]) if cut else image), image.shape[:2])
 
 
 def write_new(path: Path, data: bytes, index: int) -> None:

@@ -14,13 +14,15 @@ def outline_of(mask: npt.NDArray[np.bool_]) -> _Points:
     """Return the outline of a mask that is not empty as one polygon of N x 2 corners of pixels, x y.
 
     Parts that others divide, and holes, are joined by bridges of no width, which run forth and back along one line. By
-    the even-odd rule, of `cv2.fillPoly` too, the polygon has exactly the pixels of the mask inside.
+    the even-odd rule, the polygon has exactly the centres of the mask's pixels inside. `cv2.fillPoly` fills by that rule,
+    but draws the polygon's lines too, bridges among them, a pixel wide.
     """
     first, *others = sorted(_loops(mask), key=len, reverse=True)
     joined = first
     for loop in others:
-        distances = ((joined[:, None] - loop) ** 2).sum(axis=2)
-        at, begin = np.unravel_index(distances.argmin(), distances.shape)
+        # Short bridges, but not the shortest ones: an object behind leaves has thousands of holes.
+        at = ((joined - loop[0]) ** 2).sum(axis=1).argmin()
+        begin = ((loop - joined[at]) ** 2).sum(axis=1).argmin()
         turned = np.roll(loop, -begin, axis=0)
         joined = np.concatenate([joined[: at + 1], turned, turned[:1], joined[at:]])
     return joined

@@ -48,7 +48,9 @@ def write_parquet(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) 
             split = plan.split_of(int(item["index"]))
             yield split, columns.cells_of(item)
             report.add_image(split)
-            classes.update(name or "object" for name in item.get("class_name") or ())
+            names = item.get("class_name")
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                classes.update(name or "object" for name in names)
 
     with contextlib.ExitStack() as stack:
         parts = {split: _Part(stack, folder / "data", _NAMES[split], schema) for split in plan.splits}

@@ -121,9 +121,15 @@ def _padded(points: list[float], length: int) -> list[float]:
 
 
 def _write_yaml(file: IO[str], plan: Plan, names: list[str], keypoints: int) -> None:
-    """Write what is trained on. Paths are relative to the file; strings are JSON's, which YAML reads as they are."""
-    file.write(f"# {json.dumps(plan.info.get('description', 'exported by asyncblend'))}\n")
+    """Write what is trained on. Paths are relative to the file."""
+    file.write(f"# {_quoted(str(plan.info.get('description', 'exported by asyncblend')))}\n")
     file.write(f"train: images/train\nval: images/{plan.splits[-1]}\n")
     if plan.task == "pose":
         file.write(f"kpt_shape: [{keypoints}, 3]\n")
-    file.write("names:\n" + "".join(f"  {number}: {json.dumps(name)}\n" for number, name in enumerate(names)))
+    file.write("names:" + "".join(f"\n  {number}: {_quoted(name)}" for number, name in enumerate(names)))
+    file.write("\n" if names else " {}\n")
+
+
+def _quoted(text: str) -> str:
+    """Return a string as YAML has it, in ASCII. JSON's own escapes have two for what is beyond U+FFFF, and YAML's one."""
+    return json.dumps(text, ensure_ascii=False).encode("ascii", "backslashreplace").decode()

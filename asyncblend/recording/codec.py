@@ -87,6 +87,7 @@ class Sample(dict[str, Any]):
         params: Any,
         files: Mapping[str, bytes],
         steps: int = 1,
+        sources: Mapping[str, tuple[str, Array]] | None = None,
     ) -> None:
         super().__init__({**values, "index": index})
         self.returned = values
@@ -102,6 +103,12 @@ class Sample(dict[str, Any]):
         self.steps = steps
         """How many frames the sample has. If there are several, it is an episode, and time is the first axis of its
         arrays."""
+        self._sources = sources or {}  # by value the name of its file, and the array that was read from it
+
+    def file_of(self, name: str) -> tuple[str, bytes] | None:
+        """Return the name and the bytes of a value's recorded file. None if it has none, or is not the array that was read."""
+        file, array = self._sources.get(name, ("", None))
+        return (file, self.files[file]) if file and self.get(name) is array else None
 
     def frame(self, step: int) -> Mapping[str, Any]:
         """Return the values of one frame, by name. `step` counts from 0. The arrays are views of the sample's."""
@@ -172,6 +179,7 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
         Damaged: `encode` did not make them.
     """
     unused = dict(files)
+    file_of: dict[int, str] = {}  # by the id of an array
 
     def fetch(file: Any) -> Array:
         if not isinstance(file, str) or file not in unused:
@@ -181,10 +189,13 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
             raise Damaged(f"{file} is not what was written: its checksum differs", file=file)
         try:
             if file.endswith(".npy.gz"):
-                return npy.from_compressed(data)
-            return npy.from_plain(data) if file.endswith(".npy") else _from_image(data)
+                array = npy.from_compressed(data)
+            else:
+                array = npy.from_plain(data) if file.endswith(".npy") else _from_image(data)
         except Exception as error:  # Pillow, numpy and isal raise many kinds when bytes are wrong
             raise Damaged(f"{file} cannot be read: {error}", file=file) from None
+        file_of[id(array)] = file
+        return array
 
     try:
         sample = unsealed(files["json"], checked=checked)
@@ -199,7 +210,8 @@ def decode(files: Mapping[str, bytes], *, checked: bool = True) -> Sample:
         raise Damaged(f"there is no {error}", file="json") from None
     except (ProtocolError, ValueError, TypeError, OverflowError) as error:
         raise Damaged(f"its JSON cannot be read: {error}", file="json") from None
-    return Sample(values, index=index, instance=instance, params=params, files=files, steps=steps)
+    sources = {name: (file_of[id(value)], value) for name, value in values.items() if id(value) in file_of}
+    return Sample(values, index=index, instance=instance, params=params, files=files, steps=steps, sources=sources)
 
 
 def lengths(value: Any) -> set[int]:

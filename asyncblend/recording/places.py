@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from ..errors import ConfigError, RecordingError
 
@@ -35,11 +36,11 @@ Place = Path | Remote
 
 
 def place_of(folder: str | os.PathLike[str]) -> Place:
-    """Return the place that a path or a URL names."""
+    """Return the place that a path or a URL names. A path is absolute, so that it stays the same wherever one goes."""
     text = os.fspath(folder)
     if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
-    return Remote(text) if "://" in text else Path(text)
+        return Path(os.fsdecode(unquote_to_bytes(os.fsencode(text.removeprefix("file://"))))).absolute()
+    return Remote(text) if "://" in text else Path(text).absolute()
 
 
 def folder_of(folder: str | os.PathLike[str]) -> Path:

@@ -48,7 +48,7 @@ class Recording:
         numbers = shards_in(self.folder)
         if not numbers:
             raise RecordingError(
-                f"{self.folder} has no recording: no whole shard, such as shard-000000.tar", path=str(self.folder)
+                f"{os.fspath(folder)} has no recording: no whole shard, such as shard-000000.tar", path=str(self.folder)
             )
         shards = list(each(self.folder, functools.partial(find_shard, self.folder), numbers))
         self._files = [(shard.path, shard.checked) for shard in shards]

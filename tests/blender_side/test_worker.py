@@ -164,7 +164,7 @@ class Host:
 
 def _launch(endpoint: str, folder: str) -> Launch:
     return Launch(
-        endpoint=endpoint, token=TOKEN, instance=0, epoch=0, beat=0.5, kind="fake", script="", script_args=[],
+        endpoint=endpoint, token=TOKEN, instance=0, epoch=0, beat=LIMIT, kind="fake", script="", script_args=[],
         scene=None, factory_startup=True, autoexec=True, threads=None, gpu=False, show=False, lifeline=None,
         ring=None, line=None, packages=folder, report=f"{folder}/report.json",
     )  # fmt: skip

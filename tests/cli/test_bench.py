@@ -23,6 +23,7 @@ from asyncblend.cli.bench.shown import figures, toml, verdict
 from asyncblend.cli.bench.usage import Used, available, memory, sessions
 from asyncblend.config import StreamConfig
 from asyncblend.errors import ConfigError, InstanceExited
+from asyncblend.stream.stream import BlenderStream
 from asyncblend.testing import fake_blender
 
 LIMIT = 100
@@ -36,9 +37,9 @@ lock = open(folder / "lock", "w")
 
 def sample(task):
     times = 5 if (folder / "slow").exists() else 1
-    time.sleep(0.01 * times)
+    time.sleep(0.03 * times)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    time.sleep(0.02 * times)
+    time.sleep(0.06 * times)
     fcntl.flock(lock, fcntl.LOCK_UN)
     return {"n": task.index}
 
@@ -53,19 +54,22 @@ from asyncblend import blender as bl
 noted = pathlib.Path(__file__).with_name("noted")
 
 def sample(task):
-    with noted.open("a") as file:
-        print(os.getpid(), task.index, file=file)
+    if task.index < 10**9:
+        with noted.open("a") as file:
+            print(os.getpid(), task.index, file=file)
     return {"n": task.index}
 
 bl.serve(sample)
 """
+NOT_NOTED = 10**9
+"""The index of a sample that `NOTING` does not note."""
 
 BY_GPU = """
 import os, time
 from asyncblend import blender as bl
 
 def sample(task):
-    time.sleep(0.005 if os.environ.get("CUDA_VISIBLE_DEVICES") in ("6", "7") else 0.05)
+    time.sleep(0.02 if os.environ.get("CUDA_VISIBLE_DEVICES") in ("6", "7") else 0.2)
     return {"n": task.index}
 
 bl.serve(sample)
@@ -255,7 +259,7 @@ async def test_a_slow_minute_does_not_change_the_advice(config: Callable[[str], 
             slow.touch()
 
     tried = [Setting(n, 1) for n in (3, 1, 2)]
-    found = await Search(config(ONE_AT_A_TIME), tried, 1.5, turn_begins=turn_begins).run()
+    found = await Search(config(ONE_AT_A_TIME), tried, 4.5, turn_begins=turn_begins).run()
     assert found.best.setting == Setting(2, 1)
     assert [one.setting for one in found.level] == [Setting(3, 1)]
     assert [one.setting for one in found.trials] == tried
@@ -280,10 +284,22 @@ class Turns:
         self._read, self._now = len(lines), setting and (number, setting)
 
 
-async def test_blenders_that_have_no_turn_wait(config: Callable[[str], StreamConfig], tmp_path: Path) -> None:
+async def test_blenders_that_have_no_turn_wait(
+    config: Callable[[str], StreamConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each fleet renders with its own number of Blenders, which fleets share; and all the same samples, in their order."""
+    rested = Blenders._rest
+
+    async def rest(self: Blenders, streams: Sequence[BlenderStream]) -> None:
+        """A sample that was begun just before its revocation came belongs to this turn: one that is not noted ends it."""
+        await rested(self, streams)
+        for stream in streams:
+            await stream.render(NOT_NOTED)
+
+    monkeypatch.setattr(Blenders, "_rest", rest)
     turns, tried = Turns(tmp_path / "noted"), [Setting(1, 2), Setting(2, 1), Setting(3, 1)]
     search = Search(config(NOTING), tried, 0.1, turn_begins=turns.begins)
+    monkeypatch.setattr(search._blenders, "_frame", 0.0)  # on no machine a frame takes longer than a turn
     await search.run()
     turns.begins(0, None)
     by_threads: dict[int, set[str]] = {1: set(), 2: set()}
@@ -325,7 +341,7 @@ async def test_in_heats_if_not_all_can_be_open(
         most.append(sum(map(len, search._blenders._held.values())))
 
     tried = [Setting(1, 1), Setting(2, 1), Setting(1, 2), Setting(2, 2)]
-    search = Search(config(ONE_AT_A_TIME), tried, 0.6, turn_begins=turn_begins)
+    search = Search(config(ONE_AT_A_TIME), tried, 1.8, turn_begins=turn_begins)
     found = await search.run()
     assert found.best.setting.instances == 2
     assert [one.setting for one in found.trials] == tried
@@ -373,7 +389,7 @@ async def test_memory_that_nobody_tells_is_unknown(
 async def test_gpus_are_compared_with_the_processor(config: Callable[[str], StreamConfig]) -> None:
     """The Blenders get them in turns, and the advice names them."""
     tried = [Setting(2, 1), Setting(1, 1, True), Setting(2, 1, True)]
-    found = await Search(config(BY_GPU), tried, 0.5, gpus=[6, 7]).run()
+    found = await Search(config(BY_GPU), tried, 2.0, gpus=[6, 7]).run()
     assert found.best.setting == Setting(2, 1, True)
     assert [line.plain for line in toml(found, "scene.py", 16, [6, 7])] == [
         *("Write into a TOML file, or give a stream as keywords:", "instances = 2", "threads = 1", "gpus = [6, 7]")

@@ -37,7 +37,10 @@ def indices(items: list[Any]) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -133,7 +136,7 @@ def test_leaving_an_epoch_of_workers(how: str, persistent: bool, make: Make, loa
         assert indices(items) == list(range(30))
         pids += [item["pid"] for item in items]
         assert len(set(pids)) <= 2 or not persistent
-    assert all(gone(pid) for pid in pids)
+    until(lambda: all(gone(pid) for pid in pids))
 
 
 def test_stats_of_the_process_that_iterates(make: Make) -> None:
@@ -175,9 +178,9 @@ ERRORS: list[Any] = [
     ),
     pytest.param(
         ab.CrashLoop,
-        r"made no frame for 0\.3 s",
+        r"made no frame for 3 s",
         2,
-        {"faults": {"hang_after": 2}, "timeouts": ab.Timeouts(frame=0.3), "restart": ab.RestartPolicy(max_restarts=0)},
+        {"faults": {"hang_after": 2}, "timeouts": ab.Timeouts(frame=3), "restart": ab.RestartPolicy(max_restarts=0)},
         id="hang",
     ),
     pytest.param(ab.BlenderNotFound, "does not exist", 0, {"blender": "/nowhere/blender"}, id="blender"),
@@ -302,9 +305,8 @@ def test_a_killed_worker_is_torchs_error(make: Make, load: Any) -> None:
         with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
             while True:
                 next(iterator)
-        orphans = [psutil.Process(pid) for pid, host in pids.items() if host == dead and psutil.pid_exists(pid)]
-        assert not psutil.wait_procs(orphans, timeout=5)[1]
-    assert all(gone(pid) for pid in pids)
+        until(lambda: all(gone(pid) for pid, host in pids.items() if host == dead))
+    until(lambda: all(gone(pid) for pid in pids))
 
 
 # -- a fleet here, workers beside it ------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +69,18 @@ def indices(items: list[Any]) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that other processes fulfil."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.002)
 
 
 def workers_gone(loader: Any) -> None:
@@ -300,7 +313,7 @@ def test_workers_share_the_blenders(start: str, make_map: Make) -> None:
     assert len({host for host, *_ in owners}) == 2
     assert {(number, args) for _, number, args, _ in owners} <= {(0, "a"), (1, "b"), (2, "c")}
     assert len({number for _, number, *_ in owners}) == len(owners)  # each is one Blender of one worker throughout
-    assert all(gone(pid) for *_, pid in owners)
+    until(lambda: all(gone(pid) for *_, pid in owners))
 
 
 def test_a_worker_without_a_blender_says_so(make_map: Make, load: Any) -> None:
@@ -481,7 +494,7 @@ def test_the_fleets_end_at_the_exit(make_map: Make, tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3
-    assert all(gone(pid) for pid in pids)
+    until(lambda: all(gone(pid) for pid in pids))
 
 
 # -- real Blenders ---------------------------------------------------------------------------------------------------

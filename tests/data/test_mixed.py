@@ -294,7 +294,7 @@ def test_errors_of_the_live_part_come_through(live: Any, recorded: Any) -> None:
         ({"never_ready": True}, ab.StartTimeout),
         ({"crash_after": 2}, ab.CrashLoop),
     ):
-        own = live(faults, timeouts=ab.Timeouts(start=5.0 if "crash_after" in faults else 0.5), restart=once)
+        own = live(faults, timeouts=ab.Timeouts(start=0.5 if "never_ready" in faults else LIMIT), restart=once)
         with pytest.raises(error):
             for _ in ab.MixedDataset(own, recorded()):
                 pass

@@ -69,6 +69,7 @@ async def chaos(stream: ab.BlenderStream) -> AsyncIterator[list[signal.Signals |
         task.cancel()
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("shared_memory", [False, True], ids=["socket", "shared memory"])
 async def test_three_passes_while_blenders_are_killed_and_stopped(
     shared_memory: bool, fake: str, write_script: Write
@@ -83,7 +84,7 @@ async def test_three_passes_while_blenders_are_killed_and_stopped(
         timeouts=ab.Timeouts(beat=1.5),
         shared_memory=shared_memory,
     )
-    async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream, chaos(stream) as sent:
+    async with asyncio.timeout(250), ab.BlenderStream(config) as stream, chaos(stream) as sent:
 
         async def quick() -> None:
             """Consume passes until Blenders were killed and stopped several times."""
@@ -130,12 +131,13 @@ async def test_three_passes_while_blenders_are_killed_and_stopped(
         assert (stats.rendering, stats.queued, stats.skipped) == (0, 0, 0)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.exhaustive
 async def test_render_and_flush_while_blenders_are_killed(fake: str, write_script: Write) -> None:
     """A sample that is wanted now comes with its own params; flushed samples come once, with one of their params."""
     config = ab.StreamConfig(script=write_script(ECHO), blender=fake, instances=2, queue_size=8, restart=PATIENT)
     rng = random.Random(3)
-    async with asyncio.timeout(LIMIT), ab.BlenderStream(config) as stream:
+    async with asyncio.timeout(250), ab.BlenderStream(config) as stream:
         draws, frames = Draws("flushed"), list[ab.Frame]()
         own = stream.frames(range(400), params=draws)
         number = 0

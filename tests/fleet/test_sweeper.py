@@ -47,7 +47,7 @@ def test_it_holds_nothing_of_its_host() -> None:
     with Workspace() as workspace:
         process = of(workspace)
         until(lambda: process.name() == "sh")
-        assert sorted(os.listdir(f"/proc/{process.pid}/fd")) == ["0", "1", "2"]
+        until(lambda: sorted(os.listdir(f"/proc/{process.pid}/fd")) == ["0", "1", "2"])
         held = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
         assert held[0].startswith("pipe:")
         assert held[1:] == [os.devnull] * 2

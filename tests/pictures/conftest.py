@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asyncblend.recording.codec import Sample
+
 Array = np.ndarray[Any, Any]
 Scene = Callable[..., dict[str, Any]]
 
@@ -99,6 +101,12 @@ def draw(index: int = 0, width: int = 160, height: int = 120, objects: int = 5, 
         "world_to_camera": np.eye(4),
         "index": index,
     }
+
+
+def recorded(values: dict[str, Any], name: str, data: bytes) -> Sample:
+    """Return values as a sample of a recording, in which the image's file has this name and these bytes."""
+    sources = {"image": (name, values["image"])}
+    return Sample(values, index=values["index"], instance=0, params={}, files={name: data}, sources=sources)
 
 
 def _annotated(

@@ -20,16 +20,12 @@ from pycocotools.cocoeval import COCOeval
 
 from asyncblend.errors import ConfigError
 from asyncblend.export import export
+from asyncblend.export.own_files import LIST
+from asyncblend.recording.codec import Images, decode, encode
+
+from .conftest import recorded
 
 Scene = Callable[..., dict[str, Any]]
-
-
-class Recorded(dict[str, Any]):
-    """An item with files, as a recording gives it."""
-
-    def __init__(self, values: dict[str, Any], **files: bytes) -> None:
-        super().__init__(values)
-        self.files = {name.replace("_", "."): data for name, data in files.items()}
 
 
 def loaded(out: Path) -> COCO:
@@ -83,7 +79,7 @@ def test_the_image_files_and_their_sizes(items: list[dict[str, Any]], tmp_path: 
         with Image.open(tmp_path / "out" / entry["file_name"]) as image:
             assert image.size == (entry["width"], entry["height"]) == (160, 120)
             np.testing.assert_array_equal(np.asarray(image), item["image"])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations.json", "images"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations.json", "images", LIST}
     assert len(list((tmp_path / "out" / "images").iterdir())) == 6
     assert coco.dataset["info"] == {"description": "cubes", "year": 2026}
     assert coco.dataset["licenses"] == []
@@ -95,15 +91,30 @@ def test_recorded_image_files_are_copied(items: list[dict[str, Any]], tmp_path: 
     Image.fromarray(items[0]["image"]).save(jpeg, "JPEG")
     items[1]["image"] = np.dstack([items[1]["image"], np.full((120, 160), 200, np.uint8)])
     Image.fromarray(items[1]["image"]).save(png, "PNG", compress_level=3)
-    recorded = [
-        Recorded(items[0], image_jpg=jpeg.getvalue(), depth_npy=b"other"),
-        Recorded(items[1], image_png=png.getvalue()),
-    ]
-    export(recorded, tmp_path / "out")
+    export(
+        [recorded(items[0], "image.jpg", jpeg.getvalue()), recorded(items[1], "image.png", png.getvalue())],
+        tmp_path / "out",
+    )
     coco = loaded(tmp_path / "out")
     assert [image["file_name"] for image in coco.dataset["images"]] == ["images/000000001.jpg", "images/000000002.png"]
     assert (tmp_path / "out" / "images" / "000000001.jpg").read_bytes() == jpeg.getvalue()
     assert (tmp_path / "out" / "images" / "000000002.png").read_bytes() == png.getvalue()
+
+
+@pytest.mark.parametrize("other", ["Image", "image_", "IMAGE"])
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+def test_the_image_has_its_own_file(other: str, format: str, items: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Another value may have taken the file name of the image; an array that was put in its place is encoded."""
+    values = {other: np.zeros((120, 160, 3), np.uint8), **items[0]}
+    sample, replaced = (
+        decode(encode(values, index=index, instance=0, params={}, images=Images(format))) for index in (0, 1)
+    )
+    replaced["image"] = items[1]["image"]
+    export([sample, replaced], tmp_path / "out")
+    names = [image["file_name"] for image in loaded(tmp_path / "out").dataset["images"]]
+    written = [np.asarray(Image.open(tmp_path / "out" / name)) for name in names]
+    np.testing.assert_array_equal(written[0], sample["image"])
+    np.testing.assert_array_equal(written[1], items[1]["image"])
 
 
 def test_categories_are_the_classes_with_keypoints_of_their_own(items: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -196,7 +207,7 @@ def test_splits_have_the_same_categories(items: list[dict[str, Any]], tmp_path: 
         assert {image["file_name"] for image in part.dataset["images"]} == {
             path.name for path in (tmp_path / "out" / split).iterdir()
         }
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations", "train", "val"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations", "train", "val", LIST}
 
 
 # -- pycocotools' evaluation -------------------------------------------------------------------------------------
@@ -322,7 +333,8 @@ def test_a_folder_that_is_not_empty_needs_overwrite(items: list[dict[str, Any]],
         export(items[:2], out)
     assert files_in(out) == before
     export(items[:2], out, overwrite=True)
-    assert set(files_in(out)) == {*("notes.txt", "annotations.json", "images/000000001.png", "images/000000002.png")}
+    images = {"images/000000001.png", "images/000000002.png"}
+    assert set(files_in(out)) == {"notes.txt", "annotations.json", LIST, *images}
     assert len(loaded(out).imgs) == 2
 
 
@@ -339,7 +351,7 @@ def test_a_failure_leaves_the_folder_as_it_was(items: list[dict[str, Any]], tmp_
     with pytest.raises(KeyboardInterrupt):
         export(breaking(), out, overwrite=True)
     assert files_in(out) == before
-    assert {path.name for path in out.iterdir()} == {"annotations.json", "images"}
+    assert {path.name for path in out.iterdir()} == {"annotations.json", "images", LIST}
     with pytest.raises(KeyboardInterrupt):
         export(breaking(), tmp_path / "other")
     assert not (tmp_path / "other").exists()

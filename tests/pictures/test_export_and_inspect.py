@@ -247,6 +247,24 @@ async def test_recorded_episodes_are_drawn_and_refused_as_live_ones(fake: str, t
     np.testing.assert_array_equal(live[110:], recorded[110:])
 
 
+@pytest.mark.parametrize(
+    ("fields", "val", "splits"),
+    [("start = 3\nlength = 2", "0.7", "train: 1, val: 1"), ("shard = [1, 2]\nlength = 4", "0.1", None)],
+)
+def test_the_splits_are_those_of_the_samples_to_come(
+    fields: str, val: str, splits: str | None, script: Path, fake: str, tmp_path: Path
+) -> None:
+    """Of a config that does not begin at 0, or has every second index. An empty one is told before anything starts."""
+    blender = fake if splits else "/no/blender"
+    (tmp_path / "job.toml").write_text(f'script = "{script.name}"\nblender = "{blender}"\ninstances = 1\n{fields}\n')
+    options = ("--format", "parquet", "--val", val, "--out", "out")
+    done = asyncblend("export", "job.toml", *options, cwd=tmp_path)
+    if splits:
+        assert f"({splits})" in done.stdout, done.stderr
+    else:
+        assert "of 2 samples, none is in the split 'val' with val=0.1" in done.stderr
+
+
 @pytest.mark.exhaustive
 def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:
     """inspect draws as many samples as there are, and lists params."""

@@ -15,13 +15,16 @@ import pytest
 
 from asyncblend.errors import ConfigError
 from asyncblend.export import FORMATS, Report, export
+from asyncblend.export.folder import _ENTRIES
+from asyncblend.export.own_files import LIST
 from asyncblend.export.plan import Plan
 from asyncblend.stream.frame import Frame
 
 Files = dict[str, str]
-EARLIER = {"annotations.json": "earlier", "images/1.png": "earlier", "notes.txt": "mine", "own/notes.txt": "mine"}
 NEW = {"annotations.json": "new", "images/2.png": "new"}
-OWN = {name: text for name, text in EARLIER.items() if text == "mine"}
+REPLACED = {"annotations.json": "earlier", "images/1.png": "earlier", "val/3.png": "earlier"}
+OWN = {"notes.txt": "mine", "own/notes.txt": "mine", "images/mine.txt": "mine"}
+EARLIER = {**REPLACED, **OWN}
 
 
 def write(folder: Path, files: Files) -> None:
@@ -31,40 +34,95 @@ def write(folder: Path, files: Files) -> None:
 
 
 def files_in(folder: Path) -> Files:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    """Return the files in a folder, but for lists of exports."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an earlier export and files of the user's. The format "coco" writes two small files."""
+    files = REPLACED
 
-    def write_new(items: Any, folder: Path, plan: Any) -> Report:
-        write(folder, NEW)
+    def write_files(items: Any, folder: Path, plan: Any) -> Report:
+        write(folder, files)
         for _ in items:  # an item may raise
             pass
         return Report(images=1)
 
-    monkeypatch.setitem(FORMATS, "coco", write_new)
-    write(tmp_path / "work" / "out", EARLIER)
-    return tmp_path / "work" / "out"
+    monkeypatch.setitem(FORMATS, "coco", write_files)
+    out = tmp_path / "work" / "out"
+    export([], out)
+    write(out, OWN)
+    files = NEW
+    return out
 
 
 def test_an_earlier_export_is_replaced_and_other_files_stay(out: Path) -> None:
-    """A folder of the new export replaces the earlier one as a whole. Nothing is left beside `out`."""
+    """All that the earlier export wrote goes, also its folders, and nothing else. Nothing is left beside `out`."""
     out.chmod(0o750)
+    (out / "images" / "empty").mkdir()
+    (out / "images" / "link").symlink_to("nowhere")
     assert export([], out, overwrite=True).images == 1
     assert files_in(out) == {**NEW, **OWN}
+    folders = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_dir()}
+    assert folders == {"images", "own", "images/empty"}
+    assert (out / "images" / "link").readlink() == Path("nowhere")
     assert stat.S_IMODE(out.stat().st_mode) == 0o750
     assert list(out.parent.iterdir()) == [out]
 
 
-@pytest.mark.parametrize("calls", range(1, 5))
+@pytest.mark.parametrize("taken", ["images/2.png", "images/2.png/mine.txt"])
+def test_a_file_of_the_user_is_never_replaced(taken: str, out: Path) -> None:
+    """Also if it has the name of a new one, and lies among those of the earlier export."""
+    write(out, {taken: "mine"})
+    with pytest.raises(ConfigError, match=r"is not empty: 'images/2\.png' would be replaced, and may be yours"):
+        export([], out, overwrite=True)
+    assert files_in(out) == {**EARLIER, taken: "mine"}
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("damage", ["none", "cut off", "changed"])
+def test_without_a_list_nothing_is_replaced(damage: str, out: Path) -> None:
+    """As an export of a version that wrote none has it. It is told before a sample is asked for. Others still stay."""
+    text = (out / LIST).read_text()
+    if damage == "none":
+        (out / LIST).unlink()
+    else:
+        (out / LIST).write_text(text[:-9] if damage == "cut off" else text.replace("images/1.png", "images/9.png"))
+    with pytest.raises(ConfigError, match=r"'\w+(\.json)?' would be replaced.*older versions of asyncblend"):
+        export((pytest.fail("a sample was asked for") for _ in range(1)), out, overwrite=True)
+    assert files_in(out) == EARLIER
+    for name in ("annotations.json", "images", "val"):
+        (out / name).rename(out / f"my {name}")
+    kept = files_in(out)
+    export([], out, overwrite=True)
+    assert files_in(out) == {**NEW, **kept}
+
+
+def test_a_file_that_comes_between_the_renamings_is_not_lost(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have the name of a file of the new export, after the names were compared."""
+    rename = os.rename
+
+    def late(source: Any, target: Any, **options: Any) -> None:
+        if Path(source) == out:
+            write(out, {"images/2.png": "mine"})
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(ConfigError, match=r"'images/2\.png' is both .*; the earlier files are in (\S+)$") as caught:
+        export([], out, overwrite=True)
+    assert files_in(out)["images/2.png"] == "new"
+    assert files_in(Path(str(caught.value).rsplit(" ", 1)[1]))["images/2.png"] == "mine"
+
+
+@pytest.mark.parametrize("calls", range(1, 6))
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 def test_an_error_at_any_renaming_loses_nothing(
     calls: int, done: bool, error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error comes before or after each renaming: of the old folder, the new one, and the user's two entries."""
+    """The error comes before or after each renaming: of the old folder, the new one, and the user's three entries."""
     rename = os.rename
     seen = 0
 
@@ -90,6 +148,7 @@ def test_an_error_at_any_renaming_loses_nothing(
         (kept,) = out.parent.glob(".out.export-*/old")
         assert files_in(out).items() >= NEW.items()
         assert {**files_in(kept), **files_in(out)} == {**EARLIER, **NEW}
+        assert {*files_in(kept)} & {*files_in(out)} == {"annotations.json"}
         if isinstance(error, OSError):
             assert f"Input/output error; the earlier files are in {kept}" in str(caught.value)
 
@@ -183,6 +242,34 @@ def test_the_json_is_one_with_its_lines(scene: Callable[..., Any], tmp_path: Pat
         assert json.dumps(value, separators=(",", ":")) in lines
 
 
+def test_an_export_of_each_format_is_replaced(scene: Callable[..., Any], tmp_path: Path) -> None:
+    """With other splits and fewer samples nothing of the earlier one is left, and the formats have the entries they say."""
+
+    def item(index: int) -> dict[str, Any]:
+        values = scene(index, objects=1)
+        mask, cube = values["instance"] == 1, {"vertices": np.eye(3, dtype=np.float32), "faces": np.array([[0, 1, 2]])}
+        pose = {"pose": np.eye(4, dtype=np.float32)[None], "silhouette": mask[None]}
+        sizes = {"silhouette_bbox": values["bbox"], "silhouette_pixels": np.array([mask.sum()])}
+        del values["bbox3d"]
+        return {**values, **pose, **sizes, **({"models": {"ball": cube}} if index > 3 else {})}
+
+    for format in FORMATS:
+        out, once = tmp_path / format, tmp_path / f"{format} once"
+        export([item(index) for index in range(8)], out, format, val=0.3)
+        first = {path.name for path in out.iterdir()}
+        write(
+            out, {"notes.txt": "mine", **{f"{folder}/mine.txt": "mine" for folder in first if (out / folder).is_dir()}}
+        )
+        mine = {path.relative_to(out) for path in out.rglob("*.txt") if path.read_text() == "mine"}
+        assert len(mine) > 1
+        export([item(index) for index in range(3)], out, format, overwrite=True)
+        export([item(index) for index in range(3)], once, format)
+        assert first | {path.name for path in once.iterdir()} == {*_ENTRIES[format], LIST}
+        left = {path.relative_to(out) for path in out.rglob("*") if not path.is_dir()}
+        assert left == {*(path.relative_to(once) for path in once.rglob("*") if not path.is_dir()), *mine}
+        assert (out / LIST).read_bytes() == (once / LIST).read_bytes()
+
+
 # -- what is written ---------------------------------------------------------------------------------------------
 
 
@@ -253,3 +340,22 @@ def test_frames_of_a_stream_are_samples(scene: Callable[..., Any], tmp_path: Pat
             export([Frame(values, index=index, instance=0, step=step, last=last)], tmp_path / "other")
     with pytest.raises(ConfigError, match="a sample has no 'index', by which it is named; it has 'image'"):
         export([values], tmp_path / "other")
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+@pytest.mark.parametrize("index", ["a", "1", 1.7, None, True, -1, np.zeros(2, int)], ids=str)
+def test_an_index_is_a_whole_number(index: Any, format: str, scene: Callable[..., Any], tmp_path: Path) -> None:
+    """No other is taken for one in silence."""
+    with pytest.raises(ConfigError, match="'index', by which it is named, must be a whole number from 0; got "):
+        export([{**scene(), "index": index}], tmp_path / "out", format)
+    assert export([{**scene(), "index": np.int64(3)}], tmp_path / "out", "coco").images == 1
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_tensors_are_told(format: str, scene: Callable[..., Any], tmp_path: Path) -> None:
+    """As a dataset's items have them. It is not the script that is wrong."""
+    torch = pytest.importorskip("torch")
+    values = scene()
+    values["instance"] = torch.from_numpy(values["instance"])
+    with pytest.raises(ConfigError, match=r"sample 0: 'instance' is a torch\.Tensor; give numpy arrays"):
+        export([values], tmp_path / "out", format)

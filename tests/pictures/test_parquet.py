@@ -17,6 +17,8 @@ from PIL import Image
 from asyncblend.errors import ConfigError
 from asyncblend.export import export, parquet
 
+from .conftest import recorded
+
 Scene = Callable[..., dict[str, Any]]
 
 IMAGES = ("image", "depth", "distance", "instance", "semantic")
@@ -87,14 +89,9 @@ def test_datasets_loads_it(items: list[dict[str, Any]], tmp_path: Path, monkeypa
 
 def test_recorded_images_are_copied(scene: Scene, tmp_path: Path) -> None:
     """JPEG stays JPEG."""
-
-    class Recorded(dict[str, Any]):
-        files: dict[str, bytes]
-
-    sample = Recorded(scene(0))
-    Image.fromarray(sample["image"]).save(jpeg := io.BytesIO(), "JPEG")
-    sample.files = {"image.jpg": jpeg.getvalue()}
-    export([sample], tmp_path / "out", "parquet")
+    values = scene(0)
+    Image.fromarray(values["image"]).save(jpeg := io.BytesIO(), "JPEG")
+    export([recorded(values, "image.jpg", jpeg.getvalue())], tmp_path / "out", "parquet")
     (row,) = rows_of(tmp_path / "out", "train")
     assert row["image"]["bytes"] == jpeg.getvalue()
 
@@ -172,6 +169,14 @@ def test_what_is_no_picture_is_a_list(values: dict[str, Any], tmp_path: Path) ->
     (row,) = rows_of(tmp_path / "out", "train")
     for name, value in values.items():
         assert row[name] == plain(value), name
+
+
+@pytest.mark.parametrize("value", ["cube", 3, True, 2.5, np.array([1, 2]), [[1], [2]], [{"x": 1}]], ids=str)
+def test_a_class_name_of_another_kind_is_a_value_as_others(value: Any, tmp_path: Path) -> None:
+    """It names no classes: the report counts none."""
+    report = export([{"index": index, "class_name": value} for index in range(2)], tmp_path / "out", "parquet")
+    assert (report.images, report.objects, report.classes) == (2, 0, [])
+    assert [row["class_name"] for row in rows_of(tmp_path / "out", "train")] == [plain(value)] * 2
 
 
 @pytest.mark.parametrize("value", [{}, [{}], {"deep": {}}], ids=str)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from PIL import Image
 from asyncblend.errors import ConfigError
 from asyncblend.export import TASKS, export
 from asyncblend.export.outline import outline_of
+
+yaml: Any = pytest.importorskip("yaml", reason="pip install pyyaml")
 
 ROOT = Path(__file__).resolve().parents[2]
 Scene = Callable[..., dict[str, Any]]
@@ -76,6 +79,19 @@ def test_an_outline_has_exactly_the_pixels_of_its_mask(height: int, width: int, 
     polygon = outline_of(mask)
     np.testing.assert_array_equal(even_odd(polygon, height, width), mask)
     assert (polygon == polygon.round()).all()
+
+
+def test_the_outline_of_a_large_ring_takes_little_memory() -> None:
+    """Two long lines are joined without a distance for each pair of their corners."""
+    y, x = np.mgrid[:1000, :1000] - 500
+    mask = abs(np.hypot(x, y) - 450) < 30
+    tracemalloc.start()
+    try:
+        polygon = outline_of(mask)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(polygon) > 4000
 
 
 def lines_of(out: Path) -> dict[int, list[list[float]]]:
@@ -169,6 +185,18 @@ def test_an_image_without_objects_is_a_background(items: list[dict[str, Any]], t
     assert "\ntrain: images/train\nval: images/train\n" in text
     with Image.open(tmp_path / "out" / "images" / "train" / "000000003.png") as image:
         np.testing.assert_array_equal(np.asarray(image), items[3]["image"])
+
+
+@pytest.mark.parametrize("names", [["Tür", 'a "b" \\', "x: #y", "\U0001f600 cube", "\u2028\x85\n"], []], ids=str)
+def test_names_are_read_from_the_yaml(names: list[str], items: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Whatever characters they have, and also where there is none."""
+    item = items[0]
+    item["instance"][:] = 0
+    item["instance"][0, : len(names)] = item["id"][: len(names)]
+    item["class_id"], item["class_name"] = np.arange(1, 8, dtype=np.int32), [*names, *[""] * (7 - len(names))]
+    export([item], tmp_path / "out", "yolo", info={"description": "\U0001f600"})
+    found = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert found["names"] == dict(enumerate(names))
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(7), np.zeros((7, 5)), np.zeros((3, 5, 3)), [[1.0, 2.0]] * 7, "none"])

@@ -48,12 +48,15 @@ class Cluster:
             ray.init(self.address, log_to_driver=False)
         for options in nodes:
             self.add(wait=False, **options)
-        self._rays.wait_for_nodes()
+        self._rays.wait_for_nodes(LIMIT)
 
     def add(self, *, wait: bool = True, **options: Any) -> Any:
         """Start another node, and return it."""
         with mock.patch.dict(os.environ, self._environment):
-            return self._rays.add_node(wait=wait, **options)
+            node = self._rays.add_node(wait=False, **options)
+        if wait:
+            self._rays._wait_for_node(node, LIMIT)
+        return node
 
     def remove(self, node: Any, *, graceful: bool = True) -> None:
         """End a node with all that runs on it. A graceful end is one that the cluster notices at once."""

@@ -470,11 +470,11 @@ async def test_a_fleet_that_does_not_answer_is_given_up(cubes: str, cluster: Clu
         actor.suspend()
 
     try:
-        stream = ab.BlenderStream(fleet=cubes, timeouts=ab.Timeouts(beat=1.5))
+        stream = ab.BlenderStream(fleet=cubes, timeouts=ab.Timeouts(beat=10))
         _, error = await lost(stream, end)
     finally:
         actor.resume()
-    assert "has not answered for 1.5 s" in str(error)
+    assert "has not answered for 10 s" in str(error)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import pickle
 import re
 import struct
 import zlib
@@ -105,6 +106,21 @@ def test_arrays_that_come_back_are_ones_own(values: dict[str, Any]) -> None:
     found = arrays(sample.returned)
     assert all(array.flags.writeable for array in found)
     assert not any(np.shares_memory(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+def test_a_sample_knows_the_files_of_its_values() -> None:
+    """By the value's own name, in each copy, as long as it has the array that was read."""
+    one, other = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
+    values = {"Image": one, "image": other, "deep": {"image": one}, "depth": np.ones((2, 2)), "name": "x"}
+    sample = decode(encode(values, index=0, instance=0, params={"image": one}, images=PNG))
+    for copied in (sample, pickle.loads(pickle.dumps(sample))):
+        assert copied.file_of("Image") == ("image.png", sample.files["image.png"])
+        assert copied.file_of("image") == ("image-2.png", sample.files["image-2.png"])
+        assert copied.file_of("depth") == ("depth.npy.gz", sample.files["depth.npy.gz"])
+        assert [copied.file_of(name) for name in ("deep", "name", "index", "missing")] == [None] * 4
+        copied["image"] = copied["image"].copy()
+        del copied["depth"]
+        assert copied.file_of("image") is copied.file_of("depth") is None
 
 
 def test_files_have_the_names_of_the_values() -> None:

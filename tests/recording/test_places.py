@@ -161,6 +161,8 @@ def test_a_url_of_a_file_is_a_path(written: Callable[..., Path]) -> None:
     """It is read as the folder that it names."""
     folder = written(range(3))
     assert Recording(f"file://{folder}").indices.tolist() == [0, 1, 2]
+    named = folder.rename(folder.with_name("a b#c%20ü"))
+    assert Recording(named.as_uri()).indices.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("url", ["s3://data/cubes", "s3:/data/cubes", "gs://x"])

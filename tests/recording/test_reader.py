@@ -56,6 +56,19 @@ def test_samples_come_in_order_of_index(written: Written) -> None:
     assert recording.is_recording(os.fspath(folder))
 
 
+def test_the_current_folder_may_change(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording stays where it was when it was opened. One that is not there is told by the name that was given."""
+    folder = written(range(3))
+    monkeypatch.chdir(folder.parent)
+    opened = Recording(folder.name)
+    (folder.parent / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert [sample.index for sample in opened] == [0, 1, 2]
+    assert len(pickle.loads(pickle.dumps(opened))) == 3
+    with pytest.raises(RecordingError, match=r"^\. has no recording"):
+        Recording(".")
+
+
 @pytest.mark.parametrize("made", ["nothing", "empty", "file", "others"])
 def test_what_is_no_recording_is_told(made: str, folder: Path) -> None:
     """No folder, an empty folder, a file, and a folder of other tars are no recordings."""

@@ -226,7 +226,7 @@ def test_a_connection_that_falls_silent(proxied: Any, *, cut: bool) -> None:
 
     async def main() -> None:
         options = {"instances": 1, "length": 40, "ordered": True, "restart": SOON, "timeouts": FOR_EVER}
-        async with proxied(silence=1.0, queue_size=2, **options) as (stream, proxy):
+        async with proxied(silence=1.0 if cut else 5.0, queue_size=2, **options) as (stream, proxy):
             indices = []
             async for frame in stream:
                 indices.append(frame.index)

@@ -316,7 +316,7 @@ def sample(task):
     finally:
         open({str(tmp_path / "closed")!r}, "a").write(f"{{task.index}} ")
 """
-    stream = make(body, instances=1)
+    stream = make(body, instances=1, timeouts=ab.Timeouts(stop=LIMIT))
     async with asyncio.timeout(LIMIT), stream:
         for index in range(3):
             async with stream.frames([index]) as frames:

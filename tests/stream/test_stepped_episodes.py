@@ -252,7 +252,7 @@ def sample(task):
         open({str(tmp_path / "closed")!r}, "a").write("x")
         raise ArithmeticError
 """
-    async with asyncio.timeout(LIMIT), make(body, instances=1) as stream:
+    async with asyncio.timeout(LIMIT), make(body, instances=1, timeouts=ab.Timeouts(stop=LIMIT)) as stream:
         for index in range(3):
             async with await stream.episode(index) as episode:
                 await episode.step()

@@ -23,6 +23,7 @@ from asyncblend.errors import ConfigError, ProtocolError
 from asyncblend.stream.clips import Clip
 from asyncblend.stream.frame import Frame
 from asyncblend.stream.stats import StreamStats
+from asyncblend.tap import served as tap_served
 from asyncblend.tap.attached import Attached
 from asyncblend.tap.moment import Doing, Line, Moment, packed, unpacked
 from asyncblend.tap.served import Served, check_port
@@ -229,8 +230,9 @@ class Ended:
 # -- from another process ----------------------------------------------------------------------------------------
 
 
-def test_who_attaches_sees_newest_frames_and_the_end() -> None:
+def test_who_attaches_sees_newest_frames_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look gets a later frame, with the counts; closing tells the end."""
+    monkeypatch.setattr(tap_served, "_WATCHED", 30)  # between the looks of a machine that is slow
     port, tap, stop = free_port(), Tap(lambda: STATS, 16), threading.Event()
     served = Served(tap, port)
 
@@ -375,7 +377,7 @@ def test_a_dataset_shows_its_frames(workers: int, tmp_path: Path, write_script: 
 
     port = free_port()
     dataset = ab.BlenderDataset(
-        script=write_script(BODY), blender=fake_blender(tmp_path / "fake"), instances=2, length=4000,
+        script=write_script(BODY), blender=fake_blender(tmp_path / "fake"), instances=2, length=10**6,
         transform=lambda item: {"n": item["n"]},
     )  # fmt: skip
     dataset.view(port=port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -122,7 +123,20 @@ def fake(tmp_path: Path) -> str:
 
 def children(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     """Return the processes of this name that one has started."""
-    return [one for one in psutil.Process(process.pid).children(recursive=True) if one.name() == name]
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.name() == name:
+                found.append(one)
+    return found
+
+
+def gone(process: psutil.Process) -> bool:
+    """Tell whether it has ended."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(true: Callable[[], object]) -> None:

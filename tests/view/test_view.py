@@ -23,7 +23,7 @@ from PIL import Image
 
 from asyncblend.recording import Recording
 
-from .conftest import ROOT, Rows, Viewing, children, wait_until
+from .conftest import ROOT, Rows, Viewing, children, gone, wait_until
 
 Array = np.ndarray[Any, Any]
 
@@ -295,7 +295,7 @@ def test_nothing_is_left_of_a_view_that_is_killed(viewing: Viewing, fake: str, w
     process, _ = viewing.page(write_script(ALL), "--blender", fake)
     (rerun,) = children(process, "rerun")
     process.kill()
-    wait_until(lambda: not rerun.is_running() or rerun.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: gone(rerun))
 
 
 def test_a_viewer_that_ends_ends_the_stream(viewing: Viewing, fake: str, write_script: Any) -> None:
