@@ -1,13 +1,13 @@
 """Bridge: between the event-loop thread of a fleet and the threads that consume its frames.
 
     consumer's thread                        event-loop thread
-    SyncFrames <- SimpleQueue <------------- queue of a Pass <- Dispatcher
+    SyncFrames <- Channel <----------------- queue of a Pass <- Dispatcher
                -> consumed frames, many at a time ---------------------> Dispatcher
 
 Steps of an episode that its consumer asks for may go past all this, over a line to Blender: see `direct`.
 
 A frame keeps its slot until the consumer's thread has taken it, so the bound of a pass holds across the threads. A
-SimpleQueue hands over in about 8 us; submitting a coroutine to the loop for each frame would take 40 us.
+SimpleQueue wakes the consumer in about 8 us; submitting a coroutine to the loop for each frame would take 40 us.
 """
 
 from __future__ import annotations
@@ -39,34 +39,79 @@ class End:
 
 
 class Channel:
-    """What the event-loop thread and the consumer's thread share of one pass."""
+    """What the event-loop thread and the consumer's thread share of one pass.
+
+    A frame stays here until the consumer has noted that it has it: a Ctrl-C, which may come between any two operations of
+    the consumer's thread, must not take a frame away with its slot.
+    """
 
     def __init__(self, source: Pass) -> None:
         self.source = source
-        self.items: SimpleQueue[Arrival | End] = SimpleQueue()
-        self.ended: bool = False  # no more frames are put into `items`
         self.finished = False  # the consumer has met the end of all frames
         self.dropped: bool = False
         self.begun = False
+        self.told: Arrival | None = None
+        """In the consumer's thread: the latest frame of which the pass was told before it was consumed."""
+        self.consumed: Arrival | None = None
+        """In the event-loop thread: the latest frame that was consumed. The consumer may note a frame twice."""
+        self._frames: deque[Arrival] = deque()
+        self._end: End | None = None
+        self._wakings: SimpleQueue[None] = SimpleQueue()
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more frames are put into it."""
+        return self._end is not None
+
+    @property
+    def queued(self) -> int:
+        """How many frames are here."""
+        return len(self._frames)
 
     def put(self, arrival: Arrival) -> None:
         """From the event-loop thread: here is a frame."""
-        self.items.put(arrival)
+        if not self.dropped:
+            self._frames.append(arrival)
+            self._wake()
 
     def end(self, error: BaseException | None) -> None:
         """From the event-loop thread: there are no more frames. Only the first end counts."""
-        if not self.ended:
-            self.ended = True
-            self.items.put(End(error))
+        if self._end is None:
+            self._end = End(error)
+            self._wake()
 
     def drop(self) -> None:
         """From any thread: give out no more frames, also none of those that are here already."""
         self.dropped = True
-        with contextlib.suppress(Empty):
-            while True:
-                if isinstance(item := self.items.get_nowait(), End):
-                    self.items.put(item)
-                    return
+        self._frames.clear()
+
+    def first(self) -> Arrival | End | None:
+        """In the consumer's thread: return the first frame, which stays, or the end after all frames. None: not yet."""
+        end = self._end  # before the frames, which may come, and then the end, between the two looks
+        try:
+            return end if self.dropped else self._frames[0]
+        except IndexError:
+            return end
+
+    def wait(self, timeout: float | None = None) -> Arrival | End | None:
+        """In the consumer's thread: wait for what `first` returns. None: it did not come within so many seconds."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        while (item := self.first()) is None:
+            try:
+                self._wakings.get(timeout=None if limit is None else max(0, limit - time.monotonic()))
+            except Empty:
+                return self.first()
+        return item
+
+    def pop(self) -> None:
+        """In the consumer's thread: remove the first frame, which was noted."""
+        with contextlib.suppress(IndexError):  # dropped in the meantime
+            self._frames.popleft()
+
+    def _wake(self) -> None:
+        # Who waits looks at the frames after each waking, so one that has not been taken does for this frame, too.
+        if not self._wakings.qsize():
+            self._wakings.put(None)
 
 
 class Bridge:
@@ -124,8 +169,12 @@ class Bridge:
         self._consumed.append((channel, arrival))
         # The next step of an episode that is stepped notes it: to wake the loop for that would double the step's cost.
         if not self._scheduled and not source.on_demand:
-            self._scheduled = True
-            self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
+            try:
+                self._scheduled = True
+                self._thread.post(self._note_consumed)  # if the loop has ended, its last frames may still be taken
+            except BaseException:
+                self._scheduled = False  # Ctrl-C; perhaps it was not posted
+                raise
 
     def ask(self, source: EpisodePass, drawn: Drawn) -> None:
         """Make the next step of an episode, after its consumer has taken the one before."""
@@ -141,7 +190,7 @@ class Bridge:
         """Return the frame of the step that was asked for, if it comes over a line. None: it comes through the channel.
 
         Raises:
-            TimeoutError: It did not come within so many seconds.
+            NotInTime: It did not come within so many seconds.
         """
         self.run.check_process()
         if (direct := source.direct) is None:
@@ -200,6 +249,8 @@ class Bridge:
         try:
             while self._consumed:
                 channel, arrival = self._consumed.popleft()
-                dispatcher.consume(channel.source, arrival)
+                if arrival is not channel.consumed:
+                    channel.consumed = arrival
+                    dispatcher.consume(channel.source, arrival)
         finally:
             dispatcher.end_turn()

@@ -23,6 +23,7 @@ from ..wire.line import Line, LineMessage, gone_on, pack
 from ..wire.protocol import Name
 from .frame import Frame
 from .params import Drawn
+from .queue import NotInTime
 
 _PATIENCE = 1.0  # seconds that the loop waits for the consumer's thread
 _TICK = 0.1  # seconds between two looks at whether the loop has ended it, as long as the line waits
@@ -102,7 +103,7 @@ class Direct:
         """Return the frame of the step that was asked for. None: it comes as a message, or the loop knows why not.
 
         Raises:
-            TimeoutError: It did not come within so many seconds.
+            NotInTime: It did not come within so many seconds.
             LineBroken, ProtocolError: Nothing more comes over the line, or nothing that can be read.
         """
         limit = None if timeout is None else time.monotonic() + timeout
@@ -124,7 +125,7 @@ class Direct:
     def _wait(self, limit: float) -> None:
         left = limit - time.monotonic()
         if left <= 0:
-            raise TimeoutError
+            raise NotInTime
         self._line.wait(min(left, _TICK))
 
     def end(self) -> Played:

@@ -59,6 +59,7 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
 
     async def _next(self) -> Arrival:
         """Wait for a frame."""
+        self._run.check_loop()
         timing, queue = self._source.timing, self._source.queue
         began = None if queue.ready else time.monotonic()
         if began is not None:
@@ -82,12 +83,16 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             self._source.timing.took(time.monotonic())
         return arrival
 
+    async def _taken(self, by: Collector | Pending) -> Arrival:
+        """Wait for a frame, and consume it for who puts several of them together, and is told before."""
+        arrival = self._here() or await self._next()
+        by.take(arrival)
+        self._dispatcher.consume(self._source, arrival)
+        return arrival
+
     async def _collect(self) -> None:
         """Wait for a frame, and add it to what is collected."""
-        arrival = self._here() or await self._next()
-        self._collector.take(arrival)
-        self._dispatcher.consume(self._source, arrival)
-        self._collector.add(arrival)
+        self._collector.add(await self._taken(self._collector))
 
     def episodes(self) -> Collected[list[Frame]]:
         """Iterate over whole episodes, each the list of its frames from step 0 to the last one.
@@ -126,13 +131,11 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         """
         return Collected(self, self._collector.sample)
 
-    async def batches(
-        self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Yield the frames in batches: dicts of what `collate` makes of them, with numpy's arrays, and "index" (int64).
+    def batches(self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()) -> Batches:
+        """Iterate over the frames in batches: dicts of what `collate` makes of them, with numpy's arrays, and "index" (int64).
 
         Arrays of one shape are stacked along a new first axis. Each is copied once, into memory that belongs to its
-        batch and is writable. Where there are params, "params" has them, batched in the same way; a list of dicts, if
+        batch and is writable. A frame counts as delivered when its batch is given out. Where there are params, "params" has them, batched in the same way; a list of dicts, if
         their forms differ within a batch.
 
         Args:
@@ -141,20 +144,15 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             ragged: Names whose values come as a list in each batch, and are never stacked.
 
         Raises:
-            ConfigError: `size` is not a whole number from 1 on, or `ragged` has a name that the samples have not.
+            ConfigError: `size` is not a whole number from 1 on, or `ragged` is no names. The iterator raises it too, if
+                `ragged` has a name that the samples have not.
+
+        The iterator raises:
             SampleError: The samples differ in their names, in the dtype or rank of an array, or in the kind of a value.
             AsyncblendError: As iterating over the frames raises.
         """
         check_whole("size", size, 1)
-        names = check_ragged(ragged)
-        batch = Batch(size, ragged=names)
-        async for frame in self:
-            batch.add(with_params(frame), frame.index)
-            if batch.full:
-                yield batch.finish()
-                batch = Batch(size, ragged=names)
-        if len(batch) and not drop_last:
-            yield batch.finish()
+        return Batches(self, size, drop_last=drop_last, ragged=check_ragged(ragged))
 
     def flush(self) -> int:
         """Give up the samples that no Blender has begun; they get new params, so that changed ones take hold at once.
@@ -205,6 +203,51 @@ class Collected(AsyncIterator[T]):
     async def aclose(self) -> None:
         """End the pass, as its own `aclose` does."""
         await self._frames.aclose()
+
+
+class Batches(AsyncIterator[dict[str, Any]]):
+    """The frames of a pass in batches. A call that is cancelled loses nothing: the next one goes on with its batch.
+
+    Args:
+        frames: The pass.
+        size, drop_last, ragged: As `Frames.batches` has them.
+    """
+
+    def __init__(self, frames: Frames, size: int, *, drop_last: bool, ragged: Collection[str]) -> None:
+        self._frames, self._size, self._drop_last, self._ragged = frames, size, drop_last, ragged
+        self._begin()
+
+    async def __anext__(self) -> dict[str, Any]:
+        """Return the next batch. Raises what the next frame of the pass raises."""
+        while True:
+            try:
+                arrival = await self._frames._taken(self._pending)
+            except StopAsyncIteration:
+                if len(self._batch) and not self._drop_last:
+                    return self._given()
+                self._pending.deliver()  # of a batch that is left out
+                raise
+            try:
+                self._batch.add(with_params(arrival.frame), arrival.frame.index)
+            except BaseException:
+                self._begin()  # a batch that has refused a sample is of no use
+                raise
+            if self._batch.full:
+                return self._given()
+
+    async def aclose(self) -> None:
+        """End the pass, as its own `aclose` does."""
+        await self._frames.aclose()
+
+    def _begin(self) -> None:
+        self._batch = Batch(self._size, ragged=self._ragged)
+        self._pending = Pending(self._frames._source, at_once=False)
+
+    def _given(self) -> dict[str, Any]:
+        batch, pending = self._batch, self._pending
+        self._begin()
+        pending.deliver()
+        return batch.finish()
 
 
 def _abandon(loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, source: Pass) -> None:

@@ -43,9 +43,11 @@ def checked_indices(indices: Indices) -> Sequence[int]:
         try:
             if isinstance(indices, str | bytes | Mapping) or not hasattr(indices, "__getitem__"):
                 raise TypeError
-            if any(isinstance(index, bool | np.bool_) for index in indices):
+            # Of an array and of a tensor as plain values: the elements of a tensor would pass for numbers, whatever they are.
+            values: Any = indices.tolist() if hasattr(indices, "tolist") else indices
+            if any(isinstance(index, bool | np.bool_) for index in values):
                 raise TypeError  # a mask, probably
-            ends = checked = [operator.index(index) for index in indices]
+            ends = checked = [operator.index(index) for index in values]
         except TypeError:
             raise ConfigError(f"indices must be a sequence of whole numbers; got {indices!r:.100}") from None
     if bad := [index for index in ends if not 0 <= index < sys.maxsize]:

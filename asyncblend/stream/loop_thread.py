@@ -87,8 +87,8 @@ class LoopThread:
             try:
                 return done.result(timeout=1)
             except concurrent.futures.TimeoutError:
-                if done.done():
-                    raise
+                if done.done():  # at the last moment; or the function itself has raised it
+                    return done.result()
                 if not self.alive:
                     raise StreamClosed("the stream was closed meanwhile") from None
 

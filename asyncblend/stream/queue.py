@@ -14,6 +14,10 @@ class EndOfStream(Exception):
     """The queue is closed and empty. Never leaves the package."""
 
 
+class NotInTime(TimeoutError):
+    """A call has waited for as long as it may. Errors of a Blender and of params may be TimeoutErrors, but not this one."""
+
+
 class Sink(Protocol[T_contra]):
     """Takes over what comes into a queue, in the event loop's thread."""
 

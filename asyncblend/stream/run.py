@@ -10,7 +10,7 @@ from typing import Any
 
 from ..aio import AtExit, finish, separate_after_fork, the_one_error
 from ..config import StreamConfig
-from ..errors import ForkedProcessError, InstanceError, StreamClosed
+from ..errors import ConfigError, ForkedProcessError, InstanceError, StreamClosed
 from ..fleet.fleet import Fleet
 from ..fleet.place import Here
 from ..fleet.preflight import check_descriptors
@@ -151,11 +151,27 @@ class Run:
                 "this stream belongs to the process from which this one was forked; make a new one here"
             )
 
+    def check_loop(self) -> None:
+        """Check that the event loop that runs here is the one that the run was begun in.
+
+        Raises:
+            ConfigError: It is another one, in which nothing of the run would ever happen.
+        """
+        if asyncio.get_running_loop() is not self.loop:
+            raise ConfigError(
+                "this stream was entered in another event loop, in which alone it can be used and closed; in a program "
+                "with several loops use `BlenderStream(...).sync()`, whose loop has a thread of its own"
+            )
+
     async def aclose(self) -> None:
         """Stop the fleet. Return when nothing of it is left. May be called at any time, also twice."""
         if self.forked:
             return
-        if self._closing is None:
+        if self._serving is not None:
+            if self.ended and self.loop.is_closed():
+                return  # asyncio.run has cancelled it
+            self.check_loop()
+        if self._closing is None or self._closing.cancelled():
             self._closing = asyncio.ensure_future(self._close())
         await finish(self._closing)
 
@@ -183,6 +199,9 @@ class Run:
         except BaseException as error:
             cause = the_one_error(error)
             if isinstance(cause, asyncio.CancelledError):
+                dispatcher.close(
+                    StreamClosed("the stream was closed")
+                )  # also when it was not `aclose` that cancelled it
                 raise
             dispatcher.fail(cause)
             if not self._ready.done():

@@ -18,7 +18,7 @@ from .clips import Clip
 from .episode import Episode
 from .episode_pass import MAX_REPLAY, EpisodePass
 from .frame import Frame
-from .frames import Collected, Frames
+from .frames import Batches, Collected, Frames
 from .indices import Indices
 from .passes import Pass
 from .run import Run
@@ -203,9 +203,7 @@ class BlenderStream(AsyncIterator[Frame]):
         """
         return self._open().dispatcher.flush(self._source)  # not _own, which would begin the pass
 
-    def batches(
-        self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()
-    ) -> AsyncIterator[dict[str, Any]]:
+    def batches(self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()) -> Batches:
         """Iterate over the stream in batches, as `Frames.batches` does."""
         return self._own().batches(size, drop_last=drop_last, ragged=ragged)
 
@@ -279,7 +277,9 @@ class BlenderStream(AsyncIterator[Frame]):
 
         if self._entered():
             raise ConfigError("this BlenderStream was entered already; make another one for sync()")
-        return SyncStream(self.config, self._loaded)
+        stream = SyncStream(self.config, self._loaded)
+        stream.consumer = self.consumer
+        return stream
 
     def stats(self) -> StreamStats:
         """Return a snapshot of the counters of all passes and of the fleet, also before the start and after the end."""
@@ -337,7 +337,10 @@ class BlenderStream(AsyncIterator[Frame]):
         self._closed = True
         if not self._run.opened or self._run.forked:
             return
-        if self._closing is None:
+        if self._run.ended and self._run.loop.is_closed():
+            return  # asyncio.run has cancelled it
+        self._run.check_loop()
+        if self._closing is None or self._closing.cancelled():
             self._closing = asyncio.ensure_future(self._close())
         await finish(self._closing)
 

@@ -74,7 +74,12 @@ class SyncStream(Iterator[Frame]):
                 raise
 
     def wait_ready(self) -> None:
-        """Wait until the first Blender is ready, or raise why there will be none."""
+        """Wait until the first Blender is ready, or raise why there will be none.
+
+        Raises:
+            ConfigError: Nobody has started the stream.
+        """
+        self._wait_open()
         self._started.result()
 
     def __enter__(self) -> SyncStream:
@@ -167,7 +172,6 @@ class SyncStream(Iterator[Frame]):
             AsyncblendError: Why the `fleet` cannot be attached to.
         """
         if self.config.fleet is not None:
-            self._wait_open()  # raises where `wait_ready` would wait for a start that nobody asked for
             self.wait_ready()
         return self._run.source()
 

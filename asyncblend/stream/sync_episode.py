@@ -12,6 +12,7 @@ from .episode import Turns
 from .episode_pass import EpisodePass
 from .frame import Frame
 from .params import Drawn
+from .queue import NotInTime
 
 
 class _Frames(Protocol):
@@ -85,7 +86,7 @@ class SyncEpisode(Turns, contextlib.AbstractContextManager["SyncEpisode"]):
                 return self._received(frame)
             left = None if limit is None else max(0, limit - time.monotonic())
             return self._received(self._frames.get(left))
-        except TimeoutError:
+        except NotInTime:
             raise TimeoutError(f"no frame came within {timeout:g} s") from None
         except StreamClosed as error:
             end = self._ended(None if self._frames.finished else error)

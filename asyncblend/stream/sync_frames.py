@@ -6,7 +6,6 @@ import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from queue import Empty
 from typing import Any, TypeVar
 
 from ..errors import SampleError, StreamClosed
@@ -14,7 +13,7 @@ from .bridge import Bridge, Channel, End
 from .clips import Clip, Collector, Cut, Pending
 from .frame import Frame
 from .passes import Arrival
-from .queue import EndOfStream
+from .queue import EndOfStream, NotInTime
 from .stats import PassStats
 
 T = TypeVar("T")
@@ -95,7 +94,7 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
         except EndOfStream:
             raise StreamClosed("all frames have been delivered") from None
         if arrival is None:
-            raise TimeoutError(f"no frame came within {timeout:g} s")
+            raise NotInTime(f"no frame came within {timeout:g} s")
         return arrival.frame
 
     def poll(self) -> Frame | None:
@@ -147,28 +146,27 @@ class SyncFrames(Iterator[Frame], contextlib.AbstractContextManager["SyncFrames"
             block, timeout = True, None
         if block:
             self._bridge.check_thread()
-        began = time.monotonic() if block and channel.items.empty() else None
-        try:
-            item = channel.items.get(block, timeout) if began is None else self._waited_for(timeout, began)
-        except Empty:
+        if (item := channel.first()) is None and block:
+            item = self._waited_for(timeout, time.monotonic())
+        if item is None:
             return None
-        while channel.dropped and not isinstance(item, End):
-            item = channel.items.get()  # a frame that came meanwhile, which nobody would count as consumed
         if isinstance(item, End):
-            channel.items.put(item)  # for the next call
             channel.finished = item.error is None
             if isinstance(item.error, SampleError):
                 raise item.error.with_traceback(None)  # the way through our own thread tells nobody anything
             raise item.error or EndOfStream
-        (taking or self._pending).take(item)
+        if channel.told is not item:  # else Ctrl-C came after that, and before the frame was returned
+            (taking or self._pending).take(item)
+            channel.told = item
         channel.source.timing.took(time.monotonic())
         self._bridge.took(channel, item)
+        channel.pop()
         return item
 
-    def _waited_for(self, timeout: float | None, began: float) -> Arrival | End:
+    def _waited_for(self, timeout: float | None, began: float) -> Arrival | End | None:
         timing = self._channel.source.timing
         timing.wait(began)
         try:
-            return self._channel.items.get(timeout=timeout)
+            return self._channel.wait(timeout)
         finally:
             timing.waited(time.monotonic(), began)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import asyncblend as ab
 
@@ -288,7 +289,71 @@ async def test_batches_of_a_pass(make: Make) -> None:
                 np.testing.assert_array_equal(batch["noise"], noise)
                 assert batch["noise"].flags.writeable
         with pytest.raises(ab.ConfigError, match="size must be a whole number, at least 1; got 0"):
-            await anext(stream.frames([1]).batches(0))
+            stream.frames([1]).batches(0)
+
+
+async def test_a_batch_that_is_not_given_out_is_not_delivered(make: Make, gates: Any) -> None:
+    """A call that is cancelled leaves its frames to the next one; the state counts whole batches; so it is at an error."""
+    async with asyncio.timeout(LIMIT), make(gates.script, instances=1, prefetch=1) as stream:
+        frames = stream.frames(range(6), ordered=True, queue_size=6)
+        batches = frames.batches(4)
+        waiting = asyncio.ensure_future(anext(batches))
+        gates.let_go(0, 1)
+        await until(lambda: frames.stats().delivered == 2)
+        assert frames.state_dict()["watermark"] == 0
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gates.let_all_go()
+        assert (await anext(batches))["index"].tolist() == [0, 1, 2, 3]
+        await until(lambda: frames.stats().queued == 2)
+        assert frames.state_dict()["watermark"] == 4
+        assert [batch["index"].tolist() async for batch in batches] == [[4, 5]]
+        assert frames.state_dict()["watermark"] == 6
+    async with asyncio.timeout(LIMIT), make("def sample(task): return {'x': 1 / (task.index - 6)}", length=9) as stream:
+        frames = stream.frames(range(9), ordered=True)
+        got = []
+        with pytest.raises(ab.SampleError, match="sample 6"):
+            async for batch in frames.batches(4):
+                got.append(batch["index"].tolist())
+        assert got == [[0, 1, 2, 3]]
+        assert frames.state_dict()["watermark"] == 4
+
+
+async def test_a_tensor_is_no_list_of_anything_else(make: Make) -> None:
+    """Its elements would pass for whole numbers: a mask and a matrix are refused, as numpy's are."""
+    async with asyncio.timeout(LIMIT), make() as stream:
+        assert await indices_of(stream.frames(torch.tensor([4, 2]), ordered=True)) == [4, 2]  # type: ignore[arg-type]
+        for wrong in (torch.tensor([False, True]), torch.tensor([[3], [4]]), np.array([[3], [4]]), torch.tensor([1.0])):
+            with pytest.raises(ab.ConfigError, match="indices must be a sequence of whole numbers"):
+                stream.frames(wrong)  # type: ignore[arg-type]
+
+
+def test_another_event_loop(make: Make) -> None:
+    """Nothing of a stream would ever happen there, so waiting and closing there are errors."""
+    one, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    stream = make(length=3)
+    one.run_until_complete(stream.__aenter__())
+    try:
+        for call in (lambda: anext(stream.frames([1])), lambda: stream.render(1), stream.aclose):
+            with pytest.raises(ab.ConfigError, match="entered in another event loop"):
+                other.run_until_complete(asyncio.wait_for(call(), LIMIT))
+    finally:
+        one.run_until_complete(stream.aclose())
+        one.close()
+    other.run_until_complete(stream.aclose())  # it is closed already
+    other.close()
+
+
+async def test_all_tasks_are_cancelled(make: Make) -> None:
+    """As a shutdown handler does it. Whoever asks the stream for something then learns that it has ended."""
+    async with asyncio.timeout(LIMIT), make() as stream:
+        await anext(stream)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        for wanted in (lambda: indices_of(stream), lambda: stream.render(5), lambda: indices_of(stream.frames([1]))):
+            with pytest.raises(ab.StreamClosed):
+                await wanted()
 
 
 # -- counters and states -----------------------------------------------------------------------------------------

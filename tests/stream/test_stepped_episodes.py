@@ -332,3 +332,13 @@ def test_errors_without_asyncio(make_sync: Any, gates: Any) -> None:
             late.send()
         gates.let_all_go()
         assert late.receive(LIMIT).step == 1
+
+
+def test_a_timeout_error_of_the_start_is_not_ones_own(make_sync: Any) -> None:
+    """What has ended an episode is raised as itself by each call, though it is a TimeoutError too."""
+    stream = make_sync(start=False, faults={"never_ready": True}, timeouts=ab.Timeouts(start=0.5, stop=0.1))
+    stream.start(wait=False)
+    episode = stream.begin_episode(3)
+    for timeout in (None, LIMIT, 0.0):
+        with pytest.raises(ab.StartTimeout, match="did not call serve within"):
+            episode.receive(timeout)

@@ -20,6 +20,7 @@ import pytest
 import asyncblend as ab
 from asyncblend import aio
 from asyncblend.fleet import discovery
+from asyncblend.stream import bridge, sync_frames
 from asyncblend.testing import fake_blender
 
 Write = Callable[..., Path]
@@ -43,7 +44,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_before_the_start(make_sync: Make) -> None:
     """Everything that needs the fleet says so; the counters are zero."""
     stream = make_sync(start=False)
-    for call in (lambda: next(stream), stream.frames, lambda: stream.render(1), stream.flush):
+    for call in (lambda: next(stream), stream.frames, lambda: stream.render(1), stream.flush, stream.wait_ready):
         with pytest.raises(ab.ConfigError, match="not started; use it in a `with` block"):
             call()
     assert (stream.stats().delivered, dict(stream.stats().state)) == (0, {0: "new", 1: "new"})
@@ -247,6 +248,41 @@ def test_an_interrupted_wait_loses_nothing(make_sync: Make, gates: Any) -> None:
     sending.join(LIMIT)
     gates.let_all_go()
     assert sorted(frame.index for frame in stream) == [0, 1, 2]
+
+
+def test_ctrl_c_between_any_two_lines_loses_no_slot(make_sync: Make) -> None:
+    """All frames come, none twice, but for those that Ctrl-C takes away while they are being returned."""
+    stream = make_sync(PLAIN, length=200, queue_size=3)
+    got, interrupted = [next(stream).index], 0
+    files = {sync_frames.__file__, bridge.__file__}
+    for line in range(1, 100):
+        until(lambda: stream.stats().queued == 3)
+        left = line
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename not in files:
+                return None
+            left -= event == "line"
+            if left == 0 and event == "line":
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            got.append(next(stream).index)
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(before)
+        if left > 0:
+            break
+    assert interrupted > 20
+    got += [frame.index for frame in stream]
+    assert len(got) == len({*got})
+    assert 200 - len(got) <= 5  # lines after the one that removes it from the channel
+    assert stream.stats().delivered == 200
 
 
 @pytest.fixture
