@@ -32,6 +32,7 @@ scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.35,
 bpy.data.objects.remove(bpy.data.objects["Cube"])
 bpy.ops.rigidbody.world_add()
 simulation = scene.rigidbody_world
+simulation.point_cache.frame_end = args.frames + 2  # it would stop at frame 250
 bpy.ops.mesh.primitive_plane_add(size=30)
 floor = bpy.context.object
 floor.name = "Floor"
@@ -57,7 +58,8 @@ camera.look_at((0, 0, 1.3))
 
 def sample(task: bl.Task) -> Iterator[dict]:
     for cube, place in zip(cubes, places(task.rng), strict=True):
-        cube.animation_data_clear()
+        if cube.animation_data:  # of the sample before; what is only cleared stays in the file
+            bpy.data.actions.remove(cube.animation_data.action)
         cube.location = place
         cube.rotation_quaternion = task.rng.normal(size=4)
         bl.randomise.material(cube, task.rng)

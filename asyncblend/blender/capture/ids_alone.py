@@ -27,6 +27,8 @@ def ids_alone(scene: Any, view_layer: Any) -> AbstractContextManager[None]:
             (render, "use_stamp", False),
             (cycles, "samples", 1),
             (view_layer, "samples", 0),  # otherwise they replace the scene's
+            (cycles, "use_sample_subset", False),  # Cycles writes ids with the first sample alone
+            (cycles, "sample_offset", 0),
             (cycles, "use_adaptive_sampling", False),
             (cycles, "use_denoising", False),
             (cycles, "pixel_filter_type", "BOX"),

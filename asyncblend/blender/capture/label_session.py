@@ -110,5 +110,8 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
 def _background_depth(scene: Any) -> float:
     if scene.render.engine in ("CYCLES", "BLENDER_WORKBENCH") or scene.camera is None:
         return _BACKGROUND_DEPTH
-    # EEVEE gives the background the depth of the far clipping plane, or a little less: 99.9977 for 100.
-    return min(_BACKGROUND_DEPTH, float(scene.camera.data.clip_end) * (1 - 1e-4))
+    # EEVEE gives the background the depth of the far clipping plane, or a little less: 99.9977 for 100. In perspective it
+    # comes out of a buffer whose steps at the far plane are the larger, the nearer the near plane is.
+    camera = scene.camera.data
+    far, ratio = float(camera.clip_end), float(camera.clip_end / camera.clip_start)
+    return min(_BACKGROUND_DEPTH, far * (1 - 1e-4 - (2**-23 * ratio if camera.type == "PERSP" else 0)))
