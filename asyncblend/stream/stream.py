@@ -132,7 +132,8 @@ class BlenderStream(AsyncIterator[Frame]):
             ordered: Whether frames come in the order of `indices` instead of by arrival. None: as the config says.
             queue_size: Frames of this pass that may be rendering, in flight and queued at once. None: the config's.
             state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded, and those
-                that had params then get the same ones.
+                that had params then get the same ones. The params' own state goes back, also of params that other passes
+                share.
 
         Returns:
             An iterator with `stats()`, `state_dict()`, `flush()` and `aclose()`. It ends when all frames have been

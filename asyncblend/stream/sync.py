@@ -111,7 +111,8 @@ class SyncStream(Iterator[Frame]):
 
         Args:
             indices, params, ordered, queue_size: As `BlenderStream.frames` has them.
-            state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded.
+            state: From `state_dict` of a pass over the same indices; the samples delivered then are excluded. The params'
+                own state goes back too, also of params that other passes share.
 
         Raises:
             AsyncblendError: As `BlenderStream.frames` raises, or because the fleet could not start.
