@@ -1,4 +1,4 @@
-"""Files with a mesh, as one object: the importers of each Blender, and what makes one clean mesh of many parts."""
+"""Files with a mesh, as one object: the importers of each Blender, and what is kept of what they make."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+from .parts import joined, meshes_shown, show_as_rendered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,8 @@ _SUFFIXES = (".blend", *_READERS)
 _WITHOUT_UNIT = (".blend", ".obj", ".ply", ".stl")
 # What a mesh alone is wanted of. An importer takes those of these options that it knows.
 _OPTIONS = {"import_cameras": False, "import_lights": False, "create_world_material": False, "use_anim": False}
-_WITH_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
+# What importers take over from a file, though a scene has it already.
+_SETTINGS = (("", "camera world frame_start frame_end"), ("render", "fps fps_base"))
 
 
 def model_files(path: str | os.PathLike[str]) -> list[str]:
@@ -62,14 +64,16 @@ def load_model(
     """Load a file with a mesh as one object of the current scene, with its origin in the middle of its bounding box.
 
     All meshes of the file become one, however many parts it has: with modifiers, poses and instances applied, and with
-    their materials. Lights, cameras and animations are left out. The object has no parents, is not turned, and has a
-    scale of 1, so that the `pose` of `annotate` is a rotation and a translation. +z is up, as importers turn what they
-    read. STL and PLY files do not say which axis is up, so theirs stay as they are: if it is y, turn the mesh by
+    their materials. Lights, cameras and animations are left out, and the scene keeps its frame rate, its range of
+    frames, and what is selected. The object has no parents, is not turned, and has a scale of 1, so that the `pose` of
+    `annotate` is a rotation and a translation. +z is up, as importers turn what they read. STL and PLY files do not say
+    which axis is up, so theirs stay as they are: if it is y, turn the mesh by
     `obj.data.transform(Matrix.Rotation(math.pi / 2, 4, "X"))`, or save the model as GLB.
 
     Blender's own importers read the file: GLB, glTF, OBJ, PLY, STL, FBX, USD (also USDA, USDC and USDZ), where this
     Blender has an importer for it. Of a BLEND file all objects with a mesh are taken that renders show, with the
-    modifiers of renders, or those of one collection: "parts.blend/Collection/Mug".
+    modifiers and resolutions of renders, or those of one collection: "parts.blend/Collection/Mug". It must not be the
+    file that is open.
 
     Args:
         path: The file.
@@ -91,19 +95,18 @@ def load_model(
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
             raise ConfigError(f"{what} must be a length in metres, more than 0; got {value!r}")
     file, collection = _checked(os.fspath(path))
-    before, scene = set(bpy.data.user_map()), bpy.context.scene
-    camera, world, kept = scene.camera, scene.world, None
-    try:
-        with _collecting(scene):
-            (_append if _suffix(file) == ".blend" else _import)(file, collection)
-            _show_as_rendered(set(bpy.data.user_map()) - before)
-            meshes = _meshes(file, set(bpy.data.objects) - before)
-            made = _joined(meshes, name or collection or os.path.splitext(os.path.basename(file))[0])
-        _normalise(made, file, size, unit if _suffix(file) in _WITHOUT_UNIT else 1.0)
-        kept = made
-    finally:
-        scene.camera, scene.world = camera, world
-        _remove_new(before, kept)
+    before, scene, kept = set(bpy.data.user_map()), bpy.context.scene, None
+    with _keeping_settings(scene):
+        try:
+            with _collecting(scene):
+                (_append if _suffix(file) == ".blend" else _import)(file, collection)
+                show_as_rendered(set(bpy.data.user_map()) - before)
+                meshes = meshes_shown(file, set(bpy.data.objects) - before)
+                made = joined(meshes, name or collection or os.path.splitext(os.path.basename(file))[0])
+            _normalise(made, file, size, unit if _suffix(file) in _WITHOUT_UNIT else 1.0)
+            kept = made
+        finally:
+            _remove_new(before, kept)
     bpy.context.view_layer.update()  # else its `bound_box` and `dimensions` would be those of before
     return kept
 
@@ -125,6 +128,28 @@ def _checked(path: str) -> tuple[str, str]:
     if _suffix(file) not in _SUFFIXES:
         raise ConfigError(f"the model {file!r} is of a kind that is not known; its name must end in {_known()}")
     return file, collection
+
+
+@contextlib.contextmanager
+def _keeping_settings(scene: Any) -> Iterator[None]:
+    """Put back, after the `with` block, what importers change of a scene: its settings, and what is selected."""
+    import bpy
+
+    owners = [
+        (scene if not path else getattr(scene, path), name) for path, names in _SETTINGS for name in names.split()
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name in owners]
+    objects = bpy.context.view_layer.objects
+    active, selected = objects.active, list(objects.selected)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            if getattr(owner, name) != value:
+                setattr(owner, name, value)
+        objects.active = active
+        for each in selected:
+            each.select_set(True)
 
 
 @contextlib.contextmanager
@@ -206,6 +231,8 @@ def _exists(operator: Any) -> bool:
 def _append(file: str, collection: str) -> None:
     import bpy
 
+    if os.path.realpath(file) == os.path.realpath(bpy.data.filepath):  # Blender 3.4 would crash
+        raise ConfigError(f"the model {file!r} is the open scene itself, from which Blender cannot load: save a copy")
     try:
         with bpy.data.libraries.load(os.path.abspath(file)) as (stored, wanted):
             if collection and collection not in stored.collections:
@@ -236,124 +263,6 @@ def _rendered(collections: list[Any]) -> set[Any]:
             found.add(each)
             left += each.children
     return found
-
-
-def _show_as_rendered(new: set[Any]) -> None:
-    """Have the viewport, in which everything is evaluated, show what is new as renders would."""
-    import bpy
-
-    for each in new:
-        if isinstance(each, (bpy.types.Object, bpy.types.Collection)):
-            each.hide_viewport = each.hide_render
-    for modifier in [one for each in new if isinstance(each, bpy.types.Object) for one in each.modifiers]:
-        modifier.show_viewport = modifier.show_render
-        if modifier.type in ("SUBSURF", "MULTIRES"):
-            modifier.levels = modifier.render_levels
-
-
-def _meshes(file: str, new: set[Any]) -> list[Any]:
-    """Return a mesh for each thing with faces that the new objects show, in the world's space, in order of names."""
-    import bpy
-    from mathutils import Matrix
-
-    depsgraph = bpy.context.evaluated_depsgraph_get()
-    shown: list[tuple[Any, Any, bool]] = []
-    for each in depsgraph.object_instances:
-        source, owner = each.object.original, (each.parent or each.object).original
-        if owner in new and source.type in _WITH_MESH and not (source.hide_render or owner.hide_render):
-            shown.append((source, each.matrix_world.copy(), each.is_instance))
-    shown.sort(key=lambda one: (one[0].name, one[2], [value for row in one[1] for value in row]))
-    found = []
-    for source, matrix, _ in shown:
-        mesh = bpy.data.meshes.new_from_object(
-            source.evaluated_get(depsgraph), preserve_all_data_layers=True, depsgraph=depsgraph
-        )
-        if not len(mesh.polygons):
-            continue
-        mesh.transform(Matrix(matrix))
-        if matrix.determinant() < 0:  # a mirrored part would have its faces inside out
-            mesh.flip_normals()
-        found.append(mesh)
-    if not found:
-        why = "points or lines, but no faces" if shown else "no mesh"
-        raise ConfigError(f"the model {file!r} has {why}, so there is nothing to render: save it with its surface")
-    return found
-
-
-def _joined(meshes: list[Any], name: str) -> Any:
-    """Return one object of all meshes, in the scene's own collection."""
-    import bpy
-
-    parts = [bpy.data.objects.new("Part", mesh) for mesh in meshes]
-    for part in parts:
-        bpy.context.scene.collection.objects.link(part)
-    first = parts[0]
-    smooth = any(getattr(mesh, "use_auto_smooth", False) for mesh in meshes)
-    if len(parts) > 1:
-        coordinates = _shared_coordinates(meshes)
-        bpy.context.view_layer.update()
-        with bpy.context.temp_override(
-            active_object=first, object=first, selected_objects=parts, selected_editable_objects=parts
-        ):
-            bpy.ops.object.join()
-        if coordinates:
-            first.data.uv_layers[coordinates].active_render = True  # the first part may have had none
-    if smooth:  # up to Blender 4.0 a file's own normals are used only with this setting
-        first.data.use_auto_smooth = True
-    if not any(first.data.materials):
-        first.data.materials.clear()
-        first.data.materials.append(_plain(first.data))
-    first.name = first.data.name = name
-    return first
-
-
-def _shared_coordinates(meshes: list[Any]) -> str:
-    """Give the texture coordinates that render one name in all parts, so that they stay one when the parts are joined.
-
-    Returns the name, or "" if there are none. Nodes that name them are changed, too.
-    """
-    layers = [(mesh, layer) for mesh in meshes for layer in mesh.uv_layers]
-    rendered = [(mesh, layer.name) for mesh, layer in layers if layer.active_render]
-    names = {name for _, name in rendered}
-    if len(names) < 2:
-        return next(iter(names), "")
-    others = {layer.name for _, layer in layers if not layer.active_render}
-    shared = "UVMap"
-    while shared in others:
-        shared += "_"
-    for mesh, name in rendered:
-        mesh.uv_layers[name].name = shared
-        for node in _nodes([material.node_tree for material in mesh.materials if material is not None]):
-            for attribute in ("uv_map", "attribute_name"):
-                if getattr(node, attribute, None) == name:
-                    setattr(node, attribute, shared)
-    return shared
-
-
-def _nodes(trees: list[Any]) -> Iterator[Any]:
-    """Yield all nodes of the trees, and of the groups in them."""
-    seen, left = set[Any](), [*trees]
-    while left:
-        if (tree := left.pop()) is not None and tree not in seen:
-            seen.add(tree)
-            yield from tree.nodes
-            left += [getattr(node, "node_tree", None) for node in tree.nodes]
-
-
-def _plain(mesh: Any) -> Any:
-    """Return a material for a mesh that came without one: grey, or of the colours of its vertices."""
-    import bpy
-
-    made = bpy.data.materials.new("Plain")
-    if made.node_tree is None:  # from Blender 5.0 on, it is there from the beginning
-        made.use_nodes = True
-    shader = next(node for node in made.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
-    shader.inputs["Base Color"].default_value = (0.6, 0.6, 0.6, 1)
-    if len(mesh.color_attributes):
-        colours = made.node_tree.nodes.new("ShaderNodeVertexColor")
-        colours.layer_name = mesh.color_attributes[0].name
-        made.node_tree.links.new(colours.outputs["Color"], shader.inputs["Base Color"])
-    return made
 
 
 def _normalise(obj: Any, file: str, size: float | None, unit: float) -> None:
