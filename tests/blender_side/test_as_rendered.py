@@ -79,6 +79,16 @@ bpy.ops.curve.primitive_bezier_circle_add(location=(3, 2, 0))
 circle = bpy.context.object
 circle.data.bevel_depth, circle.data.resolution_u, circle.data.render_resolution_u = 0.3, 12, 12
 case("curve", [circle], [(circle.data, "resolution_u", 1)])
+case("spline", [circle], [(circle.data.splines[0], "resolution_u", 1)])
+mesh = data.meshes.new("Wheel")
+mesh.from_pydata([(0.3, 0, 0), (1.5, 0, 0)], [(0, 1)], [])
+wheel = data.objects.new("Wheel", mesh)
+wheel.location = (3.5, -2, 0)
+scene.collection.objects.link(wheel)
+screw = wheel.modifiers.new("Screw", "SCREW")
+screw.steps = screw.render_steps = 32
+case("screw", [wheel], [(screw, "steps", 3)])
+data.objects.remove(wheel)
 bpy.ops.object.metaball_add(location=(-3, 2, 0))
 ball = bpy.context.object
 ball.data.resolution = ball.data.render_resolution = 0.2
@@ -97,6 +107,45 @@ case("collection hidden in viewports", [cube, circle], [(group, "hide_viewport",
 cube.hide_set(True)
 results["hidden by hand"] = labels([circle], {circle: behind})[0]["keypoints"]
 cube.hide_set(False)
+
+bpy.ops.mesh.primitive_uv_sphere_add(location=(50, 0, 0))
+ball = bpy.context.object
+bpy.ops.mesh.primitive_plane_add(size=0.1, location=(-4, -2, 2))
+emitter = bpy.context.object
+emitter.modifiers.new("Particles", "PARTICLE_SYSTEM")
+particles = emitter.particle_systems[0].settings
+particles.type, particles.count, particles.render_step = "HAIR", 1, particles.display_step
+particles.render_type, particles.instance_object, particles.hair_length = "OBJECT", ball, 1
+particles.particle_size = 0.8
+under = [(-7.4, -4, -3), (-5, -4, -3)]  # points in the circle's space: one is below the ball that the particle shows
+case("particles not displayed", [circle], [(particles, "display_method", "NONE")], {circle: under})
+data.objects.remove(emitter)
+for each in list(data.particles):
+    data.particles.remove(each)
+
+shelf, empty = data.collections.new("Shelf"), data.objects.new("Empty", None)
+data.scenes.new("Other").collection.children.link(shelf)
+ball.users_collection[0].objects.unlink(ball)
+shelf.objects.link(ball)
+scene.collection.objects.link(empty)
+empty.instance_type, empty.instance_collection, empty.location = "COLLECTION", shelf, (-54, -2, 2)
+def in_a_collection(name):
+    found = labels([circle], {circle: under})[0]["keypoints"][0]
+    results["in a collection"][name] = [as_rendered.render_differs(scene), [v for _, _, v in found]]
+results["in a collection"] = {}
+in_a_collection("shown")
+ball.hide_render = True
+in_a_collection("hidden from renders")
+inner = data.collections.new("Inner")
+shelf.children.link(inner)
+inner.objects.link(ball)
+shelf.objects.unlink(ball)
+ball.hide_render, inner.hide_render = False, True
+in_a_collection("in one hidden from renders")
+empty.instance_type, empty.instance_collection = "NONE", None
+in_a_collection("not instanced")
+data.objects.remove(ball)
+inner.hide_render = False
 
 # what is hidden from renders has the labels of what cannot be seen
 cube.hide_render = True
@@ -118,7 +167,8 @@ for each in handlers:
 
 CASES = [
     *["subdivision off", "subdivision lower", "simplified", "array off in renders", "hidden by an array"],
-    *["curve", "metaball", "hidden in viewports", "collection hidden in viewports"],
+    *["curve", "spline", "screw", "metaball", "hidden in viewports", "collection hidden in viewports"],
+    "particles not displayed",
 ]
 
 
@@ -155,6 +205,17 @@ def test_keypoints_are_hidden_by_what_is_rendered(results: dict[str, Any]) -> No
     for name in ("hidden in viewports", "collection hidden in viewports"):
         assert [v for _, _, v in results[name][0]["keypoints"][1]] == [1, 2], name
     assert [v for _, _, v in results["hidden by hand"][0]] == [1, 2]
+    assert [v for _, _, v in results["particles not displayed"][0]["keypoints"][0]] == [1, 2]
+
+
+def test_keypoints_are_not_hidden_by_copies_that_only_the_viewport_shows(results: dict[str, Any]) -> None:
+    """And what is hidden from renders costs no second evaluation where nothing shows copies of it."""
+    assert results["in a collection"] == {
+        "shown": [False, [1, 2]],
+        "hidden from renders": [True, [2, 2]],
+        "in one hidden from renders": [True, [2, 2]],
+        "not instanced": [False, [2, 2]],
+    }
 
 
 def test_what_is_hidden_from_renders_has_a_pose_and_no_pixels(results: dict[str, Any]) -> None:

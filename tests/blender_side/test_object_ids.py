@@ -96,6 +96,19 @@ most, object_ids._LARGEST_INDEX = object_ids._LARGEST_INDEX, 7
 attempt("too many")
 object_ids._LARGEST_INDEX = most
 attempt("unknown", "instance", "nope")
+curve = cube.driver_add("pass_index")
+attempt("driven")
+curve.mute = True
+attempt("muted")
+cube.driver_remove("pass_index")
+cube.keyframe_insert("location", frame=1)
+attempt("moved")
+cube.keyframe_insert("pass_index", frame=1)
+attempt("animated")
+cube.animation_data.nla_tracks.new().strips.new("Indices", 1, cube.animation_data.action)
+cube.animation_data.action = None
+attempt("in a strip")
+cube.animation_data_clear()
 options.engine = "BLENDER_WORKBENCH"
 attempt("engine", "depth", "object_index", "semantic")
 attempt("engine's normals", "normal")
@@ -140,6 +153,7 @@ def test_ids_follow_the_scene_with_persistent_data(results: dict[str, Any]) -> N
         ("class name", ["'Cube'", "class_name", "string"]),
         ("too many", ["instance", "counts up to 7", "'ViewLayer'"]),
         ("unknown", ["'nope'", "flow_forward", "normal_camera", "object_index", "AOV"]),
+        *((name, ["'Cube'", "animated or driven pass_index"]) for name in ("driven", "animated", "in a strip")),
         ("engine", ["BLENDER_WORKBENCH", "'object_index'", "'CYCLES'"]),
         ("engine's normals", ["BLENDER_WORKBENCH", "'normal'", "'CYCLES'"]),
     ],

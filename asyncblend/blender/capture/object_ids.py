@@ -24,6 +24,7 @@ _LARGEST_CLASS = 2**31 - 1
 def assigned_ids(view_layer: Any) -> Iterator[ObjectIds]:
     """Have the object index pass hold ids within the `with` block; then each object has its own `pass_index` again."""
     ids = ObjectIds(view_layer)
+    _check_nothing_sets(ids.objects)
     own_indices = dict(zip(ids.objects, ids.own_indices, strict=True))
     persistent = view_layer.id_data.render.use_persistent_data
     try:
@@ -31,6 +32,35 @@ def assigned_ids(view_layer: Any) -> Iterator[ObjectIds]:
         yield ids
     finally:
         _assign(own_indices, persistent)
+
+
+def _check_nothing_sets(objects: Iterable[Any]) -> None:
+    """Raise ConfigError if animation or a driver would put an index of its own in an id's place during the render."""
+    for obj in objects:
+        if obj.animation_data is not None and _is_animated(obj.animation_data):
+            raise ConfigError(
+                f"object {obj.name!r} has an animated or driven {_PROPERTY}, which would replace its id in instance and "
+                f'semantic: remove or mute these keyframes, with obj.keyframe_delete("{_PROPERTY}"), or the driver, with '
+                f'obj.driver_remove("{_PROPERTY}")'
+            )
+
+
+def _is_animated(animation: Any) -> bool:
+    """Whether a driver, an action or a strip of the NLA editor sets the `pass_index`."""
+    strips = [strip for track in animation.nla_tracks for strip in track.strips]  # also muted: some set a value still
+    groups = [animation.drivers, *(curves for owner in (animation, *strips) for curves in _curves_of(owner))]
+    curves = [group.find(_PROPERTY) for group in groups]
+    return any(curve is not None and not curve.mute for curve in curves)
+
+
+def _curves_of(owner: Any) -> list[Any]:
+    """Return the groups of curves that animation data, or a strip, has of its action. From Blender 4.4 on it has slots."""
+    action = owner.action
+    if action is None or not hasattr(action, "layers"):
+        return [] if action is None else [action.fcurves]
+    strips = [strip for layer in action.layers for strip in layer.strips]
+    bags = [strip.channelbag(owner.action_slot) for strip in strips] if owner.action_slot is not None else []
+    return [bag.fcurves for bag in bags if bag is not None]
 
 
 def _assign(indices: Mapping[Any, int], tell_blender: bool) -> None:

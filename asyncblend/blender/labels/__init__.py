@@ -18,6 +18,7 @@ silhouette (`silhouette.py`) and the visible ones (`boxes.py`). `keypoints.py` p
 - `silhouette.py`: which pixels a mesh covers.
 - `amodal.py`: the whole silhouettes of objects, and which share of them is visible.
 - `keypoints.py`: where keypoints are, in the world and in the image, and what is between them and the camera.
+- `unseen.py`: what the camera does not see wherever it is, for both.
 - `surface.py`: `bl.surface_keypoints`, which chooses keypoints on the surface of a mesh.
 
 `boxes.py`, `views.py` and `silhouette.py` are pure arithmetic, without Blender.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .keypoints import hidden_from_renders
 from .meshes import edges_for
 from .silhouette import Spans, edges_of, spans_of
 
 if TYPE_CHECKING:
     from ..scene.lens import View
     from .keypoints import Annotated
+    from .unseen import Unseen
 
 _Ids = npt.NDArray[np.integer[Any]]
 
@@ -31,17 +31,14 @@ def fractions_of(visible: npt.NDArray[np.int64], each: list[Annotated], view: Vi
 
 
 def silhouettes_of(
-    each: list[Annotated], mask: _Ids, visible: npt.NDArray[np.int64], view: View
+    each: list[Annotated], mask: _Ids, visible: npt.NDArray[np.int64], view: View, unseen: Unseen
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the labels that `annotate` has with `silhouettes`. `mask` and `visible` are the pixels that are visible."""
-    import bpy
-
-    hidden = hidden_from_renders(bpy.context.view_layer)
     width, height = view.frame.width, view.frame.height
     whole = np.zeros((len(each), height, width), bool)
     boxes, pixels = np.zeros((len(each), 4), np.float32), np.zeros(len(each), np.int32)
     for number, one in enumerate(each):
-        if one.obj in hidden and not one.is_copy:
+        if unseen.has(one.obj, one.instancer):
             continue
         spans, seen, corners = _spans(one, view), mask == one.entry.id, []
         if spans.pixels:

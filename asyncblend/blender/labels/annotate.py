@@ -19,6 +19,7 @@ from .copies import copies_in
 from .keypoints import Annotated, flagged, world_points
 from .meshes import Mesh, read_mesh
 from .rendered_ids import Entry, ids_from, render_ids
+from .unseen import Unseen, unseen_in
 from .views import Appearance, appearance
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def annotate(
         - "pose": N x 4 x 4 float32, from the object's own space to the camera's in OpenCV's convention (x right, y
           down, z forward): `camera.world_to_camera @ obj.matrix_world`. It contains the object's scale, and so maps the
           vertices of the mesh as they are. With a scale of 1 it is a rotation and a translation; otherwise divide its
-          first three columns by their lengths to get the rotation.
+          first three columns by their lengths to get the rotation, which for a mirrored object, whose determinant is
+          negative, is none, because it mirrors, too.
         - "visible_fraction": N float32, visible pixels / pixels of the whole silhouette, as BOP defines it: the
           silhouette is that of the object alone, in an image extended to three times its width and height around its
           middle. What lies further out, or nearer than the camera's `clip_start`, is not counted. It is at most 1,
@@ -111,13 +113,13 @@ def annotate(
         - "truncated": N bool, whether a part lies outside the image, or is nearer than the camera's `clip_start`.
         - "keypoints", unless keypoints is None: N x K x 3 float32, x y v, with COCO's visibility v: 2 visible; 1
           in the image but hidden, or further than `clip_end`; 0 outside the image, nearer than `clip_start`, or of an
-          object that is hidden from renders, and then x and y are 0 too. K is the largest one; an object with fewer
-          keypoints has rows of 0 0 0 after them.
+          object that the camera does not see anywhere, and then x and y are 0 too. K is the largest one; an object with
+          fewer keypoints has rows of 0 0 0 after them.
         - With `silhouettes`: "silhouette": N x H x W bool, the pixels that the object would cover if nothing were in
           front of it, with all of those that are visible. "silhouette_bbox": N x 4 float32, x y width height of the
           whole silhouette, not cut at the border of the image, and "silhouette_pixels": N int32, how many pixels it
           has: both in the extended image of "visible_fraction", and also for objects that are hidden by others. An
-          object that is hidden from renders has none.
+          object that the camera does not see anywhere has none.
         - With `instances`: "instancer": list of N str, the name of what shows the copy, "" for an object itself.
           "persistent_id": N x 8 int32, Blender's own, which stays with a copy while others come and go. "instance" and
           "semantic": H x W int32, and "instances": the masks and the table of `render`, but with an id for each copy,
@@ -129,6 +131,11 @@ def annotate(
         A keypoint is hidden by any surface on its way to the camera, also by glass, except within 1e-4 of its distance:
         that is the surface it lies on. The rays pass through objects that are not rendered, or not to the camera. They
         meet what is hidden in viewports only if it is a mesh of the view layer.
+
+        What the camera does not see anywhere is hidden from renders, invisible to cameras (`visible_camera`), an instancer
+        or emitter of particles that is not shown itself, or copied to its parent's vertices or faces and shown only
+        there. A holdout has no pixels in the mask, but hides what is behind it, and has keypoints and a silhouette of
+        its own. Vertices and edges without a face count nowhere in a mesh that has faces, because no render shows them.
 
     Raises:
         ConfigError: An object or name is unknown, there twice, not in the view layer, or without a mesh; a keypoint is
@@ -163,12 +170,14 @@ def annotate(
 
     def labels(depsgraph: Any) -> dict[str, Any]:
         scene = Evaluation(depsgraph, viewport)
+        unseen = unseen_in(layer, scene)
         if not instances:
             each = [_annotated(obj, ids.entries[names[obj]], names[obj], view, scene) for obj in found]
-            return _labels(each, ids.mask, given, margin, view, scene, silhouettes)
+            return _labels(each, ids.mask, given, margin, view, scene, silhouettes, unseen)
         copies = copies_in(depsgraph, ids, layer, names, view)
         each = [_of_copy(row, names, view) for row in copies.of(found)]
-        return {**_labels(each, copies.mask, given, margin, view, scene, silhouettes), **copies.labels(found, names)}
+        known = _labels(each, copies.mask, given, margin, view, scene, silhouettes, unseen)
+        return {**known, **copies.labels(found, names)}
 
     if instances or render_differs(bpy.context.scene):
         return with_render_depsgraph(labels)
@@ -183,6 +192,7 @@ def _labels(
     view: View,
     scene: Evaluation,
     silhouettes: bool,
+    unseen: Unseen,
 ) -> dict[str, Any]:
     numbers = np.array([one.entry.id for one in each], np.int32)
     boxes, pixels = boxes_of(mask, numbers.max(initial=0))
@@ -199,10 +209,10 @@ def _labels(
         "truncated": np.array([one.appearance.truncated for one in each], bool),
     }
     if silhouettes:
-        result |= silhouettes_of(each, mask, pixels[numbers - 1], view)
+        result |= silhouettes_of(each, mask, pixels[numbers - 1], view, unseen)
     if given is not None:
         points = [world_points(one, given.get(one.obj, ()), scene) for one in each]
-        result["keypoints"] = flagged(each, points, margin, view, scene)
+        result["keypoints"] = flagged(each, points, margin, view, scene, unseen)
     return result
 
 
@@ -216,11 +226,11 @@ def _annotated(obj: Any, entry: Entry, name: str, view: View, scene: Evaluation)
 def _of_copy(row: Row, names: Mapping[Any, str], view: View) -> Annotated:
     source, instancer, _, matrix, mesh = row.shown
     look = _look(mesh, matrix, view)
-    return Annotated(source, names[source], row.entry, mesh, matrix, look, is_copy=instancer is not None)
+    return Annotated(source, names[source], row.entry, mesh, matrix, look, instancer)
 
 
 def _look(mesh: Mesh, matrix: _Floats, view: View) -> Appearance:
-    return appearance(transformed(view.world_to_camera @ matrix, mesh.points), mesh.triangles, view)
+    return appearance(transformed(view.world_to_camera @ matrix, mesh.surface), mesh.triangles, view)
 
 
 def _stack(arrays: list[npt.NDArray[Any]], *shape: int) -> npt.NDArray[np.float32]:
@@ -229,5 +239,5 @@ def _stack(arrays: list[npt.NDArray[Any]], *shape: int) -> npt.NDArray[np.float3
 
 
 def _box3d(one: Annotated) -> _Floats:
-    low, high = one.mesh.points.min(axis=0), one.mesh.points.max(axis=0)
+    low, high = one.mesh.surface.min(axis=0), one.mesh.surface.max(axis=0)
     return transformed(one.matrix, low + (high - low) * _CORNERS)

@@ -23,8 +23,14 @@ _T = TypeVar("_T")
 
 _ENGINE = "ASYNCBLEND_NOTHING"
 # What a modifier calls its detail in the viewport and in a render.
-_DETAILS = [("levels", "render_levels"), ("viewport_resolution", "resolution"), ("show_viewport", "show_render")]
-# The same of the data of curves, texts and surfaces, where 0 in a render means "as in the viewport".
+_DETAILS = [
+    ("levels", "render_levels"),
+    ("viewport_resolution", "resolution"),
+    ("steps", "render_steps"),
+    ("show_viewport", "show_render"),
+]
+# The same of the data of curves, texts and surfaces, where 0 in a render means "as in the viewport". In the viewport each
+# spline has its own; in a render all have that of the data.
 _RESOLUTIONS = [("resolution_u", "render_resolution_u"), ("resolution_v", "render_resolution_v")]
 _SIMPLIFICATIONS = [
     ("simplify_subdivision", "simplify_subdivision_render"),
@@ -61,7 +67,7 @@ def render_differs(scene: Any) -> bool:
 
     if scene.render.use_simplify and _differs(scene.render, _SIMPLIFICATIONS):
         return True
-    if any(found.hide_viewport and not found.hide_render for found in (*bpy.data.objects, *bpy.data.collections)):
+    if _hiding_differs():
         return True
     if any(_particles_differ(settings) for settings in bpy.data.particles):
         return True
@@ -80,14 +86,45 @@ def _differs(owner: Any, pairs: list[tuple[str, str]]) -> bool:
     )
 
 
+def _hiding_differs() -> bool:
+    """Whether renders show what the viewport hides, or hide what it shows a copy of.
+
+    An object itself that only renders hide needs no other evaluation, and is common in scenes that hide at random.
+    """
+    import bpy
+
+    both = (*bpy.data.objects, *bpy.data.collections)
+    if any(found.hide_viewport and not found.hide_render for found in both):
+        return True
+    from_renders = {found for found in both if found.hide_render and not found.hide_viewport}
+    return bool(from_renders) and not from_renders.isdisjoint(_in_instanced_collections())
+
+
+def _in_instanced_collections() -> set[Any]:
+    """Return the collections that objects, particles or nodes may show copies of, with all that is in them."""
+    import bpy
+
+    users = bpy.data.user_map(key_types={"COLLECTION"}, value_types={"OBJECT", "NODETREE", "PARTICLE"})
+    used = [collection for collection, by in users.items() if by]
+    within = [found for collection in used for found in (*collection.children_recursive, *collection.all_objects)]
+    return {*used, *within}
+
+
 def _resolution_differs(data: Any) -> bool:
-    return any(getattr(data, other) not in (0, getattr(data, one)) for one, other in _RESOLUTIONS)
+    return any(
+        getattr(data, other) != getattr(owner, one)
+        for one, other in _RESOLUTIONS
+        if getattr(data, other) != 0
+        for owner in (data, *data.splines)
+    )
 
 
 def _particles_differ(settings: Any) -> bool:
     shown = "child_percent" if hasattr(settings, "child_percent") else "child_nbr"  # renamed in Blender 4.0
     children = settings.child_type != "NONE" and getattr(settings, shown) != settings.rendered_child_count
-    return bool(children or settings.display_percentage != 100 or settings.display_step != settings.render_step)
+    not_shown = settings.display_method == "NONE" and settings.render_type != "NONE"
+    amount = settings.display_percentage != 100 or settings.display_step != settings.render_step
+    return bool(children or not_shown or amount)
 
 
 def with_render_depsgraph(function: Callable[[Any], _T]) -> _T:
@@ -97,7 +134,7 @@ def with_render_depsgraph(function: Callable[[Any], _T]) -> _T:
     Blender's "Render Result" is empty afterwards.
 
     Raises:
-        RuntimeError: Blender cannot render, for instance because the scene has no camera.
+        RuntimeError: Blender cannot render.
         Exception: What the function raises.
     """
     import bpy
@@ -118,7 +155,11 @@ def with_render_depsgraph(function: Callable[[Any], _T]) -> _T:
     off = ["use_compositing", "use_sequencer", "use_multiview", "use_freestyle", "use_persistent_data"]
     bpy.utils.register_class(engine)
     try:
-        with _no_handlers(), changed([(options, "engine", _ENGINE), *((options, name, False) for name in off)]):
+        with (
+            _no_handlers(),
+            _some_camera(bpy.context.scene),
+            changed([(options, "engine", _ENGINE), *((options, name, False) for name in off)]),
+        ):
             bpy.ops.render.render(write_still=False)
     finally:
         bpy.utils.unregister_class(engine)  # the bpy module would hang at exit with an engine in Python
@@ -129,6 +170,25 @@ def with_render_depsgraph(function: Callable[[Any], _T]) -> _T:
             f"Blender did not evaluate the view layer {layer!r} for a render: is its use for renders off?"
         )
     return results[0]
+
+
+@contextlib.contextmanager
+def _some_camera(scene: Any) -> Iterator[None]:
+    """Have the scene a camera within the `with` block: without one Blender does not render, not even nothing."""
+    import bpy
+
+    if scene.camera is not None:
+        yield
+        return
+    data = bpy.data.cameras.new(_ENGINE)
+    camera = bpy.data.objects.new(_ENGINE, data)
+    scene.camera = camera
+    try:
+        yield
+    finally:
+        scene.camera = None
+        bpy.data.objects.remove(camera)
+        bpy.data.cameras.remove(data)
 
 
 @contextlib.contextmanager

@@ -15,10 +15,13 @@ from ..scene.placing import vector
 from .as_rendered import Evaluation
 from .meshes import Mesh
 from .rendered_ids import Entry
+from .unseen import same_matrix
 from .views import Appearance, rays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .unseen import Unseen
 
 _Points = npt.NDArray[np.float64]
 
@@ -37,7 +40,11 @@ class Annotated(NamedTuple):
     mesh: Mesh
     matrix: _Points  # 4 x 4, from the mesh's space to the world
     appearance: Appearance
-    is_copy: bool = False
+    instancer: Any = None  # what shows the copy; None for an object itself
+
+    @property
+    def is_copy(self) -> bool:
+        return self.instancer is not None
 
 
 def world_points(one: Annotated, given: Any, scene: Evaluation) -> _Points:
@@ -126,19 +133,16 @@ def _armature(obj: Any) -> Any:
 
 
 def flagged(
-    each: list[Annotated], points: list[_Points], margin: float, view: View, scene: Evaluation
+    each: list[Annotated], points: list[_Points], margin: float, view: View, scene: Evaluation, unseen: Unseen
 ) -> npt.NDArray[np.float32]:
     """Return where the keypoints of N objects are in the image, with COCO's visibility: N x K x 3 float32, x y v.
 
     `points` has the keypoints of each object in world space. The longest one decides K; missing rows are 0 0 0.
     """
-    import bpy
-
     counts = [len(some) for some in points]
     found = np.zeros((len(each), max(counts, default=0), 3), np.float32)
     if not any(counts):
         return found
-    hidden = hidden_from_renders(bpy.context.view_layer)
     # All keypoints of all objects in one array. `of` and `row` tell where they belong in `found`.
     world = np.concatenate(points)
     of, row = np.nonzero(np.arange(max(counts)) < np.array(counts)[:, None])
@@ -146,14 +150,14 @@ def flagged(
     xy = view.pixels(local)
     with np.errstate(invalid="ignore"):  # points behind the camera are NaN
         inside = ((xy >= 0) & (xy < (view.frame.width, view.frame.height))).all(axis=1) & (local[:, 2] > view.near)
-    inside &= np.array([one.is_copy or one.obj not in hidden for one in each])[of]
+    inside &= ~np.array([unseen.has(one.obj, one.instancer) for one in each])[of]
     world, local, xy, of, row = world[inside], local[inside], xy[inside], of[inside], row[inside]
 
     rotation, shift = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
     starts = (rays(local, view) - shift) @ rotation  # back to the world: a rotation's inverse is its transpose
     lengths = np.linalg.norm(world - starts, axis=1)
     directions = (world - starts) / np.maximum(lengths, 1e-30)[:, None]
-    camera_rays = _Rays(scene, hidden, margin)
+    camera_rays = _Rays(scene, unseen, margin)
     occluded = [
         camera_rays.are_stopped(start, direction, length, each[number])
         for number, start, direction, length in zip(of, starts, directions, lengths.tolist(), strict=True)
@@ -166,16 +170,15 @@ def flagged(
 class _Rays:
     """What rays from the camera meet."""
 
-    def __init__(self, scene: Evaluation, hidden: set[Any], margin: float) -> None:
+    def __init__(self, scene: Evaluation, unseen: Unseen, margin: float) -> None:
         import bpy
 
         self._scene, self._margin = scene, margin
         objects = bpy.context.view_layer.objects
-        # In a render's depsgraph only instancers can be met although they are not rendered.
-        unseen = {obj for obj in objects if obj.is_instancer and not obj.show_instancer_for_render}
-        self._passed = unseen if scene.of_render else unseen | hidden
+        # In a render's depsgraph only instancers, and what they copy, can be met although they are not rendered.
+        self._passed = unseen.unshown if scene.of_render else unseen.unshown | unseen.hidden
         # Rays through the whole scene miss what is hidden in viewports. These meshes are asked one by one.
-        missed = [obj for obj in objects if obj.type == "MESH" and not obj.visible_get() and obj not in hidden | unseen]
+        missed = [obj for obj in objects if obj.type == "MESH" and not obj.visible_get() and obj not in unseen]
         self._casts = [self._through_all, *map(self._through, missed)]
 
     def are_stopped(self, start: _Points, direction: _Points, length: float, owner: Annotated) -> bool:
@@ -198,7 +201,7 @@ class _Rays:
             if not hit:
                 return False
             travelled += (place - at).length
-            on_owner = source == owner.obj and end - travelled <= self._margin and _same(matrix, owner.matrix)
+            on_owner = source == owner.obj and end - travelled <= self._margin and same_matrix(matrix, owner.matrix)
             if not on_owner and source.visible_camera and not self._passes(source, matrix):
                 return True
             travelled += tolerance  # continue behind the surface that was hit
@@ -226,24 +229,4 @@ class _Rays:
 
     def _passes(self, source: Any, matrix: Any) -> bool:
         """Whether what was hit is an object that is not rendered, and not a copy of it."""
-        return source in self._passed and _same(matrix, self._scene.matrix(source))
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bool(np.allclose(np.array(one), np.array(other), rtol=1e-5, atol=1e-6))
-
-
-def hidden_from_renders(view_layer: Any) -> set[Any]:
-    """Return the objects that are not rendered, because of themselves or of their collections."""
-    shown = _shown_by_collections(view_layer.layer_collection)
-    return {obj for obj in view_layer.objects if obj.hide_render or obj not in shown}
-
-
-def _shown_by_collections(layer_collection: Any) -> set[Any]:
-    """Return the objects in a collection that is shown. One that is hidden, or indirect only, hides those in it."""
-    if layer_collection.collection.hide_render or layer_collection.indirect_only:
-        return set()
-    found = set() if layer_collection.exclude else set(layer_collection.collection.objects)
-    for child in layer_collection.children:
-        found |= _shown_by_collections(child)
-    return found
+        return source in self._passed and same_matrix(matrix, self._scene.matrix(source))

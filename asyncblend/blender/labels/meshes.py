@@ -23,6 +23,7 @@ class Mesh(NamedTuple):
 
     points: npt.NDArray[np.float64]  # N x 3, N > 0, finite, each column contiguous in memory, for speed
     triangles: npt.NDArray[np.int32]  # M x 3 indices of points. M is 0 for a mesh without faces.
+    surface: npt.NDArray[np.float64]  # the points, but where there are faces, those of none are moved to one of a face
 
 
 def read_mesh(obj: Any, evaluated: Any) -> Mesh:
@@ -30,13 +31,18 @@ def read_mesh(obj: Any, evaluated: Any) -> Mesh:
     import bpy
 
     # With a user interface the GPU may subdivide meshes, and only to_mesh knows of that. `data` needs no copy.
-    if obj.type == "MESH" and bpy.app.background:
+    if obj.type == "MESH" and bpy.app.background and not in_edit_mode(obj):
         return arrays_of(obj, evaluated.data)
     mesh = evaluated.to_mesh()
     try:
         return arrays_of(obj, mesh)
     finally:
         evaluated.to_mesh_clear()
+
+
+def in_edit_mode(obj: Any) -> bool:
+    """Whether the mesh is being edited, also through another object. Then `data` is empty, and only to_mesh has it."""
+    return obj.type == "MESH" and obj.data is not None and bool(obj.mode == "EDIT" or obj.data.is_editmode)
 
 
 def edges_for(name: str, triangles: npt.NDArray[np.int32]) -> Edges:
@@ -64,7 +70,17 @@ def arrays_of(obj: Any, mesh: Any) -> Mesh:
         mesh.vertices.foreach_get("co", points)
     if not np.isfinite(points).all():
         raise ConfigError(f"the mesh of {obj.name!r} has coordinates that are not finite: repair the mesh")
-    return Mesh(points.reshape(-1, 3).astype(np.float64, order="F"), _triangles(mesh))
+    found, triangles = points.reshape(-1, 3).astype(np.float64, order="F"), _triangles(mesh)
+    return Mesh(found, triangles, _surface(found, triangles))
+
+
+def _surface(points: npt.NDArray[np.float64], triangles: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Return the points, with those that are in no triangle moved to one that is: no render shows them."""
+    used = np.zeros(len(points), bool)
+    used[triangles] = True
+    if used.all() or not used.any():
+        return points
+    return np.asfortranarray(np.where(used[:, None], points, points[triangles[0, 0]]))
 
 
 def _triangles(mesh: Any) -> npt.NDArray[np.int32]:

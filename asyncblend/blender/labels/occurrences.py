@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .meshes import Mesh, arrays_of
+from .meshes import Mesh, arrays_of, in_edit_mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,9 +62,10 @@ def _order(instancer: Any, names: Mapping[Any, str]) -> tuple[bool, str]:
 
 def _mesh_of(source: Any, current: Any) -> Mesh | None:
     """Return the mesh of an item, or None if it has no faces, as where nodes have made only copies."""
-    mesh = current.to_mesh() if current.type == "META" else current.data
+    copied = current.type == "META" or in_edit_mode(source)
+    mesh = current.to_mesh() if copied else current.data
     try:
         return arrays_of(source, mesh) if len(mesh.polygons) else None
     finally:
-        if current.type == "META":
+        if copied:
             current.to_mesh_clear()

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from ..scene.placing import evaluated
-from .meshes import WITH_MESH, Mesh, read_mesh
+from .meshes import WITH_MESH, Mesh
+from .triangles import rendered_mesh
 
 _Points = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def surface_keypoints(obj: Any, count: int = 8) -> _Points:
         labels = bl.annotate([mug], {mug: bl.surface_keypoints(mug, 8)}, rendered=labels)
 
     Args:
-        obj: An object with a mesh that has faces. Modifiers are applied.
+        obj: An object with a mesh that has faces. Modifiers are applied, as in a render.
         count: How many, from 1 to 1000.
 
     Returns:
@@ -38,7 +38,8 @@ def surface_keypoints(obj: Any, count: int = 8) -> _Points:
 
     Raises:
         ConfigError: The object has no mesh, or one without faces, or the count is no whole number from 1 to 1000.
-        RuntimeError: Blender does not update the object, because it is disabled in viewports or not in the view layer.
+        RuntimeError: Blender does not update the object, because it is disabled in viewports and in renders,
+            or not in the view layer.
     """
     import bpy
 
@@ -46,7 +47,7 @@ def surface_keypoints(obj: Any, count: int = 8) -> _Points:
         raise ConfigError(f"keypoints on a surface need an object with a mesh; got {getattr(obj, 'name', obj)!r}")
     if not isinstance(count, numbers.Integral) or isinstance(count, bool) or not 1 <= count <= _MOST:
         raise ConfigError(f"count must be a whole number from 1 to {_MOST}, got {count!r}")
-    mesh = read_mesh(obj, evaluated(obj, bpy.context.evaluated_depsgraph_get()))
+    mesh = rendered_mesh(obj)
     if not len(mesh.triangles):
         raise ConfigError(f"the mesh of {obj.name!r} has no faces, so there is no surface to choose keypoints on")
     return farthest_points(mesh, int(count))
@@ -54,7 +55,7 @@ def surface_keypoints(obj: Any, count: int = 8) -> _Points:
 
 def farthest_points(mesh: Mesh, count: int) -> _Points:
     """Return `surface_keypoints` of a mesh with triangles."""
-    low, high = mesh.points.min(axis=0), mesh.points.max(axis=0)
+    low, high = mesh.surface.min(axis=0), mesh.surface.max(axis=0)
     fine = _ROUND * float((high - low).max()) or 1.0
     corners = mesh.points[np.unique(mesh.triangles)]
     # Each place once, and in order: of equally distant points the first one is taken, whatever the order in the file.

@@ -9,7 +9,7 @@ import numpy as np
 from ..capture.object_ids import unique_names
 from .arguments import checked_objects
 from .as_rendered import Evaluation, render_differs, with_render_depsgraph
-from .meshes import read_mesh
+from .meshes import Mesh, read_mesh
 
 
 def mesh_of(obj: Any) -> dict[str, Any]:
@@ -35,10 +35,17 @@ def mesh_of(obj: Any) -> dict[str, Any]:
     layer = bpy.context.view_layer
     layer.update()
     (found,) = checked_objects([obj], layer, unique_names(), False)
+    mesh = rendered_mesh(found)
+    return {"vertices": np.ascontiguousarray(mesh.points, np.float32), "faces": mesh.triangles.astype(np.int32)}
+
+
+def rendered_mesh(obj: Any) -> Mesh:
+    """Return the mesh of an object of a type in WITH_MESH, as it is evaluated for a render."""
+    import bpy
+
     viewport = bpy.context.evaluated_depsgraph_get()
 
-    def read(depsgraph: Any) -> dict[str, Any]:
-        mesh = read_mesh(found, Evaluation(depsgraph, viewport).evaluated(found))
-        return {"vertices": np.ascontiguousarray(mesh.points, np.float32), "faces": mesh.triangles.astype(np.int32)}
+    def read(depsgraph: Any) -> Mesh:
+        return read_mesh(obj, Evaluation(depsgraph, viewport).evaluated(obj))
 
     return with_render_depsgraph(read) if render_differs(bpy.context.scene) else read(viewport)
