@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect as introspection
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -118,6 +119,7 @@ def main() -> None:
 
     The exit status is 1 after a failure, 2 after wrong usage, and 130 after Ctrl-C.
     """
+    _open_missing_descriptors()
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")  # names may have letters that this terminal's charset has not
@@ -132,6 +134,15 @@ def main() -> None:
             raise
         STDERR.print(sentence)
         sys.exit(1)
+
+
+def _open_missing_descriptors() -> None:
+    """Open the standard descriptors that this program was started without. Else its next files would take their places."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest one that is free, which is this one
 
 
 def _print_error(error: AsyncblendError) -> None:

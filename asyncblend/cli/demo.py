@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import shutil
 import sys
@@ -21,6 +22,9 @@ from .terminal import Terminal
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_WRITTEN = re.compile(r"output_([0-9]{2}|[1-9][0-9]{2,})\.png")
+"""The names of the pictures. Others are the user's own files."""
 
 
 def demo(
@@ -74,7 +78,7 @@ def demo(
                 with writing("--out", out):
                     if number == 0:
                         out.mkdir(parents=True, exist_ok=True)
-                        for old in out.glob("output_[0-9]*.png"):
+                        for old in [one for one in out.iterdir() if _WRITTEN.fullmatch(one.name)]:
                             old.unlink()
                     picture.save(out / f"output_{number:02d}.png")
                 saved += 1

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..aio import run
-from ..errors import ConfigError, InstanceError, InstanceExited
+from ..errors import BlenderNotFound, ConfigError, InstanceError, InstanceExited
 from ..wire.launch import BOOTSTRAP, Report
 from .live import Waiting
 from .options import BlenderOption
-from .outputs import writing
+from .outputs import write, writing
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ def link(
         if not removed:
             console.print(f"Nothing is linked: {path} does not exist.")
         return
-    with writing("the file for Blender", path):
-        modules.mkdir(parents=True, exist_ok=True)
-        path.write_text(_STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages), encoding="utf-8")
+    write("the file for Blender", path, _STUB.format(bootstrap=str(BOOTSTRAP), packages=ready.packages))
     console.print(f"Wrote {path}")
     console.print(f"Try it: {itself}", style="dim")
 
@@ -153,7 +151,8 @@ async def prepare(blender: Blender) -> Linkable:
 
     Raises:
         InstanceError: That failed.
-        BlenderNotFound: It is a Python without the bpy module.
+        BlenderNotFound: It cannot be executed, or is a Python without the bpy module.
+        ConfigError: The temporary folder has no room.
     """
     from ..fleet.install import packages
     from ..fleet.pythons import module_of
@@ -183,6 +182,8 @@ async def _answer(blender: Blender, question: str, **filled: str) -> list[Any]:
         status, output = await output_of([blender.path, *how, ask], os.environ, limit=_LIMIT)
     except TimeoutError:
         raise InstanceError(f"{blender.path} did not answer within {_LIMIT:g} s") from None
+    except OSError as error:
+        raise BlenderNotFound(f"cannot execute {blender.path}: {error.strerror}") from None
     for line in output.splitlines():
         if line.startswith(_ANSWER):
             answer: list[Any] = json.loads(line.removeprefix(_ANSWER))

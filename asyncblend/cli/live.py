@@ -210,8 +210,10 @@ class LiveLine(Waiting):
         self.frames: int = 0
         self.first: float | None = None
         """When the first frame came, on the clock of `time.perf_counter`."""
+        self.last: float = time.perf_counter()
+        """When the last one came."""
         self._stats, self._queue_size, self._verdict = stats, config.queue_size, verdict
-        self._began = self._last = self._heard = time.perf_counter()
+        self._began = self._heard = self.last
         self._made = 0  # frames, when they were more than before for the last time
         self._judged: StreamStats | None = None
         super().__init__(self._now, unit=unit, total=config.length)
@@ -225,10 +227,10 @@ class LiveLine(Waiting):
         """
         if not whole:
             self.forget_total()
-        self._last = time.perf_counter()
+        self.last = time.perf_counter()
         self.frames += 1
         if began := self.first is None:
-            self.first = self._last
+            self.first = self.last
         self.step(before + self.frames, began=began)
 
     def judge(self) -> None:
@@ -240,7 +242,7 @@ class LiveLine(Waiting):
         stats = self._stats()
         if stats is None or self.first is None:
             return
-        made, seconds, rest = sum(stats.frames.values()), self._last - self.first, self.frames - 1
+        made, seconds, rest = sum(stats.frames.values()), self.last - self.first, self.frames - 1
         facts: dict[str, str | Text] = {
             # At the end of a stream that was stopped some had come that nobody took.
             "frames": f"{stats.delivered}" + (f" of {made} that were rendered" if made > stats.delivered else ""),
@@ -269,7 +271,7 @@ class LiveLine(Waiting):
         stats, now, of_frames = self._stats(), time.perf_counter(), self._unit == "frames"
         if stats is not None and (made := sum(stats.frames.values())) > self._made:
             self._made, self._heard = made, now
-        waited = now - (self._last if of_frames else max(self._heard, self._last))
+        waited = now - (self.last if of_frames else max(self._heard, self.last))
         if self.first is None and self._made and not of_frames and waited <= _LATE:
             first = f"{self._made} frame{'s' * (self._made > 1)} of the first samples so far: {doing(stats)}"
         elif self.first is None or waited > _LATE:
@@ -296,4 +298,4 @@ class LiveLine(Waiting):
         ]
 
     def _rate(self) -> float:
-        return (self.frames - 1) / max(self._last - (self.first or 0.0), 1e-9)
+        return (self.frames - 1) / max(self.last - (self.first or 0.0), 1e-9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from rich.filesize import decimal
 
 from .live import Waiting
 from .needs import require
-from .terminal import Terminal
+from .terminal import Terminal, typed
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
@@ -33,10 +32,16 @@ def record_on_ray(address: str | None, config: StreamConfig, out: Path, **how: A
     try:
         with line:
             line.report(record(config, out, address=address, quiet=True, progress=line.report, **how))
-        then = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
+        then = f"Look at them: asyncblend inspect {typed(out)}"
     finally:
-        if line.now is not None and line.now.recorded:  # else an error says why there is none
+        if line.now is not None and (line.now.recorded or line.now.skipped):  # else an error says why there is none
             line.summary(out, then)
+
+
+def skipped(count: int) -> str:
+    """Return what is said of samples that were skipped."""
+    are = "sample was" if count == 1 else "samples were"
+    return f"{count} {are} skipped, because they failed; recording again tries them again"
 
 
 class _Line(Waiting):
@@ -61,7 +66,7 @@ class _Line(Waiting):
     def summary(self, out: Path, then: str) -> None:
         """Print what was recorded, and what to type next."""
         now, console = self.now, Terminal()
-        assert now is not None, "something was recorded"
+        assert now is not None, "something was recorded or skipped"
         text = f"{now.recorded} samples are in {out}"
         if new := now.recorded - now.before:
             seconds = time.perf_counter() - self._began
@@ -69,8 +74,9 @@ class _Line(Waiting):
             text += f": {new} new ones in {seconds:.1f} s, {new / seconds:.1f}/s, {decimal(now.written)}, from {nodes}"
         console.print(text)
         if now.skipped:
-            console.print(f"{now.skipped} samples were skipped, because they failed; recording again tries them again")
-        console.print(then)
+            console.print(skipped(now.skipped))
+        if now.recorded:
+            console.print(then)
 
     def _what(self) -> str:
         now = self.now

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import ConfigError, InstanceExited
+from .terminal import Terminal
 
 ConfigArgument = Annotated[
     Path,
@@ -46,8 +47,8 @@ RayOption = Annotated[
     str | None,
     typer.Option(
         metavar="[ADDRESS]",
-        help="Render on all nodes of a Ray cluster: the one at ADDRESS, such as 10.0.0.5:6379, or this machine's. All of "
-        "them must see FOLDER. --instances is then the number of Blenders in the whole cluster.",
+        help="Render on all nodes of a Ray cluster: the one at ADDRESS, such as 10.0.0.5:6379, or this machine's. With "
+        "auto none is started. All of them must see FOLDER. --instances is then the number of Blenders in the whole cluster.",
     ),
 ]
 """Without an address it is ""."""
@@ -67,7 +68,7 @@ class ScriptCommand(TyperCommand):
             own, script = args[:place], args[place + 1 :]
         own, words = _without_script_args(own)
         script = [*words, *script]
-        super().parse_args(ctx, _with_address(own))
+        super().parse_args(ctx, _with_address(own) if self.name == "record" else own)  # elsewhere it needs one
         ctx.args = script
         return script
 
@@ -78,7 +79,7 @@ class ScriptCommand(TyperCommand):
         except InstanceExited as error:
             if error.returncode != 0 or not {"-h", "--help"} & set(ctx.args):
                 raise
-            typer.echo(error.log_tail)
+            Terminal().print(error.log_tail)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the line that says how the command is used."""
@@ -118,7 +119,7 @@ def _with_address(args: Sequence[str]) -> list[str]:
     given: list[str] = []
     for arg, following in itertools.zip_longest(args, args[1:], fillvalue=""):
         given.append(arg)
-        if arg == "--ray" and ":" not in following:
+        if arg == "--ray" and ":" not in following and following != "auto":
             given.append("")
     return given
 

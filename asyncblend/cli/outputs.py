@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,27 @@ def check_file(option: str, path: Path) -> None:
         for folder in missing:
             with contextlib.suppress(OSError):  # it was not made, or somebody else has put something into it
                 folder.rmdir()
+
+
+def write(option: str, path: Path, text: str) -> None:
+    """Write a text file, whole or not at all; an older one is replaced. Missing folders are made.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    with writing(option, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe or a device, which nothing may replace
+            path.write_text(text, encoding="utf-8")
+            return
+        place = Path(os.path.realpath(path))  # a link stays
+        beside = place.with_name(f".asyncblend-{secrets.token_hex(4)}.partial")
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(place)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager

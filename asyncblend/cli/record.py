@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +12,9 @@ from ..aio import run
 from .config_file import load_config
 from .live import MEASURABLE, LiveLine
 from .needs import require
-from .on_ray import record_on_ray
+from .on_ray import record_on_ray, skipped
 from .options import BlenderOption, ConfigArgument, InstancesOption, LengthOption, RayOption, SceneOption, SeedOption
-from .terminal import Terminal
+from .terminal import Terminal, typed
 
 if TYPE_CHECKING:
     from ..config import StreamConfig
@@ -97,14 +95,20 @@ async def _record(config: StreamConfig, out: Path, how: dict[str, Any]) -> None:
                     if line.first is None and recorder.before:
                         line.print(f"{recorder.before} of {config.length} samples are there already")
                     line.frame_came(recorder.before)
-        then = f"Look at them: asyncblend inspect {shlex.quote(str(out))}"
+        then = f"Look at them: asyncblend inspect {typed(out)}"
     finally:
-        if recorder.recorded:  # else an error says why there is none
+        stats = stream.stats()
+        left_out = 0 if stats is None else stats.skipped
+        if recorder.recorded or left_out:  # else an error says why there is none
             text = f"{recorder.recorded} samples are in {out}"
             if line.first is not None and line.frames > 1:
-                seconds = time.perf_counter() - line.first
+                seconds = line.last - line.first
                 new = recorder.recorded - recorder.before
-                rate = f"in {seconds:.1f} s, {new / seconds:.1f}/s" if seconds >= MEASURABLE else "at once"
+                often = (line.frames - 1) / max(seconds, MEASURABLE)
+                rate = f"in {seconds:.1f} s, {often:.1f}/s" if seconds >= MEASURABLE else "at once"
                 text += f": {new} new ones {rate}, {decimal(recorder.written)}"
             console.print(text)
-            console.print(then)
+            if left_out:
+                console.print(skipped(left_out))
+            if recorder.recorded:
+                console.print(then)

@@ -8,6 +8,8 @@ character that is not printable is shown as Python would write it, such as `\\x1
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,6 +26,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one in "\n\t" else _escaped(one) for one in text)
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """Return a path as it is typed into a shell, where no command takes it for an option."""
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -53,6 +61,15 @@ class Terminal(Console):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """End the command if nobody reads its output. If nobody reads its log, go on without a word."""
+        if not self.stderr:
+            super().on_broken_pipe()
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.file.fileno())
+        os.close(null)
 
 
 class Fitting:

@@ -162,6 +162,7 @@ def _recording(path: Path, where: Where, *, shuffle: bool, length: int | None, s
         )
     if length is not None:
         check_whole("--length", length, 1)
+    check_whole("--seed", seed, 0)
     recording = Recording(path)
     moments = functools.partial(of_recording, recording, shuffled=shuffle, seed=seed, length=length)
     with Waiting(f"showing {len(recording) if length is None else min(length, len(recording))} samples") as line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from ..aio import close_in_silence, finish
+from ..errors import ConfigError
 from ..wire import ring
 from .log import Log
 
 T = TypeVar("T")
+TEMPORARY = ("TMPDIR", "TEMP", "TMP")
+"""Environment variables that name the folder for temporary files."""
 _REAP = 1.0  # seconds for the event loop to notice an exit that the pidfd has told of
 _POLL = 0.02  # seconds between two looks at what the event loop has noticed
 _ASK_AGAIN = 1.0  # seconds between two requests to end
@@ -281,6 +285,22 @@ async def ask_to_end(exited: asyncio.Future[Any], ask: Callable[[], None], grace
                 await asyncio.wait([exited], timeout=_ASK_AGAIN)
 
 
+@contextlib.contextmanager
+def temporary_room() -> Iterator[None]:
+    """Turn what the system says where the temporary folder is full into an error that says what to do.
+
+    Raises:
+        ConfigError: There was no room in it for what this block made.
+    """
+    try:
+        yield
+    except OSError as error:
+        nowhere = isinstance(error, FileNotFoundError) and error.filename is None  # tempfile has found no folder
+        if not nowhere and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(f"{error}: make room in the temporary folder, or set TMPDIR to another one") from error
+
+
 async def output_of(
     command: Sequence[str], environment: Mapping[str, str], *, limit: float | None = None, folder: Path | None = None
 ) -> tuple[int, str]:
@@ -291,14 +311,18 @@ async def output_of(
     Args:
         environment: All of the command's environment variables.
         limit: Seconds that it may take. None: no limit.
-        folder: Where its log is kept meanwhile. None: in the temporary folder.
+        folder: Where its log and its own temporary files are kept meanwhile. None: in the temporary folder.
 
     Raises:
         TimeoutError: The command took longer than `limit` seconds, and was killed.
+        ConfigError: The temporary folder has no room.
         OSError: The command cannot be started.
     """
-    with tempfile.TemporaryDirectory(prefix="asyncblend-install-", dir=folder) as own:
-        process = await ChildProcess.start(command, environment, Path(own))
+    with contextlib.ExitStack() as stack:
+        with temporary_room() if folder is None else contextlib.nullcontext():
+            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncblend-install-", dir=folder))
+            inside = {**environment, **dict.fromkeys(TEMPORARY, own)}  # a process that is killed leaves nothing there
+            process = await ChildProcess.start(command, inside, Path(own))
         try:
             async with asyncio.timeout(limit):
                 return await process.wait(), process.log.tail()

@@ -14,7 +14,7 @@ from ..wire.launch import RUN
 from .discovery import Blender
 from .install.embedded import MODULES
 from .install.installer import installer
-from .process import output_of
+from .process import output_of, temporary_room
 
 _LIMIT = 30.0  # seconds for an answer; a Python takes some 0.05 to start, and on a slow network drive several
 _LAST_LINES = 5
@@ -69,13 +69,15 @@ async def module_of(python: str, folder: Path | None = None) -> Module:
 
     Raises:
         BlenderNotFound: It has none, or gives no answer in time. The message says what to type.
+        ConfigError: The temporary folder has no room.
     """
     # As a fleet starts it: these variables are meant for the host's Python.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     if folder is not None:
         environment[RUN] = folder.name
     try:
-        _, output = await output_of([python, "-c", _ASK], environment, limit=_LIMIT, folder=folder)
+        with temporary_room():  # that of a run is in there, too
+            _, output = await output_of([python, "-c", _ASK], environment, limit=_LIMIT, folder=folder)
     except OSError as error:
         if not isinstance(error, TimeoutError):
             raise BlenderNotFound(f"cannot execute {python}: {error.strerror}") from error

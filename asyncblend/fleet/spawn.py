@@ -16,7 +16,7 @@ from ..wire.ring import Ring
 from .discovery import Blender
 from .install import packages
 from .log import Log
-from .process import ChildProcess
+from .process import TEMPORARY, ChildProcess
 from .pythons import check
 from .workspace import Workspace
 
@@ -158,7 +158,7 @@ class Spawner:
             for name in ("PYTHONPATH", "PYTHONHOME"):
                 environment.pop(name, None)
         # Blender writes its temporary files and crash reports there: no two instances share a folder.
-        environment.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)))
+        environment.update(dict.fromkeys(TEMPORARY, str(folder)))
         for name, value in (_ALLOCATORS | _ONE_THREAD).items():
             environment.setdefault(name, value)
         if (gpu := config.gpu_of(life.instance)) is not None:

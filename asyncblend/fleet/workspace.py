@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..wire.launch import Lifeline
 from .preflight import temporary_folder
-from .process import launching
+from .process import launching, temporary_room
 from .sweeper import Sweeper
 
 _log = logging.getLogger("asyncblend")
@@ -25,7 +25,7 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
     Use it as a context manager in the process that owns the run.
 
     Raises:
-        ConfigError: The folder for temporary files cannot be used.
+        ConfigError: The folder for temporary files cannot be used, or has no room.
         OSError: The operating system refused. Nothing is left then.
     """
 
@@ -45,7 +45,8 @@ class Workspace(contextlib.AbstractContextManager["Workspace"]):
                 self._sweeper = Sweeper(self.folder, read)
             except (FileNotFoundError, PermissionError) as error:
                 _log.warning("If this program is killed, %s will stay: %s", self.folder, error)
-            self.folder.mkdir(0o700)
+            with temporary_room():
+                self.folder.mkdir(0o700)
         except BaseException:
             self.__exit__()
             raise

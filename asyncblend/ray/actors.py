@@ -15,6 +15,7 @@ from ..config import StreamConfig
 from ..errors import ConfigError
 from ..stream.params import is_iterator
 
+_LEAST = 0.0001  # the smallest part of a resource that Ray counts
 # Else Ray kills the children of an actor that ends, before it could stop its Blenders, and the sweeper of its files too.
 ENVIRONMENT = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "0"}}
 """The runtime environment of whatever has a fleet."""
@@ -42,9 +43,8 @@ class Actors:
         check_whole("instances_per_actor", instances, 1)
         least, most = _range_of(actors)
         cpus = instances if num_cpus is None else num_cpus
-        for name, number in {"num_cpus": cpus, "num_gpus": num_gpus}.items():
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
+        check_amount("num_cpus", cpus)
+        check_amount("num_gpus", num_gpus)
         if num_gpus > 1 and num_gpus % 1:
             raise ConfigError(
                 f"num_gpus must be a whole number where it is more than 1, as Ray wants; got {num_gpus!r}"
@@ -115,6 +115,18 @@ class Actors:
             num_gpus=self.gpus,
             runtime_env=ENVIRONMENT,
         )
+
+
+def check_amount(name: str, number: object) -> None:
+    """Check how much is wanted of a resource of Ray's.
+
+    Raises:
+        ConfigError: It is no number, or one that Ray does not count.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+        raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
+    if 0 < number < _LEAST:
+        raise ConfigError(f"{name} must be zero or at least {_LEAST}, as Ray counts; got {number!r}")
 
 
 def _range_of(actors: int | tuple[int, int]) -> tuple[int, int]:

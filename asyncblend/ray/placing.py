@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import functools
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -18,7 +17,7 @@ import ray.util
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ..aio import apart
-from ..checks import check_whole, options_checked
+from ..checks import check_path, check_whole, options_checked
 from ..config import PathLike, StreamConfig
 from ..errors import ConfigError
 from ..fleet.place import Meeting, Network
@@ -28,7 +27,7 @@ from ..warm.session import Session
 from ..wire.launch import Life
 from ..wire.line import Line
 from ..wire.ring import Ring
-from .actors import ENVIRONMENT
+from .actors import ENVIRONMENT, check_amount
 from .keeper import Keeper, packed
 from .nodes import describe_nodes, room
 from .remote import RemoteBlender
@@ -36,7 +35,7 @@ from .remote import RemoteBlender
 _log = logging.getLogger("asyncblend")
 _TELL = 10.0  # seconds between two messages that say what is being waited for
 _AVOIDED = 90.0  # seconds; by then Ray itself has noticed if a node that did not answer is dead
-_LEAST = 0.0001  # the smallest part of a resource that Ray counts
+_LAST_PORT = 65535
 _NODE = "ray.io/node-id"
 _WILDCARDS = ("", "*", "0.0.0.0", "::")
 
@@ -87,12 +86,13 @@ class Cluster:
     """Whether nodes may have different versions of Blender, whose pixels differ."""
 
     def __post_init__(self) -> None:
+        _check_names("resources", self.resources)
+        for name in self.resources:
+            if name in ("CPU", "GPU"):
+                raise ConfigError(f"resources must not have {name!r}; give num_{name.lower()}s instead")
         needs = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}
         for name, number in needs.items():
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise ConfigError(f"{name} must be a number, zero or more; got {number!r}")
-            if 0 < number < _LEAST:
-                raise ConfigError(f"{name} must be at least {_LEAST}, as Ray counts; got {number!r}")
+            check_amount(name, number)
             if number > 1 and number % 1:
                 raise ConfigError(
                     f"{name} must be a whole number where it is more than 1, as Ray wants; got {number!r}"
@@ -100,17 +100,26 @@ class Cluster:
         if not any(needs.values()):
             # Ray would place what needs nothing by way of any node, also of one that is cut off.
             raise ConfigError("a Blender must need something of its node: give num_cpus, num_gpus or resources")
+        _check_names("labels", self.labels)
         for name, wanted in self.labels.items():
-            if not isinstance(name, str) or not isinstance(wanted, str) or name == _NODE:
+            if not isinstance(wanted, str) or name == _NODE:
                 raise ConfigError(
                     f"labels must be strings by their names, and {_NODE!r} is not among them; got {self.labels!r}"
                 )
         if isinstance(self.files, str) or not isinstance(self.files, Sequence):
             raise ConfigError(f"files must be a list of paths; got {self.files!r}")
+        for file in self.files:
+            check_path("each of files", file)
+        if self.address is not None and (not isinstance(self.address, str) or not self.address):
+            raise ConfigError(f"address must be that of a cluster, such as '10.0.0.5:6379'; got {self.address!r}")
+        if not isinstance(self.mixed_blenders, bool):
+            raise ConfigError(f"mixed_blenders must be True or False; got {self.mixed_blenders!r}")
         if self.host is not None and (not isinstance(self.host, str) or self.host in _WILDCARDS):
             raise ConfigError(f"host must be the one address by which nodes reach this machine; got {self.host!r}")
         if self.port is not None:
             check_whole("port", self.port, 1)
+            if self.port > _LAST_PORT:
+                raise ConfigError(f"port must be at most {_LAST_PORT}; got {self.port}")
         if self.strategy not in ("DEFAULT", "SPREAD"):
             raise ConfigError(f"strategy must be 'DEFAULT' or 'SPREAD'; got {self.strategy!r}")
 
@@ -128,6 +137,16 @@ class Cluster:
         """
         connect(self.address)
         return Placement(self, config, first)
+
+
+def _check_names(option: str, given: object) -> None:
+    """Check an option that has values by their names.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) and name for name in given):
+        raise ConfigError(f"{option} must be a mapping with names; got {given!r}")
 
 
 class Placement:

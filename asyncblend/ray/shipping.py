@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..config import PathLike, StreamConfig
 from ..errors import ConfigError
+from ..fleet.discovery import is_path
 from ..recording.places import open_file, size_of
 
 _MOST = 1 << 31  # bytes; Ray carries them as one object, and each actor has it in memory
@@ -52,6 +53,12 @@ class Shipment:
                     content[name] = _read(name, _MOST - size)
                     size += len(content[name])
 
+        config = dataclasses.replace(
+            config,
+            blender=None if config.blender is None else _blender_of(os.fspath(config.blender)),
+            logs=None if config.logs is None else os.path.abspath(config.logs),
+        )
+
         def absolute(path: str) -> str:
             there = os.path.abspath(path)
             return there if there in content or there in folders else path
@@ -84,6 +91,15 @@ def _renamed(config: StreamConfig, rename: Callable[[str], str]) -> StreamConfig
     ]
     scene = None if config.scene is None else rename(os.fspath(config.scene))
     return dataclasses.replace(config, script=rename(os.fspath(config.script)), scene=scene, script_args=tuple(args))
+
+
+def _blender_of(blender: str) -> str:
+    """Return the option for the nodes: a path, which is relative to the working directory here, as an absolute one.
+
+    A name may be that of a command there, also where none of that name is here. A home is the one there.
+    """
+    named = os.path.basename(blender) == blender and not (is_path(blender) and os.path.exists(blender))
+    return blender if named or blender.startswith("~") else os.path.abspath(blender)
 
 
 def _below(folder: Path, path: str) -> Path:

@@ -233,11 +233,16 @@ class Recorder(AsyncIterator[F]):
 
     async def _close(self) -> None:
         self.closed = True
-        if self._owns_stream:
-            await self._stream.aclose()
-        elif self._frames is not None:
-            await self._frames.aclose()
-        if (error := await self._finished()) is not None:
+        error: BaseException | None = None
+        try:
+            if self._frames is not None:
+                # Before the Blenders end, which may take longer than the patience of a user who presses Ctrl-C again.
+                await self._frames.aclose()
+                error = await self._finished()
+        finally:
+            if self._owns_stream:
+                await self._stream.aclose()
+        if (error := error or await self._finished()) is not None:
             raise error
 
     async def _finished(self) -> BaseException | None:

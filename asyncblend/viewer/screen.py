@@ -22,6 +22,24 @@ class ScreenLost(Exception):
     """Nobody takes what is written: the viewer has ended, or the file has no room."""
 
 
+class _Recording(rr.RecordingStream):  # type: ignore[misc]  # rerun is in another environment
+    """What is written, which can be given up: rerun itself waits for ever until somebody has taken all of it.
+
+    It does so when it is disconnected, when its object is collected, and at the exit of the program.
+    """
+
+    lost = False
+
+    def give_up(self) -> None:
+        """Leave what was not taken."""
+        self.lost = True
+        rr.unregister_shutdown()
+
+    def __del__(self) -> None:
+        if not self.lost:
+            super().__del__()
+
+
 class Screen:
     """Where moments are drawn. A context manager; one thread draws.
 
@@ -45,7 +63,7 @@ class Screen:
         self._eye: Eye | None = None
         self._states: set[str] = set()  # the paths of those Blenders whose colours are told
         sinks: list[Any] = [] if url is None else [rr.GrpcSink(url)]
-        self._recording = rr.RecordingStream("asyncblend", send_properties=True)
+        self._recording = _Recording("asyncblend", send_properties=True)
         try:
             if file is not None:
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +79,8 @@ class Screen:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._recording.disconnect()
+        if not self._recording.lost:
+            self._recording.disconnect()
 
     def show(self, moment: Moment) -> None:
         """Draw a moment.
@@ -105,4 +124,5 @@ class Screen:
         try:
             self._recording.flush(timeout_sec=_PATIENCE)
         except (RuntimeError, OSError) as error:
+            self._recording.give_up()
             raise ScreenLost(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ from asyncblend.cli.bench.settings import Setting, gpus_here, settings
 from asyncblend.cli.bench.shown import figures, toml, verdict
 from asyncblend.cli.bench.usage import Used, available, memory, sessions
 from asyncblend.config import StreamConfig
-from asyncblend.errors import ConfigError, InstanceExited
+from asyncblend.errors import ConfigError, InstanceExited, SampleError
 from asyncblend.stream.stream import BlenderStream
 from asyncblend.testing import fake_blender
 
@@ -374,6 +375,14 @@ async def test_what_has_no_room_is_left_out(
         assert [one.setting for one in found.trials] == [Setting(2, 1), Setting(1, 1)]
         assert [*found.left_out] == [Setting(3, 1)]
         assert "Not tried: 3 x 1 thread" in "\n".join(line.plain for line in verdict(found))
+
+
+async def test_a_bad_sample_is_told(config: Callable[[str], StreamConfig]) -> None:
+    """A config that skips them would leave Blenders without the frames that are measured."""
+    bad = "from asyncblend import blender as bl\n\ndef sample(task):\n    raise ValueError('it is bad')\n\nbl.serve(sample)"
+    skipping = dataclasses.replace(config(bad), on_bad_sample="skip")
+    with pytest.raises(SampleError, match="it is bad"):
+        await Search(skipping, [Setting(1, 1)], 0.05).run()
 
 
 async def test_memory_that_nobody_tells_is_unknown(

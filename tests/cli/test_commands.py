@@ -58,12 +58,14 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
         rf"asyncblend inspect model\.py --blender {re.escape(fake)} -- part\.glb$",
     ):
         assert re.search(word, done.stdout, re.MULTILINE)
-    (tmp_path / "tmp" / "notes.txt").touch()
+    own = ["notes.txt", "output_3d_scan.png", "output_1.png", "output_007.png"]
+    for name in own:
+        (tmp_path / "tmp" / name).touch()
     again = asyncblend("demo", *options, "--batches", "2", cwd=tmp_path, PATH=os.defpath)
     assert again.returncode == 0, again.stderr
     assert f"\n  {shlex.quote(sys.executable)} -m asyncblend inspect shapes.py" in again.stdout  # not on this PATH
     names = sorted(path.name for path in (tmp_path / "tmp").iterdir())
-    assert names == ["notes.txt", "output_00.png", "output_01.png"]
+    assert names == sorted([*own, "output_00.png", "output_01.png"])
     with Image.open(tmp_path / "tmp" / "output_00.png") as picture:
         assert picture.size == (128, 96)  # three frames in a 2x2 figure
 

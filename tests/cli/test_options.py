@@ -286,3 +286,35 @@ def test_the_address_of_a_cluster_may_be_left_out(
     result = CliRunner().invoke(app, ["record", "scene.py", "--out", "out", "--length", "8", "--num-cpus", "2"])
     assert (result.exit_code, given[1:]) == (2, [])
     assert "it goes with --ray" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        (["--ray", "scene.py"], ""),
+        (["scene.py", "--ray"], ""),
+        (["--ray", "auto", "scene.py"], "auto"),
+        (["--ray", "10.0.0.5:6379", "scene.py"], "10.0.0.5:6379"),
+    ],
+)
+def test_auto_is_an_address_of_a_cluster(given: list[str], address: str) -> None:
+    """Also before the script, whose name is none."""
+    record = typer.main.get_command(app).commands["record"]  # type: ignore[attr-defined]
+    context = record.make_context("record", [*given, "--out", "cubes"])
+    assert context.params["ray"] == address
+    assert context.params["config"] == Path("scene.py")
+
+
+def test_the_address_of_a_warm_fleet() -> None:
+    """It is never left out."""
+    start = typer.main.get_command(app).commands["fleet"].commands["start"]  # type: ignore[attr-defined]
+    context = start.make_context("start", ["scene.py", "--name", "cubes", "--ray", "head"])
+    assert context.params["ray"] == "head"
+
+
+def test_a_scripts_help_is_text(folder: Path) -> None:
+    """What it writes commands no terminal."""
+    (folder / "hostile.py").write_text("import sys; print('\\x1b]0;title\\x07help'); sys.exit(0)")
+    done = asyncblend("stream", "hostile.py", "--instances", "1", "--", "--help", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\\x1b]0;title\\x07help\n"

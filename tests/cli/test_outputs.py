@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncblend.cli.outputs import check_file, writing
+from asyncblend.cli.outputs import check_file, write, writing
 from asyncblend.errors import ConfigError
 from asyncblend.testing import fake_blender
 
@@ -92,3 +93,28 @@ def test_a_name_that_is_too_long() -> None:
         writing("--out", Path("x.png")),
     ):
         raise OSError("no codec")
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that becomes full leaves the older file, and no part of the new one. A link and a device stay what they are."""
+    file = tmp_path / "new" / "figures.json"
+    write("--json", file, "old")
+    (tmp_path / "link").symlink_to(file)
+    write("--json", tmp_path / "link", "newer")
+    assert (tmp_path / "link").is_symlink()
+    assert file.read_text() == "newer"
+    write("--json", Path(os.devnull), "nothing")
+    assert Path(os.devnull).is_char_device()
+    real = Path.write_text
+
+    def write_text(self: Path, text: str, **options: str) -> int:
+        real(self, text[:3], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(ConfigError, match=r"--json .* cannot be written: No space left on device"):
+        write("--json", file, "newest")
+    assert file.read_text() == "newer"
+    with pytest.raises(ConfigError, match="No space left on device"):
+        write("--json", tmp_path / "other", "newest")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["figures.json", "link", "new"]

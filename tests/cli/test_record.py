@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from asyncblend.cli import app
+from asyncblend.cli.terminal import typed
 from asyncblend.recording import Recording
+from asyncblend.stream.stream import BlenderStream
 from asyncblend.testing import fake_blender
 
 VALUES = {"image": ("uint8", (48, 64, 3)), "xy": ("float32", (8, 2))}
@@ -126,3 +129,52 @@ def test_another_stream_is_refused(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "seed is 0 there, 1 here" in " ".join(again.stderr.split())
     assert len(Recording(tmp_path / "cubes")) == 40
+
+
+def test_only_bad_samples_are_told_of(tmp_path: Path) -> None:
+    """Nothing is in the folder, and the command says why."""
+    line = command(tmp_path, "--length", "3", crash_after=0, crash_status=1)
+    (tmp_path / "fake" / "synthetic.py").write_text(
+        "from asyncblend import blender as bl\n\ndef sample(task):\n    raise ValueError('bad')\n\nbl.serve(sample)\n"
+    )
+    fake_blender(tmp_path / "other")
+    (tmp_path / "scene.py").write_text((tmp_path / "fake" / "synthetic.py").read_text())
+    (tmp_path / "job.toml").write_text('script = "scene.py"\non_bad_sample = "skip"\n')
+    line[line.index("scene.py")] = "job.toml"
+    line[line.index("--blender") + 1] = str(tmp_path / "other" / "blender")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "0 samples are in cubes\n3 samples were skipped, because they failed; recording again tries them again\n"
+    )
+
+
+def test_the_command_to_type_next_can_be_typed() -> None:
+    """Also where a folder has the name of an option."""
+    assert typed(Path("-out")) == "./-out"
+    assert typed(Path("my -out")) == "'my -out'"
+    assert typed(Path("cubes")) == "cubes"
+
+
+def test_the_rate_is_without_the_end_of_the_blenders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that are slow to end took no sample's time."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("asyncblend.cli.live.time", SimpleNamespace(perf_counter=lambda: next(clock) / 10))
+    (tmp_path / "scene.py").touch()
+    fake = fake_blender(tmp_path / "fake", values=VALUES)
+    real = BlenderStream.aclose
+
+    async def aclose(self: BlenderStream) -> None:
+        await real(self)
+        for _ in range(1000):
+            next(clock)
+
+    monkeypatch.setattr(BlenderStream, "aclose", aclose)
+    line = ["record", str(tmp_path / "scene.py"), "--length", "5", "--out", str(tmp_path / "cubes")]
+    done = CliRunner().invoke(app, [*line, "--blender", str(fake), "--instances", "1"])
+    assert done.exit_code == 0, done.output
+    seconds = re.search(r"5 new ones in ([\d.]+) s, [\d.]+/s", done.stdout)
+    assert seconds is not None, done.stdout
+    assert float(seconds[1]) < 50

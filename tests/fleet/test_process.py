@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +22,8 @@ import psutil
 import pytest
 import uvloop
 
-from asyncblend.fleet.process import ChildProcess
+from asyncblend.errors import ConfigError
+from asyncblend.fleet.process import ChildProcess, output_of
 from asyncblend.fleet.workspace import Workspace
 
 T = TypeVar("T")
@@ -707,3 +710,37 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 print("ok")
 """
     assert program(tmp_path, source) == "ok\n"
+
+
+async def test_a_command_has_temporary_files_in_its_own_folder(tmp_path: Path) -> None:
+    """Blender that is killed leaves its own folder there, which goes with it."""
+    code = "import os, tempfile; print(tempfile.mkdtemp()); os._exit(3)"
+    status, output = await output_of([sys.executable, "-c", code], os.environ, folder=tmp_path)
+    assert status == 3
+    assert Path(output).is_relative_to(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"),
+        FileNotFoundError(errno.ENOENT, "No usable temporary folder"),
+    ],
+    ids=["full", "nowhere"],
+)
+async def test_a_full_temporary_folder_is_told(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a command and of a run, with what to do. A command that is not there is another error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with pytest.raises(FileNotFoundError):
+        await output_of(["/nowhere/blender"], os.environ)
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "mkdtemp", fail)
+        with pytest.raises(ConfigError, match="make room in the temporary folder, or set TMPDIR"):
+            await output_of(["true"], os.environ)
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(ConfigError, match="make room in the temporary folder, or set TMPDIR"):
+        Workspace()

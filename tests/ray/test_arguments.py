@@ -40,6 +40,7 @@ def config(tmp_path: Path) -> ab.StreamConfig:
         ({"length": 8, "actors": (1, 2, 3)}, "a pair"),
         ({"length": 8, "instances_per_actor": 1.5}, "instances_per_actor must be"),
         ({"length": 8, "num_cpus": -1}, "num_cpus must be a number, zero or more; got -1"),
+        ({"length": 8, "num_cpus": 0.00001}, "num_cpus must be zero or at least 0.0001, as Ray counts; got 1e-05"),
         ({"length": 8, "num_gpus": "all"}, "num_gpus must be a number, zero or more; got 'all'"),
         ({"length": 8, "num_gpus": 1.5}, "num_gpus must be a whole number where it is more than 1"),
         ({"length": 8, "params": iter([{}])}, "must not be an iterator, of which each actor would have a copy"),

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,28 @@ def test_the_script_may_be_no_pipe(around: Path) -> None:
         asyncblend.ray.dataset(config, length=1)
     with pytest.raises(ab.ConfigError, match=r"scene\.py' cannot be read: it is no ordinary file"):
         asyncblend.ray.record(config, around / "out", length=1)
+
+
+def test_relative_paths_are_those_of_here(around: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Blender and of the logs, since a node has another working directory. A command's name is one there, too."""
+    from asyncblend.ray.shipping import Shipment
+
+    (around / "own").touch()
+    monkeypatch.chdir(around)
+
+    def packed(**options: Any) -> ab.StreamConfig:
+        return Shipment.packed(ab.StreamConfig(script="scene.py", **options)).config
+
+    assert packed(logs="logs").logs == str(around / "logs")
+    for given, there in {
+        "blenders/blender": str(around / "blenders" / "blender"),
+        "./blender": str(around / "blender"),
+        "own": str(around / "own"),
+        "blender-5.1": "blender-5.1",
+        "~/blender": "~/blender",
+        "bpy": "bpy",
+        "sh": "sh",
+    }.items():
+        assert packed(blender=given).blender == there
+    assert packed().blender is None
+    assert packed().logs is None

@@ -541,3 +541,27 @@ async def test_the_loop_goes_on_while_files_are_written(
             answer.set()
         await task
     check(folder, list(range(100)))
+
+
+async def test_a_shard_is_whole_before_the_blenders_end(
+    make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C while they end cancels all tasks, and nothing that was counted is lost by it."""
+    stream = make(length=1000)
+    recorded: list[int] = []
+
+    async def aclose() -> None:
+        recorded.extend(Recording(folder).indices.tolist())
+
+    recorder = stream.record(folder)
+    async with asyncio.timeout(LIMIT):
+        try:
+            for _ in range(5):
+                await anext(recorder)
+            with monkeypatch.context() as patched:
+                patched.setattr(stream, "aclose", aclose)
+                await recorder.aclose()
+        finally:
+            await stream.aclose()
+    assert len(recorded) == recorder.recorded == 5
+    check(folder, recorded)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from asyncblend.recording import Recording
 
-from .conftest import ROOT, Rows, Viewing, children, gone, wait_until
+from .conftest import PYTHON, ROOT, Rows, Viewing, children, gone, wait_until
 
 Array = np.ndarray[Any, Any]
 
@@ -388,6 +388,11 @@ def test_without_rerun_it_says_where_that_goes(viewing: Viewing) -> None:
         (["{script}", "--save", "{script}/run.rrd"], 1, "cannot be written"),
         (["{script}", "--shuffle", "--web"], 1, "--shuffle is for a recording"),
         ([".", "--web"], 1, "is a folder, but no recording"),
+        (
+            ["{recording}", "--shuffle", "--seed", "-1", "--save", "run.rrd"],
+            1,
+            "--seed must be a whole number, at least 0",
+        ),
         (["missing", "--web"], 1, "missing does not exist"),
         ([], 2, "give a script.py, a TOML file or a recording, or --attach"),
         (["--attach", "x", "--web", "--port", "{free}"], 1, "an address is a port, or HOST:PORT"),
@@ -405,7 +410,8 @@ def test_mistakes_are_told_with_what_to_do(
         trial.bind(("127.0.0.1", 0))
         ports = {"taken": other.getsockname()[1], "free": trial.getsockname()[1]}
         trial.close()
-        given = [argument.format(script=script, **ports) for argument in arguments]
+        recording = ROOT / "tests" / "recording" / "format3"
+        given = [argument.format(script=script, recording=recording, **ports) for argument in arguments]
         assert says.format(**ports) in " ".join(viewing.run(*given, status=status).split())
 
 
@@ -415,3 +421,33 @@ def test_a_script_that_fails_ends_the_view(viewing: Viewing, fake: str, write_sc
     printed = viewing.run(script, "--blender", fake, "--length", 2, "--save", "run.rrd", status=1)
     assert "ValueError: no such thing" in printed
     viewing.rows(viewing.folder / "run.rrd")
+
+
+STUCK = """
+import os, sys
+import numpy as np
+from asyncblend.stream.frame import Frame
+from asyncblend.tap.tap import Tap
+from asyncblend.viewer import screen as screens
+
+screens._PATIENCE = 1.0
+os.mkfifo(sys.argv[1])
+reader = os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)  # it reads nothing, so nothing more can be written
+tap, rng = Tap(), np.random.default_rng(0)
+try:
+    with screens.Screen(url=None, file=sys.argv[1], live=False) as screen:
+        for index in range(1000):
+            image = rng.integers(0, 255, (200, 200, 3), np.uint8)
+            screen.show(tap.take(Frame({"image": image}, index=index, instance=0, params={}, step=0, last=True)))
+except screens.ScreenLost:
+    print("lost")
+"""
+
+
+def test_what_cannot_be_written_is_not_waited_for(viewing: Viewing) -> None:
+    """As on a full disk. rerun would wait when it is told to end, and once more at the end of the program."""
+    done = subprocess.run(
+        [PYTHON, "-c", STUCK, viewing.folder / "run.rrd"], env=viewing.environment, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "lost\n"), done.stderr

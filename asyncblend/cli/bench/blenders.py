@@ -116,6 +116,7 @@ class Blenders:
             queue_size=max(config.queue_size, 2 * config.prefetch),  # no Blender must wait for a free slot
             length=None,  # a short one would end before the clock does
             script_args=config.args_of(0),  # those of each instance may be given for another number of instances
+            on_bad_sample="raise",  # each one counts, and nobody would say why there are fewer
             logs=None,  # all would write the same file, as each is instance 0 of its stream
             show=False,
         )

@@ -18,7 +18,7 @@ from ..config_file import load_config
 from ..live import Waiting
 from ..needs import is_missing, pip, require
 from ..options import BlenderOption, ConfigArgument, SceneOption
-from ..outputs import check_file, writing
+from ..outputs import check_file, write, writing
 from ..terminal import Terminal
 from .search import Search
 from .settings import gpus_here, settings
@@ -83,9 +83,7 @@ def bench(
     for part in (table(found), *verdict(found)):
         console.print(part)
     if json_ is not None:
-        with writing("--json", json_):
-            json_.parent.mkdir(parents=True, exist_ok=True)
-            json_.write_text(json.dumps(figures(found), indent=1) + "\n", encoding="utf-8")
+        write("--json", json_, json.dumps(figures(found), indent=1) + "\n")
     if out is None and is_missing("matplotlib"):
         console.print(f"For a plot, type {pip('asyncblend[plot]')}, and add --out FOLDER here.", style="dim")
     if out is not None:
