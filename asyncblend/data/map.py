@@ -37,8 +37,9 @@ class BlenderMapDataset(Dataset[Any], contextlib.AbstractContextManager["Blender
 
     Items are dicts: what the script returned, with arrays as writable tensors that you own, and "index" (int), the
     sample's index. An episode is one item too, a clip of all its frames: its tensors have time as their first axis,
-    T x H x W x C; one that ends with its first frame is that frame, H x W x C. The samples of a slice, of a list of indices and of a DataLoader's batch are rendered at the same
-    time by all Blenders, and come in the order in which they were asked for.
+    T x H x W x C; one that ends with its first frame is that frame, H x W x C. The samples of a slice, of a list of
+    indices and of a DataLoader's batch are rendered at the same time by all Blenders, and come in the order in which
+    they were asked for.
 
     The first access starts the fleet, which stays warm until `close`, the end of a `with` block, garbage collection or
     exit. The instances of a rank are shared out among the workers of a DataLoader, so it may have as many workers as

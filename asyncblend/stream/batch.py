@@ -86,7 +86,7 @@ class Batch:
     ) -> None:
         self._size, self._empty, self._ragged, self._arrays = size, empty, frozenset(ragged), arrays
         self._indices: list[int] = []
-        self._first = ""  # what an error calls the first sample
+        self._step: int | None = None  # of the first sample
         self._params: list[Mapping[str, Any] | None] = []  # "params" of each sample, if they are a dict
         self._columns: Any = None  # The first sample with each leaf replaced by the column of its values
 
@@ -98,13 +98,13 @@ class Batch:
         """Whether the batch has `size` samples."""
         return len(self._indices) == self._size
 
-    def add(self, values: Any, index: int, called: str = "") -> None:
+    def add(self, values: Any, index: int, step: int | None = None) -> None:
         """Copy the next sample into the batch.
 
         Args:
             values: Of the sample.
             index: The sample's.
-            called: What an error calls it. Empty: "sample" with its index.
+            step: Which step of the sample these values are, if the batch is of steps.
 
         Raises:
             SampleError: The sample has another form than the first one. The batch cannot be used any more.
@@ -116,16 +116,18 @@ class Batch:
         self._params.append(params if isinstance(params, Mapping) else None)
         try:
             if not self._indices:
-                self._first = called or f"sample {index}"
+                self._step = step
                 self._columns = self._begun(values)
             self._columns = self._added(self._columns, values, "")
         except _Mismatch as error:
-            advice = "return the same kind of value from each sample, or name it in `ragged` to get a list of them"
-            if called:
-                advice = "yield the same kind of value at each step"
+            first = _called(self._indices[0] if self._indices else index, self._step)
+            advice = (
+                "return the same kind of value from each sample, or name it in `ragged` to get a list of them"
+                if step is None
+                else "yield the same kind of value at each step"
+            )
             raise SampleError(
-                f"{called or f'sample {index}'} cannot be in one batch with {self._first}: {error}; {advice}",
-                index=index,
+                f"{_called(index, step)} cannot be in one batch with {first}: {error}; {advice}", index=index
             ) from None
         self._indices.append(index)
 
@@ -238,6 +240,11 @@ class _Each(list[Any]):
 
 class _Mismatch(Exception):
     """Two samples have different forms."""
+
+
+def _called(index: int, step: int | None) -> str:
+    """Return what an error calls a sample, or a step of one."""
+    return f"sample {index}" if step is None else f"step {step} of sample {index}"
 
 
 def _like(first: tuple[Any, ...], items: Iterable[Any]) -> tuple[Any, ...]:

@@ -56,6 +56,7 @@ class Channel:
         """In the event-loop thread: the latest frame that was consumed. The consumer may note a frame twice."""
         self._frames: deque[Arrival] = deque()
         self._end: End | None = None
+        self._waits = False  # whether the consumer is about to wait, or does
         self._wakings: SimpleQueue[None] = SimpleQueue()
 
     @property
@@ -96,21 +97,26 @@ class Channel:
     def wait(self, timeout: float | None = None) -> Arrival | End | None:
         """In the consumer's thread: wait for what `first` returns. None: it did not come within so many seconds."""
         limit = None if timeout is None else time.monotonic() + timeout
-        while (item := self.first()) is None:
+        while True:
+            self._waits = True  # before the look: what comes after it wakes this thread
+            if (item := self.first()) is not None:
+                self._waits = False
+                return item
             try:
                 self._wakings.get(timeout=None if limit is None else max(0, limit - time.monotonic()))
             except Empty:
                 return self.first()
-        return item
 
     def pop(self) -> None:
         """In the consumer's thread: remove the first frame, which was noted."""
-        with contextlib.suppress(IndexError):  # dropped in the meantime
+        try:  # noqa: SIM105 - contextlib.suppress takes longer than all else that is done here
             self._frames.popleft()
+        except IndexError:
+            pass  # dropped in the meantime
 
     def _wake(self) -> None:
-        # Who waits looks at the frames after each waking, so one that has not been taken does for this frame, too.
-        if not self._wakings.qsize():
+        if self._waits:
+            self._waits = False
             self._wakings.put(None)
 
 

@@ -31,7 +31,7 @@ class Clip(Frame):
     def __init__(self, frames: Sequence[Frame], stride: int) -> None:
         batch = Batch(len(frames))
         for frame in frames:
-            batch.add(frame, frame.index, f"step {frame.step} of sample {frame.index}")
+            batch.add(frame, frame.index, frame.step)
         first = frames[0]
         super().__init__(
             batch.values(),

@@ -132,11 +132,11 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
         return Collected(self, self._collector.sample)
 
     def batches(self, size: int, *, drop_last: bool = False, ragged: Collection[str] = ()) -> Batches:
-        """Iterate over the frames in batches: dicts of what `collate` makes of them, with numpy's arrays, and "index" (int64).
+        """Iterate over the frames in batches: dicts of what `collate` makes of them, as numpy's arrays, and "index" (int64).
 
         Arrays of one shape are stacked along a new first axis. Each is copied once, into memory that belongs to its
-        batch and is writable. A frame counts as delivered when its batch is given out. Where there are params, "params" has them, batched in the same way; a list of dicts, if
-        their forms differ within a batch.
+        batch and is writable. Where there are params, "params" has them, batched in the same way; a list of dicts, if
+        their forms differ within a batch. A frame counts as delivered when its batch is given out.
 
         Args:
             size: Samples in a batch. The last batch may have fewer.

@@ -199,9 +199,8 @@ class Run:
         except BaseException as error:
             cause = the_one_error(error)
             if isinstance(cause, asyncio.CancelledError):
-                dispatcher.close(
-                    StreamClosed("the stream was closed")
-                )  # also when it was not `aclose` that cancelled it
+                # Not only in `aclose`: somebody else may have cancelled this task.
+                dispatcher.close(StreamClosed("the stream was closed"))
                 raise
             dispatcher.fail(cause)
             if not self._ready.done():
