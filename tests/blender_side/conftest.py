@@ -37,6 +37,17 @@ camera = scene.camera
 camera.location, camera.rotation_euler, camera.data.type = (0, 0, 20), (0, 0, 0), "ORTHO"
 camera.data.ortho_scale = 12  # 8 pixels are a unit: the image is 12 x 8 units
 """
+NODES = """
+def geometry_nodes(name):  # a tree that takes and gives geometry, and its two ends
+    tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
+    if hasattr(tree, "interface"):
+        for side in ("INPUT", "OUTPUT"):
+            tree.interface.new_socket("Geometry", in_out=side, socket_type="NodeSocketGeometry")
+    else:
+        tree.inputs.new("NodeSocketGeometry", "Geometry")
+        tree.outputs.new("NodeSocketGeometry", "Geometry")
+    return tree, tree.nodes.new("NodeGroupInput").outputs[0], tree.nodes.new("NodeGroupOutput").inputs[0]
+"""
 EPILOGUE = """
 sys.exit(0)  # else Blender exits with 1 when its last render failed, however well the script ended
 """

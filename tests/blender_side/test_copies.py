@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from .conftest import NODES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.blender
 
-START = """
+START = (
+    NODES
+    + """
 from mathutils import Matrix, Vector
 
 cube = data.objects["Cube"]
@@ -53,23 +57,16 @@ def rays(found):  # the share of pixels at which a ray meets what the mask says,
     return same / (96 * 64), copies / (96 * 64)
 
 def nodes(obj, source):  # show the source, an object or a cube made by nodes, at each point
-    tree = data.node_groups.new("Scatter", "GeometryNodeTree")
-    if hasattr(tree, "interface"):
-        for side in ("INPUT", "OUTPUT"):
-            tree.interface.new_socket("Geometry", in_out=side, socket_type="NodeSocketGeometry")
-    else:
-        tree.inputs.new("NodeSocketGeometry", "Geometry")
-        tree.outputs.new("NodeSocketGeometry", "Geometry")
-    start, end = tree.nodes.new("NodeGroupInput"), tree.nodes.new("NodeGroupOutput")
+    tree, start, end = geometry_nodes("Scatter")
     scatter = tree.nodes.new("GeometryNodeInstanceOnPoints")
     if source is None:
         node = tree.nodes.new("GeometryNodeMeshCube")
     else:
         node = tree.nodes.new("GeometryNodeObjectInfo")
         node.inputs["Object"].default_value, node.inputs["As Instance"].default_value = source, True
-    tree.links.new(start.outputs[0], scatter.inputs["Points"])
+    tree.links.new(start, scatter.inputs["Points"])
     tree.links.new(node.outputs["Mesh" if source is None else "Geometry"], scatter.inputs["Instance"])
-    tree.links.new(scatter.outputs[0], end.inputs[0])
+    tree.links.new(scatter.outputs[0], end)
     obj.modifiers.new("Scatter", "NODES").node_group = tree
 
 def points(name, places):
@@ -77,6 +74,7 @@ def points(name, places):
     mesh.from_pydata(places, [], [])
     return add(name, mesh)
 """
+)
 SCRIPT = """
 # a collection with two parts, shown by three empties; two of them overlap, and one is cut by the image's edge
 shelf = data.collections.new("Shelf")

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import NODES
+
 pytestmark = pytest.mark.blender
 
 Run = Callable[[str], Path]
@@ -16,7 +18,9 @@ Run = Callable[[str], Path]
 AROUND = 4  # how many faces a curve's bevel of resolution 0 has around it
 
 # Each case is a collection of one file.
-PARTS = """
+PARTS = (
+    NODES
+    + """
 from asyncblend import blender as bl
 from asyncblend.errors import ConfigError
 
@@ -42,20 +46,10 @@ def cube(name, x=0, *materials):
         made.data.materials.append(material)
     return made
 
-def nodes(name):
-    tree = data.node_groups.new(name, "GeometryNodeTree")
-    if hasattr(tree, "interface"):
-        for way in ("INPUT", "OUTPUT"):
-            tree.interface.new_socket("Geometry", in_out=way, socket_type="NodeSocketGeometry")
-    else:
-        tree.inputs.new("NodeSocketGeometry", "Geometry")
-        tree.outputs.new("NodeSocketGeometry", "Geometry")
-    return tree, tree.nodes.new("NodeGroupInput").outputs[0], tree.nodes.new("NodeGroupOutput").inputs[0]
-
 def scattered(name, kind, with_own=False, shown=None, as_instance=False):
     # A plane with what a node makes on each of its four corners.
     plane = added(bpy.ops.mesh.primitive_plane_add, size=8)
-    tree, start, end = nodes(name)
+    tree, start, end = geometry_nodes(name)
     made, copies = tree.nodes.new(kind), tree.nodes.new("GeometryNodeInstanceOnPoints")
     if shown is not None:
         made.inputs["Object"].default_value, made.inputs["As Instance"].default_value = shown, as_instance
@@ -121,7 +115,7 @@ turned.steps, turned.render_steps = 3, 8
 case("screw", screw)
 
 asked = cube("Asked")
-tree, start, end = nodes("Asks")
+tree, start, end = geometry_nodes("Asks")
 switch = tree.nodes.new("GeometryNodeSwitch")
 switch.input_type = "GEOMETRY"
 inputs = {socket.name: socket for socket in switch.inputs if socket.enabled}
@@ -168,6 +162,7 @@ for name in names:
     bpy.data.objects.remove(made)
 (OUT / "results.json").write_text(json.dumps(results))
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import NODES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.blender
 
-SCRIPT = """
+SCRIPT = (
+    NODES
+    + """
 scene.render.resolution_x, scene.render.resolution_y = 48, 32
 data.objects.remove(data.objects["Cube"])
 results = {}
@@ -43,23 +47,16 @@ def case(name, obj=cover):
     }
 
 def nodes(obj, source):  # show the source at each point
-    tree = data.node_groups.new("Scatter", "GeometryNodeTree")
-    if hasattr(tree, "interface"):
-        for side in ("INPUT", "OUTPUT"):
-            tree.interface.new_socket("Geometry", in_out=side, socket_type="NodeSocketGeometry")
-    else:
-        tree.inputs.new("NodeSocketGeometry", "Geometry")
-        tree.outputs.new("NodeSocketGeometry", "Geometry")
-    start, end = tree.nodes.new("NodeGroupInput"), tree.nodes.new("NodeGroupOutput")
+    tree, start, end = geometry_nodes("Scatter")
     node, scatter, join = (
         tree.nodes.new("GeometryNode" + kind) for kind in ("ObjectInfo", "InstanceOnPoints", "JoinGeometry")
     )
     node.inputs["Object"].default_value, node.inputs["As Instance"].default_value = source, True
-    tree.links.new(start.outputs[0], scatter.inputs["Points"])
+    tree.links.new(start, scatter.inputs["Points"])
     tree.links.new(node.outputs["Geometry"], scatter.inputs["Instance"])
-    tree.links.new(start.outputs[0], join.inputs[0])
+    tree.links.new(start, join.inputs[0])
     tree.links.new(scatter.outputs[0], join.inputs[0])
-    tree.links.new(join.outputs[0], end.inputs[0])
+    tree.links.new(join.outputs[0], end)
     obj.modifiers.new("Scatter", "NODES").node_group = tree
 
 case("shown")
@@ -98,6 +95,7 @@ cover.data.vertices[0].co = speck.location = (0, 0, 0)
 speck.scale = (2, 2, 2)
 case("a copy in the place of what is copied", speck)
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from torch.utils.data import DataLoader
 
 import asyncblend as ab
+from tests.waiting import gone, until
 
 pytestmark = [
     # Python 3.12 and up advise against fork in a process with threads; torch against more workers than cores.
@@ -34,21 +33,6 @@ FAST = ab.RestartPolicy(backoff=0.01)
 
 def indices(items: list[Any]) -> list[int]:
     return sorted(item["index"] for item in items)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that the fleet brings about."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.002)
 
 
 # -- the fleet between iterations ---------------------------------------------------------------------------------

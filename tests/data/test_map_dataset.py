@@ -8,21 +8,19 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset, WeightedRandomSampler
 
 import asyncblend as ab
 from asyncblend.scripts import script as packaged
+from tests.waiting import gone, until
 
 pytestmark = [
     # Python 3.12 and up advise against fork in a process with threads; torch against more workers than cores.
@@ -66,21 +64,6 @@ def make_map(make: Callable[..., ab.BlenderDataset]) -> Iterator[Make]:
 def indices(items: list[Any]) -> list[int]:
     """Return the indices of these items, in their order."""
     return [item["index"] for item in items]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that other processes fulfil."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.002)
 
 
 def workers_gone(loader: Any) -> None:

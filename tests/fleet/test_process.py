@@ -25,6 +25,7 @@ import uvloop
 from asyncblend.errors import ConfigError
 from asyncblend.fleet.process import ChildProcess, output_of
 from asyncblend.fleet.workspace import Workspace
+from tests.waiting import gone
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -97,13 +98,6 @@ async def over(process: ChildProcess) -> int:
     status = await process.wait()
     await process.stop(nothing, 0)
     return status
-
-
-def gone(pid: int) -> bool:
-    """Return whether that process has ended. An orphan may not have been reaped yet."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    return True
 
 
 async def ended(pid: int) -> None:

@@ -8,9 +8,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +16,10 @@ import pytest
 
 from asyncblend.fleet.workspace import Workspace
 from asyncblend.wire.launch import RUN
+from tests.waiting import until
 
 LIMIT = 40  # seconds; the bound of failure of every wait
 linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition that another process fulfils."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
 
 
 def of(workspace: Workspace) -> psutil.Process:

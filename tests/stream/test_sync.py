@@ -9,8 +9,6 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ import pytest
 
 import asyncblend as ab
 from asyncblend.testing import fake_blender
+from tests.waiting import until
 
 Write = Callable[..., Path]
 Make = Callable[..., ab.SyncStream]
@@ -36,14 +35,6 @@ def consume(frames: ab.SyncFrames, count: int) -> list[int]:
 
 def indices_of(frames: Any) -> list[int]:
     return [frame.index for frame in frames]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that the fleet brings about."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.002)
 
 
 # -- the stream's own pass ---------------------------------------------------------------------------------------

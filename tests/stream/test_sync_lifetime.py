@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +21,13 @@ from asyncblend import aio
 from asyncblend.fleet import discovery
 from asyncblend.stream import bridge, sync_frames
 from asyncblend.testing import fake_blender
+from tests.waiting import until
 
 Write = Callable[..., Path]
 Make = Callable[..., ab.SyncStream]
 
 LIMIT = 60.0  # seconds; the bound of failure of every wait here
 PLAIN = "def sample(task): return {}"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that the fleet brings about."""
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.002)
 
 
 # -- the start ---------------------------------------------------------------------------------------------------

@@ -131,14 +131,6 @@ def children(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     return found
 
 
-def gone(process: psutil.Process) -> bool:
-    """Tell whether it has ended."""
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 def wait_until(true: Callable[[], object]) -> None:
     """Wait until something is true that nothing tells."""
     end = time.monotonic() + LIMIT

@@ -22,8 +22,9 @@ import pytest
 from PIL import Image
 
 from asyncblend.recording import Recording
+from tests.waiting import gone
 
-from .conftest import PYTHON, ROOT, Rows, Viewing, children, gone, wait_until
+from .conftest import PYTHON, ROOT, Rows, Viewing, children, wait_until
 
 Array = np.ndarray[Any, Any]
 
