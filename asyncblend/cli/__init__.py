@@ -11,6 +11,7 @@ What the commands share:
 - `options`: the arguments and options that several commands take, and the script's own after `--`.
 - `config_file`: reads the argument CONFIG, a TOML file or a script, into a `StreamConfig`.
 - `outputs`: finds out whether a file can be written, before anything is rendered.
+- `signals`: SIGTERM and SIGHUP do what Ctrl-C does.
 - `on_ray`: `record --ray`.
 - `needs`: which packages are missing, and the line that installs them.
 """
@@ -40,6 +41,7 @@ from .link import link
 from .needs import what_to_install
 from .options import ScriptCommand
 from .record import record
+from .signals import end_on_signals, exit_status
 from .stream import stream
 from .terminal import STDERR, LogHandler, styled
 from .view import view
@@ -58,7 +60,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             STDERR.print("Stopped.", style="dim")
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_status()) from None
 
 
 app: typer.Typer = typer.Typer(
@@ -117,9 +119,10 @@ def _top(
 def main() -> None:
     """Run the command that `sys.argv` names.
 
-    The exit status is 1 after a failure, 2 after wrong usage, and 130 after Ctrl-C.
+    The exit status is 1 after a failure, 2 after wrong usage, 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
     _open_missing_descriptors()
+    end_on_signals()
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")  # names may have letters that this terminal's charset has not

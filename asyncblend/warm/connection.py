@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -59,7 +60,10 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
         in_main = (
             threading.current_thread() is threading.main_thread()
         )  # in others Ray warns that it handles no SIGTERM
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(address, logging_level="info" if not quiet else "warning" if in_main else "error")
+        if in_main and callable(on_sigterm):  # Ray's own handler only exits, and the program has chosen another one
+            signal.signal(signal.SIGTERM, on_sigterm)
         _connected = True
     except (OSError, ValueError, OverflowError, RuntimeError, RayError) as error:
         where = "on this machine" if address in (None, "auto") else f"at {address!r}"

@@ -133,7 +133,11 @@ def test_a_stream_is_exported_without_a_recording(format: str, script: Path, fak
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["fake", script.name, "out"])
 
 
-def test_ctrl_c_says_what_is_whole(script: Path, fake: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.exhaustive) for one in (signal.SIGTERM, signal.SIGHUP))],
+)
+def test_ctrl_c_says_what_is_whole(number: int, script: Path, fake: str, tmp_path: Path) -> None:
     """Nothing is left that looks like an export, and the last line says so."""
     command = [sys.executable, "-m", "asyncblend", "export", script.name, "--blender", fake, "--instances", "1"]
     with subprocess.Popen(
@@ -142,9 +146,9 @@ def test_ctrl_c_says_what_is_whole(script: Path, fake: str, tmp_path: Path) -> N
     ) as process:  # fmt: skip
         while len(list(tmp_path.glob(".out.export-*/new/images/train/*.png"))) < 2 and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=90)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert re.search(r"Stopped after \d+ samples: none of them is in out, which is as it was before\.", errors)
     assert not list(tmp_path.glob("*out*"))
 
