@@ -102,7 +102,11 @@ docs: install
 
 install: $(STAMP)
 
+# An older pip, such as that of Debian 12, cannot install into an environment of Python 3.13.
+NEW_PIP := import pip, sys; sys.exit([int(n) for n in pip.__version__.split(".")[:2]] < [23, 2])
+
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -c '$(NEW_PIP)' || $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -U pip
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 T = TypeVar("T")
+_MAX_BITS = 1024  # of a whole number: Python itself writes none of more than 14,000
 
 
 def options_checked(cls: type[T]) -> type[T]:
@@ -53,7 +54,24 @@ def check_whole(name: str, value: object, at_least: int) -> None:
         ConfigError: It is something else, or too small.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name} must be a whole number, at least {at_least}; got {value!r}")
+        raise ConfigError(f"{name} must be a whole number, at least {at_least}; got {_shown(value)}")
+    if _is_long(value):
+        raise ConfigError(f"{name} must be a whole number of at most {_MAX_BITS} bits; got {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error's message, with its type where that is why it is wrong: numpy's numbers look like others."""
+    if isinstance(value, int) and _is_long(value):
+        return f"one of {value.bit_length()} bits"
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        return repr(value)
+    conversion = "; int() makes a whole number of it" if hasattr(kind, "__index__") else ""
+    return f"{value!r}, a {kind.__module__}.{kind.__qualname__}{conversion}"
+
+
+def _is_long(value: float) -> bool:
+    return isinstance(value, int) and value.bit_length() > _MAX_BITS
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
@@ -62,9 +80,9 @@ def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
     Raises:
         ConfigError: It is something else, negative, or 0 without `zero`.
     """
-    good = isinstance(value, int | float) and not isinstance(value, bool)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and not _is_long(value)
     if not good or math.isnan(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type,operator]
-        raise ConfigError(f"{name} must be {'zero or more' if zero else 'positive'} seconds; got {value!r}")
+        raise ConfigError(f"{name} must be {'zero or more' if zero else 'positive'} seconds; got {_shown(value)}")
 
 
 def check_path(name: str, value: object) -> None:

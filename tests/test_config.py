@@ -9,13 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+import numpy as np
 import pytest
 
 from asyncblend.config import RestartPolicy, StreamConfig, StreamOptions, Timeouts, resolve
 from asyncblend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 def curriculum(index: int) -> Mapping[str, Any]:
@@ -303,6 +304,23 @@ def test_wrong_hardware(case: Any) -> None:
     for name, value, message in wrong:
         with case((name, value)), pytest.raises(ConfigError, match=message):
             config_of(**{name: value})
+
+
+def test_numbers_that_are_no_python_numbers_or_far_too_long(case: Any) -> None:
+    """numpy's numbers look like Python's own, so the error has their type. No number is too long for its error."""
+    wrong: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: config_of(length=np.int64(5)),
+            r"at least 0; got .*5.*, a numpy.int64; int\(\) makes a whole number of it",
+        ),
+        (lambda: config_of(queue_size=np.float32(3)), r"queue_size .* got .*3\.0.*, a numpy.float32$"),
+        (lambda: config_of(seed=10**5000), "seed must be a whole number of at most 1024 bits; got one of 16610 bits"),
+        (lambda: config_of(instances=-(10**5000)), "instances .* at least 1; got one of 16610 bits"),
+        (lambda: Timeouts(frame=10**5000), "frame must be positive seconds; got one of 16610 bits"),
+    ]
+    for number, (make, message) in enumerate(wrong):
+        with case(number), pytest.raises(ConfigError, match=message):
+            make()
 
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

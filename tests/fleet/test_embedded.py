@@ -372,20 +372,22 @@ async def test_cancelled_while_another_makes_it(index: Path, cache: Path) -> Non
 @pytest.mark.parametrize(
     ("pip", "uv", "installer"),
     [
-        (True, True, [sys.executable, "-m", "pip", "--python", "/E/bin/python"]),
-        (False, True, ["uv", "pip", "install", "--python", "/E/bin/python"]),
-        (False, False, ["/E/bin/python", "-m", "pip", "install"]),
+        ("23.2.1", True, [sys.executable, "-m", "pip", "--python", "/E/bin/python"]),
+        ("26.3.dev1", False, [sys.executable, "-m", "pip", "--python", "/E/bin/python"]),
+        ("23.0.1", True, ["uv", "pip", "install", "--python", "/E/bin/python"]),
+        ("23.0.1", False, ["/E/bin/python", "-m", "pip", "install"]),
+        ("", True, ["uv", "pip", "install", "--python", "/E/bin/python"]),
+        ("", False, ["/E/bin/python", "-m", "pip", "install"]),
     ],
 )
-def test_who_installs(
-    pip: bool, uv: bool, installer: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The host's pip installs, or else uv, or else a pip in the environment."""
+def test_who_installs(pip: str, uv: bool, installer: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's pip installs, if it is one that runs in other Pythons; or else uv, or else a pip in the environment."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if pip else None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: pip)
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/uv" if uv else None)
     first, second = embedded._commands("/base", HERE, Path("/E"))
     assert first[:3] == ["/base", "-m", "venv"]
-    assert ("--without-pip" in first) == (pip or uv)
+    assert ("--without-pip" in first) == (installer[0] != "/E/bin/python")
     assert second[: len(installer)] == installer
     assert second[-3:] == [MODULES[HERE], "numpy", "pyzmq"]
 

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 import zmq
 
+from asyncblend.errors import ConfigError
 from asyncblend.stream.hub import Hub
 from asyncblend.wire import payload, protocol
 from asyncblend.wire.gate import show_token
@@ -67,6 +68,12 @@ class Peer:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+
+def test_a_folder_that_takes_no_socket() -> None:
+    """The error is asyncblend's own, and says what to do."""
+    with pytest.raises(ConfigError, match="make room in the temporary folder, or set TMPDIR"):
+        Hub(Path(tempfile.gettempdir()) / "none" / "such", 0, {})
 
 
 @pytest.fixture

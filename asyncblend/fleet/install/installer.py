@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shutil
 import sys
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_FOR_OTHERS = (23, 2)  # an older pip does not run in Python 3.12 and later; that of Debian 12 is 23.0
 
 
 def installer(python: str, *, of_pip: Sequence[str] = ()) -> list[str] | None:
@@ -20,9 +24,18 @@ def installer(python: str, *, of_pip: Sequence[str] = ()) -> list[str] | None:
         of_pip: Options that only pip has.
 
     Returns:
-        None if the Python that runs here has no pip, and there is no uv on the PATH.
+        None if the Python that runs here has no pip, or none that can do it, and there is no uv on the PATH.
     """
-    if importlib.util.find_spec("pip") is not None:
-        into = [] if python == sys.executable else ["--python", python]
-        return [sys.executable, "-m", "pip", *into, "install", *of_pip]
+    pip = _pip()
+    if pip and python == sys.executable:
+        return [python, "-m", "pip", "install", *of_pip]
+    if pip >= _FOR_OTHERS:
+        return [sys.executable, "-m", "pip", "--python", python, "install", *of_pip]
     return ["uv", "pip", "install", "--python", python] if shutil.which("uv") else None
+
+
+def _pip() -> tuple[int, ...]:
+    """Return the first two numbers of the version of the pip here; none if there is no pip."""
+    if importlib.util.find_spec("pip") is None:
+        return ()
+    return tuple(int(number) for number in importlib.metadata.version("pip").split(".")[:2] if number.isdigit())
