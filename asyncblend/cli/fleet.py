@@ -95,7 +95,9 @@ def list_(ray: AddressOption = None) -> None:
     from ..ray import fleets
 
     _connect(ray)
-    console, found = Terminal(), fleets()
+    console = Terminal()
+    with Waiting("asking the fleets how they are"):
+        found = fleets()
     if not found:
         console.print("No fleet runs in this cluster. Start one: asyncblend fleet start CONFIG --name NAME")
         return
@@ -108,6 +110,10 @@ def list_(ray: AddressOption = None) -> None:
     for one in found:
         if one.error is not None:
             console.print(styled((f"{one.name} ", "bold"), f"has failed: {one.error}"))
+        elif not one.node:
+            console.print(
+                styled((f"{one.name} ", "bold"), "does not answer: perhaps Ray has no free CPUs or GPUs for it yet")
+            )
 
 
 def stop(
@@ -141,4 +147,6 @@ def _connect(address: str | None) -> None:
 def _now(status: FleetStatus) -> str:
     if status.error is not None:
         return "failed"
+    if not status.node:
+        return "no answer"
     return doing(status) + (f"; {status.restarts} restarts" if status.restarts else "")

@@ -24,7 +24,8 @@ from .serving import Serving
 from .shipping import Shipment
 
 _CALLS = 100_000  # of all programs, that may be waiting at once: each lease is one
-_PATIENCE = 30.0  # seconds in which a fleet answers
+_PATIENCE = 30.0  # seconds in which a fleet stops
+_ANSWER = 5.0  # seconds in which fleets say how they are
 
 
 def start(
@@ -102,17 +103,22 @@ def start(
 def fleets() -> list[FleetStatus]:
     """Return how each fleet of the cluster is that stays warm, by name.
 
+    One that does not answer within seconds, mostly because Ray has no free CPUs or GPUs for it yet, has no node and no
+    Blenders in its status.
+
     Raises:
         ConfigError: There is no cluster.
     """
     connect("auto", quiet=True)
-    calls = [fleet.call.remote("status") for fleet in map(_found, names()) if fleet is not None]
+    calls = {name: fleet.call.remote("status") for name in names() if (fleet := _found(name)) is not None}
+    answers, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=_ANSWER) if calls else ([], [])
     found = []
-    for call in calls:
-        try:
-            found.append(ray.get(call, timeout=_PATIENCE))
-        except RayError:  # it has ended meanwhile, or has not begun
+    for name, call in calls.items():
+        if call not in answers:
+            found.append(FleetStatus.silent(name))
             continue
+        with contextlib.suppress(RayError):  # it has ended meanwhile
+            found.append(ray.get(call))
     return found
 
 

@@ -17,7 +17,7 @@ class FleetStatus:
 
     name: str
     node: str
-    """Address of the node that it runs on."""
+    """Address of the node that it runs on; "" if it does not answer."""
     blender: str
     """Blender's version; "" where there is none."""
     programs: int
@@ -34,6 +34,14 @@ class FleetStatus:
     """By instance: as `StreamStats.state` has it."""
     error: Exception | None
     """Why it cannot go on, if it has failed. It keeps its name, so that this can be learned, until it is stopped."""
+
+    @classmethod
+    def silent(cls, name: str) -> FleetStatus:
+        """Return that of a fleet that does not answer."""
+        return cls(
+            name=name, node="", blender="", programs=0, frames=0, restarts=0, instance_restarts={}, recycled=0, state={},
+            error=None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

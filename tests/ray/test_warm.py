@@ -533,3 +533,27 @@ def test_the_commands(
         run("bench", "job.toml")
     assert "fleet cones is stopped" in run("fleet", "stop", "cones", "--ray", cluster.address)
     assert "cones" not in run("fleet", "list")
+
+
+@pytest.mark.exhaustive
+def test_a_fleet_that_waits_for_cpus_is_listed(cubes: str, cluster: Cluster, config: ab.StreamConfig) -> None:
+    """The list does not wait for it, and says what it may lack. It begins when there is room."""
+    import ray
+
+    import asyncblend.ray
+
+    line = [sys.executable, "-m", "asyncblend", "fleet", "start", str(config.script), "--name", "cones"]
+    line += ["--num-cpus", "2", "--blender", str(config.blender), "--instances", "1", "--ray", cluster.address]
+    busy = ray.remote(num_cpus=1)(threading.Event).remote()
+    ray.get(busy.is_set.remote())
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as starting:
+        try:
+            until(lambda: "cones" in [one.name for one in asyncblend.ray.fleets()])
+            listed = CliRunner().invoke(app, ["fleet", "list"], catch_exceptions=False).output
+            assert "cones does not answer: perhaps Ray has no free CPUs or GPUs for it yet" in listed
+            assert {one.name: one.node != "" for one in asyncblend.ray.fleets()} == {cubes: True, "cones": False}
+        finally:
+            ray.kill(busy)
+        out, _ = starting.communicate(timeout=LIMIT)
+    assert "fleet cones runs on node" in out
+    asyncblend.ray.stop("cones")
