@@ -52,6 +52,7 @@ def test_nodes_see_neither_the_outside_nor_what_others_do_there(tmp_path: Path) 
 def test_the_end_of_a_network_ends_all_that_runs_on_it() -> None:
     with pytest.raises(ZeroDivisionError), network(2) as (_, node):
         node.run("sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &")
+        until(lambda: node.processes("sleep"))  # `sh` has not waited for it
         (orphan,) = node.processes("sleep")
         raise ZeroDivisionError
     assert not orphan.is_running()
