@@ -27,6 +27,7 @@ class Elsewhere(Protocol):
         """Return a `Place` for this config's Blenders, which are numbered from `first` on."""
 
 
+_MODELS = (".fbx", ".glb", ".gltf", ".obj", ".ply", ".stl", ".usd", ".usda", ".usdc", ".usdz")
 _MOST_PREFETCHED = 1000  # the leases of a Blender must fit into the header of one message
 
 
@@ -237,9 +238,13 @@ class StreamConfig:
         for name in ("script", "scene", "blender", "logs"):
             if getattr(self, name) != StreamConfig.__dataclass_fields__[name].default:
                 check_path(name, getattr(self, name))
-        if str(script := os.fspath(self.script)).endswith(".blend"):
+        if (suffix := os.path.splitext(script := str(os.fspath(self.script)))[1].lower()) == ".blend":
             raise ConfigError(
                 f"{script} is a scene, not a script: give the script, and scene={script!r} (--scene {script})"
+            )
+        if suffix in _MODELS:
+            raise ConfigError(
+                f"{script} is a model, not a script: give script='model.py', script_args=[{script!r}] (model.py -- {script})"
             )
         for name, least in {"instances": 1, "seed": 0, "start": 0, "queue_size": 1, "prefetch": 1}.items():
             check_whole(name, getattr(self, name), least)
@@ -384,6 +389,6 @@ def resolve(config: StreamConfig | None, options: Mapping[str, Any]) -> StreamCo
     if config is None:
         return StreamConfig(**options)
     if not isinstance(config, StreamConfig):
-        raise ConfigError(f"config must be a StreamConfig; got {config!r} (options are passed by name)")
+        raise ConfigError(f"config must be a StreamConfig; got {config!r} (options are passed by name: script=...)")
     own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return StreamConfig(**{**own, **options})

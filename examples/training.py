@@ -236,23 +236,33 @@ def sixteens(text: str) -> int:
 def options(about: str | None, minutes: float, script: str, size: int) -> argparse.ArgumentParser:
     """Return a parser with the options that all trainings have."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=minutes, help="of training, from the start of Blender on")
+    parser.add_argument(
+        "--minutes", type=float, default=minutes, help="of training, from the start of Blender on (%(default)g)"
+    )
     parser.add_argument("--steps", type=positive, help="of the optimizer, in place of minutes")
     parser.add_argument(
         "--processor", action="store_true", help="count minutes of all cores, in place of those of the clock"
     )
-    parser.add_argument("--batch", type=positive, default=32, help="samples of a step")
-    parser.add_argument("--uses", type=positive, default=4, help="steps that a rendered image is used in, on average")
-    parser.add_argument("--size", type=sixteens, default=size, help="pixels of the image's edges, a multiple of 16")
-    parser.add_argument("--held-out", type=positive, default=500, help="samples that no training sees")
-    parser.add_argument("--looks", type=positive, default=16, help="how often these are predicted")
-    parser.add_argument("--seed", type=int, default=0, help="of the network and of the stream")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="the network's")
+    parser.add_argument("--batch", type=positive, default=32, help="samples of a step (%(default)s)")
+    parser.add_argument(
+        "--uses", type=positive, default=4, help="steps that a rendered image is used in, on average (%(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=sixteens, default=size, help="pixels of the image's edges, a multiple of 16 (%(default)s)"
+    )
+    parser.add_argument("--held-out", type=positive, default=500, help="samples that no training sees (%(default)s)")
+    parser.add_argument("--looks", type=positive, default=16, help="how often these are predicted (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the network and of the stream (%(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="the network's (%(default)s)"
+    )
     parser.add_argument("--script", type=Path, default=SCRIPTS / script, help="renders the samples")
-    parser.add_argument("--instances", type=positive, default=CORES, help="Blenders")
+    parser.add_argument("--instances", type=positive, default=CORES, help="Blenders (%(default)s)")
     parser.add_argument("--blender", help="as the option of a stream: an executable, or `bpy`")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from the model.pt of a training")
-    parser.add_argument("--out", type=Path, default=Path("tmp") / script.removesuffix(".py"), help="a folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path("tmp") / script.removesuffix(".py"), help="a folder (%(default)s)"
+    )
     parser.add_argument("script_args", nargs="*", metavar="-- ARGS", help="the script's own options")
     return parser
 

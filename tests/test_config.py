@@ -291,6 +291,14 @@ def test_resolve_takes_no_other_config(config: Any) -> None:
     assert repr(config) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["part.glb", "a b/Mug.STL"])
+def test_a_model_is_no_script(name: str) -> None:
+    """The error says which script renders models, and how to give it one."""
+    with pytest.raises(ConfigError, match=r"is a model, not a script: give script='model\.py'") as caught:
+        config_of(script=name)
+    assert f"model.py -- {name}" in str(caught.value)
+
+
 def test_wrong_hardware(case: Any) -> None:
     """A wrong number of threads, list of GPUs or flag is refused, and the error says what would be right."""
     wrong: list[tuple[str, Any, str]] = [

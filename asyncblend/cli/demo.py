@@ -43,9 +43,9 @@ def demo(
 ) -> None:
     """Render cubes, and mark their corners.
 
-    This is the whole way of a sample: Blender renders `blender_scripts/cube.py` at 640x480, with another turn and
-    colour each time, and a PyTorch DataLoader receives the frames while they come. Each batch becomes a picture.
-    Pictures of an earlier demo in the folder are replaced.
+    It shows a sample's whole way, from Blender to PyTorch: Blender renders `blender_scripts/cube.py` at 640x480, with
+    another turn and colour each time, and a PyTorch DataLoader receives the frames while they come. Each batch becomes
+    a picture. Pictures of an earlier demo in the folder are replaced.
 
     Examples:
 

@@ -40,9 +40,9 @@ def inspect(
             metavar="SOURCE", help="A script.py, a TOML file with StreamConfig's fields, or a folder with a recording."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write: a .png, .jpg or .webp file.")] = Path(
-        "sheet.png"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The picture to write: a .png, .jpg, .webp or .gif file.")
+    ] = Path("sheet.png"),
     samples: Annotated[
         int, typer.Option(metavar="N", help="How many samples to draw, or frames of episodes, from the first one on.")
     ] = 4,
@@ -94,7 +94,9 @@ def _check_picture(out: Path) -> None:
     from PIL import Image
 
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
-        raise ConfigError(f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg or .webp")
+        raise ConfigError(
+            f"--out {str(out)!r} is no name of a picture; take one that ends with .png, .jpg, .webp or .gif"
+        )
     check_file("--out", out)
 
 

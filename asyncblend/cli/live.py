@@ -249,10 +249,10 @@ class LiveLine(Waiting):
             "time to the first frame": f"{self.first - self._began:.1f} s",
         }
         if rest and seconds < MEASURABLE:
-            facts["then"] = f"{rest} frames in less than {MEASURABLE} s"
+            facts["then"] = f"{rest} frame{'s' * (rest > 1)} in less than {MEASURABLE} s"
         elif rest:
             facts["then"] = f"{rest / seconds:.1f} frames/s over {seconds:.1f} s"
-        if self._verdict is not None and (judged := self._judged or stats).window:
+        if self._verdict is not None and rest and (judged := self._judged or stats).window:
             facts["verdict"] = self._verdict(judged)
         facts["frames by instance"] = "  ".join(f"{i}: {n}" for i, n in sorted(stats.frames.items()))
         troubles = {

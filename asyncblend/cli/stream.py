@@ -53,8 +53,8 @@ def stream(
         asyncblend stream scene.py --metrics 9100
         asyncblend stream model.py -- mug.glb --physics
 
-    For everything else there is a TOML file with the fields of StreamConfig, and tables for `timeouts`, `restart` and
-    `params`. Its paths are relative to itself:
+    For everything else there is a TOML file with the fields of StreamConfig, and tables for `timeouts`, `restart`,
+    `params` and `cluster`. Its paths are relative to itself:
 
         script = "scene.py"
         instances = 2

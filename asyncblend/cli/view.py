@@ -73,8 +73,8 @@ def view(
     come, what each Blender does, and the log. The window of rerun opens; with --web it is a web page, and with --save
     alone it is a file.
 
-    A stream with a length, or with --save, has every frame shown. An endless one, or a training, is never slowed: of ten
-    frames a second at most, the newest ones are shown, and the others are counted.
+    A stream with a length, or with --save, has every frame shown. An endless one, or a training, is never slowed: at
+    most ten frames a second are shown, always the newest; the others are counted.
 
     rerun needs numpy 2, which no bpy module takes before Blender 5.1. So install asyncblend[view] where no such module
     is: a Blender that is an executable, or the Python of another environment, renders for it.
@@ -124,7 +124,7 @@ def _check_rerun() -> None:
         raise ConfigError(
             "rerun is not installed here. It needs numpy 2, which the bpy module that is installed here excludes, so it "
             f"goes into an environment of its own. Type: {python} -m venv view && view/bin/pip install "
-            f"'asyncblend[view]'; and then view/bin/asyncblend view CONFIG --blender {python}"
+            f"'.[view]' (in the checkout, which is the dot); and then view/bin/asyncblend view CONFIG --blender {python}"
         )
     require("rerun")
     os.environ.setdefault("RUST_LOG", "off")  # what fails in rerun is raised, and would be told twice

@@ -100,6 +100,13 @@ class BlenderDataset(ItemDataset):
         self._frames: SyncFrames | None = None  # the present or last iteration
         self._source: dict[str, Any] | None = None  # what the fleet's samples are a function of
 
+    def __getitem__(self, index: Any) -> Any:
+        """Raise ConfigError: a BlenderDataset is a stream. A BlenderMapDataset can be indexed."""
+        raise ConfigError(
+            f"a BlenderDataset is iterated, not indexed; got [{index!r:.80}]. One sample: `dataset.render(index)`; random "
+            f"access: BlenderMapDataset"
+        )
+
     def __len__(self) -> int:
         """Return the items of one epoch in this rank.
 

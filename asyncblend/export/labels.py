@@ -37,7 +37,7 @@ def check_labels(item: Mapping[str, Any], needed: Iterable[str], reader: str) ->
         example = f'{{**bl.render(("instance",)), **{_SILHOUETTES if "silhouette" in missing else _ANNOTATE}}}'
         raise ConfigError(
             f"sample {index} has no {', '.join(repr(name) for name in missing)}, which {reader} needs: let the "
-            f"script's sample return {how}, such as {example}, and record again. It has "
+            f"script's sample return {how}, such as {example}; then record, or export, again. It has "
             f"{', '.join(repr(name) for name in item if item[name] is not None)}"
         )
     if wrong := [name for name in needed if name in _FORMS and not _FORMS[name](item[name], np.size(item["id"]))]:

@@ -75,7 +75,7 @@ def write_yolo(items: Iterable[Mapping[str, Any]], folder: Path, plan: Plan) -> 
         if plan.task == "pose" and not keypoints:
             raise ConfigError(
                 f"none of the {report.objects} objects has a keypoint, which YOLO's task pose needs: give them to "
-                f"bl.annotate(objects, keypoints), and record again"
+                f"bl.annotate(objects, keypoints); then record, or export, again"
             )
         place = {category["id"]: number for number, category in enumerate(found)}
         waiting.seek(0)

@@ -10,6 +10,10 @@ from ..wire.launch import Report
 from .instance import Cause, Instance
 
 _SIGKILL = 9  # what the system sends where memory is short
+_SLOW = (
+    "; where a sample takes so long, give it more time, or lower the samples and the resolution (EEVEE without a GPU takes "
+    "minutes for its first frame)"
+)
 _LINES = 40  # of the output in an error's message; its `log_tail` has more
 
 
@@ -65,7 +69,8 @@ def _error(instance: Instance, status: int, log_tail: str, timeouts: Timeouts) -
     if instance.condemned in ("beat", "frame"):
         what = "sent no heartbeat" if instance.condemned == "beat" else "made no frame"
         limit = getattr(timeouts, instance.condemned)
-        text = f"{name} {what} for {limit:g} s (timeouts.{instance.condemned}) and was killed.{output}"
+        text = f"{name} {what} for {limit:g} s (timeouts.{instance.condemned}) and was killed"
+        text += f"{_SLOW if instance.condemned == 'frame' else ''}.{output}"
         return FrameTimeout(text, instance=number, log_tail=log_tail)
     if instance.condemned is not None:
         text = f"{name} {instance.condemned} and was killed.{output}"

@@ -8,17 +8,19 @@ _MUCH = 0.2  # the share of its time in which somebody may wait without being to
 _LARGE = 0.4  # the share of a frame's time from which on a part of it is worth advice
 
 
-def verdict(stats: StreamStats, consumer: str | None = "training") -> str:
+def verdict(stats: StreamStats | None, consumer: str | None = "training") -> str:
     """Return who waited for whom over the latest minute, and what to do about it, in one line.
 
     Such as "rendering is the bottleneck: training waited 82 % of the time; a frame takes 1.2 s: 91 % to render, 5 % to
     capture, 4 % in the rest of the script; add instances (4 now) or cores, or lower the resolution or the samples".
 
     Args:
-        stats: What `stats()` of a stream or a dataset returns.
+        stats: What `stats()` of a stream or a dataset returns. None: of a dataset that was not iterated in this process.
         consumer: What takes the frames, as a word of this line. None: something that drops them at once, and waits by
             nature.
     """
+    if stats is None:
+        return "nothing was measured in this process: iterate the dataset first, without workers (num_workers=0)"
     if not stats.window:
         return "no frame has come yet"
     if consumer is None:

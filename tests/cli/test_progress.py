@@ -225,6 +225,7 @@ def test_the_verdict_is_of_the_time_before_blenders_quit(capsys: pytest.CaptureF
     config = StreamConfig(script=__file__)
     line = LiveLine(config, stats, verdict=lambda stats: f"after {stats.window} s")
     line.frame_came()
+    line.frame_came()
     line.judge()
     line.summary()
     assert "after 7.0 s" in capsys.readouterr().out

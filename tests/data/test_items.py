@@ -46,6 +46,15 @@ def test_a_config_a_transform_and_a_size_go_by_position() -> None:
     assert len(ab.BlenderDataset(config, lambda item: item, 4)) == 3
 
 
+def test_a_stream_is_not_indexed() -> None:
+    """The error names what can be."""
+    dataset = ab.BlenderDataset(script="scene.py")
+    with pytest.raises(
+        ab.ConfigError, match=r"iterated, not indexed; got \[0\]\. .*render\(index\).*BlenderMapDataset"
+    ):
+        dataset[0]
+
+
 def test_an_unknown_option_is_refused(makers: dict[str, Callable[..., Any]]) -> None:
     """Each dataset raises a ConfigError that names the option."""
     for make in makers.values():

@@ -94,6 +94,11 @@ def test_a_consumer_has_a_name() -> None:
     assert verdict(stats(idle=0.5), "recording").startswith("recording is the bottleneck: the Blenders waited 50 %")
 
 
+def test_no_statistics_are_said() -> None:
+    """A dataset has none in a process that has not iterated it, such as the main one where workers do."""
+    assert verdict(None).startswith("nothing was measured in this process")
+
+
 def test_who_drops_frames_is_no_training() -> None:
     """It waits by nature, so that it waited says nothing; how fast rendering is by itself does."""
     alone = stats(waiting=0.99, rate=12.34, sample=0.3)

@@ -46,10 +46,13 @@ def encode_sample(values: Any, shared: Shared | None = None) -> list[Any]:
         Unsendable: It is no dict, or a value cannot travel. The message names its key.
     """
     # To ask an abstract class is slow, and nearly all values are plain dicts.
-    if type(values) is dict or isinstance(values, Mapping):
-        for name in ("index", "params"):
-            if name in values:
-                raise Unsendable(
-                    f"value {name!r} is reserved: the frame's own {name} has this name in items and batches; take another"
-                )
+    if type(values) is not dict and not isinstance(values, Mapping):
+        raise Unsendable(
+            f'a sample must be a dict of values, such as {{"image": bl.render()["image"]}}; got {type(values).__name__}'
+        )
+    for name in ("index", "params"):
+        if name in values:
+            raise Unsendable(
+                f"value {name!r} is reserved: the frame's own {name} has this name in items and batches; take another"
+            )
     return encode_values(values, shared)

@@ -347,6 +347,8 @@ def _summary(error: BaseException) -> str:
     whole = text = traceback.format_exception_only(type(error), error)[-1].strip()
     if isinstance(error, AsyncblendError):
         whole = text = text.removeprefix(f"{type(error).__module__}.")
+    elif isinstance(error, payload.Unsendable):
+        whole = text = str(error)
     while len(json.dumps(text)) > _SUMMARY:  # as JSON one character may take twelve bytes
         text = text[: -max(1, len(text) // 10)]
     return text if text == whole else f"{text}[...]"
