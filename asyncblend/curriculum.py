@@ -131,6 +131,7 @@ class Curriculum:
                 "bins": self._bins,
                 "means": {name: list(each) for name, each in self._means.items()},
                 "counts": {name: list(each) for name, each in self._counts.items()},
+                "names": list(self._bins),
                 "drawn": [[index, *chosen] for index, chosen in self._drawn.items()],
             }
 
@@ -149,8 +150,12 @@ class Curriculum:
         try:
             means = _of_bins(state["means"], sizes, _is_finite)
             counts = _of_bins(state["counts"], sizes, _is_count)
-            drawn = {index: chosen for index, *chosen in state["drawn"]}
-            good = bins is not None and all(map(_is_count, drawn))
+            # The names of the state may be in another order than here.
+            places = [list(state.get("names", self._bins)).index(name) for name in self._bins]
+            entries = [(index, chosen) for index, *chosen in state["drawn"]]
+            good = bins is not None and all(len(chosen) == len(places) for _, chosen in entries)
+            drawn = {index: [chosen[place] for place in places] for index, chosen in entries if good}
+            good &= all(map(_is_count, drawn))
             good &= all(_fits(chosen, list(sizes.values())) for chosen in drawn.values())
         except (LookupError, TypeError, ValueError):
             good = False

@@ -10,7 +10,9 @@ Each request reads `stats()` anew: nothing is counted twice, and nothing is done
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,7 +67,8 @@ class Server(contextlib.AbstractContextManager["Server"]):
     """Serves the metrics of a source, until `close` or the end of the program. `serve` returns one."""
 
     def __init__(self, http: Any, thread: threading.Thread) -> None:
-        self._http, self._thread = http, thread
+        self._http, self._thread, self._forked = http, thread, False
+        _open.add(self)
         self.port: int = http.server_port
         """Where it listens."""
 
@@ -76,6 +79,8 @@ class Server(contextlib.AbstractContextManager["Server"]):
 
     def close(self) -> None:
         """Listen no more. May be called twice."""
+        if self._forked:
+            return
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -165,3 +170,14 @@ def _by_instance(family: Any, values: Mapping[int, Any]) -> Metric:
         family.add_metric([str(number)], value)
     metric: Metric = family
     return metric
+
+
+def _close_copies() -> None:
+    """In a forked process, which serves nothing: close the sockets, or the ports stay taken for as long as it lives."""
+    for server in list(_open):
+        server._forked = True
+        server._http.socket.close()
+
+
+_open: weakref.WeakSet[Server] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_close_copies)

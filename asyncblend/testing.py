@@ -49,7 +49,7 @@ class _Faults:
 
 
 def fake_blender(
-    folder: str | os.PathLike[str], *, values: Mapping[str, tuple[str, Sequence[int]]] | None = None, **faults: Any
+    folder: str | os.PathLike[str], *, values: Mapping[str, tuple[Any, Sequence[int]]] | None = None, **faults: Any
 ) -> Path:
     """Write a fake Blender into `folder` (made if missing), and return its executable: the stream's `blender`.
 
@@ -73,7 +73,7 @@ def fake_blender(
             - `instances` (list of int): Only these instances have faults.
 
     Raises:
-        ConfigError: There is no such fault.
+        ConfigError: There is no such fault, or no such dtype.
     """
     names = {field.name for field in dataclasses.fields(_Faults)}
     if unknown := faults.keys() - names:
@@ -87,13 +87,24 @@ def fake_blender(
     script = None
     if values is not None:
         script = folder / "synthetic.py"
-        script.write_text(_SYNTHETIC.format(spec={name: (d, tuple(shape)) for name, (d, shape) in values.items()}))
+        script.write_text(
+            _SYNTHETIC.format(spec={name: (_named(d), tuple(shape)) for name, (d, shape) in values.items()})
+        )
     main = folder / "main.py"
     main.write_text(_MAIN.format(bootstrap=str(BOOTSTRAP), faults=as_json, script=script and str(script)))
     executable = folder / "blender"
     executable.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(main))} "$@"\n')
     executable.chmod(executable.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     return executable
+
+
+def _named(dtype: Any) -> str:
+    import numpy as np  # not above: who gives no values needs none
+
+    try:
+        return np.dtype(dtype).name
+    except TypeError as error:
+        raise ConfigError(f"values need dtypes, such as 'uint8'; got {dtype!r} ({error})") from None
 
 
 _MAIN = """\

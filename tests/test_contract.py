@@ -245,6 +245,20 @@ async def test_a_wrong_return_value_is_named(returned: str, message: str, write_
         await frames_of(ab.StreamConfig(script=script, blender=fake, instances=1))
 
 
+async def test_a_fake_takes_dtypes_of_numpy(tmp_path: Path) -> None:
+    """By name or as numpy has them; what is none is named before anything is started."""
+    from asyncblend.testing import fake_blender
+
+    fake = fake_blender(
+        tmp_path / "fake", values={"a": (np.uint8, [2]), "b": (np.dtype("<f4"), [2]), "c": ("bool", [2])}
+    )
+    (tmp_path / "scene.py").touch()
+    (frame,) = await frames_of(ab.StreamConfig(script=tmp_path / "scene.py", blender=fake, instances=1, length=1))
+    assert [frame[name].dtype.name for name in "abc"] == ["uint8", "float32", "bool"]
+    with pytest.raises(ab.ConfigError, match="values need dtypes, such as 'uint8'; got 'unit8'"):
+        fake_blender(tmp_path / "other", values={"a": ("unit8", [2])})
+
+
 def ab_fake(folder: Path, **faults: Any) -> Path:
     from asyncblend.testing import fake_blender
 

@@ -219,6 +219,19 @@ def test_a_state_goes_on_where_it_was_saved() -> None:
     assert repr(other).startswith("Curriculum({'distance': [[2, 4]")
 
 
+def test_the_order_of_the_names_does_not_matter_to_a_state() -> None:
+    """Feedback on samples that it remembers counts for the same bins, also through JSON with sorted keys."""
+    bins = {"distance": [1, 2, 3], "count": [1, 2]}
+    curriculum = ab.Curriculum(bins)
+    chosen = {index: curriculum(index) for index in range(20)}
+    other = ab.Curriculum(dict(reversed(bins.items())))
+    other.load_state_dict(json.loads(json.dumps(curriculum.state_dict(), sort_keys=True)))
+    curriculum.feedback(list(chosen), [1.0] * 20)
+    other.feedback(list(chosen), [1.0] * 20)
+    assert other.state_dict()["counts"] == curriculum.state_dict()["counts"]
+    assert other.weights() == curriculum.weights()
+
+
 def test_a_state_that_does_not_fit_is_refused() -> None:
     """The error says whether it is none, or one of other bins."""
     curriculum = ab.Curriculum(BINS)
@@ -240,6 +253,8 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         *(({**good, "drawn": [entry]}, "not a saved state") for entry in bad_entries),
         ({**good, "drawn": [[3, 0, 7]]}, "not a saved state"),
         ({**good, "drawn": [3]}, "not a saved state"),
+        ({**good, "names": ["distance"]}, "not a saved state"),
+        ({**good, "names": 3}, "not a saved state"),
         (
             ab.Curriculum({"distance": [1, 2]}).state_dict(),
             r"of a Curriculum with the bins {'distance': \[1, 2\]}, not",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import socket
 import subprocess
@@ -113,6 +114,28 @@ def test_a_dataset_has_metrics_once_it_is_iterated(config: ab.StreamConfig) -> N
             found, _ = scraped(server.url)
     assert found["asyncblend_delivered_total", ()] == 3
     assert not any(name.startswith(("asyncblend_state", "asyncblend_frames")) for name, _ in found)
+
+
+def test_a_forked_process_does_not_keep_the_port(config: ab.StreamConfig) -> None:
+    """Nor can it end the server, which it has only inherited: neither by closing it nor at its exit."""
+    server = metrics.serve(ab.BlenderDataset(config))
+    context = multiprocessing.get_context("fork")
+    go_on = context.Event()
+
+    def live() -> None:
+        server.close()
+        go_on.wait(LIMIT)
+
+    child = context.Process(target=live)
+    child.start()
+    try:
+        assert scraped(server.url)[0] == {}
+        server.close()
+        metrics.serve(ab.BlenderDataset(config), server.port).close()
+    finally:
+        go_on.set()
+        child.join(LIMIT)
+    assert child.exitcode == 0
 
 
 def test_in_a_worker_its_own_waiting_counts(config: ab.StreamConfig, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ..tap.tap import Tap
 from .accelerated import check_not_shared_again
 from .carried import carried
 from .iteration import Epoch, Iteration
-from .states import check_same, saved, warn_of_changes
+from .states import check_epoch, check_same, saved, warn_of_changes
 from .viewed import Viewed
 
 Item = dict[str, Any]
@@ -196,8 +196,7 @@ class ItemDataset(IterableDataset[Any]):
             ConfigError: It is not a whole number from 0 on; or the loader is one that accelerate has prepared for
                 several ranks in a way that would lose samples.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ConfigError(f"epoch must be a whole number, at least 0; got {epoch!r}")
+        check_epoch("epoch", epoch)
         check_not_shared_again(self, sharded=self._shard()[1] > 1)
         self._epoch.set(epoch)
         if self._loaded is not None and self._loaded["epoch"] != epoch:
@@ -361,7 +360,9 @@ def as_tensors(value: Any) -> Any:
 
 def _tensor(array: Any) -> torch.Tensor:
     array = np.asarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())  # a live frame is read-only
+    # A live frame is read-only, and a flipped image has strides that torch does not take.
+    usable = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+    return torch.from_numpy(array if usable else array.copy())
 
 
 def in_torch(shape: tuple[int, ...], like: np.ndarray[Any, Any]) -> Memory:

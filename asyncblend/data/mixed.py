@@ -126,6 +126,7 @@ class MixedDataset(ItemDataset):
         saved = self._untouched(iteration.epoch) if iteration.state is None else iteration.state
         given, of_recorded, due = delivered = saved["given"], saved["recorded"], saved["due"]
         left = None if self._samples is None else len(range(k, self._samples, n)) - given
+        self._live._epoch.begin()  # its `flush` and `feedback` must know of workers
         worker = get_worker_info()
         counts = self._counts[0 if worker is None else worker.id % _WORKERS]
         frames = live = self._live._begin(iteration.epoch, saved["stream"], wait=False) if left != 0 else None

@@ -37,6 +37,13 @@ _ADVICE = {
 }
 
 
+def check_epoch(name: str, value: object) -> None:
+    """Raise ConfigError if a value is no epoch: a whole number from 0 on, which torch's integers can hold."""
+    check_whole(name, value, 0)
+    if isinstance(value, int) and value >= 2**63:
+        raise ConfigError(f"{name} must be below 2**63; got {value}")
+
+
 def saved(dataset: str, of: Mapping[str, Any], epoch: int, taken: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state of a dataset of this kind."""
     return {"format": _FORMAT, "dataset": dataset, "of": of, "epoch": epoch, **taken}
@@ -64,7 +71,7 @@ def check_state(state: Any, dataset: str, names: set[str]) -> None:
         raise ConfigError(f"the saved state is of a {state.get('dataset')}, and this is a {dataset}")
     if state.keys() != {"format", "dataset", "of", "epoch", *names} or not isinstance(state["of"], Mapping):
         raise ConfigError(f"not a saved state of a {dataset}: {state!r:.200}")
-    check_whole("the saved epoch", state["epoch"], 0)
+    check_epoch("the saved epoch", state["epoch"])
 
 
 def check_stream(state: Mapping[str, Any]) -> None:

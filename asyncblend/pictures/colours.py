@@ -129,8 +129,9 @@ def ramp() -> Array:
 
 
 def normal_picture(normals: Array) -> Array:
-    """Return a picture of H x W x 3 unit vectors: x is red, y green, z blue. The vector 0 is middle grey."""
-    return np.asarray(np.clip(np.rint((normals.astype(np.float32) + 1) * 127.5), 0, 255), np.uint8)
+    """Return a picture of H x W x 3 unit vectors: x is red, y green, z blue. The vector 0, and NaN, is middle grey."""
+    finite = np.nan_to_num(normals.astype(np.float32), posinf=1, neginf=-1)
+    return np.asarray(np.clip(np.rint((finite + 1) * 127.5), 0, 255), np.uint8)
 
 
 def flow_longest(flow: Array) -> float:

@@ -83,16 +83,20 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             self._source.timing.took(time.monotonic())
         return arrival
 
-    async def _taken(self, by: Collector | Pending) -> Arrival:
-        """Wait for a frame, and consume it for who puts several of them together, and is told before."""
+    async def _taken(self, by: Callable[[], Collector | Pending]) -> Arrival:
+        """Wait for a frame, and consume it for who puts several of them together, and is told before.
+
+        Args:
+            by: Returns who that is. Called after the wait, in which another task may have given out what was collected.
+        """
         arrival = self._here() or await self._next()
-        by.take(arrival)
+        by().take(arrival)
         self._dispatcher.consume(self._source, arrival)
         return arrival
 
     async def _collect(self) -> None:
         """Wait for a frame, and add it to what is collected."""
-        self._collector.add(await self._taken(self._collector))
+        self._collector.add(await self._taken(lambda: self._collector))
 
     def episodes(self) -> Collected[list[Frame]]:
         """Iterate over whole episodes, each the list of its frames from step 0 to the last one.
@@ -221,7 +225,7 @@ class Batches(AsyncIterator[dict[str, Any]]):
         """Return the next batch. Raises what the next frame of the pass raises."""
         while True:
             try:
-                arrival = await self._frames._taken(self._pending)
+                arrival = await self._frames._taken(lambda: self._pending)
             except StopAsyncIteration:
                 if len(self._batch) and not self._drop_last:
                     return self._given()

@@ -103,7 +103,8 @@ class LeaseBook(Generic[Params]):
         """Whether `lease` would return a lease."""
         if (self._returned or self._hungry) and self.next_returned is not None:
             return True
-        return not self._hungry and self.occupied < self.slots and self._fresh < self._count
+        waits = bool(self._hungry) and not self._comes_later(min(self._hungry))
+        return not waits and self.occupied < self.slots and self._fresh < self._count
 
     @property
     def has_returned(self) -> bool:
@@ -116,7 +117,7 @@ class LeaseBook(Generic[Params]):
         position = self._returned[0] if self._returned else None
         if self._hungry and self.occupied < self.slots:
             lowest = min(self._hungry)
-            if lowest in self._orphans and (position is None or lowest < position):
+            if lowest in self._orphans and not self._comes_later(lowest) and (position is None or lowest < position):
                 return lowest
         return position
 
@@ -188,7 +189,7 @@ class LeaseBook(Generic[Params]):
         if not self._hungry or self.occupied >= self.slots:
             return None
         position = min(self._hungry)
-        if position in self._orphans:
+        if position in self._orphans or self._comes_later(position):
             return None
         self._grant(position)
         return position
@@ -213,7 +214,7 @@ class LeaseBook(Generic[Params]):
         for lease in leases:
             self._return(lease.position)
         unbegun = [position for position in self._returned if not self._steps[position].arrived]
-        for position in (*unbegun, *(drawn for drawn in self._params if drawn >= self._fresh)):
+        for position in (*unbegun, *(one for one in self._params if one >= self._fresh and one not in self._steps)):
             self._params.pop(position, None)
         return len(unbegun)
 
@@ -239,6 +240,10 @@ class LeaseBook(Generic[Params]):
             one for one in range(self._fresh, self._count) if one not in self._params and one not in self._steps
         )
         self._fresh = self._first_fresh(self._fresh)
+
+    def _comes_later(self, position: int) -> bool:
+        """Whether the consumer gets a fresh position before this one: the state is one of a pass that was not ordered."""
+        return self._ordered and self._fresh < min(position, self._count)
 
     def _grant(self, position: int) -> None:
         steps = self._steps[position]

@@ -111,7 +111,7 @@ class ParamsSource:
         if params is None:
             return Drawn(_NONE.parts, _NONE.values, granted)  # `_replace` takes ten times as long
         if not is_iterator(params):
-            return snapshot(params(index) if callable(params) else params, f" of index {index}", granted)
+            return snapshot(params(index) if callable(params) else _copied(params), f" of index {index}", granted)
         try:
             values = next(cast("Iterator[Any]", params))
         except StopIteration:
@@ -335,6 +335,11 @@ def snapshot(values: Any, of: str, granted: int = 0) -> Drawn:
         raise ConfigError(f"params{of}: {error}{hint}") from None
     parts = [tree, *(array.tobytes() for array in arrays)]
     return Drawn(parts, Decoded(parts), granted)
+
+
+def _copied(values: Any) -> Any:
+    """Return a copy of a dict, made in one step, as the program's own thread may change it meanwhile."""
+    return values.copy() if type(values) is dict else values
 
 
 _NONE = snapshot({}, "", 0)

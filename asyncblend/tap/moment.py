@@ -65,6 +65,8 @@ def packed(moment: Moment) -> list[Any]:
     }
     if frame is not None:
         about = {name: getattr(frame, name) for name in ("index", "instance", "step", "last")}
+        if isinstance(frame, Clip):
+            about["step"] += (frame.length - 1) * frame.stride  # whose values are those of the last one
         values["frame"] = {**about, "params": dict(frame.params), "values": dict(_single(frame))}
     if moment.doing is not None:
         values["doing"] = [*moment.doing[:2], list(moment.doing.state.items())]  # JSON has no numbers as keys

@@ -235,6 +235,19 @@ def test_workers_share_both(workers: int, live: Any, recorded: Any) -> None:
     assert dataset.counts == {"live": 12, "recorded": len(items) - 12}
 
 
+def test_steering_the_live_part_of_workers_is_refused(live: Any, recorded: Any) -> None:
+    """Its params are theirs, and a change in the training process would be lost without a word."""
+    part = live(length=12, instances=1, params=ab.Curriculum({"far": [1, 2]}))
+    loader: Any = DataLoader(ab.MixedDataset(part, recorded(), 0.5), batch_size=None, num_workers=1, timeout=LIMIT)
+    items = iter(loader)
+    next(items)
+    with pytest.raises(ab.ConfigError, match="workers"):
+        part.flush()
+    with pytest.raises(ab.ConfigError, match="workers"):
+        part.feedback([0], [1.0])
+    del items
+
+
 @pytest.mark.exhaustive
 def test_a_worker_without_a_blender_gives_recorded_ones(live: Any, recorded: Any) -> None:
     """With a length, all workers together have that many items; without one, such a worker has none."""

@@ -53,6 +53,13 @@ def test_items_and_batches_carry_their_params(make: Make) -> None:
     assert rendered == {"level": 5, "index": 1, "params": {"level": 5}}
 
 
+def test_flipped_arrays_are_collated() -> None:
+    """A transform's flip is a view with negative strides."""
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    batch = ab.collate([{"image": image[:, ::-1]}, {"image": image[::-1]}])
+    np.testing.assert_array_equal(batch["image"].numpy(), [image[:, ::-1], image[::-1]])
+
+
 def test_params_of_different_forms_come_as_a_list(make: Make) -> None:
     """A batch of them is no error, and so it is where `ragged` names them."""
     expected = [

@@ -90,6 +90,8 @@ def test_normals_are_half_of_one_more() -> None:
     """x is red, y green, z blue, and no surface is grey."""
     normals = np.array([[(1, 0, 0), (0, -1, 0), (0, 0, 1), (0, 0, 0)]], np.float32)
     assert normal_picture(normals)[0].tolist() == [[255, 128, 128], [128, 0, 128], [128, 128, 255], [128, 128, 128]]
+    unusual = np.array([[[np.nan, np.inf, -np.inf]]], np.float32)
+    assert normal_picture(unusual)[0].tolist() == [[128, 255, 0]]
 
 
 def hue_of(x: float, y: float) -> float:

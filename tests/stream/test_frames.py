@@ -292,6 +292,22 @@ async def test_batches_of_a_pass(make: Make) -> None:
             stream.frames([1]).batches(0)
 
 
+async def test_several_tasks_take_batches(make: Make) -> None:
+    """Each batch goes to one of them, and the state counts all that were given out."""
+    async with asyncio.timeout(LIMIT), make("def sample(task): return {'x': task.index}") as stream:
+        frames = stream.frames(range(40))
+        batches, got = frames.batches(4), []
+
+        async def take() -> None:
+            async for batch in batches:
+                got.extend(batch["index"].tolist())
+                await asyncio.sleep(0)
+
+        await asyncio.gather(take(), take(), take())
+        assert sorted(got) == list(range(40))
+        assert frames.state_dict() == {**frames.state_dict(), "watermark": 40, "above": []}
+
+
 async def test_a_batch_that_is_not_given_out_is_not_delivered(make: Make, gates: Any) -> None:
     """A call that is cancelled leaves its frames to the next one; the state counts whole batches; so it is at an error."""
     async with asyncio.timeout(LIMIT), make(gates.script, instances=1, prefetch=1) as stream:

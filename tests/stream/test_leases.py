@@ -396,6 +396,35 @@ def test_an_ordered_book_passes_over_what_was_consumed_before() -> None:
     assert [book.release(frames) for _ in range(3)] == [0, 3, 5]
 
 
+def test_an_ordered_book_begins_what_comes_before_a_begun_episode() -> None:
+    """An earlier, unordered run may have begun a later episode: it takes no slot that the next position needs."""
+    book = book_of(range(3), slots=2, ordered=True)
+    book.load_state_dict({"watermark": 0, "above": [], "steps": {"2": 4}})
+    first, second = leased(book)
+    assert (first.position, second.position) == (0, 1)
+    assert book.grant() is None
+    arrive(book, first, second)
+    frames = dict.fromkeys((0, 1))
+    for position in (0, 1):
+        assert book.release(frames) == position
+        book.consume(position)
+    (third,) = leased(book)
+    assert (third.position, book.first_step(third)) == (2, 4)
+    arrive(book, third)
+    assert book.release({2: None}) == 2
+    book.consume(2)
+    assert book.done
+
+
+def test_a_flush_leaves_a_begun_episode_its_params() -> None:
+    """Also one that a state says is begun, above positions that are not."""
+    book = book_of(range(6))
+    book.load_state_dict({"watermark": 0, "above": [], "steps": {"4": 2}})
+    book.restore({2: "saved", 4: "saved"})
+    book.flush([])
+    assert book.drawn == {4: "saved"}
+
+
 def test_a_broken_state_is_refused() -> None:
     """Whatever is wrong with it is a ConfigError that shows it, and the book is unchanged."""
     good = {"watermark": 2, "above": [4]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -126,6 +126,29 @@ async def test_an_error_comes_after_the_frames_leased_before(make: Callable[...,
                 async for frame in stream:
                     came.append(frame["level"])
         assert sorted(came) == [0, 1, 2]
+
+
+async def test_a_dict_that_changes_while_it_is_drawn(make: Callable[..., Any]) -> None:
+    """Another thread may give it a key just then; each sample has the dict as it was at one moment."""
+    params: dict[str, Any] = {}
+
+    class Changing(Mapping[str, int]):
+        def __getitem__(self, key: str) -> int:
+            return len(params)
+
+        def __iter__(self) -> Iterator[str]:
+            params[f"new {len(params)}"] = 0
+            return iter("n")
+
+        def __len__(self) -> int:
+            return 1
+
+    params["first"] = Changing()
+    async with (
+        asyncio.timeout(LIMIT),
+        make("def sample(task): return {}", params=params, length=3, ordered=True) as stream,
+    ):
+        assert [len(frame.params) async for frame in stream] == [1, 2, 3]
 
 
 async def test_what_is_no_mapping_is_named(make: Callable[..., Any]) -> None:

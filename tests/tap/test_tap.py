@@ -93,6 +93,8 @@ def test_of_a_clip_the_last_frame_is_seen() -> None:
     came = unpacked(packed(Moment(clip))).frame
     assert came is not None
     assert came["image"].shape == (4, 4, 3)
+    assert came.step == 2
+    assert came.last
 
 
 @pytest.mark.parametrize("values", [{}, {"version": 99}, {"version": 1}, {"version": 1, "frame": 3}])
