@@ -11,7 +11,8 @@ The result of each is a function of the generator `rng` alone, not of what was t
 are reproducible. All numbers are drawn uniformly from ranges (lo, hi). Lengths are in Blender units, angles in radians.
 
 Raises, in every function:
-    ConfigError: An argument is wrong. The message says what would be right.
+    ConfigError: An argument is wrong, or the object's place is not its own: keyframes, a driver or a constraint would
+        put it back in the render. The message says what would be right.
     RuntimeError: Blender does not keep the transform of an object up to date, because it is disabled in viewports or
         not in the view layer.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import numbers
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,10 @@ import numpy.typing as npt
 
 from ..errors import ConfigError
 from .scene import backdrop
+from .scene.animation import is_animated
 from .scene.camera import Camera
 from .scene.lens import frame_of
-from .scene.placing import facing, middle, move, turn, vector
+from .scene.placing import check_free, check_kept, facing, middle, move, turn, vector
 from .scene.sky import light_by
 
 if TYPE_CHECKING:
@@ -60,9 +63,10 @@ def pose(
     import bpy
     from mathutils import Quaternion
 
-    if not 0 <= margin < 0.5:
+    if not isinstance(margin, numbers.Real) or not 0 <= margin < 0.5:
         raise ConfigError(f"margin must be at least 0 and below 0.5 of the image, got {margin!r}")
     _check_object(obj)
+    check_free(obj)
     far = _drawn(rng, distance, "distance", least=0)
     across = rng.uniform(margin, 1 - margin, 2)
     rotation = Quaternion(rng.normal(size=4).tolist()).normalized()  # a normal distribution prefers no direction
@@ -72,6 +76,7 @@ def pose(
     turn(obj, np.array(rotation.to_matrix(), dtype=np.float64))
     move(obj, np.zeros(3))  # so that rounding does not depend on where the object was
     move(obj, place - _place(obj))
+    check_kept(obj)
 
 
 def light(
@@ -91,12 +96,18 @@ def light(
     _check_object(obj)
     if obj.type != "LIGHT":
         raise ConfigError(f"object {obj.name!r} is not a light but of type {obj.type}")
+    check_free(obj)
+    if is_animated(obj.data, "energy"):
+        raise ConfigError(
+            f"light {obj.data.name!r} has an animated or driven energy, which would replace the random one"
+        )
     usual = (1.0, 5.0) if obj.data.type == "SUN" else (100.0, 1000.0)
-    power = _drawn(rng, energy or usual, "energy", least=0)
+    power = _drawn(rng, usual if energy is None else energy, "energy", least=0)
     offset = _on_shell(rng, radius, (0, _RIGHT))
     obj.data.energy = power
     move(obj, _place(target) + offset)
     turn(obj, facing(-offset, np.array([0.0, 0, 1])))
+    check_kept(obj)
 
 
 def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> None:
@@ -113,6 +124,11 @@ def material(obj: Any, rng: np.random.Generator, roughness: _Range = (0, 1)) -> 
     _check_object(obj)
     if not hasattr(obj.data, "materials"):
         raise ConfigError(f"object {obj.name!r} of type {obj.type} cannot have a material")
+    if obj.library is not None:
+        raise ConfigError(
+            f"object {obj.name!r} is linked from a library, so it cannot have a material of its own: make a library "
+            f"override of it, or make it local"
+        )
     rough = _drawn(rng, roughness, "roughness", least=0, most=1)
     hue, saturation, value = rng.uniform((0, 0.5, 0.2), (1, 1, 1))
     colour = (*colorsys.hsv_to_rgb(hue, saturation, value), 1.0)
@@ -144,8 +160,10 @@ def camera_on_shell(
     """
     offset = _on_shell(rng, radius, elevation)
     chosen, at = _camera(camera), _place(target)
+    check_free(chosen.obj)
     move(chosen.obj, at + offset)
     chosen.look_at(at)
+    check_kept(chosen.obj)
 
 
 def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
@@ -169,8 +187,7 @@ def background(folder: str | os.PathLike[str], rng: np.random.Generator) -> str:
     """
     import bpy
 
-    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
-    path = pictures[rng.integers(len(pictures))]
+    path = _picture(folder, rng)
     backdrop.show(bpy.context.scene, path)
     return path
 
@@ -195,8 +212,7 @@ def sky(folder: str | os.PathLike[str], rng: np.random.Generator, strength: _Ran
     """
     import bpy
 
-    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
-    path = pictures[rng.integers(len(pictures))]
+    path = _picture(folder, rng)
     light_by(bpy.context.scene, path, float(rng.uniform(0, 2 * math.pi)), _drawn(rng, strength, "strength", least=0))
     return path
 
@@ -206,6 +222,21 @@ def _check_object(obj: Any) -> None:
 
     if not isinstance(obj, bpy.types.Object):
         raise ConfigError(f"an object is needed, such as bpy.data.objects['Cube']; got {obj!r}")
+
+
+def _check_generator(rng: Any) -> None:
+    if not isinstance(rng, np.random.Generator):
+        raise ConfigError(
+            f"rng must be a generator of numpy, such as task.rng or numpy.random.default_rng(7); got {rng!r}"
+        )
+
+
+def _picture(folder: Any, rng: np.random.Generator) -> str:
+    _check_generator(rng)
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ConfigError(f"folder must be the path of a folder with pictures; got {folder!r}")
+    pictures = backdrop.pictures(os.path.abspath(os.fspath(folder)))
+    return pictures[rng.integers(len(pictures))]
 
 
 def _camera(camera: Any) -> Camera:
@@ -222,6 +253,7 @@ def _place(target: Any) -> _Array:
 
 def _drawn(rng: np.random.Generator, limits: Iterable[float], name: str, least: float, most: float = math.inf) -> float:
     low, high = _limits(limits, name, least, most)
+    _check_generator(rng)
     return float(rng.uniform(low, high))
 
 

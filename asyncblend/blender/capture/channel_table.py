@@ -54,8 +54,10 @@ def fill_channel_table(show: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any
 def _mixes_channels(show: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]) -> bool:
     """Whether a channel depends on another: random colours must look as each of their values does as a grey."""
     rng = np.random.default_rng(0)
-    colours = np.float32(2) ** rng.uniform(-12, 5, (1024, 3)).astype(np.float32)
+    # As wide as exposures may move what is seen: with the view's curves, the exposure is part of the transform.
+    colours = np.float32(2) ** rng.uniform(-24, 24, (4096, 3)).astype(np.float32)
     colours[rng.random(colours.shape) < 0.1] = 0
+    colours[rng.random(colours.shape) < 0.1] *= -1
     greys = np.repeat(colours.T.reshape(-1, 1), 3, axis=1)
     seen = show(np.concatenate([colours, greys])).astype(int).reshape(4, *colours.shape)
     separate = np.stack([seen[1 + channel, :, channel] for channel in range(3)], axis=1)

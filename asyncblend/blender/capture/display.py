@@ -98,6 +98,8 @@ def display_table() -> DisplayTable | None:
 
     scene = bpy.context.scene
     view = scene.view_settings
+    if view.view_transform == "False Color":  # of which Blender 3.4 cannot save 16 bits: it aborts
+        return None
     if (table := _table(view_settings(scene))) is None:
         return None
     exposure = 0.0 if view.use_curve_mapping else view.exposure  # Blender applies the curves before the exposure

@@ -35,6 +35,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 WITH_IDS = {"instance", "semantic"}
 """The labels that show ids of objects. Only Cycles has the pass for them."""
 
+_OF_FIRST_SAMPLE = {"Depth", "IndexOB", "IndexMA"}  # Blender's own names of the passes that hold one sample
 _FLOWS = {"flow_forward", "flow_backward"}
 _BACKGROUND_DEPTH = 1e10  # of Cycles and Workbench
 
@@ -93,6 +94,7 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
         for need in LABELS.get(name, (name,)):
             reasons.setdefault(need, name)
     passes, ids = passes_named(list(reasons)), None
+    _check_first_sample(scene, passes, reasons)
     with contextlib.ExitStack() as stack:
         if flows := _FLOWS & set(asked):
             if scene.render.use_motion_blur and getattr(view_layer, "use_motion_blur", True):
@@ -105,6 +107,18 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
             ids = stack.enter_context(assigned_ids(view_layer))
         stack.enter_context(passes_enabled(view_layer, passes))
         yield LabelSession(asked, passes, reasons, scene, ids)
+
+
+def _check_first_sample(scene: Any, passes: Sequence[Pass], reasons: Mapping[str, str]) -> None:
+    """Raise ConfigError if Cycles leaves out the sample with which it writes depths and indices. They would be 0."""
+    cycles = scene.cycles
+    if scene.render.engine != "CYCLES" or not cycles.sample_offset or not getattr(cycles, "use_sample_subset", True):
+        return
+    if wanted := next((one for one in passes if _OF_FIRST_SAMPLE.intersection(one.own_names)), None):
+        raise ConfigError(
+            f"pass {reasons[wanted.name]!r}: Cycles writes it with the first sample, which scene.cycles.sample_offset = "
+            f"{cycles.sample_offset} leaves out: set it to 0"
+        )
 
 
 def _background_depth(scene: Any) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+from ..scene.animation import is_animated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,30 +38,12 @@ def assigned_ids(view_layer: Any) -> Iterator[ObjectIds]:
 def _check_nothing_sets(objects: Iterable[Any]) -> None:
     """Raise ConfigError if animation or a driver would put an index of its own in an id's place during the render."""
     for obj in objects:
-        if obj.animation_data is not None and _is_animated(obj.animation_data):
+        if is_animated(obj, _PROPERTY):
             raise ConfigError(
                 f"object {obj.name!r} has an animated or driven {_PROPERTY}, which would replace its id in instance and "
                 f'semantic: remove or mute these keyframes, with obj.keyframe_delete("{_PROPERTY}"), or the driver, with '
                 f'obj.driver_remove("{_PROPERTY}")'
             )
-
-
-def _is_animated(animation: Any) -> bool:
-    """Whether a driver, an action or a strip of the NLA editor sets the `pass_index`."""
-    strips = [strip for track in animation.nla_tracks for strip in track.strips]  # also muted: some set a value still
-    groups = [animation.drivers, *(curves for owner in (animation, *strips) for curves in _curves_of(owner))]
-    curves = [group.find(_PROPERTY) for group in groups]
-    return any(curve is not None and not curve.mute for curve in curves)
-
-
-def _curves_of(owner: Any) -> list[Any]:
-    """Return the groups of curves that animation data, or a strip, has of its action. From Blender 4.4 on it has slots."""
-    action = owner.action
-    if action is None or not hasattr(action, "layers"):
-        return [] if action is None else [action.fcurves]
-    strips = [strip for layer in action.layers for strip in layer.strips]
-    bags = [strip.channelbag(owner.action_slot) for strip in strips] if owner.action_slot is not None else []
-    return [bag.fcurves for bag in bags if bag is not None]
 
 
 def _assign(indices: Mapping[Any, int], tell_blender: bool) -> None:
@@ -93,7 +76,8 @@ class ObjectIds:
     The view layer's objects that have a surface get 1, 2, 3, ... in order of name. Those that are hidden from renders
     get one too, so that an object keeps its id in a scene that hides some objects at random. What a collection
     instance, particles, geometry nodes or vertices show of another object has the id of that object. It may be in no
-    view layer; therefore the objects outside get the numbers after those.
+    view layer; therefore the objects outside get the numbers after those. So do those of another type, such as volumes,
+    whose geometry nodes may make a surface of them.
 
     Raises:
         ConfigError: A `class_id` is not a whole number from 1 on, a `class_name` is not a string, or there are more
@@ -107,7 +91,8 @@ class ObjectIds:
         members = view_layer.objects
         known = set(members)
         inside = _with_surface(members)
-        outside = _with_surface(obj for obj in bpy.data.objects if obj not in known)
+        others = [obj for obj in bpy.data.objects if obj.type not in _WITH_SURFACE and _has_nodes(obj)]
+        outside = _with_surface(obj for obj in bpy.data.objects if obj not in known) + _sorted(others)
         if len(inside) + len(outside) > _LARGEST_INDEX:
             raise ConfigError(
                 f"instance ids: the object index pass counts up to {_LARGEST_INDEX}, and view layer "
@@ -146,8 +131,15 @@ class ObjectIds:
 
 
 def _with_surface(objects: Iterable[Any]) -> list[Any]:
-    found = [obj for obj in objects if obj.type in _WITH_SURFACE]
-    return sorted(found, key=lambda obj: (obj.name, obj.name_full))  # linked objects may share a name
+    return _sorted(obj for obj in objects if obj.type in _WITH_SURFACE)
+
+
+def _has_nodes(obj: Any) -> bool:
+    return any(modifier.type == "NODES" for modifier in obj.modifiers)
+
+
+def _sorted(objects: Iterable[Any]) -> list[Any]:
+    return sorted(objects, key=lambda obj: (obj.name, obj.name_full))  # linked objects may share a name
 
 
 def unique_names() -> dict[Any, str]:

@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from .settings import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
 
@@ -61,12 +61,16 @@ _BY_OWN_NAME = {own: known for known in _FRIENDLY.values() for own in known.own_
 _CRYPTOMATTES = ("CryptoObject", "CryptoMaterial", "CryptoAsset")  # with two digits behind: CryptoObject00
 
 
-def passes_named(names: Sequence[str]) -> list[Pass]:
+def passes_named(names: Iterable[str]) -> list[Pass]:
     """Return the passes with these names, friendly or Blender's own, each once."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    try:
+        each: list[Any] = [] if isinstance(names, str) else list(names)  # once, as it may be an iterator
+    except TypeError:
+        each = [names]
+    if isinstance(names, str) or not all(isinstance(name, str) for name in each):
         raise ConfigError(f"passes must be a sequence of names, such as ('depth',), got {names!r}")
     found = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(map(str, each)):
         if name == "image":
             raise ConfigError("passes: 'image' is always there; the pass of that kind is 'combined'")
         known = _FRIENDLY.get(name) or _BY_OWN_NAME.get(name)

@@ -73,7 +73,7 @@ def _image_obstacle(scene: Any, compositing: bool) -> str:
     drawn = pencils and any(obj.type in _GREASE_PENCIL for obj in bpy.data.objects)
     obstacles = [
         (compositing, "the scene has compositor nodes"),
-        (_has_strips(scene), "the scene has sequencer strips"),
+        (has_strips(scene), "the scene has sequencer strips"),
         (render.use_stamp, "render.use_stamp writes into the image"),
         (render.use_freestyle, "Freestyle draws into the image"),
         (len(scene.view_layers) > 1, "the scene has several view layers"),
@@ -109,7 +109,7 @@ def compositor_tree(scene: Any) -> Any:
     return scene.node_tree if scene.use_nodes else None
 
 
-def _has_strips(scene: Any) -> bool:
+def has_strips(scene: Any) -> bool:
     """Whether there are sequencer strips that Blender would show."""
     editor = scene.sequence_editor if scene.render.use_sequencer else None
     strips = "strips_all" if hasattr(editor, "strips_all") else "sequences_all"  # renamed in Blender 4.4

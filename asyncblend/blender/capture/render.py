@@ -16,7 +16,7 @@ from .ids_alone import ids_alone
 from .imagefile import render_result, save_exr, save_tiff
 from .label_session import WITH_IDS, LabelSession, label_session
 from .passes import passes_named
-from .plan import plan_capture, view_table
+from .plan import has_strips, plan_capture, view_table
 from .settings import changed
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def render(
 
     image_dtype = _image_dtype(color, channels, dtype)
     scene = bpy.context.scene
-    layer = scene.view_layers[0] if len(scene.view_layers) == 1 else bpy.context.view_layer
+    layer = _layer_of(scene)
     names = [wanted.name for wanted in passes_named(passes)]
     ids = [name for name in names if name in WITH_IDS and scene.render.engine != "CYCLES"]
     others = [name for name in names if name not in ids]
@@ -205,6 +205,13 @@ def _rendered(
 
     seconds_capture = time.perf_counter() - start - seconds_render
     return result, RenderInfo("file" if reason else "memory", reason, seconds_render, seconds_capture)
+
+
+def _layer_of(scene: Any) -> Any:
+    """Return the view layer whose labels and passes are asked for."""
+    import bpy
+
+    return scene.view_layers[0] if len(scene.view_layers) == 1 else bpy.context.view_layer
 
 
 def _image_dtype(color: str, channels: str, dtype: Any) -> np.dtype[Any]:
@@ -273,6 +280,11 @@ def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
 
 def _saved_passes(session: LabelSession, scene: Any, layer: str) -> dict[str, _Array]:
     saved, prefix = save_exr(scene, render_result(), layers=True), f"{layer}."
+    if session.passes and not any(name.startswith(prefix) for name in saved):
+        raise ConfigError(
+            f"the name of view layer {layer!r} is so long that Blender cuts the names of its passes in files, where engines "
+            f"other than Cycles have them: shorten it to 40 characters"
+        )
     available = {name.removeprefix(prefix): array for name, array in saved.items() if name.startswith(prefix)}
     return {name: available[own] for name, own in session.own_names(available).items()}
 
@@ -291,6 +303,10 @@ def _explain(scene: Any, message: str) -> str:
         return f"{message}. This Blender has no denoiser: set scene.cycles.use_denoising = False"
     if scene.camera is None:
         return f"{message}. Scene {scene.name!r} has no camera: set scene.camera to a camera object"
+    if not (layer := _layer_of(scene)).use:
+        return f"{message}. View layer {layer.name!r} is not rendered: set its `use` to True"
+    if has_strips(scene):
+        return f"{message}. The sequencer shows strips in place of the scene: set scene.render.use_sequencer = False"
     if scene.render.use_multiview:
         return f"{message}. Stereo is not supported: set scene.render.use_multiview = False"
     return f"{message}. Scene {scene.name!r}, engine {scene.render.engine}: Blender's output above may say more"

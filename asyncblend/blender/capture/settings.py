@@ -29,8 +29,9 @@ def changed(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 def _assign(values: Iterable[tuple[Any, str, Any]]) -> None:
     for owner, name, value in values:
-        # Even the assignment of an equal value would make Blender evaluate the scene again.
-        if getattr(owner, name) != value:
+        # Even the assignment of an equal value would make Blender evaluate the scene again. What Blender itself reads as
+        # no value (a codec for 16 bits, where the depth is 32 now) cannot be set.
+        if value != "" and getattr(owner, name) != value:
             _set(owner, name, value)
 
 

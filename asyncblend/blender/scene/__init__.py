@@ -2,6 +2,7 @@
 
 - `lens.py`: a camera's arithmetic, without Blender: its intrinsics, and pixels from points and back.
 - `placing.py`: where objects are in the world, and how to move and turn them, whatever their parents.
+- `animation.py`: which properties animation sets.
 - `camera.py`: `bl.Camera`, which applies both to a camera of Blender.
 - `models.py`: `bl.load_model`, which makes one object of a file with a mesh, and `bl.model_files`.
 - `parts.py`: the parts of such a file, as renders show them, and how they become one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ _WITHOUT_UNIT = (".blend", ".obj", ".ply", ".stl")
 # What a mesh alone is wanted of. An importer takes those of these options that it knows.
 _OPTIONS = {"import_cameras": False, "import_lights": False, "create_world_material": False, "use_anim": False}
 # What importers take over from a file, though a scene has it already.
-_SETTINGS = (("", "camera world frame_start frame_end"), ("render", "fps fps_base"))
+_SETTINGS = (("", "camera world frame_start frame_end"), ("render", "fps fps_base"), ("unit_settings", "scale_length"))
 
 
 def model_files(path: str | os.PathLike[str]) -> list[str]:
@@ -77,7 +78,8 @@ def load_model(
 
     Args:
         path: The file.
-        size: The length of the longest side of the bounding box, in metres. None: as in the file.
+        size: The length of the longest side of the bounding box, in metres, which are Blender units unless the scene's
+            unit scale says otherwise. None: as in the file.
         unit: How many metres a unit of the file is: 0.001 for STL files in millimetres. It is for OBJ, PLY, STL and
             BLEND. The others know their own unit, of which importers make metres: for them it is ignored.
         name: The name of the object. None: the file's name without the suffix, or the collection's.
@@ -92,18 +94,22 @@ def load_model(
     import bpy
 
     for what, value in (("size", size), ("unit", unit)):
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        right = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if value is not None and not (right and 0 < value < math.inf):
             raise ConfigError(f"{what} must be a length in metres, more than 0; got {value!r}")
     file, collection = _checked(os.fspath(path))
     before, scene, kept = set(bpy.data.user_map()), bpy.context.scene, None
+    metres = scene.unit_settings.scale_length  # of a Blender unit
     with _keeping_settings(scene):
+        scene.unit_settings.scale_length = 1  # some importers heed it, some do not
         try:
             with _collecting(scene):
                 (_append if _suffix(file) == ".blend" else _import)(file, collection)
                 show_as_rendered(set(bpy.data.user_map()) - before)
                 meshes = meshes_shown(file, set(bpy.data.objects) - before)
                 made = joined(meshes, name or collection or os.path.splitext(os.path.basename(file))[0])
-            _normalise(made, file, size, unit if _suffix(file) in _WITHOUT_UNIT else 1.0)
+            unit = unit if _suffix(file) in _WITHOUT_UNIT else 1.0
+            _normalise(made, file, None if size is None else size / metres, unit / metres)
             kept = made
         finally:
             _remove_new(before, kept)
@@ -266,7 +272,7 @@ def _rendered(collections: list[Any]) -> set[Any]:
 
 
 def _normalise(obj: Any, file: str, size: float | None, unit: float) -> None:
-    """Give the mesh its size, and put the middle of its bounding box at the object's origin."""
+    """Give the mesh its size in Blender units, and put the middle of its bounding box at the object's origin."""
     from mathutils import Matrix
 
     points: npt.NDArray[np.float32] = np.empty(len(obj.data.vertices) * 3, np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
+from .animation import is_animated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,6 +87,33 @@ def turn(obj: Any, axes: _Array) -> None:
     # By the basis, as it respects rotation modes and delta rotations. Its location and scale would only lose digits.
     obj.matrix_basis = Matrix(own.tolist()).to_4x4()
     obj.location, obj.scale = location, scale
+
+
+def check_free(obj: Any) -> None:
+    """Raise ConfigError if animation would put the object back, where it was moved or turned, as soon as it is rendered."""
+    kinds = {"QUATERNION": "rotation_quaternion", "AXIS_ANGLE": "rotation_axis_angle"}
+    for path in ("location", kinds.get(obj.rotation_mode, "rotation_euler")):
+        if is_animated(obj, path):
+            raise ConfigError(
+                f"object {obj.name!r} has an animated or driven {path}, which would put it back in the render: remove the "
+                f"keyframes or the driver first, such as by obj.animation_data_clear()"
+            )
+
+
+def check_kept(obj: Any) -> None:
+    """Raise ConfigError if a constraint holds an object that was moved at another place. Only updates one that has some."""
+    import bpy
+
+    if not len(obj.constraints):
+        return
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    free = np.array([tuple(row) for row in obj.matrix_basis], dtype=np.float64)
+    wanted = (_parent_space(obj) @ free)[:3, 3]
+    found = world_matrix(obj, depsgraph)[:3, 3]
+    if np.abs(found - wanted).max() > 1e-4 * (1 + np.abs(wanted).max()):
+        raise ConfigError(
+            f"object {obj.name!r} does not stay where it is put: a constraint holds it. Remove or mute it"
+        )
 
 
 def move(obj: Any, to: _Array) -> None:
