@@ -64,15 +64,16 @@ RAY = $(BIN)/python -m pytest tests/ray
 # asyncblend, and each would take half as long again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all lint docs install blender blender5 viewer loaders libraries clean
+.PHONY: help demo test test-most test-all lint docs install blender blender5 viewer loaders libraries clean
 
 help:
 	@echo "make demo      render random cubes with what is here, and write figures with their keypoints"
 	@echo "make test      run most tests, with the bpy module and a few with a Blender executable: five to ten minutes"
+	@echo "make test-most run all but the slowest tests, with every kind of Blender: twenty minutes"
 	@echo "make test-all  run every test with every kind of Blender, bpy 5 too where Python 3.13 is there, and with more"
 	@echo "               random examples; for both, ARGS='-k name' goes to pytest"
-	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); test-all makes it too"
-	@echo "make loaders   ultralytics, which reads exports in a test, in $(LOAD); test-all makes it too"
+	@echo "make viewer    rerun, with which \`asyncblend view\` is tested, in $(VIEW); these two make it too"
+	@echo "make loaders   ultralytics, which reads exports in a test, in $(LOAD); these two make it too"
 	@echo "make lint      ruff, mypy for both sides, and whether pyright knows the types of all that is public"
 	@echo "make docs      build the pages in docs/ into site/"
 	@echo "make clean     remove all that was made here, $(VENV) and its like too"
@@ -84,6 +85,11 @@ demo: blender
 test: blender
 	$(RAY) $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) $(ARGS)
+
+# What continuous integration runs: all tests of clusters, and of the others those that are quick or in a short run.
+test-most: blender blender5 viewer loaders
+	$(RAY) --all $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) --most $(ARGS)
 
 test-all: blender blender5 viewer loaders
 	$(RAY) --all $(ARGS) || [ $$? -eq 5 ]

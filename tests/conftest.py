@@ -47,11 +47,16 @@ hypothesis.settings.register_profile("many", hypothesis.settings.get_profile("fe
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that `make test-all` and continuous integration give."""
+    """Add the options that `make test-all` and continuous integration give."""
     parser.addoption(
         "--all",
         action="store_true",
         help="run everything: each test with every kind of Blender, more examples, and what is marked exhaustive",
+    )
+    parser.addoption(
+        "--most",
+        action="store_true",
+        help="run as much as continuous integration has time for: all but what is marked slow, unless a short run has it",
     )
 
 
@@ -88,14 +93,16 @@ def _shares_a_blender(file: Path) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `--all` runs, and start what is slow first, so that no process waits for it in the end."""
+    """Leave out what the options do not ask for, and start what is slow first: no process waits for it in the end then."""
     if not config.getoption("all"):
-        config.hook.pytest_deselected(items=[item for item in items if _only_in_all(item)])
-        items[:] = [item for item in items if not _only_in_all(item)]
+        most = config.getoption("most")
+        left_out = {item for item in items if _is_exhaustive(item) and (not most or item.get_closest_marker("slow"))}
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-def _only_in_all(item: pytest.Item) -> bool:
+def _is_exhaustive(item: pytest.Item) -> bool:
     """Tell whether a short run can do without this test: the module has the same contract as the other kinds."""
     if item.get_closest_marker("exhaustive"):
         return True

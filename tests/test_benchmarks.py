@@ -102,6 +102,7 @@ def test_a_command_measures_blender(command: str, ways: set[str], tmp_path: Path
 
 @pytest.mark.exhaustive
 @pytest.mark.blender
+@pytest.mark.slow
 def test_the_peers_run_in_an_executable(tmp_path: Path, executable: Any) -> None:
     """Its Python may have neither numpy nor pyzmq nor Pillow."""
     assert measured(tmp_path, "render", "--blender", executable.blender)

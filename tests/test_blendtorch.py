@@ -156,6 +156,7 @@ def test_a_blend_path_without_a_blender(write_script: Write, tmp_path: Path) -> 
         pytest.fail("entered")
 
 
+@pytest.mark.slow
 def test_instance_args_reach_each_script(kind: Any, write_script: Write) -> None:
     """Each instance has its own sys.argv."""
     path = write_script("import sys\ndef sample(task): return {'argv': sys.argv}")

@@ -130,6 +130,7 @@ def test_cancelled_at_each_step(empty: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_cancelled_while_a_blender_is_restarted(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled while an instance crashes and starts again leaves nothing."""
     fake = fake_blender(tmp_path / "fake", crash_after=1, lives=1)
@@ -138,6 +139,7 @@ def test_cancelled_while_a_blender_is_restarted(empty: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_cancelled_with_several_passes(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled while several tasks consume passes, render, flush and close leaves nothing."""
     config = ab.StreamConfig(script=empty, blender=fake_blender(tmp_path / "fake"), instances=2, queue_size=3)
@@ -165,6 +167,7 @@ def test_cancelled_with_several_passes(empty: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_cancelled_while_it_records(empty: Path, tmp_path: Path) -> None:
     """A program that is cancelled while it records leaves nothing but whole samples, which the next run completes."""
     config = ab.StreamConfig(script=empty, blender=fake_blender(tmp_path / "fake"), instances=1, length=8)

@@ -131,6 +131,7 @@ async def test_params_are_evaluated_at_the_lease(kind: Any, write_script: Write)
     assert sorted(seen) == list(range(10))
 
 
+@pytest.mark.slow
 async def test_a_sample_depends_on_seed_index_and_params_alone(kind: Any, write_script: Write) -> None:
     """One seed gives the same bytes with 1 and with 3 instances, from every generator; another seed gives others."""
     script = write_script("""

@@ -254,6 +254,7 @@ async def test_params_set_the_ranges(real: Any, models: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_no_object_is_missing(real: Any, models: Path) -> None:
     """All objects are there, also where there is no room for them. A range may be negative, and options come anywhere."""
     many = ("--distance", "1", "--elevation", "-20:-10", "--objects", "14", str(models / "plate.ply"))

@@ -164,6 +164,7 @@ def sample(task):
 
 @pytest.mark.every_kind
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_scene_file_is_opened_first(real: Any, write_script: Write, tmp_path: Path) -> None:
     """The script finds the objects of the scene file, or those of the factory scene without one."""
     blend = tmp_path / "scene with spaces.blend"
@@ -257,6 +258,7 @@ def _has_zmq(blender: str) -> bool:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_missing_packages_are_installed_once_per_user(
     write_script: Write,
     tmp_path: Path,

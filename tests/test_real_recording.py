@@ -22,6 +22,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(torch.equal(one, other) and one.dtype == other.dtype if isinstance(one, torch.Tensor) else one == other)
 
 
+@pytest.mark.slow
 def test_recorded_items_are_the_live_ones(real: Any, tmp_path: Path) -> None:
     """A recording of cube.py that was interrupted equals the live items to the bit, and names its version of Blender."""
     config = ab.StreamConfig(
@@ -64,6 +65,7 @@ def test_recorded_items_are_the_live_ones(real: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_no_other_blender_goes_on_with_a_recording(tmp_path: Path) -> None:
     """The module's recording is not continued by the executable, nor the other way round: their versions differ."""
     executable = shutil.which("blender") or pytest.skip("there is no Blender executable here")

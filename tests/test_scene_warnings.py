@@ -60,6 +60,7 @@ async def driven(real: Any, write_script: Write, tmp_path: Path) -> Path:
 
 @pytest.mark.every_kind
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_python_in_a_scene_is_executed_unless_it_is_forbidden(
     real: Any, write_script: Write, driven: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

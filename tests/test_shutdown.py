@@ -423,6 +423,7 @@ def shared_memory_of(pids: list[int]) -> list[str]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_killed_program_with_workers(scene: Scene, tmp_path: Path) -> None:
     """torch's workers notice that their parent was killed, and their Blenders end with them."""
     with Program(tmp_path, PROGRAMS["workers"], *scene.arguments()) as program:

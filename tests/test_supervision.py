@@ -108,6 +108,7 @@ async def test_a_skipped_index_is_not_tried_again(fake: Path, write_script: Writ
         assert [frame async for frame in resumed] == []
 
 
+@pytest.mark.slow
 async def test_a_blender_is_replaced_after_so_many_frames(kind: Any, write_script: Write) -> None:
     """Nothing is lost, nothing is counted as a restart, and the other Blender serves meanwhile."""
     script = write_script("import os\ndef sample(task): return {'pid': os.getpid(), 'x': task.rng.random(3)}")
@@ -166,6 +167,7 @@ async def test_the_stream_goes_on_with_fewer(tmp_path: Path, write_script: Write
     assert set(range(40)) <= set(indices)  # the other one rendered what the dead one held
 
 
+@pytest.mark.slow
 async def test_logs_are_kept_where_asked(kind: Any, write_script: Write, tmp_path: Path) -> None:
     """Each instance has a file, in which its lives follow one another."""
     script = write_script("import sys\nprint('hello from', *sys.argv[1:])\ndef sample(task): return {}")

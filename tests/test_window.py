@@ -216,6 +216,7 @@ async def test_the_user_watches_edits_and_closes(screen: Screen, executable: Any
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_script_that_opens_a_file(screen: Screen, executable: Any, write_script: Write, tmp_path: Path) -> None:
     """It goes on as in the background: the context has its objects, and operators work. So it is in a sample."""
     made = tmp_path / "made.blend"
@@ -252,6 +253,7 @@ def sample(task):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_samples_wait_while_the_user_renders(screen: Screen, executable: Any, write_script: Write) -> None:
     """Blender cannot render twice at once: it would crash. So the user's own render is finished first."""
     script = write_script(f"""{SPINNING}
@@ -274,6 +276,7 @@ def sample(task): return {{**spin(task), "renders": list(renders), "both": bpy.a
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_every_kind_of_request(screen: Screen, executable: Any, write_script: Write) -> None:
     """A pass beside the stream, an urgent sample, and a flush are served as in the background; idling does no harm."""
     script = write_script(f"{SCENE}\ndef sample(task): return {{'level': task.params['level']}}")
@@ -306,6 +309,7 @@ async def test_every_kind_of_request(screen: Screen, executable: Any, write_scri
     ],
     ids=["sample", "script", "hang", "exit"],
 )  # fmt: skip
+@pytest.mark.slow
 async def test_errors_reach_the_host(
     script: str, error: type[ab.AsyncblendError], message: str, screen: Screen, executable: Any, write_script: Write
 ) -> None:
@@ -325,6 +329,7 @@ CLI = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); 
 @pytest.mark.parametrize(
     "how", ["close", *(pytest.param(how, marks=pytest.mark.exhaustive) for how in ("interrupt", "kill", "length"))]
 )
+@pytest.mark.slow
 def test_the_command_and_its_window_end_together(
     how: str, screen: Screen, executable: Any, write_script: Write, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def scenes(in_blender: Callable[[str], Path]) -> list[Any]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_ids_are_those_of_the_mask(scenes: list[Any]) -> None:
     for found, truth in scenes:
         assert found["name"] == ["Ball", "Box", "Head", "Ring", "Sheet"]
@@ -235,6 +236,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
+@pytest.mark.slow
 def test_half_of_a_cube_is_behind_a_wall(results: dict[str, Any], kind: str) -> None:
     found = results[f"wall {kind}"]
     assert found["visible_fraction"][0] == pytest.approx(0.5, abs=0.03)
@@ -422,6 +424,7 @@ def states(in_blender: Callable[[str], Path]) -> dict[str, Any]:
     return dict(json.loads((in_blender(START + STATE + END) / "results.json").read_text()))
 
 
+@pytest.mark.slow
 def test_ids_are_rendered_where_none_are_given(states: dict[str, Any]) -> None:
     """They are sharp with every engine and every blur. The script asserts that all settings are put back."""
     for name in ("first", "again", "moved"):

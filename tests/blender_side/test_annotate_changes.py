@@ -88,6 +88,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_classes_are_those_of_the_render(results: dict[str, Any]) -> None:
     """This holds for a given render, and for one that annotate does itself."""
     assert results["plain"] == [0, pytest.approx(1, abs=0.05), 2]

@@ -178,6 +178,7 @@ def results(seen_from_above: Callable[[str], Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_labels_are_those_of_what_is_rendered(results: dict[str, Any], name: str) -> None:
     found, calls, truth, _ = results[name]
     assert found.keys() == truth.keys()

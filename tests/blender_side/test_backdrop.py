@@ -204,6 +204,7 @@ SAME = gradient(64, 48)
         ("bare", SAME),
     ],
 )
+@pytest.mark.slow
 def test_the_picture_fills_the_image(out: Path, name: str, expected: Any) -> None:
     """It does so with any camera, and is cut, not stretched, where its shape differs from the image's."""
     image = np.load(out / f"{name}.npy").astype(int)

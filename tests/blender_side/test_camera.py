@@ -157,6 +157,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_projects_to_where_the_marker_is_drawn(results: dict[str, Any], case: str) -> None:
     projected, drawn = results["cases"][case]
     np.testing.assert_allclose(projected, drawn, atol=0.15, rtol=0)

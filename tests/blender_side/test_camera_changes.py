@@ -133,6 +133,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_looks_at_the_point_whatever_parent_and_rotation_mode(results: dict[str, Any]) -> None:
     """The point is in the middle of the image, and `up` points up, exactly so unless a parent is scaled unevenly."""
     assert len(results["looks"]) == 48

@@ -164,6 +164,7 @@ def ask_for_markers(talk_to_blender: Callable[[str], Ask]) -> Ask:
 
 @given(values=cameras(longest=4096))
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
     """unproject inverts project, K and world_to_camera give what project gives, and K is what set_K has set."""
     found = ask(values)
@@ -198,6 +199,7 @@ def test_its_parts_agree(ask: Ask, values: dict[str, Any]) -> None:
 @settings(max_examples=settings().max_examples // 20, phases=(Phase.generate,))
 @given(values=cameras(longest=200, shortest=90, lens=(20, 100)))
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_markers_are_drawn_where_they_are_projected(ask_for_markers: Ask, values: dict[str, Any]) -> None:
     """Markers are put where unproject places pixels, and appear within half a pixel of those, also after set_K."""
     found = ask_for_markers(values)

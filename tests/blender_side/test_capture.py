@@ -289,6 +289,7 @@ BY_FILE = ["false_color", "white_balance"]
 @pytest.mark.parametrize("channels", ["RGB", "RGBA"])
 @pytest.mark.parametrize("film", ["", "-transparent"])
 @pytest.mark.parametrize("transform", [*IN_MEMORY, *BY_FILE])
+@pytest.mark.slow
 def test_view_transform_is_what_blender_saves(images: Path, transform: str, film: str, channels: str) -> None:
     """From memory it is within 1/255 of that, and by a file it is the same to the bit."""
     name = f"{transform}-{channels}{film}"
@@ -372,6 +373,7 @@ def test_tells_how_long_it_took(images: Path) -> None:
         ("DiffDir", (64, 96, 3)),
     ],
 )
+@pytest.mark.slow
 def test_pass_is_to_the_bit_what_an_exr_holds(values: Path, name: str, shape: tuple[int, ...]) -> None:
     """Passes read from memory are compared with those of the multilayer file that Blender writes."""
     arrays = np.load(values / f"{name}.npz")

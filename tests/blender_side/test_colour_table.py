@@ -59,6 +59,7 @@ if hasattr(bpy.data, "colorspace"):
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_blender_shows_the_same(in_blender: Callable[[str], Path]) -> None:
     """Random, near grey, grey, partly negative and special colours are within 1/255, also with other primaries."""
     results: dict[str, Any] = json.loads((in_blender(BLENDER) / "results.json").read_text())

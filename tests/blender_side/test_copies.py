@@ -173,6 +173,7 @@ def results(seen_from_above: Callable[[str], Any]) -> dict[str, Any]:
     ("name", "least"), [("shelf", 0.1), ("nodes", 0.05), ("own mesh", 0.1), ("vertices", 0.1), ("particles", 0.04)]
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_pixel_has_the_id_of_the_copy_that_a_ray_meets(results: dict[str, Any], name: str, least: float) -> None:
     same, copies = results[name][1]
     assert same > 0.995
@@ -262,6 +263,7 @@ results["table"], results["boxes"] = found["instances"], found["bbox"].tolist()
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_ids_are_the_same_in_each_process(seen_from_above: Callable[[str], Any]) -> None:
     one, other = (seen_from_above(START + AGAIN) for _ in range(2))
     assert one == other

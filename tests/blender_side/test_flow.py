@@ -155,6 +155,7 @@ def results(out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.parametrize("name", list(MOVING))
+@pytest.mark.slow
 def test_flow_leads_to_where_the_point_is_seen_in_the_frame_beside(out: Path, name: str, way: str) -> None:
     found = np.load(out / f"{name}.npz")
     flow, truth, ids = found[f"flow_{way}"], found[way], found["instance"]

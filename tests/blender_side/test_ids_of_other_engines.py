@@ -183,6 +183,7 @@ def results(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "results.json").read_text()))
 
 
+@pytest.mark.slow
 def test_each_pixel_has_what_the_ray_through_its_centre_hits(found: dict[str, Any]) -> None:
     """Up to two pixels are allowed for rays that graze an edge."""
     assert set(np.unique(found["truth"])) == {"", "Another", "Ball", "Cube"}
@@ -250,6 +251,7 @@ def test_what_cycles_does_not_show_has_no_id(results: dict[str, Any]) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)  # without a GPU its shaders take long to build
+@pytest.mark.slow
 def test_eevee(in_blender: Callable[..., Path]) -> None:
     """Its image is a mean over each pixel, so it is compared where all neighbours show the same."""
     found = dict(np.load(in_blender(EEVEE, limit=850) / "found.npz"))

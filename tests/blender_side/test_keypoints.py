@@ -267,6 +267,7 @@ KIND_NAMES = [
 
 @pytest.mark.parametrize("name", KIND_NAMES)
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_keypoints_can_be_given_in_many_ways(results: dict[str, Any], name: str) -> None:
     found, truth = results["kinds"][name]
     assert len(found) == len(truth)

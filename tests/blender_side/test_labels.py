@@ -171,6 +171,7 @@ def inner(found: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("camera", CAMERAS)
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_ids_are_those_of_the_objects_that_rays_hit(out: Path, camera: str) -> None:
     found = load(out, camera)
     agreed(found)

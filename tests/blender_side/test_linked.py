@@ -120,6 +120,7 @@ def results(seen_from_above: Callable[[str], Any]) -> dict[str, Any]:
     return dict(seen_from_above(SCRIPT))
 
 
+@pytest.mark.slow
 def test_what_is_linked_has_its_own_id_and_class(results: dict[str, Any]) -> None:
     """That holds with persistent data, too. A linked object has a longer name where a local one has the same."""
     for same, seen, _ in results["renders"]:

@@ -67,6 +67,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 @pytest.mark.blender
 @pytest.mark.parametrize("name", ["Sphere", "Cylinder", "Suzanne", "Smooth", "Plane", "Triangle", "Points", "Text"])
+@pytest.mark.slow
 def test_a_mesh_is_what_blender_evaluates(results: dict[str, Any], name: str) -> None:
     points, triangles = results[name]["truth"]
     assert len(points) > (20 if name == "Smooth" else 1)

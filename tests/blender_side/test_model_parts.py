@@ -171,6 +171,7 @@ def parts(in_blender: Run) -> Any:
     return json.loads((in_blender(PARTS) / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_curves_and_texts_are_loaded_once(parts: Any, case: Any) -> None:
     """No face is there twice, at the same place."""
     for name in ("text", "curve", "ball", "screw"):
@@ -261,6 +262,7 @@ for path in bl.model_files(OUT):
 """
 
 
+@pytest.mark.slow
 def test_the_scene_keeps_its_settings_and_selection(in_blender: Run, case: Any) -> None:
     """Importers take over a file's frame rate and range of frames, and select what they make."""
     found = json.loads((in_blender(SETTINGS) / "results.json").read_text())

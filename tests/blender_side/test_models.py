@@ -132,6 +132,7 @@ def each_format(formats: Any) -> Any:
     return formats["found"].items()
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_object(formats: Any, case: Any) -> None:
     """It has the bracket's corners in metres with z up, about its middle, as one object that is neither turned nor scaled."""
     box = np.array([*np.ndindex(2, 2, 2)])
@@ -287,6 +288,7 @@ results["painted"] = painted.data.materials[0].node_tree.nodes["Principled BSDF"
 """
 
 
+@pytest.mark.slow
 def test_parts_and_collections_of_a_blend_file(in_blender: Run) -> None:
     """A file's rendered objects, or one collection, with modifiers and instances; and what cannot be a model says why."""
     found = json.loads((in_blender(EXPORT + PARTS) / "results.json").read_text())
@@ -369,6 +371,7 @@ for kind in ("one", "one name", "two names"):
 """
 
 
+@pytest.mark.slow
 def test_textures_keep_their_coordinates(in_blender: Run, case: Any) -> None:
     """Each part has those that its material names or renders, whatever the parts of a file call them."""
     found = json.loads((in_blender(EXPORT + TEXTURED) / "results.json").read_text())
@@ -392,6 +395,7 @@ found = {kind: list(bl.load_model(OUT / f"bracket.{kind}", unit=0.001).dimension
 """
 
 
+@pytest.mark.slow
 def test_the_unit_is_of_files_that_have_none(in_blender: Run) -> None:
     """A GLB file is in metres, so that it can be beside an STL file in millimetres."""
     found = json.loads((in_blender(EXPORT + UNITS) / "results.json").read_text())

@@ -129,6 +129,7 @@ def entry(number: int, name: str, class_id: int = 0, class_name: str = "") -> di
     return {"id": number, "name": name, "class_id": class_id, "class_name": class_name}
 
 
+@pytest.mark.slow
 def test_what_instances_show_has_the_id_of_its_source(results: dict[str, Any]) -> None:
     assert results["seen"] == ["Cube", "source", "source", "unlinked source", "child", "", ""]
     assert results["classes"] == [0, 2, 5]

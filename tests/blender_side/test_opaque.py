@@ -124,6 +124,7 @@ def check(out: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*OPAQUE, *OTHERS])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_workbench_is_to_the_bit_what_blender_saves(out: Path, name: str) -> None:
     check(out, name)
 
@@ -139,6 +140,7 @@ def test_workbench_counts_as_opaque_only_where_its_alpha_is_exactly_one(out: Pat
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)  # without a GPU its shaders take long to build
+@pytest.mark.slow
 def test_eevee_is_to_the_bit_what_blender_saves(in_blender: Callable[..., Path]) -> None:
     """A holdout makes even an opaque film transparent, which only the file with alpha tells."""
     out = in_blender(EEVEE, limit=850)

@@ -183,6 +183,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_sample_is_a_function_of_its_generator(results: dict[str, Any]) -> None:
     """It is the same to the last bit whatever was sampled before, with parents and in any rotation mode."""
     runs = results["runs"]

@@ -130,6 +130,7 @@ def results(out: Path) -> dict[str, Any]:
         ("workbench", (48, 64, 3)),
     ],
 )
+@pytest.mark.slow
 def test_is_what_blender_saves(out: Path, name: str, shape: tuple[int, ...]) -> None:
     """By a file it is the same to the bit, and from Cycles' memory it is within 1/255."""
     image = np.load(out / f"{name}.npy")

@@ -80,6 +80,7 @@ def results(seen_from_above: Callable[[str], Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["edit mode", "opened in edit mode"])
+@pytest.mark.slow
 def test_edit_mode_changes_no_label(results: dict[str, Any], name: str) -> None:
     """Of the object that is edited, and of another one with its mesh; with `instances`, too."""
     assert results[name] == results["object mode"]

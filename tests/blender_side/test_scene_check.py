@@ -178,6 +178,7 @@ def results(in_blender: Callable[[str], Path]) -> dict[str, Any]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_sound_scene_is_silent(results: dict[str, Any]) -> None:
     """Files that are there, that are packed, and that are several under one name are no defects."""
     assert {"wood.png", "packed.png", "first.blend", "second.blend", "DejaVu Sans Book"} <= set(results["names"])

@@ -97,6 +97,7 @@ def results(seen_from_above: Callable[[str], Any]) -> Any:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_silhouette_is_the_object_drawn_alone(results: Any) -> None:
     """Whatever hides it, and wherever it is cut. A render samples pixels at random places, so the outline may differ."""
     assert results["kinds"] == {

@@ -107,6 +107,7 @@ UNSEEN = ["not for cameras", "emitter", "nodes", "corners", "copied to corners"]
 
 
 @pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.slow
 def test_what_is_unseen_has_no_keypoints_and_no_silhouette(results: dict[str, Any], name: str) -> None:
     assert results[name]["keypoint"] == [0, 0, 0]
     assert results[name]["silhouette"] == [0, 0]

@@ -250,6 +250,7 @@ def test_a_containers_memory_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_slow_minute_does_not_change_the_advice(config: Callable[[str], StreamConfig], tmp_path: Path) -> None:
     """Three Blenders are not faster than two. That two had a slow turn, and then all a slow round, does not matter."""
     slow = tmp_path / "slow"
@@ -331,6 +332,7 @@ async def test_frames_that_take_longer_than_a_turn(config: Callable[[str], Strea
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_in_heats_if_not_all_can_be_open(
     config: Callable[[str], StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +397,7 @@ async def test_memory_that_nobody_tells_is_unknown(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_gpus_are_compared_with_the_processor(config: Callable[[str], StreamConfig]) -> None:
     """The Blenders get them in turns, and the advice names them."""
     tried = [Setting(2, 1), Setting(1, 1, True), Setting(2, 1, True)]

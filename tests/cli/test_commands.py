@@ -43,6 +43,7 @@ def asyncblend(*args: str, cwd: Path, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
     """Pictures of an earlier demo are removed, other files stay, and the summary says what came."""
     fake = str(fake_blender(tmp_path / "fake", values=VALUES))
@@ -71,6 +72,7 @@ def test_demo_writes_a_picture_a_batch_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_demo_that_is_stopped_says_where_its_pictures_are(tmp_path: Path) -> None:
     """Those that are finished stay."""
     fake = str(fake_blender(tmp_path / "fake", values=VALUES))
@@ -89,6 +91,7 @@ def test_a_demo_that_is_stopped_says_where_its_pictures_are(tmp_path: Path) -> N
 
 
 @pytest.mark.blender
+@pytest.mark.slow
 def test_demo_on_real_blender_draws_corners_on_the_corners(real: Any, tmp_path: Path) -> None:
     """The projected corners span the pixels of the cube, which differ from the plain background."""
     done = asyncblend(
@@ -200,6 +203,7 @@ def test_config_file_errors(text: str, message: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: str, tmp_path: Path) -> None:
     """The error's own words are on standard error, without a Python traceback of ours."""
     done = asyncblend(*args, cwd=tmp_path)
@@ -211,6 +215,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_link_lets_blender_itself_run_a_script(tmp_path: Path) -> None:
     """After the command, `blender -b --python script.py` shows sample 0 and saves the image beside the script."""
     blender = shutil.which("blender")
@@ -256,6 +261,7 @@ def link(cwd: Path, *args: str, **environment: str) -> subprocess.CompletedProce
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_link_lets_another_environment_run_a_script(make_environment: Callable[..., Path], tmp_path: Path) -> None:
     """The command says what to type, which shows sample 0; without the bpy module it says that it is missing."""
     python = make_environment("bpy", "numpy", "zmq") / "bin" / "python"
@@ -288,6 +294,7 @@ def test_link_of_this_python_says_what_to_type(bpy_kind: object, tmp_path: Path)
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_link_is_undone(tmp_path: Path) -> None:
     """Nothing is left of it, and what else is in the folder stays. Undoing what is not there says so."""
     nothing = link(tmp_path, "--undo")
@@ -314,6 +321,7 @@ def test_link_is_undone(tmp_path: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_link_leaves_the_files_of_others(tmp_path: Path) -> None:
     """A module of that name which somebody else wrote is neither replaced nor removed."""
     assert link(tmp_path).returncode == 0

@@ -92,6 +92,7 @@ def test_a_flag_can_be_turned_off(folder: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_arguments_after_the_dashes_are_the_scripts(folder: Path) -> None:
     """All of them, also those that look like options of ours, and a second pair of dashes."""
     given = ("--", "--level", "3", "--length", "-h", "--", "two words")

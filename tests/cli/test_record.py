@@ -121,6 +121,7 @@ def test_an_error_before_the_first_line_comes_through(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_another_stream_is_refused(tmp_path: Path) -> None:
     """A stream with another seed cannot continue a recording, in which a crash of Blender lost nothing."""
     done = record(tmp_path, "--length", "40", "--instances", "1", crash_after=5, lives=2)

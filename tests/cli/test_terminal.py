@@ -127,6 +127,7 @@ def test_a_hostile_script(folder: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_hostile_paths_and_options(folder: Path) -> None:
     """Those of options, recordings and files that do not exist."""
     name = f"{NAME}.py"

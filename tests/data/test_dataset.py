@@ -243,6 +243,7 @@ def check_shares(items: list[Any], workers: int, instances: int, args: list[list
     ],
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_each_index_comes_once_whatever_the_workers(
     workers: int, instances: int, start: str, make: Make, load: Any
 ) -> None:

@@ -175,6 +175,7 @@ ERRORS: list[Any] = [
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("error", "message", "good", "options"), ERRORS)
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_an_error_reaches_the_loop_as_itself(
     error: type[Exception],
     message: str,
@@ -327,6 +328,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_fleet_beside_workers_notices_a_death(make: Make, tmp_path: Path) -> None:
     """On uvloop, with torch's SIGCHLD handler in place, a dead Blender is replaced, and nothing is left unclosed."""
     pytest.importorskip("uvloop")

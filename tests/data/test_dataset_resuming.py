@@ -239,6 +239,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_ranks_share_the_indices_out(make: Make, tmp_path: Path) -> None:
     """Two processes of torch.distributed have all samples together, with and without workers, and number their instances together."""
     config = make().config

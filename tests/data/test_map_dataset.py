@@ -271,6 +271,7 @@ def test_samplers_of_torch(make_map: Make) -> None:
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.exhaustive)])
+@pytest.mark.slow
 def test_workers_share_the_blenders(start: str, make_map: Make) -> None:
     """Each has its own, numbered together; they stay warm while the workers live, and the samples are those of here."""
     dataset = make_map(length=12, instances=3, threads=2, script_args=[["a"], ["b"], ["c"]])
@@ -463,6 +464,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_fleets_end_at_the_exit(make_map: Make, tmp_path: Path) -> None:
     """A program that closes nothing ends, and leaves no Blender of its own or of its workers."""
     config = make_map().config
@@ -485,6 +487,7 @@ def test_the_fleets_end_at_the_exit(make_map: Make, tmp_path: Path) -> None:
 
 @pytest.mark.every_kind
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_samples_are_those_of_the_stream(kind: Any, write_script: Callable[..., Path]) -> None:
     """Single samples, batches and workers give the same bits as a BlenderDataset of the same config."""
     fake = "def sample(task): return {'image': task.rng.integers(0, 255, (4, 6, 3)).astype(np.uint8)}"

@@ -145,6 +145,7 @@ def test_jpeg_differs_in_pixels_alone(live: Any, recording: Any) -> None:
     ("workers", "start"),
     [(1, "fork"), (2, "fork"), (3, "fork"), pytest.param(2, "spawn", marks=pytest.mark.exhaustive)],
 )
+@pytest.mark.slow
 def test_workers_share_the_samples(workers: int, start: str, recording: Any) -> None:
     """Each sample comes once and in order, with more shards than workers and with fewer."""
     for shard_size in (2, 100):

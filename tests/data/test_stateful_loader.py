@@ -174,6 +174,7 @@ def each(steps: int) -> list[int]:
         pytest.param("mixed", {}, {"batch_size": 4, "num_workers": 1}, marks=pytest.mark.exhaustive),
     ],
 )
+@pytest.mark.slow
 def test_each_sample_comes_once(
     kind: str, options: dict[str, Any], loader: dict[str, Any], makers: dict[str, Make]
 ) -> None:
@@ -192,6 +193,7 @@ def test_each_sample_comes_once(
         ("mixed", 2, False, True, False),
     ],
 )
+@pytest.mark.slow
 def test_each_sample_comes_once_wherever_it_stops(
     sets_epoch: bool, batched: bool, persistent: bool, workers: int, kind: str, makers: dict[str, Make]
 ) -> None:
@@ -205,6 +207,7 @@ def test_each_sample_comes_once_wherever_it_stops(
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_spawned_workers(workers: int, makers: dict[str, Make]) -> None:
     """They get what is saved by pickle, and not by being copies of this process."""
     check(makers["live"], "live", {}, {"batch_size": 4, "num_workers": workers, **SPAWN}, some)
@@ -212,6 +215,7 @@ def test_spawned_workers(workers: int, makers: dict[str, Make]) -> None:
 
 @pytest.mark.parametrize(("kind", "workers"), [("recorded", 2), ("live", 2)])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_snapshots_every_few_steps(kind: str, workers: int, makers: dict[str, Make]) -> None:
     """Torchdata then repeats the steps since the last snapshot, so the order must be the same: live ones are ordered."""
     options = {"ordered": True} if kind == "live" else {}
@@ -222,6 +226,7 @@ def test_snapshots_every_few_steps(kind: str, workers: int, makers: dict[str, Ma
 @pytest.mark.parametrize("kind", ["live", "recorded", "mixed"])
 @pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1)])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_another_number_of_workers_is_refused(before: int, now: int, kind: str, makers: dict[str, Make]) -> None:
     """The error has both numbers, and is the dataset's own, with no traceback of the worker in it."""
     with contextlib.closing(Training(makers[kind](transform=paired), batch_size=4, num_workers=before)) as training:

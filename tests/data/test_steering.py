@@ -203,6 +203,7 @@ class Shared:
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_callable_may_read_shared_memory(start: str, make: Make, load: Any) -> None:
     """So a training loop can change params with workers too."""
     params = Shared()

@@ -111,6 +111,7 @@ if __name__ == "__main__":
 @pytest.mark.exhaustive
 @needs("accelerate", "torchdata")
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_accelerate_saves_and_loads_the_state(workers: int, run: Callable[..., None]) -> None:
     """`save_state` and `load_state` have that of a prepared loader, in a training with one process."""
     run(IN_ONE_PROCESS, workers)
@@ -190,6 +191,7 @@ if __name__ == "__main__":
 
 @needs("accelerate", "torchdata")
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_accelerate_with_several_ranks(run: Callable[..., None]) -> None:
     """Each sample comes in one rank; what would lose samples is a ConfigError in every rank, before a Blender starts."""
     run(OF_TWO_RANKS, ranks=2)
@@ -259,6 +261,7 @@ if __name__ == "__main__":
 @pytest.mark.exhaustive
 @needs("lightning", "torchdata")
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_lightning_saves_and_loads_the_state(workers: int, run: Callable[..., None]) -> None:
     """A checkpoint has that of a StatefulDataLoader."""
     run(WITH_LIGHTNING, workers)

@@ -118,6 +118,7 @@ def test_what_is_viewed(folder: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_viewer_in_an_environment_of_its_own(folder: Path) -> None:
     """The environment is made, pip knows the extra, and a frame is shown there. The packages are borrowed from here."""
     make, install, show = VIEWER
@@ -146,6 +147,7 @@ def test_the_environment_of_a_checkout(tmp_path: Path) -> None:
 
 @pytest.mark.blender
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_blender_in_an_environment_of_its_own(folder: Path) -> None:
     """The environment is made, pip finds bpy for it, and the demo renders there. The module itself is borrowed from here."""
     make, install, demo = OWN
@@ -164,6 +166,7 @@ def test_blender_in_an_environment_of_its_own(folder: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_stubs_of_bpy(tmp_path: Path) -> None:
     """mypy knows what an object's location is, and that an object has no such attribute."""
     line = "pip install fake-bpy-module-4.5"

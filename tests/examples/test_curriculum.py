@@ -69,6 +69,7 @@ def test_the_whole_program(bpy_kind: object, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_too_few_samples_are_refused() -> None:
     """The message has the numbers that are needed."""
     command = [sys.executable, "examples/curriculum.py", "--samples", "3"]

@@ -32,6 +32,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
     ],
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_an_example_names_its_extra(example: str, extra: str) -> None:
     """One line says what is missing, and what to type."""
     line: list[str | Path] = [sys.executable, "-c", HIDE, EXAMPLES / example]

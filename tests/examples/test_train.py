@@ -134,6 +134,7 @@ def test_what_is_learned_holds_for_held_out_samples(
     ],
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_what_cannot_be_trained_on_is_refused(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
     """Before anything is started."""
     line = [sys.executable, "examples/train_keypoints.py", *options, "--out", str(tmp_path / "out")]
@@ -161,6 +162,7 @@ def test_maps_of_keypoints_are_read_to_a_part_of_a_pixel() -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_maps_of_boxes_are_read_as_they_are_learned() -> None:
     """The maps whose loss is the least give the true boxes first, and pycocotools finds them perfect."""
     edges = torch.tensor(

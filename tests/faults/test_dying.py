@@ -108,6 +108,7 @@ def sample(task):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_handler_that_never_returns(
     bpy_kind: Any, write_script: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +148,7 @@ assert image.any()
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_slow_start_is_no_hang(blender: str, write_script: Write, tmp_path: Path) -> None:
     """A script may load or render for long before it serves: the budgets for heartbeats and frames do not run then."""
     if find_blender(blender).kind == "module":
@@ -261,6 +263,7 @@ async def test_only_what_is_ours_is_killed(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("skips", [True, False])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_lost_frame_is_not_blamed_for_the_next_samples_crash(
     skips: bool, fake: str, write_script: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +321,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.mark.skipif(Ring.create() is None, reason="this system has no memory to share without a name")
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_program_that_forks_again_and_again_gets_its_memory_back(fake: str, write_script: Write) -> None:
     """Slots in use at a fork stay in use. A Blender that has lost many of them is replaced, and that is counted."""
     script = write_script("import numpy as np\ndef sample(task): return {'image': np.zeros((1080, 1920, 4), np.uint8)}")

@@ -142,6 +142,7 @@ async def test_two_streams_at_once(blender: str, write_script: Write) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_host_that_stalls_kills_nobody(
     fake: str, write_script: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_it_dies_with_its_host_though_its_python_cannot_run(
 
 @pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_kernel_alone_kills_it(busy: str, hosted: Callable[[str], tuple[Program, psutil.Process]]) -> None:
     """Also when the process that would remove the folder was killed before."""
     program, blender = hosted(BUSY[busy])
@@ -135,6 +136,7 @@ for name in os.listdir("/proc/self/fd"):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_script_that_closes_the_lifeline_ends_nothing(blender: str, write_script: Write) -> None:
     """Another file has its number then. The end of that file is not the host's: the Blender and the run go on."""
     config = ab.StreamConfig(

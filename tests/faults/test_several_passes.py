@@ -133,6 +133,7 @@ async def test_three_passes_while_blenders_are_killed_and_stopped(
 
 @pytest.mark.timeout(400)
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_render_and_flush_while_blenders_are_killed(fake: str, write_script: Write) -> None:
     """A sample that is wanted now comes with its own params; flushed samples come once, with one of their params."""
     config = ab.StreamConfig(script=write_script(ECHO), blender=fake, instances=2, queue_size=8, restart=PATIENT)

@@ -673,6 +673,7 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
 @pytest.mark.parametrize("action", ["default", "error"])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_loop_that_missed_an_exit_can_be_closed(tmp_path: Path, action: str) -> None:
     """It waits for no process whose exit it did not hear of, and the next loop hears of its own."""
     assert program(tmp_path, MISSED, str(tmp_path), action) == "closed\n0\n"

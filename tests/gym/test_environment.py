@@ -176,6 +176,7 @@ async def test_a_stream_shows_beginnings_or_repeats_an_action(
 
 @pytest.mark.parametrize("command", ["stream", "record", "bench", "inspect"])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_commands_play_no_environment(command: str, lamp: ab.StreamConfig, tmp_path: Path) -> None:
     """They say so, and do not run for ever; inspect draws how each episode begins."""
     own = {"record": ["--length", "2", "--out", "recorded"], "bench": ["--instances", "1", "--seconds", "0.05"]}

@@ -118,6 +118,7 @@ def test_export_of_classes_without_names(script: Path, fake: str, tmp_path: Path
 @pytest.mark.parametrize(
     "format", ["coco", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("parquet", "yolo"))]
 )
+@pytest.mark.slow
 def test_a_stream_is_exported_without_a_recording(format: str, script: Path, fake: str, tmp_path: Path) -> None:
     """Each sample comes once, whichever of two Blenders rendered it, and the summary has the splits."""
     options = ("--format", format, "--val", "0.25", "--length", "8", "--instances", "2", "--blender", fake)
@@ -154,6 +155,7 @@ def test_ctrl_c_says_what_is_whole(number: int, script: Path, fake: str, tmp_pat
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_export_again(script: Path, fake: str, tmp_path: Path) -> None:
     """Without --overwrite, a folder that is not empty is not changed."""
     await record(script, fake, tmp_path / "recording", 1)
@@ -214,6 +216,7 @@ def test_wrong_use_ends_with_one_and_the_reason(args: tuple[str, ...], message: 
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake: str, tmp_path: Path) -> None:
     """With the same seed, the two sheets differ only in their titles."""
     await record(script, fake, tmp_path / "recording")
@@ -234,6 +237,7 @@ async def test_inspect_draws_a_script_and_its_recording_alike(script: Path, fake
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_recorded_episodes_are_drawn_and_refused_as_live_ones(fake: str, tmp_path: Path) -> None:
     """inspect draws each of their frames, whose values and numbers of objects may vary; export says what they are."""
     script = tmp_path / "episodes.py"
@@ -270,6 +274,7 @@ def test_the_splits_are_those_of_the_samples_to_come(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_path: Path) -> None:
     """inspect draws as many samples as there are, and lists params."""
     (tmp_path / "job.toml").write_text(
@@ -281,6 +286,7 @@ def test_inspect_takes_a_toml_file_and_its_length(script: Path, fake: str, tmp_p
 
 
 @pytest.mark.blender
+@pytest.mark.slow
 def test_inspect_cube_on_real_blender(real: Any, tmp_path: Path) -> None:
     """The demo's script gives an image and `xy`: four samples are drawn, two by two."""
     from asyncblend.scripts import script

@@ -200,6 +200,7 @@ def test_tiles_of_other_images_follow_the_labels() -> None:
     )
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_arrays_of_any_kind_can_be_shown(values: dict[str, Any]) -> None:
     """Whatever the names and the numbers are, there is a sheet, and no warning."""
     contact_sheet([{"index": 0, **values}], "title")

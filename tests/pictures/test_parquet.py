@@ -97,6 +97,7 @@ def test_recorded_images_are_copied(scene: Scene, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_files_and_row_groups_are_bounded(
     items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_points_of_xy_are_drawn_in_their_order() -> None:
 
 @pytest.mark.parametrize("objects", [6, 40])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_names_do_not_cover_each_other(scene: Scene, objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names are not cut off by the image either, and if there are few objects, each has its name."""
     chips: list[tuple[float, ...]] = []
@@ -217,6 +218,7 @@ def test_edges_behind_the_camera_are_cut_off() -> None:
     [(128, 96, 4, 2), (1920, 240, 2, 1), (96, 320, 5, 2), (800, 100, 3, 1), (1, 1, 1, 1), (160, 120, 0, 3)],
 )
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_any_size_makes_a_sheet(scene: Scene, width: int, height: int, objects: int, count: int) -> None:
     """No sheet is wider than a page, or empty."""
     sheet = contact_sheet([scene(i, width, height, objects) for i in range(count)], "title")

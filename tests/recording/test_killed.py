@@ -82,6 +82,7 @@ def whole(folder: Path) -> list[int]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_writer_killed_at_any_of_its_calls(tmp_path: Path) -> None:
     """Whichever system call is a writer's last, whole shards can be read, and the next writer adds what is missing."""
     ends = []

@@ -71,6 +71,7 @@ def test_the_samples_are_those_of_the_folder(written: Callable[..., Path], uploa
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_dataset_reads_it(written: Callable[..., Path], uploaded: Uploaded, workers: int) -> None:
     """Here and in the processes of a DataLoader, which are forks of one that has read it; shuffled, in the same order."""
     folder = written(range(30))
@@ -113,6 +114,7 @@ def test_damage_is_found(written: Callable[..., Path], uploaded: Uploaded) -> No
 
 @pytest.mark.parametrize("table", [True, False])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_tar_that_ends_early_is_told_as_in_a_folder(
     written: Callable[..., Path], uploaded: Uploaded, table: bool
 ) -> None:

@@ -107,6 +107,7 @@ async def test_a_skipped_episode_is_left_out(make: Make) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_a_state_counts_what_was_given_out(make: Make, whole: bool) -> None:
     """Wherever the loop over episodes or clips is left, another stream gives the rest, each of them once."""
 

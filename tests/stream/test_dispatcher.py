@@ -465,6 +465,7 @@ class Schedule:
 
 
 @pytest.mark.parametrize("block", [0, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 2, 3))])
+@pytest.mark.slow
 async def test_any_schedule_keeps_the_promises(block: int) -> None:
     """Each live pass has each sample once, in order, within its slots; no Blender is idle while a pass wants one."""
     for seed in range(40 * block, 40 * block + 40):

@@ -221,6 +221,7 @@ def test_a_host_that_cannot_be_reached(make: Make) -> None:
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_connection_that_falls_silent(proxied: Any, *, cut: bool) -> None:
     """Nobody closes it. The Blender connects again; if it cannot, it ends, and another one goes on. Nothing is lost."""
 
@@ -239,6 +240,7 @@ def test_a_connection_that_falls_silent(proxied: Any, *, cut: bool) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_host_that_is_busy_while_a_blender_starts(make: Make) -> None:
     """Its loop stands still for longer than a Blender bears silence. As long as it can be connected to, it is there."""
     body = NOISE + "\nimport time\ntime.sleep(1)"

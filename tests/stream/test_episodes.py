@@ -345,6 +345,7 @@ def test_episodes_without_asyncio(make_sync: Any) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 async def test_slow_episodes_are_no_hang(make: Make) -> None:
     """The budget of a frame is one of each step, also of steps that are replayed, and none while nobody consumes."""
     body = """

@@ -274,6 +274,7 @@ def test_who_attaches_sees_newest_frames_and_the_end(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_several_may_look_and_strangers_do_no_harm() -> None:
     """Bytes that are no question, and questions of nobody who reads the answer, change nothing for the others."""
     port = free_port()
@@ -290,6 +291,7 @@ def test_several_may_look_and_strangers_do_no_harm() -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_taken_port_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """A worker of an epoch begins while that of the epoch before still listens. The training goes on."""
     port = free_port()
@@ -330,6 +332,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 @pytest.mark.exhaustive  # the ten seconds that a training has to answer
+@pytest.mark.slow
 def test_without_a_training_attaching_fails() -> None:
     """The message says what to call in the training."""
     with attached(port := free_port()) as one, pytest.raises(ConfigError, match=rf"dataset\.view\(port={port}\)"):

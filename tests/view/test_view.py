@@ -74,6 +74,7 @@ def colours(row: dict[str, Any], name: str) -> list[int]:
 
 
 @pytest.mark.every_kind
+@pytest.mark.slow
 def test_a_file_holds_what_the_frames_have(viewing: Viewing, of_here: str, write_script: Any) -> None:
     """Every label of every sample, at its sample; and what the stream does. Of each kind of Blender."""
     file = viewing.folder / "new" / "run.rrd"
@@ -163,6 +164,7 @@ def test_a_recording_is_shown_in_order_or_at_random(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_real_scene_is_as_it_was_recorded(viewing: Viewing, tmp_path: Path, real: Any) -> None:
     """The depth as points lies on the objects: in the 3D boxes of the visible ones, and on the floor."""
     subprocess.run(
@@ -243,6 +245,7 @@ def test_a_training_is_looked_at_until_it_ends(viewing: Viewing, tmp_path: Path,
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_an_endless_view_is_bounded_in_memory(viewing: Viewing, fake: str, write_script: Any) -> None:
     """After a gigabyte of frames was shown, rerun has dropped the oldest, and nothing piles up before it."""
     body = "def sample(task):\n    return {'image': np.zeros((20, 20, 3), np.uint8), 'depth': task.rng.random((1500, 1500), np.float32)}"
@@ -338,6 +341,7 @@ def screen() -> Iterator[str]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.slow
 def test_closing_the_window_ends_the_stream(viewing: Viewing, fake: str, screen: str, write_script: Any) -> None:
     """rerun's own window, on the loopback device; the user quits it, and an endless stream ends without an error."""
     process = viewing.start(write_script(ALL), "--blender", fake, "--instances", 1, DISPLAY=screen)
