@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 T = TypeVar("T")
-_MAX_BITS = 1024  # of a whole number: Python itself writes none of more than 14,000
+_MAX_BITS = 1023  # of a whole number, so that it is a float too; Python itself writes none of more than 14,000
 
 
 def options_checked(cls: type[T]) -> type[T]:
@@ -62,15 +62,12 @@ def check_whole(name: str, value: object, at_least: int) -> None:
 def _shown(value: object) -> str:
     """Return a value for an error's message, with its type where that is why it is wrong: numpy's numbers look like others."""
     if isinstance(value, int) and _is_long(value):
-        return f"one of {value.bit_length()} bits"
+        return f"a whole number of {value.bit_length()} bits"
     kind = type(value)
-    if kind.__module__ == "builtins":
-        return repr(value)
-    conversion = "; int() makes a whole number of it" if hasattr(kind, "__index__") else ""
-    return f"{value!r}, a {kind.__module__}.{kind.__qualname__}{conversion}"
+    return repr(value) if kind.__module__ == "builtins" else f"{value!r}, a {kind.__module__}.{kind.__qualname__}"
 
 
-def _is_long(value: float) -> bool:
+def _is_long(value: object) -> bool:
     return isinstance(value, int) and value.bit_length() > _MAX_BITS
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,6 +83,7 @@ class Server(contextlib.AbstractContextManager["Server"]):
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+        _open.discard(self)
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -174,10 +174,11 @@ def _by_instance(family: Any, values: Mapping[int, Any]) -> Metric:
 
 def _close_copies() -> None:
     """In a forked process, which serves nothing: close the sockets, or the ports stay taken for as long as it lives."""
-    for server in list(_open):
+    for server in _open:
         server._forked = True
         server._http.socket.close()
+    _open.clear()
 
 
-_open: weakref.WeakSet[Server] = weakref.WeakSet()
+_open: set[Server] = set()  # each is served until it is closed, also where nobody has kept it
 os.register_at_fork(after_in_child=_close_copies)

@@ -102,9 +102,12 @@ def _named(dtype: Any) -> str:
     import numpy as np  # not above: who gives no values needs none
 
     try:
-        return np.dtype(dtype).name
-    except TypeError as error:
-        raise ConfigError(f"values need dtypes, such as 'uint8'; got {dtype!r} ({error})") from None
+        found = None if dtype is None else np.dtype(dtype)  # None would be a float64
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.kind not in "biufc":
+        raise ConfigError(f"values need dtypes of numbers, such as 'uint8'; got {dtype!r}")
+    return found.str
 
 
 _MAIN = """\

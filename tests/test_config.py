@@ -315,16 +315,14 @@ def test_wrong_hardware(case: Any) -> None:
 
 
 def test_numbers_that_are_no_python_numbers_or_far_too_long(case: Any) -> None:
-    """numpy's numbers look like Python's own, so the error has their type. No number is too long for its error."""
+    """numpy's numbers look like Python's own, so the error has their type. One of thousands of digits is not written out."""
     wrong: list[tuple[Callable[[], object], str]] = [
-        (
-            lambda: config_of(length=np.int64(5)),
-            r"at least 0; got .*5.*, a numpy.int64; int\(\) makes a whole number of it",
-        ),
+        (lambda: config_of(length=np.int64(5)), r"at least 0; got .*5.*, a numpy.int64$"),
         (lambda: config_of(queue_size=np.float32(3)), r"queue_size .* got .*3\.0.*, a numpy.float32$"),
-        (lambda: config_of(seed=10**5000), "seed must be a whole number of at most 1024 bits; got one of 16610 bits"),
-        (lambda: config_of(instances=-(10**5000)), "instances .* at least 1; got one of 16610 bits"),
-        (lambda: Timeouts(frame=10**5000), "frame must be positive seconds; got one of 16610 bits"),
+        (lambda: config_of(seed=10**5000), "seed .* of at most 1023 bits; got a whole number of 16610 bits"),
+        (lambda: config_of(instances=-(10**5000)), "instances .* at least 1; got a whole number of 16610 bits"),
+        (lambda: Timeouts(frame=10**5000), "frame must be positive seconds; got a whole number of 16610 bits"),
+        (lambda: Timeouts(frame=2**1024 - 1), "frame must be positive seconds; got a whole number of 1024 bits"),
     ]
     for number, (make, message) in enumerate(wrong):
         with case(number), pytest.raises(ConfigError, match=message):

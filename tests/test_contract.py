@@ -256,7 +256,7 @@ async def test_a_fake_takes_dtypes_of_numpy(tmp_path: Path) -> None:
     (tmp_path / "scene.py").touch()
     (frame,) = await frames_of(ab.StreamConfig(script=tmp_path / "scene.py", blender=fake, instances=1, length=1))
     assert [frame[name].dtype.name for name in "abc"] == ["uint8", "float32", "bool"]
-    with pytest.raises(ab.ConfigError, match="values need dtypes, such as 'uint8'; got 'unit8'"):
+    with pytest.raises(ab.ConfigError, match="values need dtypes of numbers, such as 'uint8'; got 'unit8'"):
         fake_blender(tmp_path / "other", values={"a": ("unit8", [2])})
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import re
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import asyncblend as ab
@@ -136,6 +139,24 @@ def test_a_forked_process_does_not_keep_the_port(config: ab.StreamConfig) -> Non
         go_on.set()
         child.join(LIMIT)
     assert child.exitcode == 0
+
+
+def test_a_server_that_nobody_keeps_is_not_inherited_either(config: ab.StreamConfig) -> None:
+    """It serves on, and a forked process has no copy of its socket."""
+    port = metrics.serve(ab.BlenderDataset(config)).port
+    gc.collect()
+    assert scraped(f"http://127.0.0.1:{port}/metrics")[0] == {}
+    child = multiprocessing.get_context("fork").Process(target=lambda: os._exit(len(listening(port))))
+    child.start()
+    child.join(LIMIT)
+    assert child.exitcode == 0
+    assert len(listening(port)) == 1
+    for server in list(metrics._open):
+        server.close()
+
+
+def listening(port: int) -> list[Any]:
+    return [one for one in psutil.Process().net_connections("tcp") if one.laddr.port == port and one.status == "LISTEN"]
 
 
 def test_in_a_worker_its_own_waiting_counts(config: ab.StreamConfig, tmp_path: Path) -> None:

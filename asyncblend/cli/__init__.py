@@ -122,13 +122,15 @@ def main() -> None:
     The exit status is 1 after a failure, 2 after wrong usage, 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
     _open_missing_descriptors()
-    end_on_signals()
-    for output in (sys.stdout, sys.stderr):
-        if isinstance(output, io.TextIOWrapper):
-            output.reconfigure(errors="backslashreplace")  # names may have letters that this terminal's charset has not
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler()])
     try:
+        end_on_signals()
+        for output in (sys.stdout, sys.stderr):
+            if isinstance(output, io.TextIOWrapper):
+                output.reconfigure(errors="backslashreplace")  # of letters that this terminal's charset has not
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler()])
         app(standalone_mode=True)
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit(exit_status())
     except AsyncblendError as error:
         _print_error(error)
         sys.exit(1)

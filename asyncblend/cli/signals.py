@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -36,6 +37,9 @@ def _end(number: int, frame: FrameType | None) -> None:
     global _received
     _received = number
     if number != signal.SIGTERM:
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a shell that ends may send it once more; nobody is there to be in a hurry
         _let_go_of_the_terminal()
     interrupt = signal.getsignal(signal.SIGINT)
     if callable(interrupt):
@@ -43,9 +47,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _let_go_of_the_terminal() -> None:
-    """Drop what is still printed to the terminal: it is gone, and each write would raise."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-            os.dup2(null, descriptor)
-    os.close(null)
+    """Drop what is still printed to the terminal, if it is gone: each write would raise. It is no terminal any more then."""
+    with contextlib.suppress(OSError):  # no descriptor is left
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(null, descriptor)
+        os.close(null)

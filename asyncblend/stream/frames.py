@@ -83,20 +83,20 @@ class Frames(AsyncIterator[Frame], contextlib.AbstractAsyncContextManager["Frame
             self._source.timing.took(time.monotonic())
         return arrival
 
-    async def _taken(self, by: Callable[[], Collector | Pending]) -> Arrival:
-        """Wait for a frame, and consume it for who puts several of them together, and is told before.
+    async def _taken(self, note: Callable[[Arrival], object]) -> Arrival:
+        """Wait for a frame, and consume it.
 
         Args:
-            by: Returns who that is. Called after the wait, in which another task may have given out what was collected.
+            note: Called with it before it counts as consumed, to note that it is part of something that is not given out.
         """
         arrival = self._here() or await self._next()
-        by().take(arrival)
+        note(arrival)
         self._dispatcher.consume(self._source, arrival)
         return arrival
 
     async def _collect(self) -> None:
         """Wait for a frame, and add it to what is collected."""
-        self._collector.add(await self._taken(lambda: self._collector))
+        self._collector.add(await self._taken(self._collector.take))
 
     def episodes(self) -> Collected[list[Frame]]:
         """Iterate over whole episodes, each the list of its frames from step 0 to the last one.
@@ -225,7 +225,8 @@ class Batches(AsyncIterator[dict[str, Any]]):
         """Return the next batch. Raises what the next frame of the pass raises."""
         while True:
             try:
-                arrival = await self._frames._taken(lambda: self._pending)
+                # Not `self._pending.take` itself: another task may give out the batch while this one waits.
+                arrival = await self._frames._taken(lambda one: self._pending.take(one))
             except StopAsyncIteration:
                 if len(self._batch) and not self._drop_last:
                     return self._given()

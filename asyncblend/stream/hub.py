@@ -84,20 +84,18 @@ class Hub(contextlib.AbstractContextManager["Hub"]):
             self._bind_to(network)
         else:
             by_path = zmq.has("ipc") and len(bytes(path)) <= _LONGEST_IPC_PATH
-            self._bind_here(f"ipc://{path}" if by_path else "tcp://127.0.0.1:*")
+            self._bind_here(f"ipc://{path}" if by_path else "tcp://127.0.0.1:*", by_path=by_path)
         endpoint = self._socket.get(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         self.endpoint: str = endpoint.decode().rstrip("\0")
 
-    def _bind_here(self, address: str) -> None:
+    def _bind_here(self, address: str, *, by_path: bool) -> None:
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
             self._end()
-            raise ConfigError(
-                f"Blender cannot connect to {address} ({error.strerror}): make room in the temporary folder, or set TMPDIR to "
-                f"another one"
-            ) from None
+            advice = ": make room in the temporary folder, or set TMPDIR to another one" if by_path else ""
+            raise ConfigError(f"Blender cannot connect to {address} ({error.strerror}){advice}") from None
 
     def _bind_to(self, network: Network) -> None:
         self._socket.ipv6 = v6 = ":" in network.address

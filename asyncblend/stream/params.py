@@ -338,7 +338,7 @@ def snapshot(values: Any, of: str, granted: int = 0) -> Drawn:
 
 
 def _copied(values: Any) -> Any:
-    """Return a copy of a dict, made in one step, as the program's own thread may change it meanwhile."""
+    """Return a copy of a dict, made in one step, as the program's own thread may give it new keys meanwhile."""
     return values.copy() if type(values) is dict else values
 
 

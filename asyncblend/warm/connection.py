@@ -61,9 +61,11 @@ def connect(address: str | None = None, *, quiet: bool = False) -> None:
             threading.current_thread() is threading.main_thread()
         )  # in others Ray warns that it handles no SIGTERM
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        ray.init(address, logging_level="info" if not quiet else "warning" if in_main else "error")
-        if in_main and callable(on_sigterm):  # Ray's own handler only exits, and the program has chosen another one
-            signal.signal(signal.SIGTERM, on_sigterm)
+        try:
+            ray.init(address, logging_level="info" if not quiet else "warning" if in_main else "error")
+        finally:
+            if in_main and on_sigterm not in (signal.SIG_DFL, None):  # Ray's own only exits, and the program has chosen
+                signal.signal(signal.SIGTERM, on_sigterm)
         _connected = True
     except (OSError, ValueError, OverflowError, RuntimeError, RayError) as error:
         where = "on this machine" if address in (None, "auto") else f"at {address!r}"

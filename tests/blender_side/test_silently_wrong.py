@@ -103,7 +103,14 @@ error("long name", lambda: results.update(deep=bool(np.isfinite(bl.render(("dept
 scene.render.engine = "CYCLES"
 layer.use = False
 error("layer", lambda: bl.render(("depth",)))
-layer.use = True
+layer.use, layer.name = True, "ViewLayer"
+scene.render.engine = "BLENDER_WORKBENCH"
+import addon_utils
+addon_utils.disable("cycles")
+results["no cycles"] = bool(np.isfinite(bl.render(("depth",))["depth"]).any())
+addon_utils.enable("cycles")
+scene.render.engine = "CYCLES"
+scene.cycles.use_denoising, scene.cycles.samples = False, 8
 results["same"] = bool((bl.render(("depth",))["depth"] == whole["depth"]).all())
 (OUT / "results.json").write_text(json.dumps(results))
 """
@@ -123,8 +130,9 @@ def test_labels_that_would_be_empty(in_blender: Callable[[str], Path]) -> None:
     assert sum(results["volume"]) == results["surface"]
     assert results["own index"] == 1
     # From Blender 5.0 on names are not cut.
-    assert results.get("deep") is True or "shorten it to 40 characters" in errors["long name"]
+    assert results.get("deep") is True or "shorten it to 40 bytes" in errors["long name"]
     assert "is not rendered: set its `use` to True" in errors["layer"]
+    assert results["no cycles"] is True
     assert results["same"] is True
 
 
@@ -172,6 +180,38 @@ for name, obj, call in (("camera", eye, camera), ("pose", cube, pose), ("light",
     obj.keyframe_insert("scale", frame=1)  # which nobody sets
     error(f"{name}, scale", call)
     obj.animation_data_clear()
+rig = data.objects.new("Rig", None)
+scene.collection.objects.link(rig)
+rig.location, rig.rotation_euler = (3, 1, 2), (1, 2, 3)
+for name, obj, call in (("camera", eye, camera), ("pose", cube, pose), ("light", lamp, light)):
+    obj.parent = rig
+    held = obj.constraints.new("LIMIT_ROTATION")
+    held.mute = True
+    error(f"{name}, parent and muted", call)
+    obj.constraints.remove(held)
+    held = obj.constraints.new("COPY_ROTATION")
+    held.target = other
+    error(f"{name}, turned", call)
+    obj.constraints.remove(held)
+    obj.parent = None
+middle = data.objects.new("Middle", None)
+scene.collection.objects.link(middle)
+eye.parent = rig
+track = eye.constraints.new("TRACK_TO")
+track.target, track.track_axis, track.up_axis = middle, "TRACK_NEGATIVE_Z", "UP_Y"
+error("camera, tracks its target", camera)
+eye.constraints.remove(track)
+eye.parent = None
+cube.keyframe_insert("location", frame=1)
+strip = cube.animation_data.nla_tracks.new().strips.new("Strip", 1, cube.animation_data.action)
+cube.animation_data.action = None
+error("pose, strip", pose)
+cube.animation_data.nla_tracks[0].mute = True
+error("pose, muted track", pose)
+cube.animation_data.nla_tracks[0].mute = False
+cube.animation_data.use_nla = False
+error("pose, no strips", pose)
+cube.animation_data_clear()
 lamp.data.keyframe_insert("energy", frame=1)
 error("energy, keyframes", light)
 lamp.data.animation_data_clear()
@@ -194,7 +234,11 @@ def test_a_random_place_that_would_not_stay(in_blender: Callable[[str], Path]) -
             assert results[f"{name}, {free}"] == ""
         for way in ("keyframes", "driver"):
             assert "has an animated or driven location, which would put it back" in results[f"{name}, {way}"]
-        assert "does not stay where it is put: a constraint holds it" in results[f"{name}, held"]
+        assert "does not stay as it is put: a constraint holds it" in results[f"{name}, held"]
+        assert results[f"{name}, parent and muted"] == ""
+        assert "ConfigError: " in results[f"{name}, turned"]
+    assert results["camera, tracks its target"] == results["pose, muted track"] == results["pose, no strips"] == ""
+    assert "has an animated or driven location" in results["pose, strip"]
     assert "has an animated or driven energy" in results["energy, keyframes"]
     assert results["energy, array"] == ""
     wrong = {
@@ -221,12 +265,16 @@ with warnings.catch_warnings():
 (OUT / "part.obj").write_text("v 0 0 0\\nv 100 0 0\\nv 0 100 0\\nv 0 0 100\\nf 1 3 2\\nf 1 2 4\\nf 1 4 3\\nf 2 3 4\\n")
 results = {}
 for metres in (1.0, 0.01):
-    scene.unit_settings.scale_length = metres
+    scene.unit_settings.system, scene.unit_settings.scale_length = "METRIC", metres
     for name, options in (("cube.glb", {}), ("cube.fbx", {}), ("cube.glb", {"size": 0.5}), ("part.obj", {"unit": 0.001})):
         made = bl.load_model(OUT / name, **options)
         results[f"{metres}, {name}, {options}"] = max(made.dimensions) * metres
         bpy.data.objects.remove(made)
     results[f"kept {metres}"] = abs(scene.unit_settings.scale_length - metres) < 1e-6
+scene.unit_settings.system = "NONE"  # the scale is not used then
+made = bl.load_model(OUT / "cube.fbx")
+results["none"] = max(made.dimensions)
+bpy.data.objects.remove(made)
 error = ""
 try:
     bl.load_model(OUT / "cube.glb", size=True)
@@ -243,6 +291,7 @@ def test_metres_are_metres_in_scenes_with_a_unit_scale(in_blender: Callable[[str
     results = json.loads((in_blender(UNITS) / "results.json").read_text())
     sizes = results["sizes"]
     assert sizes.pop("kept 1.0") is sizes.pop("kept 0.01") is True
+    assert sizes.pop("none") == pytest.approx(2.0)
     wanted = {
         "cube.glb, {}": 2.0,
         "cube.fbx, {}": 2.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ LIMIT = 60
 
 
 def command(folder: Path, name: str, *args: str) -> list[str]:
-    """Return a command line for two fake Blenders, which note their process ids in a file each."""
+    """Return a command line for two fake Blenders."""
     (folder / "scene.py").touch()
     fake = str(fake_blender(folder / "fake", values=VALUES))
     options = ["--length", "100000", "--instances", "2", "--blender", fake]
@@ -70,6 +71,8 @@ def test_a_recording_is_whole(name: str, status: int, ignored: str, loop: str, t
         until(lambda: shards(tmp_path) >= 2 or process.poll() is not None)
         started = blenders(process.pid)
         process.send_signal(getattr(signal, name))
+        if name == "SIGHUP":  # which comes from a shell and from its terminal
+            process.send_signal(signal.SIGHUP)
         out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == status, err
     assert err.splitlines()[-1] == "Stopped."
@@ -96,8 +99,9 @@ def test_the_terminal_is_closed(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     os.close(child)
     try:
-        seen = b""
+        seen, end = b"", time.monotonic() + LIMIT
         while b"/s" not in seen or (name == "record" and shards(tmp_path) < 2):
+            assert select.select([parent], [], [], max(0.0, end - time.monotonic()))[0], seen
             seen += os.read(parent, 4096)
         started = blenders(process.pid)
         os.close(parent)

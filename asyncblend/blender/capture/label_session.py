@@ -111,8 +111,10 @@ def label_session(names: Sequence[str], scene: Any, view_layer: Any) -> Iterator
 
 def _check_first_sample(scene: Any, passes: Sequence[Pass], reasons: Mapping[str, str]) -> None:
     """Raise ConfigError if Cycles leaves out the sample with which it writes depths and indices. They would be 0."""
+    if scene.render.engine != "CYCLES":
+        return
     cycles = scene.cycles
-    if scene.render.engine != "CYCLES" or not cycles.sample_offset or not getattr(cycles, "use_sample_subset", True):
+    if not cycles.sample_offset or not getattr(cycles, "use_sample_subset", True):
         return
     if wanted := next((one for one in passes if _OF_FIRST_SAMPLE.intersection(one.own_names)), None):
         raise ConfigError(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _Array = npt.NDArray[Any]
 
+_LONG_NAME = 40  # bytes
 _NOTHING = contextlib.nullcontext()
 _NO_LABELS = contextlib.nullcontext(LabelSession([], [], {}, None, None))
 
@@ -280,10 +281,10 @@ def _saved_image(scene: Any, color: str, channels: str, opaque: bool) -> _Array:
 
 def _saved_passes(session: LabelSession, scene: Any, layer: str) -> dict[str, _Array]:
     saved, prefix = save_exr(scene, render_result(), layers=True), f"{layer}."
-    if session.passes and not any(name.startswith(prefix) for name in saved):
+    if len(layer.encode()) > _LONG_NAME and not any(name.startswith(prefix) for name in saved):
         raise ConfigError(
             f"the name of view layer {layer!r} is so long that Blender cuts the names of its passes in files, where engines "
-            f"other than Cycles have them: shorten it to 40 characters"
+            f"other than Cycles have them: shorten it to {_LONG_NAME} bytes"
         )
     available = {name.removeprefix(prefix): array for name, array in saved.items() if name.startswith(prefix)}
     return {name: available[own] for name, own in session.own_names(available).items()}

@@ -10,7 +10,10 @@ def is_animated(block: Any, path: str) -> bool:
     animation = block.animation_data
     if animation is None:
         return False
-    strips = [strip for track in animation.nla_tracks for strip in track.strips]  # also muted: some set a value still
+    tracks = animation.nla_tracks if animation.use_nla else ()
+    solo = any(track.is_solo for track in tracks)
+    playing = [track for track in tracks if (track.is_solo if solo else not track.mute)]
+    strips = [strip for track in playing for strip in track.strips]  # also muted ones, some of which set a value still
     groups = [animation.drivers, *(curves for owner in (animation, *strips) for curves in _curves_of(owner))]
     return any(curve.data_path == path and not curve.mute for group in groups for curve in group)
 

@@ -78,10 +78,11 @@ def load_model(
 
     Args:
         path: The file.
-        size: The length of the longest side of the bounding box, in metres, which are Blender units unless the scene's
-            unit scale says otherwise. None: as in the file.
+        size: The length of the longest side of the bounding box, in metres, which are Blender units unless the scene has
+            another unit scale. None: as in the file.
         unit: How many metres a unit of the file is: 0.001 for STL files in millimetres. It is for OBJ, PLY, STL and
-            BLEND. The others know their own unit, of which importers make metres: for them it is ignored.
+            BLEND, whose own unit scale is not read. The others know their own unit, of which importers make metres: for
+            them it is ignored.
         name: The name of the object. None: the file's name without the suffix, or the collection's.
 
     Returns:
@@ -99,9 +100,10 @@ def load_model(
             raise ConfigError(f"{what} must be a length in metres, more than 0; got {value!r}")
     file, collection = _checked(os.fspath(path))
     before, scene, kept = set(bpy.data.user_map()), bpy.context.scene, None
-    metres = scene.unit_settings.scale_length  # of a Blender unit
+    units = scene.unit_settings
+    metres = 1.0 if units.system == "NONE" else units.scale_length  # of a Blender unit
     with _keeping_settings(scene):
-        scene.unit_settings.scale_length = 1  # some importers heed it, some do not
+        units.scale_length = 1  # some importers heed it, some do not
         try:
             with _collecting(scene):
                 (_append if _suffix(file) == ".blend" else _import)(file, collection)

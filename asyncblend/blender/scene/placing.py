@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from .animation import is_animated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _Array = npt.NDArray[np.float64]
 
@@ -92,7 +92,8 @@ def turn(obj: Any, axes: _Array) -> None:
 def check_free(obj: Any) -> None:
     """Raise ConfigError if animation would put the object back, where it was moved or turned, as soon as it is rendered."""
     kinds = {"QUATERNION": "rotation_quaternion", "AXIS_ANGLE": "rotation_axis_angle"}
-    for path in ("location", kinds.get(obj.rotation_mode, "rotation_euler")):
+    own = ("location", kinds.get(obj.rotation_mode, "rotation_euler"))
+    for path in (*own, "delta_location", "delta_rotation_euler", "delta_rotation_quaternion"):
         if is_animated(obj, path):
             raise ConfigError(
                 f"object {obj.name!r} has an animated or driven {path}, which would put it back in the render: remove the "
@@ -100,20 +101,26 @@ def check_free(obj: Any) -> None:
             )
 
 
-def check_kept(obj: Any) -> None:
-    """Raise ConfigError if a constraint holds an object that was moved at another place. Only updates one that has some."""
+def check_kept(obj: Any, axes: Sequence[int] = ()) -> None:
+    """Raise ConfigError if a constraint holds an object that was moved or turned. Evaluates it only if it has some.
+
+    Args:
+        axes: Which of the object's own axes (0 is x) must have the direction that its own rotation gives them.
+    """
     import bpy
 
     if not len(obj.constraints):
         return
-    depsgraph = bpy.context.evaluated_depsgraph_get()
     free = np.array([tuple(row) for row in obj.matrix_basis], dtype=np.float64)
-    wanted = (_parent_space(obj) @ free)[:3, 3]
-    found = world_matrix(obj, depsgraph)[:3, 3]
-    if np.abs(found - wanted).max() > 1e-4 * (1 + np.abs(wanted).max()):
-        raise ConfigError(
-            f"object {obj.name!r} does not stay where it is put: a constraint holds it. Remove or mute it"
-        )
+    wanted = _parent_space(obj) @ free
+    found = world_matrix(obj, bpy.context.evaluated_depsgraph_get())  # after the line before, which moves the object
+    place = wanted[:3, 3]
+    kept = np.abs(found[:3, 3] - place).max() <= 1e-4 * (1 + np.abs(place).max())
+    for axis in axes:
+        one, other = (matrix[:3, axis] / np.linalg.norm(matrix[:3, axis]) for matrix in (wanted, found))
+        kept &= bool(one @ other > 1 - 1e-6)
+    if not kept:
+        raise ConfigError(f"object {obj.name!r} does not stay as it is put: a constraint holds it. Remove or mute it")
 
 
 def move(obj: Any, to: _Array) -> None:
@@ -132,11 +139,17 @@ def _parent_space(obj: Any) -> _Array:
 
     names = "location", "rotation_euler", "rotation_quaternion", "rotation_axis_angle", "scale"
     saved = [(name, list(getattr(obj, name))) for name in names]
+    # Other constraints are no space to be placed in: one that tracks something turns the object where it is.
+    acting = [one for one in obj.constraints if not one.mute and one.type not in ("CHILD_OF", "ARMATURE")]
     # A parent may be a bone, a vertex or a curve. Blender knows what it does to an object that has no transform itself.
     try:
+        for constraint in acting:
+            constraint.mute = True
         obj.matrix_basis = Matrix()
         space = world_matrix(obj, bpy.context.evaluated_depsgraph_get())
     finally:
+        for constraint in acting:
+            constraint.mute = False
         for name, value in saved:
             setattr(obj, name, value)
     if abs(np.linalg.det(space[:3, :3])) < 1e-30:

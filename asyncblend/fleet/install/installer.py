@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_UNKNOWN = "0.0"
 _FOR_OTHERS = (23, 2)  # an older pip does not run in Python 3.12 and later; that of Debian 12 is 23.0
 
 
@@ -38,4 +39,8 @@ def _pip() -> tuple[int, ...]:
     """Return the first two numbers of the version of the pip here; none if there is no pip."""
     if importlib.util.find_spec("pip") is None:
         return ()
-    return tuple(int(number) for number in importlib.metadata.version("pip").split(".")[:2] if number.isdigit())
+    try:
+        version = importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:  # one that was put here by hand
+        version = _UNKNOWN
+    return tuple(int(number) for number in (version or _UNKNOWN).split(".")[:2] if number.isdigit())
