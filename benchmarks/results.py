@@ -39,7 +39,7 @@ def everything(
 ) -> None:
     """Answer every question, and write RESULTS.md with tables, pictures, machine and versions.
 
-    It takes some ten minutes.
+    It takes half an hour on two cores. Without --blender it is the Blender that a stream would take.
     """
     began = time.monotonic()
     reports = []
