@@ -103,8 +103,7 @@ class LeaseBook(Generic[Params]):
         """Whether `lease` would return a lease."""
         if (self._returned or self._hungry) and self.next_returned is not None:
             return True
-        waits = bool(self._hungry) and not self._comes_later(min(self._hungry))
-        return not waits and self.occupied < self.slots and self._fresh < self._count
+        return self._next_hungry() is None and self.occupied < self.slots and self._fresh < self._count
 
     @property
     def has_returned(self) -> bool:
@@ -115,10 +114,9 @@ class LeaseBook(Generic[Params]):
     def next_returned(self) -> int | None:
         """The position that is leased next, if that was given up before."""
         position = self._returned[0] if self._returned else None
-        if self._hungry and self.occupied < self.slots:
-            lowest = min(self._hungry)
-            if lowest in self._orphans and not self._comes_later(lowest) and (position is None or lowest < position):
-                return lowest
+        hungry = self._next_hungry()
+        if hungry is not None and hungry in self._orphans and (position is None or hungry < position):
+            return hungry
         return position
 
     @property
@@ -186,10 +184,8 @@ class LeaseBook(Generic[Params]):
 
         None: there is no free slot, or none such; or the lowest one must be leased first.
         """
-        if not self._hungry or self.occupied >= self.slots:
-            return None
-        position = min(self._hungry)
-        if position in self._orphans or self._comes_later(position):
+        position = self._next_hungry()
+        if position is None or position in self._orphans:
             return None
         self._grant(position)
         return position
@@ -241,9 +237,13 @@ class LeaseBook(Generic[Params]):
         )
         self._fresh = self._first_fresh(self._fresh)
 
-    def _comes_later(self, position: int) -> bool:
-        """Whether the consumer gets a fresh position before this one: the state is one of a pass that was not ordered."""
-        return self._ordered and self._fresh < min(position, self._count)
+    def _next_hungry(self) -> int | None:
+        """Return the begun episode that gets the next free slot. None: there is no free slot, or a fresh position gets it."""
+        if not self._hungry or self.occupied >= self.slots:
+            return None
+        position = min(self._hungry)
+        # A state of a pass that was not ordered may have begun it before positions that the consumer gets first now.
+        return None if self._ordered and self._fresh < min(position, self._count) else position
 
     def _grant(self, position: int) -> None:
         steps = self._steps[position]
